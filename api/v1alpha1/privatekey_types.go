@@ -1,0 +1,44 @@
+package v1alpha1
+
+// KeyAlgorithm is the algorithm of a private key.
+//
+// +kubebuilder:validation:Enum=RSA;ECDSA;Ed25519
+type KeyAlgorithm string
+
+// The key algorithms.
+const (
+	RSA     KeyAlgorithm = "RSA"
+	ECDSA   KeyAlgorithm = "ECDSA"
+	Ed25519 KeyAlgorithm = "Ed25519"
+)
+
+// RotationPolicy says whether a renewed certificate gets a new private key.
+//
+// +kubebuilder:validation:Enum=Always;Never
+type RotationPolicy string
+
+// The rotation policies, as cert-manager names them.
+const (
+	// RotateAlways makes a new private key for every certificate.
+	RotateAlways RotationPolicy = "Always"
+	// RotateNever keeps the private key for as long as it satisfies the policy.
+	RotateNever RotationPolicy = "Never"
+)
+
+// PrivateKey describes the private key of a CA or of a serving certificate.
+//
+// +kubebuilder:validation:XValidation:rule="self.algorithm != 'RSA' || !has(self.size) || self.size in [2048, 3072, 4096]",message="an RSA key has 2048, 3072 or 4096 bits: set size to one of these, or leave it out for 2048"
+// +kubebuilder:validation:XValidation:rule="self.algorithm != 'ECDSA' || !has(self.size) || self.size in [256, 384, 521]",message="an ECDSA key is on the curve P-256, P-384 or P-521: set size to 256, 384 or 521, or leave it out for 256"
+// +kubebuilder:validation:XValidation:rule="self.algorithm != 'Ed25519' || !has(self.size)",message="an Ed25519 key has only one size: leave size out"
+type PrivateKey struct {
+	// algorithm of the key.
+	// +optional
+	// +default="ECDSA"
+	Algorithm KeyAlgorithm `json:"algorithm,omitempty"`
+
+	// size of the key in bits: 2048 (the default), 3072 or 4096 for RSA; 256 (the default), 384 or 521 for ECDSA; none for Ed25519.
+	// +optional
+	// +kubebuilder:validation:Minimum=256
+	// +kubebuilder:validation:Maximum=4096
+	Size int32 `json:"size,omitempty"`
+}

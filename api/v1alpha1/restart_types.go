@@ -1,0 +1,123 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// RestartStrategy says whether workloads are restarted.
+//
+// +kubebuilder:validation:Enum=None;RollingRestart
+type RestartStrategy string
+
+// The restart strategies.
+const (
+	RestartNone    RestartStrategy = "None"
+	RollingRestart RestartStrategy = "RollingRestart"
+)
+
+// RestartReason is a change that concerns running workloads.
+//
+// +kubebuilder:validation:Enum=CertificateRenewed;TrustChanged
+type RestartReason string
+
+// The restart reasons.
+const (
+	RestartOnCertificateRenewed RestartReason = "CertificateRenewed"
+	RestartOnTrustChanged       RestartReason = "TrustChanged"
+)
+
+// RestartConsumers says which consumers are restarted.
+//
+// +kubebuilder:validation:Enum=All;Frozen
+type RestartConsumers string
+
+// The consumers.
+const (
+	// RestartAllConsumers restarts every consumer.
+	RestartAllConsumers RestartConsumers = "All"
+	// RestartFrozenConsumers restarts only those that the kubelet cannot refresh (env, subPath).
+	RestartFrozenConsumers RestartConsumers = "Frozen"
+)
+
+// RestartFailurePolicy says what follows a failed rollout.
+//
+// +kubebuilder:validation:Enum=Halt;Continue
+type RestartFailurePolicy string
+
+// The failure policies.
+const (
+	RestartHalt     RestartFailurePolicy = "Halt"
+	RestartContinue RestartFailurePolicy = "Continue"
+)
+
+// Restart is the restart strategy of a policy.
+type Restart struct {
+	// strategy None reports what would need a restart; RollingRestart does it.
+	// +optional
+	// +default="None"
+	Strategy RestartStrategy `json:"strategy,omitempty"`
+
+	// on names the changes that restart a workload.
+	// +optional
+	// +default={"CertificateRenewed", "TrustChanged"}
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=2
+	On []RestartReason `json:"on,omitempty"`
+
+	// consumers All restarts every consumer, Frozen only those that the kubelet cannot refresh.
+	// +optional
+	// +default="All"
+	Consumers RestartConsumers `json:"consumers,omitempty"`
+
+	// maxConcurrent is how many workloads of this policy roll at once.
+	// +optional
+	// +default=1
+	// +kubebuilder:validation:Minimum=1
+	MaxConcurrent int32 `json:"maxConcurrent,omitempty"`
+
+	// windows are the only times at which a restart begins; none: at any time.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Windows []RestartWindow `json:"windows,omitempty"`
+
+	// onFailure says what follows a rollout that misses its progress deadline.
+	// +optional
+	// +default="Halt"
+	OnFailure RestartFailurePolicy `json:"onFailure,omitempty"`
+}
+
+// RestartWindow is a recurring span of time.
+type RestartWindow struct {
+	// schedule is the begin of the window: a cron expression with five fields, such as "0 2 * * 6".
+	// +required
+	// +kubebuilder:validation:MinLength=9
+	// +kubebuilder:validation:MaxLength=128
+	Schedule string `json:"schedule,omitempty"`
+
+	// duration of the window.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="duration must be longer than 0s"
+	Duration Duration `json:"duration,omitempty"`
+
+	// timeZone of the schedule, from the IANA database.
+	// +optional
+	// +default="UTC"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	TimeZone string `json:"timeZone,omitempty"`
+}
+
+// RestartCounts counts workloads.
+type RestartCounts struct {
+	// pending workloads wait for their turn or their window.
+	// +required
+	Pending int32 `json:"pending"`
+	// inProgress workloads are rolling.
+	// +required
+	InProgress int32 `json:"inProgress"`
+	// failed workloads missed their progress deadline.
+	// +required
+	Failed int32 `json:"failed"`
+	// lastCompletedAt is when a restart was last completed.
+	// +optional
+	LastCompletedAt *metav1.Time `json:"lastCompletedAt,omitempty"`
+}

@@ -1,0 +1,396 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// ServiceCA is a certificate authority for the Services of a cluster: a signing key, kept in one Secret of the operator's
+// namespace, and the trust bundle that its clients verify with.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=sca,categories=serving-certs
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.rotation.phase`
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.active.notAfter`
+// +kubebuilder:printcolumn:name="Rotates",type=string,JSONPath=`.status.nextRotationTime`
+// +kubebuilder:printcolumn:name="Certificates",type=integer,JSONPath=`.status.active.certificates`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+type ServiceCA struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what is wanted.
+	// +optional
+	// +default={}
+	Spec ServiceCASpec `json:"spec,omitempty"`
+
+	// status is what is there.
+	// +optional
+	// +default={"observedGeneration": -1}
+	Status ServiceCAStatus `json:"status,omitempty"`
+}
+
+// ServiceCAList is a list of ServiceCAs.
+//
+// +kubebuilder:object:root=true
+type ServiceCAList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []ServiceCA `json:"items"`
+}
+
+// ServiceCASpec is the wanted CA.
+//
+// +kubebuilder:validation:XValidation:rule="duration(self.rotation.rotateBefore) < duration(self.certificate.duration)",message="rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: about half of it is a good choice"
+// +kubebuilder:validation:XValidation:rule="duration(self.rotation.propagation.minimum) < duration(self.rotation.rotateBefore)",message="rotation.propagation.minimum must be shorter than rotation.rotateBefore, or the CA would expire before its successor signs"
+type ServiceCASpec struct {
+	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set.
+	// +optional
+	// +default={}
+	Source CASource `json:"source,omitempty"`
+
+	// certificate describes the CA's own certificate. With source.secret only what the Secret holds counts.
+	// +optional
+	// +default={}
+	Certificate CACertificate `json:"certificate,omitempty"`
+
+	// rotation says when and how a new generation of the CA takes over.
+	// +optional
+	// +default={}
+	Rotation CARotation `json:"rotation,omitempty"`
+
+	// signingKey names the Secret that holds the CA.
+	// +optional
+	// +default={}
+	SigningKey SigningKeyReference `json:"signingKey,omitempty"`
+
+	// trustBundle names the ConfigMap that publishes the trust bundle.
+	// +optional
+	// +default={}
+	TrustBundle TrustBundleReference `json:"trustBundle,omitempty"`
+}
+
+// CASource says where a CA comes from.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.selfSigned), has(self.secret), has(self.certManager)].filter(x, x).size() <= 1",message="a CA has one source: keep one of selfSigned, secret and certManager"
+type CASource struct {
+	// selfSigned makes the operator generate a root of its own: the default.
+	// +optional
+	SelfSigned *SelfSignedSource `json:"selfSigned,omitempty"`
+
+	// secret brings your own CA.
+	// +optional
+	Secret *SecretSource `json:"secret,omitempty"`
+
+	// certManager obtains an intermediate CA from a cert-manager issuer.
+	// +optional
+	CertManager *CertManagerSource `json:"certManager,omitempty"`
+}
+
+// SelfSignedSource has no options.
+type SelfSignedSource struct{}
+
+// SecretSource names a Secret of type kubernetes.io/tls in the operator's namespace: `tls.crt` holds the CA's certificate, with
+// its intermediates after it, `tls.key` its private key, and `ca.crt` the root, where that is not the CA itself.
+type SecretSource struct {
+	// name of the Secret.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a Secret's name has lower-case letters, digits, '-' and '.' only"
+	Name string `json:"name,omitempty"`
+}
+
+// CertManagerSource names a cert-manager issuer.
+type CertManagerSource struct {
+	// issuerRef is the issuer that signs the intermediate.
+	// +required
+	IssuerRef IssuerReference `json:"issuerRef,omitzero"`
+}
+
+// IssuerReference refers to an issuer as cert-manager does.
+type IssuerReference struct {
+	// name of the issuer.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// kind of the issuer.
+	// +optional
+	// +default="ClusterIssuer"
+	// +kubebuilder:validation:MaxLength=63
+	Kind string `json:"kind,omitempty"`
+
+	// group of the issuer.
+	// +optional
+	// +default="cert-manager.io"
+	// +kubebuilder:validation:MaxLength=253
+	Group string `json:"group,omitempty"`
+}
+
+// CACertificate describes the certificate of a self-signed CA (RFC 5280, pathLenConstraint 0).
+type CACertificate struct {
+	// commonName of the subject. Each generation's is unique: "<commonName>@<unix seconds>".
+	// +optional
+	// +default="service-serving-signer"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=48
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$')",message="commonName may hold letters, digits, spaces, '.', '_' and '-', and starts and ends with a letter or digit"
+	CommonName string `json:"commonName,omitempty"`
+
+	// duration is the lifetime of each generation: 18960h (26 months) by default, at least 1m.
+	// +optional
+	// +default="18960h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m')",message="duration must be at least 1m"
+	Duration Duration `json:"duration,omitempty"`
+
+	// privateKey of each generation.
+	// +optional
+	// +default={}
+	PrivateKey PrivateKey `json:"privateKey,omitempty"`
+
+	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
+	// a domain permits its subdomains too. Empty: no constraint.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="a permitted DNS domain is a plain domain such as svc.cluster.local: lower-case, without '*' and without a leading dot"
+	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
+}
+
+// RotationMode says whether rotations happen.
+//
+// +kubebuilder:validation:Enum=Automatic;Paused
+type RotationMode string
+
+// The rotation modes.
+const (
+	// RotationAutomatic rotates by the threshold, the trigger and changes of the spec.
+	RotationAutomatic RotationMode = "Automatic"
+	// RotationPaused holds any rotation where it stands.
+	RotationPaused RotationMode = "Paused"
+)
+
+// TriggerReason says why a rotation was asked for.
+//
+// +kubebuilder:validation:Enum=Routine;Compromise
+type TriggerReason string
+
+// The trigger reasons.
+const (
+	// TriggerRoutine keeps the old CA trusted for as long as previousTrust says.
+	TriggerRoutine TriggerReason = "Routine"
+	// TriggerCompromise distrusts the old CA as soon as every certificate is reissued.
+	TriggerCompromise TriggerReason = "Compromise"
+)
+
+// PreviousTrust says how long a CA that was replaced stays trusted.
+//
+// +kubebuilder:validation:Enum=UntilExpiry;UntilUnused
+type PreviousTrust string
+
+// The ways to end the trust in a replaced CA.
+const (
+	// TrustUntilExpiry trusts it until its own notAfter, as OpenShift does.
+	TrustUntilExpiry PreviousTrust = "UntilExpiry"
+	// TrustUntilUnused trusts it until the last certificate that it signed has expired.
+	TrustUntilUnused PreviousTrust = "UntilUnused"
+)
+
+// CARotation says when and how a new generation takes over.
+type CARotation struct {
+	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default.
+	// +optional
+	// +default="9480h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="rotateBefore must be longer than 0s"
+	RotateBefore Duration `json:"rotateBefore,omitempty"`
+
+	// mode Paused holds any rotation where it stands.
+	// +optional
+	// +default="Automatic"
+	Mode RotationMode `json:"mode,omitempty"`
+
+	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Trigger string `json:"trigger,omitempty"`
+
+	// triggerReason says why trigger was changed.
+	// +optional
+	// +default="Routine"
+	TriggerReason TriggerReason `json:"triggerReason,omitempty"`
+
+	// propagation is how long clients may need to see a new bundle.
+	// +optional
+	// +default={}
+	Propagation Propagation `json:"propagation,omitempty"`
+
+	// previousTrust says how long a replaced CA stays trusted.
+	// +optional
+	// +default="UntilExpiry"
+	PreviousTrust PreviousTrust `json:"previousTrust,omitempty"`
+}
+
+// Propagation is the time that a published bundle needs to reach its readers.
+type Propagation struct {
+	// minimum is the shortest time from the last published target to the switch of the signer: 10m by default.
+	// +optional
+	// +default="10m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="minimum must not be negative"
+	Minimum Duration `json:"minimum,omitempty"`
+}
+
+// SigningKeyReference names the Secret of a CA, in the operator's namespace.
+type SigningKeyReference struct {
+	// secretName is "<name of the ServiceCA>-signing-key" by default.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a Secret's name has lower-case letters, digits, '-' and '.' only"
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// TrustBundleReference names the ConfigMap that publishes a bundle, in the operator's namespace.
+type TrustBundleReference struct {
+	// configMapName is "<name of the ServiceCA>-trust-bundle" by default.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a ConfigMap's name has lower-case letters, digits, '-' and '.' only"
+	ConfigMapName string `json:"configMapName,omitempty"`
+
+	// key of the bundle in the ConfigMap's data.
+	// +optional
+	// +default="ca-bundle.crt"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	Key string `json:"key,omitempty"`
+}
+
+// CAPhase is where the rotation of a CA stands.
+//
+// +kubebuilder:validation:Enum=Stable;Publishing;Propagating;Reissuing;Retiring
+type CAPhase string
+
+// The phases of a rotation, in their order.
+const (
+	PhaseStable      CAPhase = "Stable"
+	PhasePublishing  CAPhase = "Publishing"
+	PhasePropagating CAPhase = "Propagating"
+	PhaseReissuing   CAPhase = "Reissuing"
+	PhaseRetiring    CAPhase = "Retiring"
+)
+
+// ServiceCAStatus is the state of a CA.
+type ServiceCAStatus struct {
+	// observedGeneration is the generation of the spec that this status answers; -1 before the first.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions: Ready, Reconciling, Stalled, TrustEstablished, Rotating, ExpiringSoon.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// active is the generation that signs.
+	// +optional
+	Active *CAGeneration `json:"active,omitempty"`
+
+	// next is the generation that will sign, while a rotation prepares it.
+	// +optional
+	Next *CAGeneration `json:"next,omitempty"`
+
+	// previous are the generations that no longer sign and are still trusted, the newest first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Previous []CAGeneration `json:"previous,omitempty"`
+
+	// rotation is where the rotation stands.
+	// +optional
+	Rotation *RotationStatus `json:"rotation,omitempty"`
+
+	// trustBundle is what clients verify with.
+	// +optional
+	TrustBundle *TrustBundleStatus `json:"trustBundle,omitempty"`
+
+	// nextRotationTime is when the threshold starts the next rotation.
+	// +optional
+	NextRotationTime *metav1.Time `json:"nextRotationTime,omitempty"`
+}
+
+// CAGeneration is one certificate of a CA.
+type CAGeneration struct {
+	// subject common name, e.g. "service-serving-signer@1795482000".
+	// +required
+	Subject string `json:"subject,omitempty"`
+
+	// serialNumber in hexadecimal.
+	// +required
+	SerialNumber string `json:"serialNumber,omitempty"`
+
+	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2).
+	// +required
+	SubjectKeyID string `json:"subjectKeyID,omitempty"`
+
+	// notBefore is the begin of the validity.
+	// +required
+	NotBefore metav1.Time `json:"notBefore,omitzero"`
+
+	// notAfter is the end of the validity.
+	// +required
+	NotAfter metav1.Time `json:"notAfter,omitzero"`
+
+	// certificates is the number of live serving certificates that chain to this generation.
+	// +optional
+	Certificates *int32 `json:"certificates,omitempty"`
+}
+
+// RotationStatus is where a rotation stands.
+type RotationStatus struct {
+	// phase of the rotation.
+	// +optional
+	Phase CAPhase `json:"phase,omitempty"`
+
+	// startedAt is when the rotation began.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// trigger is the last value of spec.rotation.trigger that was acted on.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Trigger string `json:"trigger,omitempty"`
+
+	// blockedBy says what the phase waits for, a sentence each.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	BlockedBy []string `json:"blockedBy,omitempty"`
+}
+
+// TrustBundleStatus is the state of the published bundle.
+type TrustBundleStatus struct {
+	// hash of the bundle: SHA-256 in hexadecimal.
+	// +optional
+	Hash string `json:"hash,omitempty"`
+
+	// certificates in the bundle.
+	// +optional
+	Certificates int32 `json:"certificates,omitempty"`
+
+	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap among them.
+	// +optional
+	Targets int32 `json:"targets,omitempty"`
+
+	// currentTargets is the number of targets that carry the current bundle.
+	// +optional
+	CurrentTargets int32 `json:"currentTargets,omitempty"`
+}
