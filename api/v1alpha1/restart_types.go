@@ -57,7 +57,7 @@ type Restart struct {
 
 	// on names the changes that restart a workload.
 	// +optional
-	// +default={"CertificateRenewed", "TrustChanged"}
+	// +default=["CertificateRenewed", "TrustChanged"]
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=2
 	On []RestartReason `json:"on,omitempty"`

@@ -151,7 +151,7 @@ type ServingCertificate struct {
 
 	// usages are the extended key usages.
 	// +optional
-	// +default={"server auth"}
+	// +default=["server auth"]
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2
