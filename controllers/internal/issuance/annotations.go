@@ -1,0 +1,63 @@
+package issuance
+
+import (
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// Annotations are the changes that a Service's annotations need; nil removes one. signedBy is the common name of the CA of a
+// sound certificate, empty without one.
+func (r Rules) Annotations(service *corev1.Service, obstacle *Obstacle, signedBy string) map[string]*string {
+	wanted := map[string]string{}
+	if obstacle != nil {
+		wanted[v1alpha1.AnnotationError] = obstacle.String()
+	}
+	keys := []string{v1alpha1.AnnotationError}
+	if r.OpenShiftAnnotations {
+		family, _ := r.Request(service)
+		keys = append(keys, openShiftOutputs(service, family, obstacle, signedBy, wanted)...)
+	}
+	changes := map[string]*string{}
+	for _, key := range keys {
+		value, want := wanted[key]
+		current, has := service.Annotations[key]
+		switch {
+		case want && current != value:
+			changes[key] = &value
+		case !want && has:
+			changes[key] = nil
+		}
+	}
+	return changes
+}
+
+// openShiftOutputs adds what OpenShift's families report to wanted, and returns every key that they may report in.
+func openShiftOutputs(service *corev1.Service, asked Family, obstacle *Obstacle, signedBy string, wanted map[string]string) []string {
+	var keys []string
+	for _, family := range openShiftFamilies {
+		keys = append(keys, family.key(suffixSignedBy), family.key(suffixError), family.key(suffixErrorNum))
+		if !asked.IsOpenShift() {
+			continue
+		}
+		if signedBy != "" {
+			wanted[family.key(suffixSignedBy)] = signedBy
+		}
+		if obstacle != nil {
+			wanted[family.key(suffixError)] = obstacle.Message
+			wanted[family.key(suffixErrorNum)] = errorNum(service, family, obstacle.Message)
+		}
+	}
+	return keys
+}
+
+// errorNum counts the different errors in a row, so that repeating one writes nothing.
+func errorNum(service *corev1.Service, family Family, message string) string {
+	number, _ := strconv.Atoi(service.Annotations[family.key(suffixErrorNum)])
+	if number == 0 || service.Annotations[family.key(suffixError)] != message {
+		number++
+	}
+	return strconv.Itoa(number)
+}

@@ -1,0 +1,145 @@
+package issuance
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// bundleKey is where charts expect the bundle in a serving certificate's Secret.
+const bundleKey = "ca.crt"
+
+// soundKey stands for a private key that belongs to the certificate beside it, in a digest.
+const soundKey = "sound"
+
+// Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, every other
+// value but the certificate by its hash. What it found out stands in stringData, which the API server never returns: so a digest
+// is known for one, and digesting it again changes nothing. It changes the Secret that it is given.
+func Digest(secret *corev1.Secret) {
+	if secret.StringData != nil {
+		return
+	}
+	certificate := secret.Data[corev1.TLSCertKey]
+	digest := map[string]string{}
+	for key, value := range secret.Data {
+		digest[key] = pki.Hash(value)
+	}
+	digest[corev1.TLSPrivateKeyKey] = soundKey
+	if err := pki.CheckPair(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]}); err != nil {
+		digest[corev1.TLSPrivateKeyKey] = err.Error()
+	}
+	secret.Data = map[string][]byte{corev1.TLSCertKey: certificate}
+	secret.StringData = digest
+	secret.ManagedFields = nil
+}
+
+// Ours tells whether a Secret was made for this Service: it bears our label, and names a Service of this name as its
+// owner, or none; or it lost the label and still names this very Service as its owner or origin.
+func Ours(secret metav1.Object, service *corev1.Service) bool {
+	owners := secret.GetOwnerReferences()
+	if secret.GetLabels()[v1alpha1.LabelService] == service.Name {
+		return len(owners) == 0 || slices.ContainsFunc(owners, func(owner metav1.OwnerReference) bool {
+			return owner.APIVersion == "v1" && owner.Kind == "Service" && owner.Name == service.Name
+		})
+	}
+	if HasOwner(secret, service) {
+		return true
+	}
+	for _, family := range openShiftFamilies {
+		if secret.GetAnnotations()[family.key(suffixUID)] == string(service.UID) {
+			return true
+		}
+	}
+	return false
+}
+
+// HasOwner tells whether the Secret goes when this very Service goes.
+func HasOwner(secret metav1.Object, service *corev1.Service) bool {
+	return slices.ContainsFunc(secret.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
+		return owner.UID == service.UID
+	})
+}
+
+func (w Want) labels() map[string]string {
+	return map[string]string{
+		v1alpha1.LabelService:   w.Service.Name,
+		v1alpha1.LabelServiceCA: w.Policy.Spec.ServiceCAName,
+	}
+}
+
+func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
+	annotations := map[string]string{}
+	if w.includesBundle() {
+		annotations[v1alpha1.AnnotationCABundleHash] = pki.Hash(ca.Bundle)
+	}
+	if w.Family.IsOpenShift() {
+		annotations[w.Family.key(suffixUID)] = string(w.Service.UID)
+		annotations[w.Family.key(suffixName)] = w.Service.Name
+		for _, family := range openShiftFamilies {
+			annotations[family.key(suffixExpiry)] = notAfter.UTC().Format(time.RFC3339)
+		}
+	}
+	return annotations
+}
+
+// bearsMetadata tells whether a Secret has what annotations and labels say.
+func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, ca *CA) bool {
+	_, bearsBundle := secret.Annotations[v1alpha1.AnnotationCABundleHash]
+	return bearsBundle == w.includesBundle() &&
+		containsAll(secret.Annotations, w.annotations(notAfter, ca)) && containsAll(secret.Labels, w.labels())
+}
+
+func containsAll(all, some map[string]string) bool {
+	for key, value := range some {
+		if got, ok := all[key]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+// Apply is the Secret as it should be, with this certificate and key. With a replaced Secret it takes effect on that very
+// version only.
+func (w Want) Apply(pair pki.Pair, ca *CA, replaced *corev1.Secret) (*coreac.SecretApplyConfiguration, error) {
+	leaf, err := pki.ParseLeaf(pair.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	data := map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey}
+	if w.includesBundle() {
+		data[bundleKey] = ca.Bundle
+	}
+	secret := coreac.Secret(w.SecretName, w.Service.Namespace).
+		WithType(corev1.SecretTypeTLS).
+		WithLabels(w.labels()).
+		WithAnnotations(w.annotations(leaf.NotAfter, ca)).
+		WithOwnerReferences(metaac.OwnerReference().
+			WithAPIVersion("v1").WithKind("Service").WithName(w.Service.Name).WithUID(w.Service.UID)).
+		WithData(data)
+	if replaced != nil {
+		secret.WithUID(replaced.UID).WithResourceVersion(replaced.ResourceVersion)
+	}
+	return secret, nil
+}
+
+// Surplus are the keys of a Secret, a digest, that OpenShift's annotation does not allow; nil where nothing forbids them.
+func (w Want) Surplus(secret *corev1.Secret) []string {
+	if !w.Family.IsOpenShift() {
+		return nil
+	}
+	var surplus []string
+	for key := range secret.StringData {
+		if key != corev1.TLSCertKey && key != corev1.TLSPrivateKeyKey {
+			surplus = append(surplus, key)
+		}
+	}
+	slices.Sort(surplus)
+	return surplus
+}

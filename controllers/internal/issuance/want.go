@@ -1,0 +1,120 @@
+package issuance
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// Want is the certificate that a Service should have, and the Secret for it.
+type Want struct {
+	Service     *corev1.Service
+	Policy      *v1alpha1.ServingCertPolicy
+	Family      Family
+	SecretName  string
+	Leaf        pki.LeafSpec
+	Duration    time.Duration
+	RenewBefore time.Duration
+}
+
+// Want is what a policy gives to a Service that it rules; false when it gives nothing.
+func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Want, bool) {
+	family, secretName := r.Request(service)
+	if policy == nil || (family == NotAsked && !servedUnasked(service, policy)) {
+		return Want{}, false
+	}
+	if family == NotAsked {
+		secretName = service.Name + policy.Spec.SecretNameSuffix
+	}
+	certificate := policy.Spec.Certificate
+	want := Want{
+		Service: service, Policy: policy, Family: family, SecretName: secretName,
+		Leaf: pki.LeafSpec{
+			DNSNames: r.dnsNames(service, certificate),
+			Usages:   certificate.Usages,
+			Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
+		},
+		Duration: certificate.Duration.Std(),
+	}
+	if certificate.RenewBefore != nil {
+		want.RenewBefore = certificate.RenewBefore.Std()
+	}
+	if family.IsOpenShift() {
+		want.Leaf.ServiceUID = string(service.UID)
+	}
+	return want, true
+}
+
+// servedUnasked tells whether issuance All means this Service too: not one that points outside the cluster, and never the API
+// server's own, whose name nobody else may answer to.
+func servedUnasked(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) bool {
+	apiServer := service.Namespace == corev1.NamespaceDefault && service.Name == "kubernetes"
+	return policy.Spec.Issuance == v1alpha1.IssueAll && service.Spec.Type != corev1.ServiceTypeExternalName && !apiServer
+}
+
+func (r Rules) dnsNames(service *corev1.Service, certificate v1alpha1.ServingCertificate) []string {
+	domains := certificate.ClusterDomains
+	if len(domains) == 0 {
+		domains = []string{r.ClusterDomain}
+	}
+	hosts := []string{service.Name + "." + service.Namespace + ".svc"}
+	if service.Spec.ClusterIP == corev1.ClusterIPNone {
+		hosts = append(hosts, "*."+hosts[0])
+	}
+	var names []string
+	for _, host := range hosts {
+		names = append(names, host)
+		for _, domain := range domains {
+			names = append(names, host+"."+domain)
+		}
+	}
+	replacer := strings.NewReplacer("$(service)", service.Name, "$(namespace)", service.Namespace)
+	for _, pattern := range certificate.ExtraDNSNames {
+		names = append(names, replacer.Replace(pattern))
+	}
+	return names
+}
+
+// includesBundle tells whether the Secret carries the bundle: never where OpenShift's annotation promises two keys and no more.
+func (w Want) includesBundle() bool {
+	return w.Policy.Spec.Certificate.CABundle == v1alpha1.CABundleInclude && !w.Family.IsOpenShift()
+}
+
+// KeepsKey tells whether a renewal keeps the private key.
+func (w Want) KeepsKey() bool {
+	return w.Policy.Spec.Certificate.PrivateKey.RotationPolicy == v1alpha1.RotateNever
+}
+
+// check tells what makes the wish impossible by itself.
+func (w Want) check(ca *CA) *Obstacle {
+	if problems := validation.IsDNS1123Subdomain(w.SecretName); len(problems) > 0 {
+		return &Obstacle{ReasonInvalidSecretName, fmt.Sprintf("%q is no name for a Secret: %s", w.SecretName, problems[0])}
+	}
+	for _, name := range w.Leaf.DNSNames {
+		plain := strings.TrimPrefix(name, "*.")
+		if !isDNSName(plain) {
+			return &Obstacle{ReasonInvalidDNSName, fmt.Sprintf(
+				"%q is no DNS name: a label has at most 63 characters and a name 253; shorten spec.certificate.extraDNSNames of policy %s",
+				name, w.Policy.Name)}
+		}
+		if err := pki.Permits(ca.Certificate, plain); err != nil {
+			return &Obstacle{ReasonNameNotPermitted, err.Error()}
+		}
+	}
+	return nil
+}
+
+func isDNSName(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if len(validation.IsDNS1123Label(label)) > 0 {
+			return false
+		}
+	}
+	return len(name) <= 253
+}

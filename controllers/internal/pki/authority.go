@@ -1,0 +1,167 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// RootSpec describes a self-signed CA.
+type RootSpec struct {
+	CommonName          string
+	Duration            time.Duration
+	Key                 KeySpec
+	PermittedDNSDomains []string
+}
+
+// RootSpecOf is what the API asks for.
+func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
+	return RootSpec{
+		CommonName:          certificate.CommonName,
+		Duration:            certificate.Duration.Std(),
+		Key:                 KeySpecOf(certificate.PrivateKey),
+		PermittedDNSDomains: certificate.PermittedDNSDomains,
+	}
+}
+
+// Pair is a certificate, with its chain, and its private key, both in PEM.
+type Pair struct {
+	Certificate []byte
+	PrivateKey  []byte
+}
+
+// GenerateRoot makes a self-signed CA: pathLenConstraint 0, a subject that no other generation bears, and critical name
+// constraints where the spec names domains (RFC 5280 §4.2.1.9, §4.2.1.10).
+func GenerateRoot(now time.Time, spec RootSpec) (Pair, error) {
+	key, err := generateKey(spec.Key)
+	if err != nil {
+		return Pair{}, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return Pair{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:                serial,
+		Subject:                     pkix.Name{CommonName: fmt.Sprintf("%s@%d", spec.CommonName, now.Unix())},
+		NotBefore:                   now.Add(-ClockSkew),
+		NotAfter:                    now.Add(spec.Duration),
+		IsCA:                        true,
+		BasicConstraintsValid:       true,
+		MaxPathLenZero:              true,
+		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		PermittedDNSDomainsCritical: len(spec.PermittedDNSDomains) > 0,
+		PermittedDNSDomains:         spec.PermittedDNSDomains,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return Pair{}, fmt.Errorf("sign the CA: %w", err)
+	}
+	return encodePair(der, nil, key)
+}
+
+func encodePair(der []byte, chain []*x509.Certificate, key crypto.Signer) (Pair, error) {
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return Pair{}, err
+	}
+	private, err := encodeKey(key)
+	if err != nil {
+		return Pair{}, err
+	}
+	return Pair{Certificate: encodeCertificates(append([]*x509.Certificate{leaf}, chain...)...), PrivateKey: private}, nil
+}
+
+// Authority is a CA that can sign.
+type Authority struct {
+	certificate *x509.Certificate
+	// chain leads from the CA towards its root, without it: a server sends it, a client has the root.
+	chain []*x509.Certificate
+	key   crypto.Signer
+}
+
+// LoadAuthority reads a CA: its certificate, followed by its intermediates, and its key. The error names the part that is
+// wrong and never quotes the key.
+func LoadAuthority(pair Pair) (*Authority, error) {
+	certificates, err := parseCertificates(pair.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("tls.crt %w", err)
+	}
+	key, err := parseKey(pair.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("tls.key %w", err)
+	}
+	if !belongTogether(certificates[0], key) {
+		return nil, fmt.Errorf("tls.key is not the private key of the certificate in tls.crt")
+	}
+	if err := checkCA(certificates[0]); err != nil {
+		return nil, err
+	}
+	authority := &Authority{certificate: certificates[0], key: key}
+	if !selfSigned(certificates[0]) {
+		authority.chain = withoutRoots(certificates)
+	}
+	return authority, nil
+}
+
+func checkCA(certificate *x509.Certificate) error {
+	switch {
+	case !certificate.BasicConstraintsValid || !certificate.IsCA:
+		return fmt.Errorf("the certificate in tls.crt is no CA: its basic constraints must say CA:TRUE")
+	case certificate.KeyUsage != 0 && certificate.KeyUsage&x509.KeyUsageCertSign == 0:
+		return fmt.Errorf("the CA in tls.crt may not sign certificates: its key usage lacks keyCertSign")
+	case len(certificate.SubjectKeyId) == 0:
+		return fmt.Errorf("the CA in tls.crt has no subject key identifier (RFC 5280 §4.2.1.2): make it with one")
+	}
+	return nil
+}
+
+func withoutRoots(certificates []*x509.Certificate) []*x509.Certificate {
+	var chain []*x509.Certificate
+	for _, certificate := range certificates {
+		if !selfSigned(certificate) {
+			chain = append(chain, certificate)
+		}
+	}
+	return chain
+}
+
+// Certificate is the CA's own certificate.
+func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
+
+// Chain leads from the CA towards its root, without it; empty for a self-signed CA.
+func (a *Authority) Chain() []*x509.Certificate { return a.chain }
+
+// Root finds the self-signed certificate that the CA chains to: the CA itself, or one of the candidates in PEM.
+func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate, error) {
+	if selfSigned(a.certificate) {
+		return a.certificate, nil
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, encoded := range candidates {
+		certificates, err := parseCertificates(encoded)
+		if err != nil {
+			continue
+		}
+		for _, certificate := range certificates {
+			if selfSigned(certificate) {
+				roots.AddCert(certificate)
+			} else {
+				intermediates.AddCert(certificate)
+			}
+		}
+	}
+	chains, err := a.certificate.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the CA in tls.crt is an intermediate and does not lead to a root: put its root into ca.crt, and "+
+			"the intermediates between them into tls.crt after it: %w", err)
+	}
+	return chains[0][len(chains[0])-1], nil
+}

@@ -1,0 +1,58 @@
+package pki
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Bundle is a trust bundle: CA certificates, each once, in a stable order.
+type Bundle []*x509.Certificate
+
+// NewBundle is a bundle of the given certificates, the first occurrence of each.
+func NewBundle(certificates ...*x509.Certificate) Bundle {
+	var bundle Bundle
+	for _, certificate := range certificates {
+		if !slices.ContainsFunc(bundle, certificate.Equal) {
+			bundle = append(bundle, certificate)
+		}
+	}
+	return bundle
+}
+
+// ParseBundle reads a bundle in PEM.
+func ParseBundle(encoded []byte) (Bundle, error) {
+	certificates, err := parseCertificates(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("the bundle %w", err)
+	}
+	return NewBundle(certificates...), nil
+}
+
+// Encode is the bundle in PEM.
+func (b Bundle) Encode() []byte { return encodeCertificates(b...) }
+
+// Unexpired are the certificates that have not ended.
+func (b Bundle) Unexpired(now time.Time) Bundle {
+	var unexpired Bundle
+	for _, certificate := range b {
+		if now.Before(certificate.NotAfter) {
+			unexpired = append(unexpired, certificate)
+		}
+	}
+	return unexpired
+}
+
+// Contains tells whether a certificate with this subject key identifier, in hexadecimal, is in the bundle.
+func (b Bundle) Contains(keyID string) bool {
+	return slices.ContainsFunc(b, func(c *x509.Certificate) bool { return KeyID(c.SubjectKeyId) == keyID })
+}
+
+// Hash identifies an encoded bundle: SHA-256 in hexadecimal.
+func Hash(encoded []byte) string {
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,94 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Leaf is a serving certificate as found, with the chain that follows it.
+type Leaf struct {
+	*x509.Certificate
+	chain []*x509.Certificate
+}
+
+// ParseLeaf reads a serving certificate and its chain in PEM.
+func ParseLeaf(encoded []byte) (*Leaf, error) {
+	certificates, err := parseCertificates(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("tls.crt %w", err)
+	}
+	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
+}
+
+// CheckPair tells what is wrong with a private key beside a certificate, both in PEM; nil when they belong together.
+func CheckPair(pair Pair) error {
+	leaf, err := ParseLeaf(pair.Certificate)
+	if err != nil {
+		return err
+	}
+	key, err := parseKey(pair.PrivateKey)
+	if err != nil {
+		return fmt.Errorf("tls.key %w", err)
+	}
+	if !belongTogether(leaf.Certificate, key) {
+		return fmt.Errorf("tls.key is not the private key of tls.crt")
+	}
+	return nil
+}
+
+// SignedBy tells why a leaf is not this CA's, with this CA's chain after it; nil when it is.
+func (l *Leaf) SignedBy(ca *x509.Certificate, chain []*x509.Certificate) error {
+	if !bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId) || !bytes.Equal(l.RawIssuer, ca.RawSubject) {
+		return fmt.Errorf("it was signed by %q, and the CA is %q", l.Issuer.CommonName, ca.Subject.CommonName)
+	}
+	if err := l.CheckSignatureFrom(ca); err != nil {
+		return fmt.Errorf("the signature of the CA does not verify: %w", err)
+	}
+	if !slices.EqualFunc(l.chain, chain, (*x509.Certificate).Equal) {
+		return fmt.Errorf("the certificates after it in tls.crt are not the CA's chain")
+	}
+	return nil
+}
+
+// Satisfies tells in what a leaf differs from its spec, its validity aside; nil when it does not.
+func (l *Leaf) Satisfies(spec LeafSpec) error {
+	usages := slices.Sorted(slices.Values(l.ExtKeyUsage))
+	switch {
+	case l.IsCA:
+		return fmt.Errorf("it is a CA")
+	case !sameSet(l.DNSNames, spec.DNSNames) || len(l.IPAddresses)+len(l.URIs)+len(l.EmailAddresses) > 0:
+		return fmt.Errorf("its names are %v, and the policy wants %v", l.DNSNames, spec.DNSNames)
+	case l.Subject.CommonName != spec.commonName():
+		return fmt.Errorf("its common name is %q, and the policy wants %q", l.Subject.CommonName, spec.commonName())
+	case keySpecOfPublic(l.PublicKey) != spec.Key:
+		return fmt.Errorf("its key is %s, and the policy wants %s", keySpecOfPublic(l.PublicKey), spec.Key)
+	case l.KeyUsage != spec.keyUsage() || !slices.Equal(usages, spec.extKeyUsage()):
+		return fmt.Errorf("its key usages are not those of the policy")
+	case l.serviceUID() != spec.ServiceUID:
+		return fmt.Errorf("it carries the Service UID %q instead of %q", l.serviceUID(), spec.ServiceUID)
+	}
+	return nil
+}
+
+func (l *Leaf) serviceUID() string {
+	for _, extension := range l.Extensions {
+		var uid string
+		if extension.Id.Equal(oidServiceUID) {
+			if _, err := asn1.Unmarshal(extension.Value, &uid); err == nil {
+				return uid
+			}
+		}
+	}
+	return ""
+}
+
+// IssuedAt is when the leaf was made.
+func (l *Leaf) IssuedAt() time.Time { return l.NotBefore.Add(ClockSkew) }
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
+}

@@ -1,0 +1,101 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+
+	"k8s.io/client-go/util/keyutil"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// KeySpec is the algorithm and the size in bits of a private key; the size of an Ed25519 key is 0.
+type KeySpec struct {
+	Algorithm v1alpha1.KeyAlgorithm
+	Size      int
+}
+
+// KeySpecOf is what the API asks for, with the default size of its algorithm where it names none.
+func KeySpecOf(key v1alpha1.PrivateKey) KeySpec {
+	spec := KeySpec{Algorithm: key.Algorithm, Size: int(key.Size)}
+	if spec.Algorithm == "" {
+		spec.Algorithm = v1alpha1.ECDSA
+	}
+	if spec.Size == 0 {
+		spec.Size = map[v1alpha1.KeyAlgorithm]int{v1alpha1.RSA: 2048, v1alpha1.ECDSA: 256}[spec.Algorithm]
+	}
+	return spec
+}
+
+// String is the usual short name, such as "ECDSA 256".
+func (s KeySpec) String() string {
+	if s.Size == 0 {
+		return string(s.Algorithm)
+	}
+	return fmt.Sprintf("%s %d", s.Algorithm, s.Size)
+}
+
+// keySpecOfPublic tells what kind of key a public key belongs to.
+func keySpecOfPublic(public crypto.PublicKey) KeySpec {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		return KeySpec{v1alpha1.RSA, key.N.BitLen()}
+	case *ecdsa.PublicKey:
+		return KeySpec{v1alpha1.ECDSA, key.Curve.Params().BitSize}
+	case ed25519.PublicKey:
+		return KeySpec{v1alpha1.Ed25519, 0}
+	}
+	return KeySpec{}
+}
+
+func generateKey(spec KeySpec) (crypto.Signer, error) {
+	switch spec {
+	case KeySpec{v1alpha1.RSA, 2048}, KeySpec{v1alpha1.RSA, 3072}, KeySpec{v1alpha1.RSA, 4096}:
+		return rsa.GenerateKey(rand.Reader, spec.Size)
+	case KeySpec{v1alpha1.ECDSA, 256}:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case KeySpec{v1alpha1.ECDSA, 384}:
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case KeySpec{v1alpha1.ECDSA, 521}:
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case KeySpec{v1alpha1.Ed25519, 0}:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}
+	return nil, fmt.Errorf("there is no %s key", spec)
+}
+
+// encodeKey is the key as PKCS #8 in PEM (RFC 5208).
+func encodeKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode the private key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: keyutil.PrivateKeyBlockType, Bytes: der}), nil
+}
+
+// parseKey reads a private key in PEM: PKCS #8, PKCS #1 or SEC 1. Its error never quotes the input.
+func parseKey(encoded []byte) (crypto.Signer, error) {
+	parsed, err := keyutil.ParsePrivateKeyPEM(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("holds no readable private key in PEM")
+	}
+	key, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("holds a private key that cannot sign")
+	}
+	return key, nil
+}
+
+// belongTogether tells whether a private key is a certificate's.
+func belongTogether(certificate *x509.Certificate, key crypto.Signer) bool {
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(certificate.PublicKey)
+}

@@ -1,0 +1,139 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// maxCommonName is the upper bound ub-common-name of RFC 5280 appendix A.
+const maxCommonName = 64
+
+// oidServiceUID is OpenShift's extension that carries the UID of the Service.
+var oidServiceUID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 2312, 17, 100, 2, 1}
+
+// LeafSpec describes a serving certificate, its validity aside.
+type LeafSpec struct {
+	// DNSNames are the subject alternative names; the first is also the common name, where it fits.
+	DNSNames []string
+	Usages   []v1alpha1.CertificateUsage
+	Key      KeySpec
+	// ServiceUID goes into OpenShift's extension; empty for none.
+	ServiceUID string
+}
+
+// commonName is the first name, or none where that is longer than a common name may be.
+func (s LeafSpec) commonName() string {
+	if len(s.DNSNames) == 0 || len(s.DNSNames[0]) > maxCommonName {
+		return ""
+	}
+	return s.DNSNames[0]
+}
+
+func (s LeafSpec) keyUsage() x509.KeyUsage {
+	if s.Key.Algorithm == v1alpha1.RSA {
+		return x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment
+	}
+	return x509.KeyUsageDigitalSignature
+}
+
+var extKeyUsages = map[v1alpha1.CertificateUsage]x509.ExtKeyUsage{
+	v1alpha1.UsageServerAuth: x509.ExtKeyUsageServerAuth,
+	v1alpha1.UsageClientAuth: x509.ExtKeyUsageClientAuth,
+}
+
+func (s LeafSpec) extKeyUsage() []x509.ExtKeyUsage {
+	var usages []x509.ExtKeyUsage
+	for _, usage := range s.Usages {
+		usages = append(usages, extKeyUsages[usage])
+	}
+	slices.Sort(usages)
+	return usages
+}
+
+func (s LeafSpec) extensions() ([]pkix.Extension, error) {
+	if s.ServiceUID == "" {
+		return nil, nil
+	}
+	value, err := asn1.MarshalWithParams(s.ServiceUID, "printable")
+	if err != nil {
+		return nil, fmt.Errorf("encode the Service's UID: %w", err)
+	}
+	return []pkix.Extension{{Id: oidServiceUID, Value: value}}, nil
+}
+
+// NotAfter is when a certificate made now ends: after its duration, and never after its CA.
+func NotAfter(now time.Time, duration time.Duration, ca *x509.Certificate) time.Time {
+	if end := now.Add(duration).Truncate(time.Second); end.Before(ca.NotAfter) {
+		return end
+	}
+	return ca.NotAfter
+}
+
+// Issue signs a certificate that is valid for duration, as far as the CA is. The key is a new one, unless previousKey holds a
+// private key in PEM that satisfies the spec.
+func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, previousKey []byte) (Pair, error) {
+	notAfter := NotAfter(now, duration, a.certificate)
+	if !notAfter.After(now) {
+		return Pair{}, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
+	}
+	key, err := keyFor(spec.Key, previousKey)
+	if err != nil {
+		return Pair{}, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return Pair{}, err
+	}
+	extensions, err := spec.extensions()
+	if err != nil {
+		return Pair{}, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: spec.commonName()},
+		DNSNames:              spec.DNSNames,
+		NotBefore:             now.Add(-ClockSkew),
+		NotAfter:              notAfter,
+		BasicConstraintsValid: true,
+		KeyUsage:              spec.keyUsage(),
+		ExtKeyUsage:           spec.extKeyUsage(),
+		ExtraExtensions:       extensions,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
+	if err != nil {
+		return Pair{}, fmt.Errorf("sign the certificate: %w", err)
+	}
+	return encodePair(der, a.chain, key)
+}
+
+func keyFor(spec KeySpec, previous []byte) (crypto.Signer, error) {
+	if key, err := parseKey(previous); err == nil && keySpecOfPublic(key.Public()) == spec {
+		return key, nil
+	}
+	return generateKey(spec)
+}
+
+// Permits tells why the name constraints of a CA forbid a name; nil when they do not (RFC 5280 §4.2.1.10).
+func Permits(ca *x509.Certificate, name string) error {
+	within := func(domain string) bool {
+		domain = strings.TrimPrefix(domain, ".")
+		return name == domain || strings.HasSuffix(name, "."+domain)
+	}
+	switch {
+	case slices.ContainsFunc(ca.ExcludedDNSDomains, within):
+		return fmt.Errorf("the CA %q excludes %s by its name constraints", ca.Subject.CommonName, name)
+	case len(ca.PermittedDNSDomains) > 0 && !slices.ContainsFunc(ca.PermittedDNSDomains, within):
+		return fmt.Errorf("the CA %q permits only names in %s, and not %s",
+			ca.Subject.CommonName, strings.Join(ca.PermittedDNSDomains, ", "), name)
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+// Package policy decides which ServingCertPolicy rules a Service.
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// Set is all policies of a cluster, in the order in which they rule.
+type Set []compiled
+
+type compiled struct {
+	policy              *v1alpha1.ServingCertPolicy
+	namespaces, service labels.Selector
+}
+
+// NewSet sorts policies by precedence: the highest priority first, then the older, then the name. A policy with a selector that
+// cannot be read rules nothing; CheckSelectors says why.
+func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
+	var set Set
+	for i := range policies {
+		if c, err := compile(&policies[i]); err == nil {
+			set = append(set, c)
+		}
+	}
+	slices.SortFunc(set, func(a, b compiled) int {
+		return cmp.Or(
+			cmp.Compare(b.policy.Spec.Priority, a.policy.Spec.Priority),
+			a.policy.CreationTimestamp.Compare(b.policy.CreationTimestamp.Time),
+			cmp.Compare(a.policy.Name, b.policy.Name),
+		)
+	})
+	return set
+}
+
+// CheckSelectors tells which selector of a policy cannot be read, and why.
+func CheckSelectors(policy *v1alpha1.ServingCertPolicy) error {
+	_, err := compile(policy)
+	return err
+}
+
+func compile(policy *v1alpha1.ServingCertPolicy) (compiled, error) {
+	namespaces, err := metav1.LabelSelectorAsSelector(&policy.Spec.NamespaceSelector)
+	if err != nil {
+		return compiled{}, fmt.Errorf("spec.namespaceSelector: %w", err)
+	}
+	service, err := metav1.LabelSelectorAsSelector(&policy.Spec.ServiceSelector)
+	if err != nil {
+		return compiled{}, fmt.Errorf("spec.serviceSelector: %w", err)
+	}
+	return compiled{policy: policy, namespaces: namespaces, service: service}, nil
+}
+
+// For is the policy that rules a Service with these labels, nil when none does, and the policies of the same priority that
+// would, but for the tie.
+func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPolicy, tied []*v1alpha1.ServingCertPolicy) {
+	for _, c := range s {
+		switch {
+		case ruling != nil && c.policy.Spec.Priority != ruling.Spec.Priority:
+			return ruling, tied
+		case !c.namespaces.Matches(namespace) || !c.service.Matches(service):
+		case ruling == nil:
+			ruling = c.policy
+		default:
+			tied = append(tied, c.policy)
+		}
+	}
+	return ruling, tied
+}
+
+// Suffixes are the secretNameSuffixes of the policies that serve every Service, each once.
+func (s Set) Suffixes() []string {
+	var suffixes []string
+	for _, c := range s {
+		if c.policy.Spec.Issuance == v1alpha1.IssueAll && !slices.Contains(suffixes, c.policy.Spec.SecretNameSuffix) {
+			suffixes = append(suffixes, c.policy.Spec.SecretNameSuffix)
+		}
+	}
+	return suffixes
+}
