@@ -89,13 +89,14 @@ type Restart struct {
 type RestartWindow struct {
 	// schedule is the begin of the window: a cron expression with five fields, such as "0 2 * * 6".
 	// +required
-	// +kubebuilder:validation:MinLength=9
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[^ ]+( +[^ ]+){4}$')",message="a schedule has five fields, minute, hour, day of the month, month and day of the week, such as 0 2 * * 6 for Saturdays at 2:00; the zone belongs in timeZone"
 	Schedule string `json:"schedule,omitempty"`
 
 	// duration of the window.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="duration must be longer than 0s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="duration must be longer than 0s, such as 4h"
 	Duration Duration `json:"duration,omitempty"`
 
 	// timeZone of the schedule, from the IANA database.
@@ -103,6 +104,7 @@ type RestartWindow struct {
 	// +default="UTC"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self != 'Local' && self.matches('^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$')",message="timeZone is a name from the IANA database, such as UTC or Europe/Zurich"
 	TimeZone string `json:"timeZone,omitempty"`
 }
 

@@ -8,6 +8,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=sca,categories=serving-certs
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="a ServiceCA's name has at most 63 characters, because it labels what the CA makes: choose a shorter one"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.rotation.phase`
 // +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.active.notAfter`
@@ -42,10 +43,13 @@ type ServiceCAList struct {
 	Items []ServiceCA `json:"items"`
 }
 
+// The rules of ServiceCASpec ask whether rotation and certificate are there, although both have defaults: the API server also tries the rules on
+// the bare default of spec.
+
 // ServiceCASpec is the wanted CA.
 //
-// +kubebuilder:validation:XValidation:rule="duration(self.rotation.rotateBefore) < duration(self.certificate.duration)",message="rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: about half of it is a good choice"
-// +kubebuilder:validation:XValidation:rule="duration(self.rotation.propagation.minimum) < duration(self.rotation.rotateBefore)",message="rotation.propagation.minimum must be shorter than rotation.rotateBefore, or the CA would expire before its successor signs"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.certificate) || [self.rotation.rotateBefore, self.certificate.duration].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.rotateBefore) < duration(self.certificate.duration)",message="rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: about half of it is a good choice"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || [self.rotation.propagation.minimum, self.rotation.rotateBefore].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.propagation.minimum) < duration(self.rotation.rotateBefore)",message="rotation.propagation.minimum must be shorter than rotation.rotateBefore, or the CA would expire before its successor signs: 10m is a good choice"
 type ServiceCASpec struct {
 	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set.
 	// +optional
@@ -100,7 +104,7 @@ type SecretSource struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a Secret's name has lower-case letters, digits, '-' and '.' only"
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a Secret's name has lower-case letters, digits, '-' and '.' only, and starts and ends with a letter or digit, such as corp-ca"
 	Name string `json:"name,omitempty"`
 }
 
@@ -139,13 +143,13 @@ type CACertificate struct {
 	// +default="service-serving-signer"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=48
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$')",message="commonName may hold letters, digits, spaces, '.', '_' and '-', and starts and ends with a letter or digit"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$')",message="commonName may hold letters, digits, spaces, '.', '_' and '-', and starts and ends with a letter or digit, such as service-serving-signer"
 	CommonName string `json:"commonName,omitempty"`
 
 	// duration is the lifetime of each generation: 18960h (26 months) by default, at least 1m.
 	// +optional
 	// +default="18960h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m')",message="duration must be at least 1m"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$') || duration(self) >= duration('1m')",message="duration must be at least 1m: 18960h (26 months) is a good choice"
 	Duration Duration `json:"duration,omitempty"`
 
 	// privateKey of each generation.
@@ -208,7 +212,7 @@ type CARotation struct {
 	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default.
 	// +optional
 	// +default="9480h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="rotateBefore must be longer than 0s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="rotateBefore must be longer than 0s: about half of certificate.duration is a good choice"
 	RotateBefore Duration `json:"rotateBefore,omitempty"`
 
 	// mode Paused holds any rotation where it stands.
@@ -242,7 +246,6 @@ type Propagation struct {
 	// minimum is the shortest time from the last published target to the switch of the signer: 10m by default.
 	// +optional
 	// +default="10m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="minimum must not be negative"
 	Minimum Duration `json:"minimum,omitempty"`
 }
 
@@ -252,7 +255,7 @@ type SigningKeyReference struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a Secret's name has lower-case letters, digits, '-' and '.' only"
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a Secret's name has lower-case letters, digits, '-' and '.' only, and starts and ends with a letter or digit, such as corp-ca"
 	SecretName string `json:"secretName,omitempty"`
 }
 
@@ -262,7 +265,7 @@ type TrustBundleReference struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a ConfigMap's name has lower-case letters, digits, '-' and '.' only"
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a ConfigMap's name has lower-case letters, digits, '-' and '.' only, and starts and ends with a letter or digit, such as corp-trust"
 	ConfigMapName string `json:"configMapName,omitempty"`
 
 	// key of the bundle in the ConfigMap's data.
@@ -270,7 +273,7 @@ type TrustBundleReference struct {
 	// +default="ca-bundle.crt"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as ca-bundle.crt"
 	Key string `json:"key,omitempty"`
 }
 

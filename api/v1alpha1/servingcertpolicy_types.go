@@ -62,7 +62,7 @@ type ServingCertPolicySpec struct {
 	// +optional
 	// +default="default"
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:MaxLength=63
 	ServiceCAName string `json:"serviceCAName,omitempty"`
 
 	// priority decides between policies that select the same Service: the highest rules it. A tie goes to the older policy,
@@ -130,18 +130,18 @@ const (
 
 // ServingCertificate describes the certificates of a policy.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.renewBefore) || duration(self.renewBefore) < duration(self.duration)",message="renewBefore must be shorter than duration, or every certificate would be renewed for ever: leave it out for a third of the lifetime"
+// +kubebuilder:validation:XValidation:rule="!has(self.renewBefore) || [self.renewBefore, self.duration].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.renewBefore) < duration(self.duration)",message="renewBefore must be shorter than duration, or every certificate would be renewed for ever: leave it out for a third of the lifetime"
 type ServingCertificate struct {
 	// duration is the lifetime of a certificate: 2160h (90 days) by default, at least 1m. A certificate never outlives its CA.
 	// +optional
 	// +default="2160h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m')",message="duration must be at least 1m"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$') || duration(self) >= duration('1m')",message="duration must be at least 1m: 2160h (90 days) is a good choice"
 	Duration Duration `json:"duration,omitempty"`
 
 	// renewBefore is how long before its end a certificate is renewed: a third of its lifetime by default. Each certificate is
 	// renewed a little earlier, by a share of its own, so that renewals never come as a wave.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="renewBefore must be longer than 0s"
+	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="renewBefore must be longer than 0s: leave it out for a third of the lifetime"
 	RenewBefore *Duration `json:"renewBefore,omitempty"`
 
 	// privateKey of the certificates.

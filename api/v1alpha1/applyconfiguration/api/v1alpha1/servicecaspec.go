@@ -5,6 +5,8 @@ package v1alpha1
 // ServiceCASpecApplyConfiguration represents a declarative configuration of the ServiceCASpec type for use
 // with apply.
 //
+// The rules of ServiceCASpec ask whether rotation and certificate are there, although both have defaults: the API server also tries the rules on
+// the bare default of spec.
 // ServiceCASpec is the wanted CA.
 type ServiceCASpecApplyConfiguration struct {
 	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set.
