@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+)
+
+// imported is a line of `go build -v`: the path of a package that is being compiled. Others are downloads and errors.
+var imported = regexp.MustCompile(`^[\w./~-]+$`)
+
+// compile counts what is to be compiled, which also downloads what is missing, and compiles it.
+func compile(ctx context.Context, r recipe, output string) error {
+	title := "building Kubernetes " + r.version + " (once)"
+	show := newProgress(os.Stderr, title)
+	defer show.done()
+
+	var stale bytes.Buffer
+	list := append([]string{"list", "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}"}, append(r.flags, ".")...)
+	if err := run(ctx, list, &stale, func(module string) { show.set("%s: downloading %s", title, module) }); err != nil {
+		return err
+	}
+	total, compiled := len(strings.Fields(stale.String())), 0
+	build := append([]string{"build", "-v", "-o", output}, append(r.flags, ".")...)
+	return run(ctx, build, io.Discard, func(string) {
+		compiled++
+		show.set("%s: %d of %d packages", title, compiled, total)
+	})
+}
+
+// run runs the go command and tells step of each module that it downloads and each package that it compiles. What else
+// it says is of use only if it fails.
+func run(ctx context.Context, args []string, out io.Writer, step func(string)) error {
+	command := exec.CommandContext(ctx, "go", args...)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) }
+	command.Stdout = out
+	said, err := command.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := command.Start(); err != nil {
+		return err
+	}
+	rest := sift(said, step)
+	if err := command.Wait(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", args[0], err, rest)
+	}
+	return nil
+}
+
+func sift(lines io.Reader, step func(string)) (rest string) {
+	scanner := bufio.NewScanner(lines)
+	for scanner.Scan() {
+		line := scanner.Text()
+		module, download := strings.CutPrefix(line, "go: downloading ")
+		if download || imported.MatchString(line) {
+			step(module)
+			continue
+		}
+		rest += line + "\n"
+	}
+	return rest
+}

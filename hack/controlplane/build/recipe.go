@@ -1,0 +1,78 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+// recipe is all that decides what the binary will be.
+type recipe struct {
+	version     string // of Kubernetes
+	flags       []string
+	fingerprint string
+}
+
+var kubernetes = regexp.MustCompile(`(?m)^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)$`)
+
+func readRecipe(module string) (recipe, error) {
+	mod, err := os.ReadFile(filepath.Join(module, "go.mod"))
+	if err != nil {
+		return recipe{}, err
+	}
+	version := kubernetes.FindStringSubmatch(string(mod))
+	if version == nil {
+		return recipe{}, fmt.Errorf("%s/go.mod requires no release of k8s.io/kubernetes", module)
+	}
+	r := recipe{version: version[1], flags: flags(version[1], version[2], version[3])}
+	r.fingerprint, err = fingerprint(module, r.flags)
+	return r, err
+}
+
+// flags stamp the version, without which kube-apiserver refuses to start, and leave out what a test never reads.
+func flags(version, major, minor string) []string {
+	const stamp = " -X k8s.io/component-base/version."
+	ldflags := "-s -w" + stamp + "gitVersion=" + version + stamp + "gitMajor=" + major + stamp + "gitMinor=" + minor
+	return []string{"-trimpath", "-buildvcs=false", "-ldflags=" + ldflags}
+}
+
+// fingerprint names the content of the binary: the same in every checkout and on every branch that would build the same.
+func fingerprint(module string, flags []string) (string, error) {
+	files, err := sources(module)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%q\n", append(flags, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+	for _, file := range files {
+		content, err := os.ReadFile(filepath.Join(module, file))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(hash, "%q %d\n%s", file, len(content), content)
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:20], nil
+}
+
+// sources are the files of the module that get into the binary, which the builder itself does not, sorted.
+func sources(module string) ([]string, error) {
+	files := []string{}
+	err := fs.WalkDir(os.DirFS(module), ".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path == "build":
+			return fs.SkipDir
+		case path == "go.mod", path == "go.sum", strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go"):
+			files = append(files, path)
+		}
+		return nil
+	})
+	return files, err
+}
