@@ -2,6 +2,7 @@ package v1alpha1_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"sigs.k8s.io/yaml"
@@ -66,12 +68,21 @@ func readDefinition(t *testing.T, file string) *apiextensionsv1.CustomResourceDe
 // admit prunes, defaults and validates an object, and returns it as it would be stored, with what is wrong with it.
 func (c *crd) admit(t *testing.T, manifest string) (map[string]any, []string) {
 	t.Helper()
-	object := map[string]any{}
-	must(t, yaml.Unmarshal([]byte(manifest), &object))
+	object := decode(t, manifest)
 	pruning.Prune(object, c.structural, true)
 	defaulting.PruneNonNullableNullsWithoutDefaults(object, c.structural)
 	defaulting.Default(object, c.structural)
 	return object, sentences(c.validate(t, object))
+}
+
+// decode reads a manifest as the API server does, with whole numbers as int64.
+func decode(t *testing.T, manifest string) map[string]any {
+	t.Helper()
+	content, err := yaml.YAMLToJSON([]byte(manifest))
+	must(t, err)
+	object := map[string]any{}
+	must(t, json.Unmarshal(content, &object))
+	return object
 }
 
 // validate follows the API server: the rules run only on an object that its schema accepts.
@@ -103,7 +114,7 @@ func blocksRules(errs field.ErrorList) bool {
 func sentences(errs field.ErrorList) []string {
 	var out []string
 	for _, err := range errs {
-		out = append(out, err.Field+": "+err.Detail)
+		out = append(out, strings.TrimPrefix(err.Field, "<nil>")+": "+err.Detail)
 	}
 	return out
 }

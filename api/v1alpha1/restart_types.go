@@ -96,7 +96,7 @@ type RestartWindow struct {
 
 	// duration of the window.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="duration must be longer than 0s, such as 4h"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="duration must be longer than 0s, such as 4h"
 	Duration Duration `json:"duration,omitempty"`
 
 	// timeZone of the schedule, from the IANA database.

@@ -212,7 +212,7 @@ type CARotation struct {
 	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default.
 	// +optional
 	// +default="9480h"
-	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="rotateBefore must be longer than 0s: about half of certificate.duration is a good choice"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="rotateBefore must be longer than 0s: about half of certificate.duration is a good choice"
 	RotateBefore Duration `json:"rotateBefore,omitempty"`
 
 	// mode Paused holds any rotation where it stands.

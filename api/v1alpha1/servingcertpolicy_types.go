@@ -141,7 +141,7 @@ type ServingCertificate struct {
 	// renewBefore is how long before its end a certificate is renewed: a third of its lifetime by default. Each certificate is
 	// renewed a little earlier, by a share of its own, so that renewals never come as a wave.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="self.matches('[1-9]')",message="renewBefore must be longer than 0s: leave it out for a third of the lifetime"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="renewBefore must be longer than 0s: leave it out for a third of the lifetime"
 	RenewBefore *Duration `json:"renewBefore,omitempty"`
 
 	// privateKey of the certificates.
