@@ -1,0 +1,147 @@
+package v1alpha1_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metafuzzer "k8s.io/apimachinery/pkg/apis/meta/fuzzer"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"sigs.k8s.io/randfill"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/api/v1alpha1/applyconfiguration"
+	configurations "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+)
+
+// rounds is how many random objects of each kind are tried.
+const rounds = 200
+
+// kinds are empty objects of each kind.
+func kinds() map[string]func() runtime.Object {
+	return map[string]func() runtime.Object{
+		"ServiceCA":         func() runtime.Object { return &v1alpha1.ServiceCA{} },
+		"ServingCertPolicy": func() runtime.Object { return &v1alpha1.ServingCertPolicy{} },
+	}
+}
+
+// eachRandomObject calls a check with objects whose every field is filled at random.
+func eachRandomObject(t *testing.T, check func(t *testing.T, empty func() runtime.Object, filled runtime.Object)) {
+	t.Helper()
+	filler := randomFiller()
+	for kind, empty := range kinds() {
+		t.Run(kind, func(t *testing.T) {
+			for range rounds {
+				filled := empty()
+				filler.Fill(filled)
+				filled.GetObjectKind().SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind(kind))
+				check(t, empty, filled)
+			}
+		})
+	}
+}
+
+// randomFiller fills the types of apimachinery with what an API server could hold; its seed is fixed, so that a failure comes again.
+func randomFiller() *randfill.Filler {
+	codecs := serializer.NewCodecFactory(runtime.NewScheme())
+	return randfill.NewWithSeed(1).NilChance(.5).NumElements(0, 3).Funcs(metafuzzer.Funcs(codecs)...)
+}
+
+// TestJSONRoundTrip writes random objects as JSON, reads them back, and finds nothing lost.
+func TestJSONRoundTrip(t *testing.T) {
+	eachRandomObject(t, func(t *testing.T, empty func() runtime.Object, filled runtime.Object) {
+		t.Helper()
+		content, err := json.Marshal(filled)
+		must(t, err)
+		got := empty()
+		must(t, json.Unmarshal(content, got))
+		if diff := cmp.Diff(filled, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("after a round trip (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestApplyConfigurations reads random objects into their apply configurations and finds every field there.
+func TestApplyConfigurations(t *testing.T) {
+	eachRandomObject(t, func(t *testing.T, _ func() runtime.Object, filled runtime.Object) {
+		t.Helper()
+		dropServerFields(t, filled)
+		want, err := json.Marshal(filled)
+		must(t, err)
+		configuration := applyconfiguration.ForKind(filled.GetObjectKind().GroupVersionKind())
+		must(t, json.Unmarshal(want, configuration))
+		got, err := json.Marshal(configuration)
+		must(t, err)
+		if diff := cmp.Diff(withoutEmpty(t, want), withoutEmpty(t, got)); diff != "" {
+			t.Fatalf("through the apply configuration (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestApplyConfigurationSchema reads back what a manager owns, by the schema that comes with the apply configurations.
+func TestApplyConfigurationSchema(t *testing.T) {
+	ca := &v1alpha1.ServiceCA{
+		ObjectMeta: metav1.ObjectMeta{Name: "default", ManagedFields: []metav1.ManagedFieldsEntry{{
+			Manager:    "git",
+			Operation:  metav1.ManagedFieldsOperationApply,
+			APIVersion: v1alpha1.SchemeGroupVersion.String(),
+			FieldsType: "FieldsV1",
+			FieldsV1:   &metav1.FieldsV1{Raw: []byte(`{"f:spec": {"f:certificate": {"f:duration": {}}}}`)},
+		}}},
+		Spec: v1alpha1.ServiceCASpec{Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "24h"}},
+	}
+	want := configurations.ServiceCA("default").
+		WithSpec(configurations.ServiceCASpec().WithCertificate(configurations.CACertificate().WithDuration("24h")))
+	got, err := configurations.ExtractServiceCA(ca, "git")
+	must(t, err)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("owned fields (-want +got):\n%s", diff)
+	}
+}
+
+// dropServerFields empties the metadata that nobody applies.
+func dropServerFields(t *testing.T, object runtime.Object) {
+	t.Helper()
+	metadata, err := meta.Accessor(object)
+	must(t, err)
+	metadata.SetManagedFields(nil)
+	metadata.SetSelfLink("")
+}
+
+// withoutEmpty decodes JSON and drops nulls, zeros and what is empty: an apply configuration says nothing instead.
+func withoutEmpty(t *testing.T, content []byte) any {
+	t.Helper()
+	var value any
+	must(t, json.Unmarshal(content, &value))
+	return dropEmpty(value)
+}
+
+func dropEmpty(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		for key, child := range value {
+			if value[key] = dropEmpty(child); value[key] == nil {
+				delete(value, key)
+			}
+		}
+		if len(value) == 0 {
+			return nil
+		}
+	case []any:
+		for i := range value {
+			value[i] = dropEmpty(value[i])
+		}
+		if len(value) == 0 {
+			return nil
+		}
+	case float64:
+		if value == 0 {
+			return nil
+		}
+	}
+	return value
+}
