@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"maps"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,19 +12,28 @@ import (
 // Annotations are the changes that a Service's annotations need; nil removes one. signedBy is the common name of the CA of a
 // sound certificate, empty without one.
 func (r Rules) Annotations(service *corev1.Service, obstacle *Obstacle, signedBy string) map[string]*string {
+	changes := Report(service.Annotations, obstacle)
+	if r.OpenShiftAnnotations {
+		family, _ := r.Request(service)
+		maps.Copy(changes, reportOpenShift(service, family, obstacle, signedBy))
+	}
+	return changes
+}
+
+// Report are the changes that an object's annotations need to tell of an obstacle, or of none; nil removes one.
+func Report(annotations map[string]string, obstacle *Obstacle) map[string]*string {
 	wanted := map[string]string{}
 	if obstacle != nil {
 		wanted[v1alpha1.AnnotationError] = obstacle.String()
 	}
-	keys := []string{v1alpha1.AnnotationError}
-	if r.OpenShiftAnnotations {
-		family, _ := r.Request(service)
-		keys = append(keys, openShiftOutputs(service, family, obstacle, signedBy, wanted)...)
-	}
+	return differences(annotations, wanted, []string{v1alpha1.AnnotationError})
+}
+
+func differences(annotations, wanted map[string]string, keys []string) map[string]*string {
 	changes := map[string]*string{}
 	for _, key := range keys {
 		value, want := wanted[key]
-		current, has := service.Annotations[key]
+		current, has := annotations[key]
 		switch {
 		case want && current != value:
 			changes[key] = &value
@@ -34,8 +44,9 @@ func (r Rules) Annotations(service *corev1.Service, obstacle *Obstacle, signedBy
 	return changes
 }
 
-// openShiftOutputs adds what OpenShift's families report to wanted, and returns every key that they may report in.
-func openShiftOutputs(service *corev1.Service, asked Family, obstacle *Obstacle, signedBy string, wanted map[string]string) []string {
+// reportOpenShift reports in both of OpenShift's families to whoever asked by one of them.
+func reportOpenShift(service *corev1.Service, asked Family, obstacle *Obstacle, signedBy string) map[string]*string {
+	wanted := map[string]string{}
 	var keys []string
 	for _, family := range openShiftFamilies {
 		keys = append(keys, family.key(suffixSignedBy), family.key(suffixError), family.key(suffixErrorNum))
@@ -50,7 +61,7 @@ func openShiftOutputs(service *corev1.Service, asked Family, obstacle *Obstacle,
 			wanted[family.key(suffixErrorNum)] = errorNum(service, family, obstacle.Message)
 		}
 	}
-	return keys
+	return differences(service.Annotations, wanted, keys)
 }
 
 // errorNum counts the different errors in a row, so that repeating one writes nothing.

@@ -1,0 +1,85 @@
+// Package apply writes what the controllers decided, under field managers that are part of the API: a GitOps tool that ignores
+// them sees none of our writes as drift.
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// The field managers.
+const (
+	// ServiceCA writes signing-key Secrets, trust-bundle ConfigMaps and the status of ServiceCAs.
+	ServiceCA = client.FieldOwner("servingcert-serviceca")
+	// ServingCert writes the Secrets of Services, and what it reports on them.
+	ServingCert = client.FieldOwner("servingcert-certificate")
+	// Policy writes the status of ServingCertPolicies.
+	Policy = client.FieldOwner("servingcert-policy")
+	// Trust writes the bundle into what asks for it.
+	Trust = client.FieldOwner("servingcert-trust")
+)
+
+// Status applies a status where it differs from the one before. configuration is an empty apply configuration of the object.
+func Status[S any](
+	ctx context.Context, c client.Client, owner client.FieldOwner, before, after S, configuration runtime.ApplyConfiguration,
+) error {
+	if equality.Semantic.DeepEqual(before, after) {
+		return nil
+	}
+	encoded, err := json.Marshal(map[string]any{"status": after})
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(encoded, configuration); err != nil {
+		return err
+	}
+	return c.Status().Apply(ctx, configuration, owner, client.ForceOwnership)
+}
+
+// Annotations changes annotations by one merge patch; nil removes one. No change, no patch.
+func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, object client.Object, changes map[string]*string) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": changes, "uid": object.GetUID()}})
+	if err != nil {
+		return err
+	}
+	return c.Patch(ctx, object, client.RawPatch(types.MergePatchType, patch), owner)
+}
+
+// Refused tells whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
+// a passing fault, or because the namespace is going away.
+func Refused(err error) bool {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return false
+	}
+	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsRequestEntityTooLargeError(err)
+}
+
+// Going tells whether an object, or the namespace around it, is on its way out.
+func Going(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+// MadeBy tells whether a field manager of ours wrote the object; a copy that somebody made of it bears other managers.
+func MadeBy(object metav1.Object, owner client.FieldOwner) bool {
+	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == string(owner)
+	})
+}
+
+// Unchanged guards a deletion: it takes effect on that very version only.
+func Unchanged(object metav1.Object) client.Preconditions {
+	uid, version := object.GetUID(), object.GetResourceVersion()
+	return client.Preconditions{UID: &uid, ResourceVersion: &version}
+}

@@ -1,0 +1,246 @@
+package serviceca
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// The reasons of the conditions and Events.
+const (
+	reasonReady            = "Ready"
+	reasonCACreated        = "CACreated"
+	reasonCAReplaced       = "CAReplaced"
+	reasonSigningKeyLost   = "SigningKeyLost"
+	reasonCAExpired        = "CAExpired"
+	reasonSourceNotThere   = "SourceNotThere"
+	reasonSourceInvalid    = "SourceInvalid"
+	reasonNotSupported     = "NotSupported"
+	reasonSigningKeyNotOur = "SigningKeyNotOurs"
+	reasonSigningKeyBroken = "SigningKeyInvalid"
+	reasonBundleNotOurs    = "TrustBundleNotOurs"
+)
+
+// observed is everything that decides what becomes of a CA.
+type observed struct {
+	now       time.Time
+	serviceCA *v1alpha1.ServiceCA
+	// secret is the signing-key Secret, nil when there is none under the wanted name.
+	secret *corev1.Secret
+	// formerly is the signing-key Secret of this ServiceCA under a former name, nil when there is none.
+	formerly *corev1.Secret
+	// published is what the trust-bundle ConfigMap holds.
+	published []byte
+	// brought is the Secret of source.secret, nil when there is none.
+	brought *corev1.Secret
+}
+
+// state is a CA: what the signing-key Secret holds.
+type state struct {
+	pair      pki.Pair
+	authority *pki.Authority
+	source    string
+	// bundle is the trust bundle: the root of the active CA, then the roots of those before it.
+	bundle pki.Bundle
+}
+
+// problem is what a person must put right.
+type problem struct {
+	reason, message string
+}
+
+// step is what follows from what was observed.
+type step struct {
+	// state is what the signing-key Secret should hold; nil when nothing can sign.
+	state *state
+	// write tells that the Secret does not hold it yet.
+	write bool
+	// reason and note are for the Event, when a new CA takes over.
+	reason, note string
+	problem      *problem
+}
+
+// plan decides. It never gives up a key that is sound, and replaces none that is not without being told to.
+func plan(in observed) step {
+	secret := in.secret
+	if secret == nil {
+		secret = in.formerly
+	}
+	if secret != nil && secret.Labels[v1alpha1.LabelServiceCA] != in.serviceCA.Name {
+		return step{problem: notOurs(in.serviceCA, secret)}
+	}
+	current, err := readState(secret)
+	if err != nil {
+		return step{problem: &problem{reasonSigningKeyBroken, fmt.Sprintf(
+			"Secret %s: %v. Restore it from a backup, or delete it to begin a new CA; the old root stays trusted", secret.Name, err)}}
+	}
+	next, problem := successor(in, current)
+	decided := step{state: current, problem: problem}
+	if next != nil {
+		decided.state = next
+		decided.reason, decided.note = announce(in, current, next)
+	}
+	if decided.state == nil {
+		return decided
+	}
+	decided.state.bundle = decided.state.bundle.Unexpired(in.now)
+	decided.write = next != nil || in.secret == nil || !bytes.Equal(in.secret.Data[keyring.BundleKey], decided.state.bundle.Encode())
+	return decided
+}
+
+func notOurs(ca *v1alpha1.ServiceCA, secret *corev1.Secret) *problem {
+	owner := "this ServiceCA did not make it"
+	if other := secret.Labels[v1alpha1.LabelServiceCA]; other != "" {
+		owner = "it belongs to ServiceCA " + other
+	}
+	return &problem{reasonSigningKeyNotOur, fmt.Sprintf("Secret %s is left alone, because %s: set spec.signingKey.secretName to another name, "+
+		"or label the Secret %s=%s to hand it over", secret.Name, owner, v1alpha1.LabelServiceCA, ca.Name)}
+}
+
+// readState reads a signing-key Secret; nil without one.
+func readState(secret *corev1.Secret) (*state, error) {
+	if secret == nil {
+		return nil, nil
+	}
+	read, err := load(secret, secret.Annotations[v1alpha1.AnnotationSource])
+	if err != nil {
+		return nil, err
+	}
+	// The bundle may be missing where another tool made or restored the Secret; the CA's own root is never missing in what follows.
+	encoded := secret.Data[keyring.BundleKey]
+	ca := read.authority.Certificate()
+	root, err := read.authority.Root(ca.NotBefore, read.pair.Certificate, encoded)
+	if err != nil {
+		return nil, err
+	}
+	bundle, _ := pki.ParseBundle(encoded)
+	read.bundle = pki.NewBundle(append(pki.Bundle{root}, bundle...)...)
+	return read, nil
+}
+
+func load(secret *corev1.Secret, source string) (*state, error) {
+	pair := pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]}
+	authority, err := pki.LoadAuthority(pair)
+	if err != nil {
+		return nil, err
+	}
+	return &state{pair: pair, authority: authority, source: source}, nil
+}
+
+// successor is the CA that takes over from the current one, nil when the current one stays.
+func successor(in observed, current *state) (*state, *problem) {
+	expired := current != nil && !in.now.Before(current.authority.Certificate().NotAfter)
+	source := in.serviceCA.Spec.Source
+	switch {
+	case source.CertManager != nil:
+		return nil, &problem{reasonNotSupported,
+			"spec.source.certManager is not supported by this version: use selfSigned, or bring the intermediate with source.secret"}
+	case source.Secret != nil:
+		return broughtSuccessor(in, current)
+	case current != nil && !expired:
+		return nil, nil
+	}
+	pair, err := pki.GenerateRoot(in.now, pki.RootSpecOf(in.serviceCA.Spec.Certificate))
+	if err != nil {
+		return nil, &problem{reasonSourceInvalid, "spec.certificate: " + err.Error()}
+	}
+	authority, err := pki.LoadAuthority(pair)
+	if err != nil {
+		return nil, &problem{reasonSourceInvalid, "spec.certificate: " + err.Error()}
+	}
+	next := &state{pair: pair, authority: authority, source: "selfSigned"}
+	next.bundle = withTrustSoFar(in, current, authority.Certificate())
+	return next, nil
+}
+
+func broughtSuccessor(in observed, current *state) (*state, *problem) {
+	name := in.serviceCA.Spec.Source.Secret.Name
+	if in.brought == nil {
+		return nil, &problem{reasonSourceNotThere, fmt.Sprintf(
+			"spec.source.secret: there is no Secret %s in the operator's namespace: create it with tls.crt and tls.key", name)}
+	}
+	next, root, err := checkBrought(in)
+	if err != nil {
+		return nil, &problem{reasonSourceInvalid, fmt.Sprintf("spec.source.secret: Secret %s: %v", name, err)}
+	}
+	if current != nil && current.authority.Certificate().Equal(next.authority.Certificate()) {
+		return nil, nil
+	}
+	next.bundle = withTrustSoFar(in, current, root)
+	return next, nil
+}
+
+func checkBrought(in observed) (*state, *x509.Certificate, error) {
+	brought, err := load(in.brought, "secret/"+in.brought.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	ca := brought.authority.Certificate()
+	switch {
+	case !in.now.Before(ca.NotAfter):
+		return nil, nil, fmt.Errorf("the CA in tls.crt expired %s", ca.NotAfter.UTC().Format(time.RFC3339))
+	case in.now.Before(ca.NotBefore):
+		return nil, nil, fmt.Errorf("the CA in tls.crt is not valid before %s", ca.NotBefore.UTC().Format(time.RFC3339))
+	}
+	root, err := brought.authority.Root(in.now, brought.pair.Certificate, in.brought.Data[corev1.ServiceAccountRootCAKey])
+	return brought, root, err
+}
+
+// withTrustSoFar is a bundle of a new root and all that clients trust already: the bundle of the current CA or, where its key was
+// lost, what it had published.
+func withTrustSoFar(in observed, current *state, root *x509.Certificate) pki.Bundle {
+	trusted := pki.Bundle{root}
+	if current != nil {
+		trusted = append(trusted, current.bundle...)
+	} else {
+		trusted = append(trusted, recovered(in)...)
+	}
+	return pki.NewBundle(trusted...)
+}
+
+// recovered are the roots in the published bundle that this ServiceCA put there, as far as its status remembers.
+func recovered(in observed) pki.Bundle {
+	published, err := pki.ParseBundle(in.published)
+	if err != nil {
+		return nil
+	}
+	known := in.serviceCA.Status.TrustBundle
+	if known == nil || known.Hash == pki.Hash(in.published) {
+		return published
+	}
+	return slices.DeleteFunc(published, func(root *x509.Certificate) bool {
+		return !remembers(in.serviceCA, pki.KeyID(root.SubjectKeyId))
+	})
+}
+
+func remembers(ca *v1alpha1.ServiceCA, keyID string) bool {
+	return (ca.Status.Active != nil && ca.Status.Active.SubjectKeyID == keyID) ||
+		slices.ContainsFunc(ca.Status.Previous, func(g v1alpha1.CAGeneration) bool { return g.SubjectKeyID == keyID })
+}
+
+func announce(in observed, current, next *state) (reason, note string) {
+	subject := next.authority.Certificate().Subject.CommonName
+	before := in.serviceCA.Status.Active
+	switch {
+	case current != nil && next.source == "selfSigned":
+		return reasonCAExpired, fmt.Sprintf("%s had expired and %s took over", current.authority.Certificate().Subject.CommonName, subject)
+	case current != nil:
+		return reasonCAReplaced, fmt.Sprintf("%s took over; %s stays trusted until it expires",
+			subject, current.authority.Certificate().Subject.CommonName)
+	case before == nil:
+		return reasonCACreated, fmt.Sprintf("%s signs from now on", subject)
+	case next.bundle.Contains(before.SubjectKeyID):
+		return reasonSigningKeyLost, fmt.Sprintf("the signing key of %s was lost: %s took over; %s stays trusted until it expires",
+			before.Subject, subject, before.Subject)
+	}
+	return reasonSigningKeyLost, fmt.Sprintf("the signing key and the published bundle of %s were lost: %s took over, and clients "+
+		"with the new bundle do not trust %s any more", before.Subject, subject, before.Subject)
+}

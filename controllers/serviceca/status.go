@@ -1,0 +1,107 @@
+package serviceca
+
+import (
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/conditions"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// evidence is what the status reports of the world outside the signing-key Secret.
+type evidence struct {
+	targets, currentTargets int32
+	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
+	certificates map[string]int32
+}
+
+// buildStatus is the whole status of a ServiceCA.
+func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evidence) v1alpha1.ServiceCAStatus {
+	status := v1alpha1.ServiceCAStatus{}
+	built := conditions.New(ca.Status.Conditions, ca.Generation, now)
+	if decided.state == nil {
+		// What the CA was is remembered, so that nothing is forgotten once the problem is put right.
+		ca.Status.DeepCopyInto(&status)
+	} else {
+		describe(&status, ca, decided.state, seen)
+		reportTrust(built, &status, decided.state, seen)
+		reportExpiry(built, now, &status)
+	}
+	if decided.problem != nil {
+		built.Set(v1alpha1.ConditionReady, false, decided.problem.reason, decided.problem.message)
+		built.Set(v1alpha1.ConditionStalled, true, decided.problem.reason, decided.problem.message)
+	} else {
+		built.Set(v1alpha1.ConditionReady, true, reasonReady, fmt.Sprintf("%s signs until %s",
+			status.Active.Subject, status.Active.NotAfter.UTC().Format(time.RFC3339)))
+	}
+	status.ObservedGeneration = ca.Generation
+	status.Conditions = built.List()
+	return status
+}
+
+func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, current *state, seen evidence) {
+	active := current.authority.Certificate()
+	status.Active = generation(active, seen)
+	for _, root := range current.bundle {
+		// The root of an intermediate CA is trusted, and signs nothing here.
+		if root.Equal(active) || (len(current.authority.Chain()) > 0 && root.Equal(current.bundle[0])) {
+			continue
+		}
+		status.Previous = append(status.Previous, *generation(root, seen))
+	}
+	encoded := current.bundle.Encode()
+	status.TrustBundle = &v1alpha1.TrustBundleStatus{
+		Hash: pki.Hash(encoded), Certificates: int32(len(current.bundle)),
+		Targets: seen.targets, CurrentTargets: seen.currentTargets,
+	}
+	status.Rotation = &v1alpha1.RotationStatus{Phase: v1alpha1.PhaseStable}
+	status.NextRotationTime = ptr.To(metav1.NewTime(active.NotAfter.Add(-ca.Spec.Rotation.RotateBefore.Std())))
+}
+
+func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGeneration {
+	keyID := pki.KeyID(certificate.SubjectKeyId)
+	return &v1alpha1.CAGeneration{
+		Subject:      certificate.Subject.CommonName,
+		SerialNumber: certificate.SerialNumber.Text(16),
+		SubjectKeyID: keyID,
+		NotBefore:    metav1.NewTime(certificate.NotBefore),
+		NotAfter:     metav1.NewTime(certificate.NotAfter),
+		Certificates: ptr.To(seen.certificates[keyID]),
+	}
+}
+
+func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, current *state, seen evidence) {
+	behind := seen.targets - seen.currentTargets
+	strangers := int32(0)
+	for keyID, count := range seen.certificates {
+		if keyID != status.Active.SubjectKeyID && !current.bundle.Contains(keyID) {
+			strangers += count
+		}
+	}
+	switch {
+	case behind > 0:
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBehind",
+			fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, seen.targets))
+	case strangers > 0:
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
+			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
+	default:
+		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
+			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets))
+	}
+	built.Set(v1alpha1.ConditionRotating, false, "Stable", "no rotation is on its way")
+}
+
+func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus) {
+	if now.Before(status.NextRotationTime.Time) {
+		built.Set(v1alpha1.ConditionExpiringSoon, false, "NotDue", "the CA has longer to live than spec.rotation.rotateBefore")
+		return
+	}
+	built.Set(v1alpha1.ConditionExpiringSoon, true, "ThresholdPassed", fmt.Sprintf(
+		"less than spec.rotation.rotateBefore is left: the CA expires %s", status.Active.NotAfter.UTC().Format(time.RFC3339)))
+}

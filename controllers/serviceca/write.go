@@ -1,0 +1,125 @@
+package serviceca
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+// write brings the signing-key Secret to the decided state, by one call that fails where anybody was faster.
+func (r *Reconciler) write(ctx context.Context, in observed, decided step) error {
+	if !decided.write {
+		return nil
+	}
+	secret := in.secret
+	if secret == nil {
+		secret = &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: in.serviceCA.SigningKeySecretName()},
+			Type:       corev1.SecretTypeTLS,
+		}
+	}
+	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelServiceCA, in.serviceCA.Name)
+	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, v1alpha1.AnnotationSource, decided.state.source)
+	if secret.Data == nil {
+		secret.Data = map[string][]byte{}
+	}
+	secret.Data[corev1.TLSCertKey] = decided.state.pair.Certificate
+	secret.Data[corev1.TLSPrivateKeyKey] = decided.state.pair.PrivateKey
+	secret.Data[keyring.BundleKey] = decided.state.bundle.Encode()
+	var err error
+	if in.secret == nil {
+		err = r.Live.Create(ctx, secret, apply.ServiceCA)
+	} else {
+		err = r.Live.Update(ctx, secret, apply.ServiceCA)
+	}
+	if err != nil {
+		return fmt.Errorf("write Secret %s: %w", secret.Name, err)
+	}
+	return nil
+}
+
+// publish brings the trust-bundle ConfigMap up to date; a ConfigMap that somebody else made is a problem, and nobody signs.
+func (r *Reconciler) publish(ctx context.Context, ca *v1alpha1.ServiceCA, decided *step) error {
+	if decided.state == nil {
+		return nil
+	}
+	name, key, bundle := ca.TrustBundleConfigMapName(), ca.Spec.TrustBundle.Key, string(decided.state.bundle.Encode())
+	published, err := get(ctx, r.Live, r.key(name), &corev1.ConfigMap{})
+	switch {
+	case err != nil:
+		return err
+	case published != nil && published.Labels[v1alpha1.LabelServiceCA] != ca.Name:
+		decided.state = nil
+		decided.problem = &problem{reasonBundleNotOurs, fmt.Sprintf("ConfigMap %s is left alone, because this ServiceCA did not make it: "+
+			"set spec.trustBundle.configMapName to another name, or label the ConfigMap %s=%s to hand it over",
+			name, v1alpha1.LabelServiceCA, ca.Name)}
+		return nil
+	case published != nil && published.Data[key] == bundle:
+		return nil
+	}
+	return r.Live.Apply(ctx, coreac.ConfigMap(name, r.Namespace).
+		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
+		WithData(map[string]string{key: bundle}), apply.ServiceCA, client.ForceOwnership)
+}
+
+// cleanUp removes what this ServiceCA made under a former name, once it stands under the present one.
+func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, decided step) error {
+	if decided.state == nil {
+		return nil
+	}
+	for kind, keep := range map[string]string{"Secret": ca.SigningKeySecretName(), "ConfigMap": ca.TrustBundleConfigMapName()} {
+		var list metav1.PartialObjectMetadataList
+		list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
+		err := r.Live.List(ctx, &list, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name})
+		if err != nil {
+			return err
+		}
+		for i := range list.Items {
+			object := &list.Items[i]
+			if object.Name == keep || !apply.MadeBy(object, apply.ServiceCA) {
+				continue
+			}
+			if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); client.IgnoreNotFound(err) != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// evidence counts the targets of the bundle, and the certificates of the CA.
+func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, decided step) (evidence, error) {
+	seen := evidence{certificates: map[string]int32{}}
+	if decided.state == nil {
+		return seen, nil
+	}
+	var err error
+	hash := pki.Hash(decided.state.bundle.Encode())
+	if seen.targets, seen.currentTargets, err = trust.CountTargets(ctx, r.Client, ca.Name, hash); err != nil {
+		return seen, err
+	}
+	// The trust-bundle ConfigMap is a target, and was published before this.
+	seen.targets++
+	seen.currentTargets++
+	var secrets corev1.SecretList
+	err = r.Client.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
+		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca.Name}),
+	})
+	for _, secret := range secrets.Items {
+		if leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey]); err == nil && r.Clock.Now().Before(leaf.NotAfter) {
+			seen.certificates[pki.KeyID(leaf.AuthorityKeyId)]++
+		}
+	}
+	return seen, err
+}

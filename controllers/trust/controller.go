@@ -1,0 +1,135 @@
+package trust
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+)
+
+// Reconciler puts trust bundles into the ConfigMaps that ask for one.
+type Reconciler struct {
+	// Client reads from the caches, which hold the metadata of ConfigMaps only.
+	Client client.Client
+	// Live reads and writes without a cache.
+	Live     client.Client
+	Keyring  *keyring.Keyring
+	Recorder events.EventRecorder
+	// OpenShiftAnnotations are honoured, except where OpenShift's own service CA runs.
+	OpenShiftAnnotations bool
+}
+
+// Reconcile brings the bundle in one ConfigMap up to date, or gives up what it put there.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	cached := metadata()
+	if err := r.Client.Get(ctx, req.NamespacedName, cached); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if _, asks := requestOf(cached, r.OpenShiftAnnotations); !asks && !marked(cached) {
+		return ctrl.Result{}, nil
+	}
+	var configMap corev1.ConfigMap
+	if err := r.Live.Get(ctx, req.NamespacedName, &configMap); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	obstacle, err := r.inject(ctx, &configMap)
+	if apply.Going(err) {
+		return ctrl.Result{}, nil
+	}
+	if err != nil && apply.Refused(err) {
+		obstacle, err = &issuance.Obstacle{Reason: reasonRefused, Message: err.Error()}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{}, r.tell(ctx, &configMap, obstacle)
+}
+
+// inject makes the ConfigMap what it asks to be. What stands in the way of a person's wish comes back as an obstacle, and the
+// bundle that is there stays.
+func (r *Reconciler) inject(ctx context.Context, configMap *corev1.ConfigMap) (*issuance.Obstacle, error) {
+	asked, asks := requestOf(configMap, r.OpenShiftAnnotations)
+	if !asks {
+		return nil, r.giveUp(ctx, configMap)
+	}
+	if obstacle := asked.check(); obstacle != nil {
+		return obstacle, nil
+	}
+	ca, obstacle, err := r.Keyring.Find(ctx, r.Client, asked.ca)
+	if ca == nil {
+		return obstacle, err
+	}
+	wanted, err := r.fill(ctx, asked, ca.Bundle, configMap.Namespace)
+	if err != nil || wanted.current(configMap) {
+		return nil, err
+	}
+	if asked.form == formOwn {
+		return r.add(ctx, wanted, configMap)
+	}
+	patch, err := wanted.exactly(configMap)
+	if err != nil {
+		return nil, err
+	}
+	return nil, r.Live.Patch(ctx, configMap, client.RawPatch(types.MergePatchType, patch), apply.Trust)
+}
+
+func (r *Reconciler) fill(ctx context.Context, asked request, bundle []byte, namespace string) (content, error) {
+	if asked.form != formLegacy {
+		return asked.fill(bundle, ""), nil
+	}
+	var root corev1.ConfigMap
+	if err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "kube-root-ca.crt"}, &root); err != nil {
+		return content{}, fmt.Errorf("read the root CA of the API server: %w", err)
+	}
+	return asked.fill(bundle, root.Data[corev1.ServiceAccountRootCAKey]), nil
+}
+
+// add applies our key. The first time it yields to whoever wrote that key before; later it puts back what was changed by hand.
+func (r *Reconciler) add(ctx context.Context, wanted content, configMap *corev1.ConfigMap) (*issuance.Obstacle, error) {
+	options := []client.ApplyOption{apply.Trust}
+	if _, injected := configMap.Annotations[v1alpha1.AnnotationCABundleHash]; injected {
+		options = append(options, client.ForceOwnership)
+	}
+	err := r.Live.Apply(ctx, wanted.own(configMap), options...)
+	if apierrors.HasStatusCause(err, "FieldManagerConflict") {
+		return &issuance.Obstacle{Reason: reasonKeyNotOurs, Message: fmt.Sprintf(
+			"data[%q] is somebody else's and is left alone: delete it, or name another key by annotation %s",
+			wanted.key, v1alpha1.AnnotationCABundleKey)}, nil
+	}
+	return nil, err
+}
+
+// giveUp leaves a ConfigMap as if we had never been there; where data was all ours, as OpenShift has it, the bundle stays, as there.
+func (r *Reconciler) giveUp(ctx context.Context, configMap *corev1.ConfigMap) error {
+	if err := r.Live.Apply(ctx, identity(configMap), apply.Trust); err != nil {
+		return err
+	}
+	var left corev1.ConfigMap
+	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(configMap), &left); err != nil {
+		return err
+	}
+	*configMap = left
+	if _, marked := left.Annotations[v1alpha1.AnnotationCABundleHash]; !marked {
+		return nil
+	}
+	return apply.Annotations(ctx, r.Live, apply.Trust, configMap, map[string]*string{v1alpha1.AnnotationCABundleHash: nil})
+}
+
+// tell writes the error annotation, and an Event when it says something new.
+func (r *Reconciler) tell(ctx context.Context, configMap *corev1.ConfigMap, obstacle *issuance.Obstacle) error {
+	changes := issuance.Report(configMap.Annotations, obstacle)
+	if obstacle != nil && len(changes) > 0 {
+		r.Recorder.Eventf(configMap, nil, corev1.EventTypeWarning, obstacle.Reason, "InjectCABundle", "%s", obstacle.Message)
+	}
+	return client.IgnoreNotFound(apply.Annotations(ctx, r.Live, apply.Trust, configMap, changes))
+}

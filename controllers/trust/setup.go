@@ -1,0 +1,87 @@
+package trust
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+)
+
+// indexCA indexes ConfigMaps by the ServiceCA whose bundle they ask for.
+const indexCA = "trust.serviceca"
+
+func metadata() *metav1.PartialObjectMetadata {
+	object := &metav1.PartialObjectMetadata{}
+	object.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
+	return object
+}
+
+// marked tells whether we left something on a ConfigMap.
+func marked(object metav1.Object) bool {
+	_, injected := object.GetAnnotations()[v1alpha1.AnnotationCABundleHash]
+	_, told := object.GetAnnotations()[v1alpha1.AnnotationError]
+	return injected || told
+}
+
+// SetupWithManager watches the metadata of ConfigMaps, and ServiceCAs for a new bundle.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+	err := mgr.GetFieldIndexer().IndexField(ctx, metadata(), indexCA, func(object client.Object) []string {
+		if asked, asks := requestOf(object, r.OpenShiftAnnotations); asks {
+			return []string{asked.ca}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	concerned := predicate.NewPredicateFuncs(func(object client.Object) bool {
+		_, asks := requestOf(object, r.OpenShiftAnnotations)
+		return asks || marked(object)
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("trust").
+		For(metadata(), builder.OnlyMetadata, builder.WithPredicates(concerned)).
+		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(r.asking), builder.WithPredicates(keyring.Changed())).
+		Complete(r)
+}
+
+func (r *Reconciler) asking(ctx context.Context, ca client.Object) []reconcile.Request {
+	targets, err := listTargets(ctx, r.Client, ca.GetName())
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the ConfigMaps that ask for a bundle", "serviceCA", ca.GetName())
+	}
+	requests := make([]reconcile.Request, 0, len(targets))
+	for _, target := range targets {
+		requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: target.Namespace, Name: target.Name}})
+	}
+	return requests
+}
+
+func listTargets(ctx context.Context, c client.Reader, ca string) ([]metav1.PartialObjectMetadata, error) {
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMapList"))
+	err := c.List(ctx, &list, client.MatchingFields{indexCA: ca}, client.UnsafeDisableDeepCopy)
+	return list.Items, err
+}
+
+// CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA, and those of them that carry the one with this hash.
+func CountTargets(ctx context.Context, c client.Reader, ca, hash string) (targets, current int32, err error) {
+	list, err := listTargets(ctx, c, ca)
+	for _, target := range list {
+		targets++
+		if target.Annotations[v1alpha1.AnnotationCABundleHash] == hash {
+			current++
+		}
+	}
+	return targets, current, err
+}
