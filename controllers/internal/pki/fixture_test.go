@@ -1,0 +1,208 @@
+package pki_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// now lies far off, and between two seconds: a stray time.Now() shows, and so does a forgotten truncation.
+var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
+
+const day = 24 * time.Hour
+
+var (
+	ed25519Key = pki.KeySpec{Algorithm: v1alpha1.Ed25519}
+	p256Key    = pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}
+)
+
+// keySpecs are all kinds of keys that the API admits.
+var keySpecs = []pki.KeySpec{
+	{Algorithm: v1alpha1.RSA, Size: 2048},
+	{Algorithm: v1alpha1.RSA, Size: 3072},
+	{Algorithm: v1alpha1.RSA, Size: 4096},
+	{Algorithm: v1alpha1.ECDSA, Size: 256},
+	{Algorithm: v1alpha1.ECDSA, Size: 384},
+	{Algorithm: v1alpha1.ECDSA, Size: 521},
+	{Algorithm: v1alpha1.Ed25519},
+}
+
+func rootSpec(edits ...func(*pki.RootSpec)) pki.RootSpec {
+	spec := pki.RootSpec{CommonName: "test-signer", Duration: 790 * day, Key: ed25519Key}
+	for _, edit := range edits {
+		edit(&spec)
+	}
+	return spec
+}
+
+func leafSpec(edits ...func(*pki.LeafSpec)) pki.LeafSpec {
+	spec := pki.LeafSpec{
+		DNSNames: []string{"web.shop.svc", "web.shop.svc.cluster.local"},
+		Usages:   []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
+		Key:      ed25519Key,
+	}
+	for _, edit := range edits {
+		edit(&spec)
+	}
+	return spec
+}
+
+func must[T any](t rapid.TB, value T, err error) T {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func generateRoot(t rapid.TB, at time.Time, edits ...func(*pki.RootSpec)) *pki.Authority {
+	t.Helper()
+	pair, err := pki.GenerateRoot(at, rootSpec(edits...))
+	return load(t, must(t, pair, err))
+}
+
+func load(t rapid.TB, pair pki.Pair) *pki.Authority {
+	t.Helper()
+	authority, err := pki.LoadAuthority(pair)
+	return must(t, authority, err)
+}
+
+func issue(t rapid.TB, authority *pki.Authority, at time.Time, duration time.Duration, spec pki.LeafSpec) (pki.Pair, *pki.Leaf) {
+	t.Helper()
+	pair, err := authority.Issue(at, spec, duration, nil)
+	must(t, pair, err)
+	return pair, parseLeaf(t, pair.Certificate)
+}
+
+func parseLeaf(t rapid.TB, encoded []byte) *pki.Leaf {
+	t.Helper()
+	leaf, err := pki.ParseLeaf(encoded)
+	return must(t, leaf, err)
+}
+
+// handmade is a certificate that the package under test did not make, with its key.
+type handmade struct {
+	*x509.Certificate
+	key crypto.Signer
+}
+
+func (h handmade) pem() []byte { return pemOf(h.Certificate) }
+
+// pair is the certificate, followed by a chain, and its key as PKCS #8.
+func (h handmade) pair(t rapid.TB, chain ...handmade) pki.Pair {
+	t.Helper()
+	certificates := h.pem()
+	for _, c := range chain {
+		certificates = append(certificates, c.pem()...)
+	}
+	return pki.Pair{Certificate: certificates, PrivateKey: pkcs8(t, h.key)}
+}
+
+// make signs a certificate with the parent's key, or with its own where there is no parent. The kind of CA decides nothing but
+// the template, which the edits may change.
+func makeCertificate(t rapid.TB, parent *handmade, template *x509.Certificate) handmade {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	key := crypto.Signer(must(t, private, err))
+	signer, issuer := key, template
+	if parent != nil {
+		signer, issuer = parent.key, parent.Certificate
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), signer)
+	must(t, der, err)
+	certificate, err := x509.ParseCertificate(der)
+	return handmade{must(t, certificate, err), key}
+}
+
+func caTemplate(name string, edits ...func(*x509.Certificate)) *x509.Certificate {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: now.Add(-day), NotAfter: now.Add(1000 * day),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	for _, edit := range edits {
+		edit(template)
+	}
+	return template
+}
+
+func makeCA(t rapid.TB, parent *handmade, name string, edits ...func(*x509.Certificate)) handmade {
+	t.Helper()
+	return makeCertificate(t, parent, caTemplate(name, edits...))
+}
+
+func pemOf(certificates ...*x509.Certificate) []byte {
+	var encoded []byte
+	for _, certificate := range certificates {
+		encoded = append(encoded, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})...)
+	}
+	return encoded
+}
+
+func pkcs8(t rapid.TB, key crypto.Signer) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(t, der, err)})
+}
+
+func newECDSA(t rapid.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	return must(t, key, err)
+}
+
+func poolOf(certificates ...*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, certificate := range certificates {
+		pool.AddCert(certificate)
+	}
+	return pool
+}
+
+// verify checks what a server sends as a client does that trusts one root: the leaf first, its chain after it.
+func verify(t rapid.TB, sent []byte, root *x509.Certificate, at time.Time, host string) error {
+	t.Helper()
+	certificates := parseCertificates(t, sent)
+	_, err := certificates[0].Verify(x509.VerifyOptions{
+		Roots: poolOf(root), Intermediates: poolOf(certificates[1:]...), CurrentTime: at, DNSName: host,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	return err
+}
+
+func parseCertificates(t rapid.TB, encoded []byte) []*x509.Certificate {
+	t.Helper()
+	var certificates []*x509.Certificate
+	for block, rest := pem.Decode(encoded); block != nil; block, rest = pem.Decode(rest) {
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		certificates = append(certificates, must(t, certificate, err))
+	}
+	if len(certificates) == 0 {
+		t.Fatal("no certificate in PEM")
+	}
+	return certificates
+}
+
+func extension(t *testing.T, certificate *x509.Certificate, oid ...int) pkix.Extension {
+	t.Helper()
+	for _, extension := range certificate.Extensions {
+		if extension.Id.Equal(oid) {
+			return extension
+		}
+	}
+	t.Fatalf("extension %v is missing", oid)
+	return pkix.Extension{}
+}
