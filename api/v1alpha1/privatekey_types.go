@@ -7,8 +7,11 @@ type KeyAlgorithm string
 
 // The key algorithms.
 const (
-	RSA     KeyAlgorithm = "RSA"
-	ECDSA   KeyAlgorithm = "ECDSA"
+	// RSA is for clients that know nothing else.
+	RSA KeyAlgorithm = "RSA"
+	// ECDSA is small, fast and known to every client of today.
+	ECDSA KeyAlgorithm = "ECDSA"
+	// Ed25519 is smaller and faster still, and unknown to many browsers and to FIPS modules of before 2023.
 	Ed25519 KeyAlgorithm = "Ed25519"
 )
 

@@ -9,7 +9,9 @@ type RestartStrategy string
 
 // The restart strategies.
 const (
-	RestartNone    RestartStrategy = "None"
+	// RestartNone reports what would need a restart.
+	RestartNone RestartStrategy = "None"
+	// RollingRestart does it, as `kubectl rollout restart` would.
 	RollingRestart RestartStrategy = "RollingRestart"
 )
 
@@ -20,8 +22,10 @@ type RestartReason string
 
 // The restart reasons.
 const (
+	// RestartOnCertificateRenewed is a new certificate in a Secret that the workload reads.
 	RestartOnCertificateRenewed RestartReason = "CertificateRenewed"
-	RestartOnTrustChanged       RestartReason = "TrustChanged"
+	// RestartOnTrustChanged is a new bundle in a ConfigMap or Secret that the workload reads.
+	RestartOnTrustChanged RestartReason = "TrustChanged"
 )
 
 // RestartConsumers says which consumers are restarted.
@@ -44,7 +48,9 @@ type RestartFailurePolicy string
 
 // The failure policies.
 const (
-	RestartHalt     RestartFailurePolicy = "Halt"
+	// RestartHalt begins no further restart.
+	RestartHalt RestartFailurePolicy = "Halt"
+	// RestartContinue goes on with the next workload.
 	RestartContinue RestartFailurePolicy = "Continue"
 )
 

@@ -138,7 +138,7 @@ type IssuerReference struct {
 
 // CACertificate describes the certificate of a self-signed CA (RFC 5280, pathLenConstraint 0).
 type CACertificate struct {
-	// commonName of the subject. Each generation's is unique: "<commonName>@<unix seconds>".
+	// commonName of the subject. Each generation's is unique: `<commonName>@<unix seconds>`.
 	// +optional
 	// +default="service-serving-signer"
 	// +kubebuilder:validation:MinLength=1
@@ -251,7 +251,7 @@ type Propagation struct {
 
 // SigningKeyReference names the Secret of a CA, in the operator's namespace.
 type SigningKeyReference struct {
-	// secretName is "<name of the ServiceCA>-signing-key" by default.
+	// secretName is `<name of the ServiceCA>-signing-key` by default.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -261,7 +261,7 @@ type SigningKeyReference struct {
 
 // TrustBundleReference names the ConfigMap that publishes a bundle, in the operator's namespace.
 type TrustBundleReference struct {
-	// configMapName is "<name of the ServiceCA>-trust-bundle" by default.
+	// configMapName is `<name of the ServiceCA>-trust-bundle` by default.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -284,11 +284,16 @@ type CAPhase string
 
 // The phases of a rotation, in their order.
 const (
-	PhaseStable      CAPhase = "Stable"
-	PhasePublishing  CAPhase = "Publishing"
+	// PhaseStable has one generation that signs, and nothing under way.
+	PhaseStable CAPhase = "Stable"
+	// PhasePublishing brings the next generation's certificate to every target.
+	PhasePublishing CAPhase = "Publishing"
+	// PhasePropagating gives the readers of the targets time to see it.
 	PhasePropagating CAPhase = "Propagating"
-	PhaseReissuing   CAPhase = "Reissuing"
-	PhaseRetiring    CAPhase = "Retiring"
+	// PhaseReissuing replaces each certificate by one that the new generation signs.
+	PhaseReissuing CAPhase = "Reissuing"
+	// PhaseRetiring waits until no certificate of the old generation can be alive.
+	PhaseRetiring CAPhase = "Retiring"
 )
 
 // ServiceCAStatus is the state of a CA.
@@ -332,7 +337,7 @@ type ServiceCAStatus struct {
 
 // CAGeneration is one certificate of a CA.
 type CAGeneration struct {
-	// subject common name, e.g. "service-serving-signer@1795482000".
+	// subject common name, e.g. `service-serving-signer@1795482000`.
 	// +required
 	Subject string `json:"subject,omitempty"`
 

@@ -82,7 +82,7 @@ type ServingCertPolicySpec struct {
 	ServiceSelector metav1.LabelSelector `json:"serviceSelector,omitempty"`
 
 	// issuance Annotated serves the selected Services that ask by an annotation; All serves each of them, in a Secret called
-	// "<service><secretNameSuffix>" where the Service names none.
+	// `<service><secretNameSuffix>` where the Service names none.
 	// +optional
 	// +default="Annotated"
 	Issuance Issuance `json:"issuance,omitempty"`
@@ -113,7 +113,9 @@ type CertificateUsage string
 
 // The usages of a serving certificate.
 const (
+	// UsageServerAuth lets a Service show the certificate to its clients.
 	UsageServerAuth CertificateUsage = "server auth"
+	// UsageClientAuth lets it show the same certificate to the servers that it calls.
 	UsageClientAuth CertificateUsage = "client auth"
 )
 
@@ -124,7 +126,9 @@ type CABundleMode string
 
 // The bundle modes.
 const (
-	CABundleOmit    CABundleMode = "Omit"
+	// CABundleOmit leaves the Secret with `tls.crt` and `tls.key`.
+	CABundleOmit CABundleMode = "Omit"
+	// CABundleInclude adds the trust bundle as `ca.crt`.
 	CABundleInclude CABundleMode = "Include"
 )
 

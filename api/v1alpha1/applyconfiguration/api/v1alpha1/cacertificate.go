@@ -11,7 +11,7 @@ import (
 //
 // CACertificate describes the certificate of a self-signed CA (RFC 5280, pathLenConstraint 0).
 type CACertificateApplyConfiguration struct {
-	// commonName of the subject. Each generation's is unique: "<commonName>@<unix seconds>".
+	// commonName of the subject. Each generation's is unique: `<commonName>@<unix seconds>`.
 	CommonName *string `json:"commonName,omitempty"`
 	// duration is the lifetime of each generation: 18960h (26 months) by default, at least 1m.
 	Duration *apiv1alpha1.Duration `json:"duration,omitempty"`

@@ -11,7 +11,7 @@ import (
 //
 // CAGeneration is one certificate of a CA.
 type CAGenerationApplyConfiguration struct {
-	// subject common name, e.g. "service-serving-signer@1795482000".
+	// subject common name, e.g. `service-serving-signer@1795482000`.
 	Subject *string `json:"subject,omitempty"`
 	// serialNumber in hexadecimal.
 	SerialNumber *string `json:"serialNumber,omitempty"`

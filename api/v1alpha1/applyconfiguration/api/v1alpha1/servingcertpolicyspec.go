@@ -22,7 +22,7 @@ type ServingCertPolicySpecApplyConfiguration struct {
 	// serviceSelector selects Services by label; empty selects all.
 	ServiceSelector *v1.LabelSelectorApplyConfiguration `json:"serviceSelector,omitempty"`
 	// issuance Annotated serves the selected Services that ask by an annotation; All serves each of them, in a Secret called
-	// "<service><secretNameSuffix>" where the Service names none.
+	// `<service><secretNameSuffix>` where the Service names none.
 	Issuance *apiv1alpha1.Issuance `json:"issuance,omitempty"`
 	// secretNameSuffix names the Secrets of issuance All.
 	SecretNameSuffix *string `json:"secretNameSuffix,omitempty"`

@@ -7,7 +7,7 @@ package v1alpha1
 //
 // TrustBundleReference names the ConfigMap that publishes a bundle, in the operator's namespace.
 type TrustBundleReferenceApplyConfiguration struct {
-	// configMapName is "<name of the ServiceCA>-trust-bundle" by default.
+	// configMapName is `<name of the ServiceCA>-trust-bundle` by default.
 	ConfigMapName *string `json:"configMapName,omitempty"`
 	// key of the bundle in the ConfigMap's data.
 	Key *string `json:"key,omitempty"`

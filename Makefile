@@ -1,0 +1,93 @@
+# What a person types; `make` alone lists it. Everything needs Go and git, and nothing else: tools and the embedded Kubernetes are
+# built from source by the versions in hack/*/go.mod, once.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# A tool of hack/tools, at its pinned version.
+TOOL := go tool -modfile=hack/tools/go.mod
+# Packages that are tested at once: several of them start a Kubernetes of their own.
+TEST_JOBS ?= 2
+# Further flags for `go test`, such as -run=TestRotation or -v.
+TEST_FLAGS ?=
+# The race detector needs a C compiler; without one the tests run all the same.
+RACE := $(if $(shell command -v $$(go env CC)),-race)
+# The image of `make image`.
+IMAGE ?= ghcr.io/servingcert/operator:latest
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Try it
+
+.PHONY: run
+run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an embedded cluster; CLUSTER=current: in the one kubectl points at
+	@go run ./hack/demo
+
+##@ Develop
+
+.PHONY: build
+build: ## Build bin/manager
+	@CGO_ENABLED=0 go build -trimpath -o bin/manager .
+
+.PHONY: test
+test: controlplane ## Run every test, against an embedded cluster
+	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./...
+	@go -C hack/controlplane test $(TEST_FLAGS) ./build/...
+
+.PHONY: controlplane
+controlplane: ## Build the embedded cluster into bin/k8s: minutes the first time
+	@go -C hack/controlplane run ./build --out $(CURDIR)/bin/k8s
+
+.PHONY: manifests
+manifests: ## Generate the CRDs, deep copies, apply configurations and docs/api.md from the types
+	@begin=$$(mktemp); trap 'rm "$$begin"' EXIT; \
+		$(TOOL) controller-gen object crd applyconfiguration paths=./api/v1alpha1 output:crd:artifacts:config=config/crd/bases; \
+		find api/v1alpha1/applyconfiguration -name '*.go' ! -newer "$$begin" -delete # of types that are gone
+	@$(TOOL) crd-ref-docs --config hack/crd-ref-docs.yaml --source-path api/v1alpha1 \
+		--renderer markdown --output-path docs/api.md --log-level ERROR
+
+.PHONY: generate
+generate: manifests ## The same, by its other name
+
+##@ Check
+
+.PHONY: lint
+lint: bin/golangci-lint ## Lint the code and the API
+	@bin/golangci-lint run
+
+.PHONY: lint-fix
+lint-fix: bin/golangci-lint ## Lint, and repair what can be repaired
+	@bin/golangci-lint run --fix
+
+.PHONY: verify
+verify: ## Check that everything generated, formatted or pinned is current
+	@hack/verify.sh
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities; asks vuln.go.dev
+	@$(TOOL) govulncheck ./...
+
+##@ Ship
+
+.PHONY: installer
+installer: ## Write dist/install.yaml, all that a cluster needs
+	@mkdir -p dist
+	@$(TOOL) kustomize build config/default -o dist/install.yaml
+	@echo "kubectl apply --server-side -f dist/install.yaml"
+
+.PHONY: image
+image: ## Build the container image; IMAGE names it
+	@docker build -t $(IMAGE) .
+
+# golangci-lint with the Kubernetes API conventions as a plugin.
+bin/golangci-lint: hack/tools/go.mod hack/tools/go.sum
+	@echo "building golangci-lint (once, about two minutes)" >&2
+	@go build -modfile=hack/tools/go.mod -o $@ sigs.k8s.io/kube-api-linter/cmd/golangci-lint-kube-api-linter
+	@touch $@
