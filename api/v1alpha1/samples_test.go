@@ -1,0 +1,42 @@
+package v1alpha1_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
+)
+
+// TestSamples admits every sample, which says nothing that the CRDs do not know.
+func TestSamples(t *testing.T) {
+	crds := map[string]*crd{
+		"ServiceCA":         loadCRD(t, serviceCAFile),
+		"ServingCertPolicy": loadCRD(t, servingCertPolicyFile),
+	}
+	files, err := filepath.Glob("../../config/samples/*/s*.yaml")
+	must(t, err)
+	if len(files) == 0 {
+		t.Fatal("no samples")
+	}
+	for _, file := range files {
+		t.Run(filepath.Join(filepath.Base(filepath.Dir(file)), filepath.Base(file)), func(t *testing.T) {
+			content, err := os.ReadFile(file)
+			must(t, err)
+			object := decode(t, string(content))
+			kind, _ := object["kind"].(string)
+			crd := crds[kind]
+			if crd == nil {
+				t.Fatalf("a sample of an unknown kind %q", kind)
+			}
+			report := structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}
+			for _, unknown := range pruning.PruneWithOptions(object, crd.structural, true, report) {
+				t.Errorf("unknown field %s", unknown)
+			}
+			if _, refusals := crd.admit(t, string(content)); len(refusals) > 0 {
+				t.Errorf("refused: %q", refusals)
+			}
+		})
+	}
+}
