@@ -21,13 +21,17 @@ import (
 
 // Reconciler reconciles ServiceCAs.
 type Reconciler struct {
-	// Client reads from the caches.
+	// Client writes the status of ServiceCAs, and reads what it wrote.
 	Client client.Client
+	// Cache counts who carries the bundle and whom the CA signed for.
+	Cache client.Reader
 	// Live reads and writes without a cache: no cache holds a signing key.
 	Live     client.Client
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
+	// Targets is the ServiceCA whose bundle an object asks for, empty when it asks for none.
+	Targets func(client.Object) string
 	// Namespace is the operator's own.
 	Namespace string
 }

@@ -106,14 +106,14 @@ func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, decid
 	}
 	var err error
 	hash := pki.Hash(decided.state.bundle.Encode())
-	if seen.targets, seen.currentTargets, err = trust.CountTargets(ctx, r.Client, ca.Name, hash); err != nil {
+	if seen.targets, seen.currentTargets, err = trust.CountTargets(ctx, r.Cache, ca.Name, hash); err != nil {
 		return seen, err
 	}
 	// The trust-bundle ConfigMap is a target, and was published before this.
 	seen.targets++
 	seen.currentTargets++
 	var secrets corev1.SecretList
-	err = r.Client.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
+	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca.Name}),
 	})
 	for _, secret := range secrets.Items {

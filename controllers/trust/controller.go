@@ -19,8 +19,8 @@ import (
 
 // Reconciler puts trust bundles into the ConfigMaps that ask for one.
 type Reconciler struct {
-	// Client reads from the caches, which hold the metadata of ConfigMaps only.
-	Client client.Client
+	// Cache reads ServiceCAs, and of ConfigMaps the metadata only.
+	Cache client.Reader
 	// Live reads and writes without a cache.
 	Live     client.Client
 	Keyring  *keyring.Keyring
@@ -29,10 +29,16 @@ type Reconciler struct {
 	OpenShiftAnnotations bool
 }
 
+// Target is the ServiceCA whose bundle an object asks for, empty when it asks for none.
+func (r *Reconciler) Target(object client.Object) string {
+	asked, _ := requestOf(object, r.OpenShiftAnnotations)
+	return asked.ca
+}
+
 // Reconcile brings the bundle in one ConfigMap up to date, or gives up what it put there.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	cached := metadata()
-	if err := r.Client.Get(ctx, req.NamespacedName, cached); err != nil {
+	cached := ConfigMapMetadata()
+	if err := r.Cache.Get(ctx, req.NamespacedName, cached); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if _, asks := requestOf(cached, r.OpenShiftAnnotations); !asks && !marked(cached) {
@@ -65,7 +71,7 @@ func (r *Reconciler) inject(ctx context.Context, configMap *corev1.ConfigMap) (*
 	if obstacle := asked.check(); obstacle != nil {
 		return obstacle, nil
 	}
-	ca, obstacle, err := r.Keyring.Find(ctx, r.Client, asked.ca)
+	ca, obstacle, err := r.Keyring.Find(ctx, r.Cache, asked.ca)
 	if ca == nil {
 		return obstacle, err
 	}

@@ -20,7 +20,8 @@ import (
 // indexCA indexes ConfigMaps by the ServiceCA whose bundle they ask for.
 const indexCA = "trust.serviceca"
 
-func metadata() *metav1.PartialObjectMetadata {
+// ConfigMapMetadata is an empty ConfigMap, of which the caches hold the metadata.
+func ConfigMapMetadata() *metav1.PartialObjectMetadata {
 	object := &metav1.PartialObjectMetadata{}
 	object.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
 	return object
@@ -35,7 +36,7 @@ func marked(object metav1.Object) bool {
 
 // SetupWithManager watches the metadata of ConfigMaps, and ServiceCAs for a new bundle.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	err := mgr.GetFieldIndexer().IndexField(ctx, metadata(), indexCA, func(object client.Object) []string {
+	err := mgr.GetFieldIndexer().IndexField(ctx, ConfigMapMetadata(), indexCA, func(object client.Object) []string {
 		if asked, asks := requestOf(object, r.OpenShiftAnnotations); asks {
 			return []string{asked.ca}
 		}
@@ -50,13 +51,13 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("trust").
-		For(metadata(), builder.OnlyMetadata, builder.WithPredicates(concerned)).
+		For(ConfigMapMetadata(), builder.OnlyMetadata, builder.WithPredicates(concerned)).
 		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(r.asking), builder.WithPredicates(keyring.Changed())).
 		Complete(r)
 }
 
 func (r *Reconciler) asking(ctx context.Context, ca client.Object) []reconcile.Request {
-	targets, err := listTargets(ctx, r.Client, ca.GetName())
+	targets, err := listTargets(ctx, r.Cache, ca.GetName())
 	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "list the ConfigMaps that ask for a bundle", "serviceCA", ca.GetName())
 	}

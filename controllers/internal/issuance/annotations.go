@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"cmp"
 	"maps"
 	"strconv"
 
@@ -71,4 +72,9 @@ func errorNum(service *corev1.Service, family Family, message string) string {
 		number++
 	}
 	return strconv.Itoa(number)
+}
+
+// SignedBy is the CA that a Service was told of.
+func SignedBy(service *corev1.Service) string {
+	return cmp.Or(service.Annotations[OpenShift.key(suffixSignedBy)], service.Annotations[OpenShiftAlpha.key(suffixSignedBy)])
 }

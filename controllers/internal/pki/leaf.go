@@ -122,18 +122,32 @@ func keyFor(spec KeySpec, previous []byte) (crypto.Signer, error) {
 	return generateKey(spec)
 }
 
-// Permits tells why the name constraints of a CA forbid a name; nil when they do not (RFC 5280 §4.2.1.10).
+// Permits tells why the name constraints of a CA forbid a name, which may be a wildcard; nil when they do not (RFC 5280
+// §4.2.1.10, as crypto/x509 and OpenSSL read it).
 func Permits(ca *x509.Certificate, name string) error {
-	within := func(domain string) bool {
-		domain = strings.TrimPrefix(domain, ".")
-		return name == domain || strings.HasSuffix(name, "."+domain)
-	}
+	within := func(domain string) bool { return isWithin(name, domain) }
+	excluded := func(domain string) bool { return isWithin(name, domain) || covers(name, domain) }
 	switch {
-	case slices.ContainsFunc(ca.ExcludedDNSDomains, within):
+	case slices.ContainsFunc(ca.ExcludedDNSDomains, excluded):
 		return fmt.Errorf("the CA %q excludes %s by its name constraints", ca.Subject.CommonName, name)
 	case len(ca.PermittedDNSDomains) > 0 && !slices.ContainsFunc(ca.PermittedDNSDomains, within):
 		return fmt.Errorf("the CA %q permits only names in %s, and not %s",
 			ca.Subject.CommonName, strings.Join(ca.PermittedDNSDomains, ", "), name)
 	}
 	return nil
+}
+
+// isWithin tells whether a name lies in a domain: an empty one is every domain, one with a leading dot has only subdomains.
+func isWithin(name, domain string) bool {
+	name, domain = strings.ToLower(name), strings.ToLower(domain)
+	if domain == "" || strings.HasPrefix(domain, ".") {
+		return strings.HasSuffix(name, domain)
+	}
+	return name == domain || strings.HasSuffix(name, "."+domain)
+}
+
+// covers tells whether a name is a wildcard that takes in a domain.
+func covers(name, domain string) bool {
+	_, parent, _ := strings.Cut(domain, ".")
+	return strings.EqualFold(name, "*."+parent)
 }

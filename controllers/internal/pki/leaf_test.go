@@ -1,0 +1,233 @@
+package pki_test
+
+import (
+	"bytes"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+func TestIssue(t *testing.T) {
+	authority := generateRoot(t, now)
+	for _, key := range keySpecs {
+		t.Run(key.String(), func(t *testing.T) {
+			t.Parallel()
+			spec := leafSpec(func(s *pki.LeafSpec) { s.Key = key })
+			pair, leaf := issue(t, authority, now, 90*day, spec)
+			want := x509.KeyUsageDigitalSignature
+			if key.Algorithm == v1alpha1.RSA {
+				want |= x509.KeyUsageKeyEncipherment
+			}
+			if got := keyKind(leaf.PublicKey); got != key {
+				t.Errorf("key = %v, want %v", got, key)
+			}
+			if leaf.KeyUsage != want {
+				t.Errorf("key usage = %b, want %b", leaf.KeyUsage, want)
+			}
+			if !leaf.BasicConstraintsValid || leaf.IsCA {
+				t.Errorf("basic constraints: valid %v, CA %v; want true, false", leaf.BasicConstraintsValid, leaf.IsCA)
+			}
+			if !cmp.Equal(leaf.AuthorityKeyId, authority.Certificate().SubjectKeyId) {
+				t.Error("its authority key identifier is not the CA's subject key identifier")
+			}
+			if err := pki.CheckPair(pair); err != nil {
+				t.Errorf("CheckPair: %v", err)
+			}
+			if err := leaf.Satisfies(spec); err != nil {
+				t.Errorf("Satisfies: %v", err)
+			}
+			if err := verify(t, pair.Certificate, authority.Certificate(), now, "web.shop.svc"); err != nil {
+				t.Errorf("verify: %v", err)
+			}
+			if block, rest := pem.Decode(pair.PrivateKey); block.Type != "PRIVATE KEY" || len(rest) > 0 {
+				t.Errorf("the key is %q in PEM with %d bytes after it, want PKCS #8 alone", block.Type, len(rest))
+			}
+		})
+	}
+}
+
+func TestIssueSignature(t *testing.T) {
+	for _, key := range keySpecs {
+		t.Run(key.String(), func(t *testing.T) {
+			t.Parallel()
+			authority := generateRoot(t, now, func(s *pki.RootSpec) { s.Key = key })
+			pair, leaf := issue(t, authority, now, day, leafSpec())
+			if want := signatureOf(key); leaf.SignatureAlgorithm != want {
+				t.Errorf("signature = %v, want %v", leaf.SignatureAlgorithm, want)
+			}
+			if err := verify(t, pair.Certificate, authority.Certificate(), now, "web.shop.svc.cluster.local"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestIssueUsages(t *testing.T) {
+	authority := generateRoot(t, now)
+	for _, tc := range []struct {
+		name   string
+		usages []v1alpha1.CertificateUsage
+		want   []x509.ExtKeyUsage
+	}{
+		{"server", []v1alpha1.CertificateUsage{"server auth"}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}},
+		{"both", []v1alpha1.CertificateUsage{"server auth", "client auth"}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}},
+		{"the order does not count", []v1alpha1.CertificateUsage{"client auth", "server auth"}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, leaf := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.Usages = tc.usages }))
+			if diff := cmp.Diff(tc.want, leaf.ExtKeyUsage); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestIssueSubject(t *testing.T) {
+	authority := generateRoot(t, now)
+	fits, tooLong := strings.Repeat("a", 59)+".n.sv", strings.Repeat("a", 59)+".n.svc"
+	for _, tc := range []struct {
+		name, want string
+		names      []string
+	}{
+		{"the first name", "web.shop.svc", []string{"web.shop.svc", "a.example.org"}},
+		{"64 bytes fit", fits, []string{fits}},
+		{"65 bytes do not", "", []string{tooLong, "short.example.org"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pair, leaf := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.DNSNames = tc.names }))
+			if leaf.Subject.CommonName != tc.want {
+				t.Errorf("common name = %q, want %q", leaf.Subject.CommonName, tc.want)
+			}
+			if diff := cmp.Diff(tc.names, leaf.DNSNames); diff != "" {
+				t.Errorf("names (-want +got):\n%s", diff)
+			}
+			if got, want := extension(t, leaf.Certificate, 2, 5, 29, 17).Critical, tc.want == ""; got != want {
+				t.Errorf("subject alternative name critical = %v, want %v", got, want)
+			}
+			if err := verify(t, pair.Certificate, authority.Certificate(), now, tc.names[0]); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestIssueServiceUID(t *testing.T) {
+	const uid = "0e6cf9a6-2f5f-4b1f-9a3e-1d1f6f2b8d11"
+	authority := generateRoot(t, now)
+	_, leaf := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.ServiceUID = uid }))
+	got := extension(t, leaf.Certificate, 1, 3, 6, 1, 4, 1, 2312, 17, 100, 2, 1)
+	if want := append([]byte{0x13, byte(len(uid))}, uid...); got.Critical || !bytes.Equal(got.Value, want) {
+		t.Errorf("extension = %x (critical: %v), want the PrintableString %x, not critical", got.Value, got.Critical, want)
+	}
+	if _, err := authority.Issue(now, leafSpec(func(s *pki.LeafSpec) { s.ServiceUID = "snow☃man" }), day, nil); err == nil {
+		t.Error("a UID that is no PrintableString was accepted")
+	}
+	_, plain := issue(t, authority, now, day, leafSpec())
+	for _, extension := range plain.Extensions {
+		if extension.Id.Equal(got.Id) {
+			t.Error("a certificate without a Service UID carries the extension")
+		}
+	}
+}
+
+// TestIssueValidity: a leaf begins before it is made, and never outlives its CA.
+func TestIssueValidity(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lifetime := time.Duration(rapid.Int64Range(int64(time.Hour), int64(20*365*day)).Draw(t, "CA lifetime"))
+		authority := generateRoot(t, now, func(s *pki.RootSpec) { s.Duration = lifetime })
+		end := authority.Certificate().NotAfter
+		at := now.Add(time.Duration(rapid.Int64Range(0, int64(end.Sub(now))-1).Draw(t, "CA age")))
+		duration := time.Duration(rapid.Int64Range(int64(time.Minute), int64(30*365*day)).Draw(t, "duration"))
+		_, leaf := issue(t, authority, at, duration, leafSpec())
+		want := at.Add(duration).Truncate(time.Second)
+		if want.After(end) {
+			want = end
+		}
+		if !leaf.NotAfter.Equal(want) || !pki.NotAfter(at, duration, authority.Certificate()).Equal(want) {
+			t.Errorf("notAfter = %s, NotAfter() = %s, want %s", leaf.NotAfter, pki.NotAfter(at, duration, authority.Certificate()), want)
+		}
+		if want := at.Add(-pki.ClockSkew).Truncate(time.Second); !leaf.NotBefore.Equal(want) {
+			t.Errorf("notBefore = %s, want %s", leaf.NotBefore, want)
+		}
+		if want := at.Truncate(time.Second); !leaf.IssuedAt().Equal(want) {
+			t.Errorf("IssuedAt = %s, want %s", leaf.IssuedAt(), want)
+		}
+	})
+}
+
+func TestIssueByExpiredCA(t *testing.T) {
+	authority := generateRoot(t, now, func(s *pki.RootSpec) { s.Duration = time.Hour })
+	end := authority.Certificate().NotAfter
+	for _, at := range []time.Time{end, end.Add(time.Nanosecond), end.Add(365 * day)} {
+		if _, err := authority.Issue(at, leafSpec(), day, nil); err == nil || !strings.Contains(err.Error(), "expired") {
+			t.Errorf("at %s: error = %v, want that the CA has expired", at, err)
+		}
+	}
+	if _, err := authority.Issue(end.Add(-time.Nanosecond), leafSpec(), day, nil); err != nil {
+		t.Errorf("just before its end: %v", err)
+	}
+}
+
+// TestIssueKeepsKey: the previous key is kept exactly when it is of the wanted kind, whatever form it has in PEM.
+func TestIssueKeepsKey(t *testing.T) {
+	p256 := newECDSA(t, elliptic.P256())
+	rsaKey := newRSA(t)
+	rsaSpec := pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 2048}
+	for _, tc := range []struct {
+		name     string
+		previous []byte
+		public   any
+		spec     pki.KeySpec
+		kept     bool
+	}{
+		{"PKCS #8", pkcs8(t, p256), p256.Public(), p256Key, true},
+		{"SEC 1", sec1(t, p256), p256.Public(), p256Key, true},
+		{"PKCS #1", pkcs1(rsaKey), rsaKey.Public(), rsaSpec, true},
+		{"another curve is wanted", pkcs8(t, p256), p256.Public(), pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 384}, false},
+		{"another algorithm is wanted", pkcs8(t, p256), p256.Public(), ed25519Key, false},
+		{"a longer key is wanted", pkcs1(rsaKey), rsaKey.Public(), pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 3072}, false},
+		{"not readable", []byte("garbage"), nil, p256Key, false},
+		{"empty", []byte{}, nil, p256Key, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			authority := generateRoot(t, now)
+			spec := leafSpec(func(s *pki.LeafSpec) { s.Key = tc.spec })
+			pair, err := authority.Issue(now, spec, day, tc.previous)
+			leaf := parseLeaf(t, must(t, pair, err).Certificate)
+			if kept := cmp.Equal(leaf.PublicKey, tc.public); kept != tc.kept {
+				t.Errorf("kept = %v, want %v", kept, tc.kept)
+			}
+			if got := keyKind(leaf.PublicKey); got != tc.spec {
+				t.Errorf("key = %v, want %v", got, tc.spec)
+			}
+			if err := pki.CheckPair(pair); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestIssueMakesNewKeys(t *testing.T) {
+	authority := generateRoot(t, now)
+	one, first := issue(t, authority, now, day, leafSpec())
+	_, second := issue(t, authority, now, day, leafSpec())
+	if cmp.Equal(first.PublicKey, second.PublicKey) {
+		t.Error("two certificates share a key, and neither was asked to keep one")
+	}
+	kept, err := authority.Issue(now, leafSpec(), day, one.PrivateKey)
+	if leaf := parseLeaf(t, must(t, kept, err).Certificate); !cmp.Equal(leaf.PublicKey, first.PublicKey) {
+		t.Error("its own key was not kept")
+	}
+	if bytes.Equal(kept.Certificate, one.Certificate) {
+		t.Error("the renewed certificate is the old one")
+	}
+}

@@ -1,0 +1,91 @@
+package serviceca
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+// countAfter gathers what changes the counts of a status, so that status writes are bounded by time and not by Services.
+const countAfter = time.Second
+
+// SetupWithManager watches ServiceCAs, the Secrets of the operator's own namespace by their metadata, and what the status counts.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) error {
+	secret := &metav1.PartialObjectMetadata{}
+	secret.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("serviceca").
+		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WatchesRawSource(source.Kind[client.Object](ownSecrets, secret, handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
+		Watches(trust.ConfigMapMetadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
+		Watches(trust.ConfigMapMetadata(), later(r.Targets), builder.OnlyMetadata).
+		Watches(&corev1.Secret{}, later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
+		Complete(r)
+}
+
+// casOfSecret are the ServiceCAs that keep their key in a Secret, or are brought by it.
+func (r *Reconciler) casOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
+	return r.casWhere(ctx, func(ca *v1alpha1.ServiceCA) bool {
+		return ca.SigningKeySecretName() == secret.GetName() ||
+			(ca.Spec.Source.Secret != nil && ca.Spec.Source.Secret.Name == secret.GetName())
+	})
+}
+
+// casOfConfigMap are the ServiceCAs that publish their bundle in a ConfigMap.
+func (r *Reconciler) casOfConfigMap(ctx context.Context, configMap client.Object) []reconcile.Request {
+	if configMap.GetNamespace() != r.Namespace {
+		return nil
+	}
+	return r.casWhere(ctx, func(ca *v1alpha1.ServiceCA) bool { return ca.TrustBundleConfigMapName() == configMap.GetName() })
+}
+
+func (r *Reconciler) casWhere(ctx context.Context, holds func(*v1alpha1.ServiceCA) bool) []reconcile.Request {
+	var list v1alpha1.ServiceCAList
+	if err := r.Cache.List(ctx, &list); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the ServiceCAs")
+	}
+	var requests []reconcile.Request
+	for i := range list.Items {
+		if holds(&list.Items[i]) {
+			requests = append(requests, request(list.Items[i].Name))
+		}
+	}
+	return requests
+}
+
+func request(ca string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: ca}}
+}
+
+// later asks for a ServiceCA once the changes that concern its counts have gathered.
+func later(caOf func(client.Object) string) handler.EventHandler {
+	add := func(object client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		if ca := caOf(object); ca != "" {
+			queue.AddAfter(request(ca), countAfter)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) { add(e.Object, q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) { add(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(e.ObjectOld, q)
+			add(e.ObjectNew, q)
+		},
+	}
+}

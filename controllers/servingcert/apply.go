@@ -1,0 +1,227 @@
+package servingcert
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/inventory"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// errSecretThere means that a Secret lies under a name where the cache has none.
+var errSecretThere = errors.New("there is a Secret that the cache does not hold")
+
+// carryOut does what a plan says.
+func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuance.Plan) (outcome, error) {
+	var err error
+	switch plan.Action {
+	case issuance.Issue:
+		err = r.issue(ctx, found, &plan)
+	case issuance.Repair:
+		err = r.repair(ctx, found)
+	case issuance.Keep:
+		err = r.trim(ctx, found)
+	}
+	switch {
+	case errors.Is(err, errSecretThere):
+		return outcome{}, errSecretThere
+	case apply.Going(err), apierrors.IsConflict(err):
+		// Something else was faster, and its event comes.
+		return outcome{silent: true}, nil
+	case err != nil && apply.Refused(err):
+		plan.Obstacle = &issuance.Obstacle{Reason: issuance.ReasonSecretRefused, Message: err.Error()}
+	case err != nil:
+		return outcome{}, err
+	}
+	result := outcome{obstacle: plan.Obstacle}
+	if !plan.NotAfter.IsZero() {
+		result.signedBy = found.ca.Certificate.Subject.CommonName
+	}
+	if !plan.RenewAt.IsZero() {
+		result.again = plan.RenewAt.Sub(found.now)
+	}
+	if plan.Obstacle != nil && plan.Obstacle.Reason != issuance.ReasonSecretConflict && (result.again == 0 || result.again > retryForeign) {
+		result.again = retryForeign
+	}
+	return result, nil
+}
+
+// issue makes a new certificate, by one write. It takes over nothing that it has not seen.
+func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
+	previousKey, err := r.keptKey(ctx, found)
+	if err != nil {
+		return err
+	}
+	pair, err := found.ca.Authority.Issue(found.now, found.want.Leaf, found.want.Duration, previousKey)
+	if err != nil {
+		return err
+	}
+	err = r.applySecret(ctx, found, pair)
+	if found.secret == nil && apierrors.IsConflict(err) {
+		return errSecretThere
+	}
+	if err != nil {
+		return err
+	}
+	leaf, err := pki.ParseLeaf(pair.Certificate)
+	if err != nil {
+		return err
+	}
+	plan.NotAfter, plan.RenewAt = leaf.NotAfter, time.Time{}
+	r.announce(found, *plan)
+	return nil
+}
+
+func (r *Reconciler) announce(found situation, plan issuance.Plan) {
+	reason := "Reissued"
+	switch {
+	case found.secret == nil:
+		reason = "Issued"
+	case plan.Renewal:
+		reason = "Renewed"
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: found.service.Namespace, Name: plan.Want.SecretName}}
+	r.Recorder.Eventf(found.service, secret, corev1.EventTypeNormal, reason, "Issue",
+		"Secret %s has a new certificate, signed by %s and valid until %s, because %s", plan.Want.SecretName,
+		found.ca.Certificate.Subject.CommonName, plan.NotAfter.UTC().Format(time.RFC3339), plan.Why)
+}
+
+// keptKey is the private key that a renewal keeps, if the policy says so.
+func (r *Reconciler) keptKey(ctx context.Context, found situation) ([]byte, error) {
+	if found.secret == nil || !found.want.KeepsKey() {
+		return nil, nil
+	}
+	live, err := r.readLive(ctx, found.secret)
+	if err != nil {
+		return nil, err
+	}
+	return live.Data[corev1.TLSPrivateKeyKey], nil
+}
+
+// repair writes a sound certificate again, with what should surround it.
+func (r *Reconciler) repair(ctx context.Context, found situation) error {
+	live, err := r.readLive(ctx, found.secret)
+	if err != nil {
+		return err
+	}
+	return r.applySecret(ctx, found, pki.Pair{
+		Certificate: live.Data[corev1.TLSCertKey], PrivateKey: live.Data[corev1.TLSPrivateKeyKey],
+	})
+}
+
+// readLive reads a Secret with its key, in the very version of its digest.
+func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*corev1.Secret, error) {
+	var live corev1.Secret
+	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(digest), &live); err != nil {
+		return nil, err
+	}
+	if live.UID != digest.UID || live.ResourceVersion != digest.ResourceVersion {
+		return nil, apierrors.NewConflict(corev1.Resource("secrets"), digest.Name, errors.New("the cache is behind"))
+	}
+	return &live, nil
+}
+
+func (r *Reconciler) applySecret(ctx context.Context, found situation, pair pki.Pair) error {
+	configuration, err := found.want.Apply(pair, &found.ca.CA, found.secret)
+	if err != nil {
+		return err
+	}
+	options := []client.ApplyOption{apply.ServingCert}
+	if found.secret != nil {
+		options = append(options, client.ForceOwnership)
+	}
+	return r.Client.Apply(ctx, configuration, options...)
+}
+
+// trim removes the keys that OpenShift's annotation does not allow.
+func (r *Reconciler) trim(ctx context.Context, found situation) error {
+	surplus := found.want.Surplus(found.secret)
+	if len(surplus) == 0 {
+		return nil
+	}
+	data := map[string]any{}
+	for _, key := range surplus {
+		data[key] = nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": found.secret.UID, "resourceVersion": found.secret.ResourceVersion}, "data": data,
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert); err != nil {
+		return fmt.Errorf("remove the keys %s: %w", strings.Join(surplus, ", "), err)
+	}
+	return nil
+}
+
+// tell writes what people read on the Service, and an Event when an obstacle is new.
+func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result outcome) error {
+	if result.silent {
+		return nil
+	}
+	changes := r.View.Rules.Annotations(service, result.obstacle, result.signedBy)
+	if err := apply.Annotations(ctx, r.Client, apply.ServingCert, service.DeepCopy(), changes); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if result.obstacle != nil && len(changes) > 0 {
+		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.obstacle.Reason, "Issue", "%s", result.obstacle.Message)
+	}
+	return nil
+}
+
+// cleanUp removes the Secrets that were made for this very Service under names that it no longer wants, as soon as no pod uses
+// them; it tells whether one does.
+func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wanted string) (inUse bool, err error) {
+	secrets, err := r.View.secretsOf(ctx, service)
+	if err != nil {
+		return false, err
+	}
+	for i := range secrets {
+		secret := &secrets[i]
+		if secret.Name == wanted || !issuance.HasOwner(secret, service) {
+			continue
+		}
+		used, err := r.usedByPod(ctx, secret)
+		if err != nil {
+			return inUse, err
+		}
+		if used {
+			inUse = true
+			continue
+		}
+		if err := r.Client.Delete(ctx, secret, apply.Unchanged(secret)); err != nil && !apierrors.IsConflict(err) && !apply.Going(err) {
+			return inUse, err
+		}
+		r.Recorder.Eventf(service, secret, corev1.EventTypeNormal, "CleanedUp", "Delete",
+			"Secret %s was removed: this Service no longer wants it, and no pod uses it", secret.Name)
+	}
+	return inUse, nil
+}
+
+func (r *Reconciler) usedByPod(ctx context.Context, secret *corev1.Secret) (bool, error) {
+	var pods corev1.PodList
+	if err := r.Live.List(ctx, &pods, client.InNamespace(secret.Namespace)); err != nil {
+		return false, err
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		finished := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		if !finished && inventory.UsesSecret(&pod.Spec, secret.Name) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

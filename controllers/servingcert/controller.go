@@ -1,0 +1,156 @@
+// Package servingcert keeps the TLS Secret of each Service that a policy serves.
+package servingcert
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/policy"
+)
+
+const (
+	// retryForeign is how often a Service looks again whether somebody else's Secret is still in its way: no cache would tell.
+	retryForeign = 30 * time.Second
+	// retryInUse is how often a Secret that nobody wants any more is looked at again while a pod uses it.
+	retryInUse = 2 * time.Minute
+)
+
+// Reconciler reconciles Services.
+type Reconciler struct {
+	// Client writes, and reads what it wrote: the Service at hand, and the digest of its Secret.
+	Client client.Client
+	// View reads everything else from the caches.
+	View View
+	// Live reads without a cache.
+	Live     client.Reader
+	Keyring  *keyring.Keyring
+	Recorder events.EventRecorder
+	Clock    clock.PassiveClock
+}
+
+// situation is what was found for one Service.
+type situation struct {
+	now     time.Time
+	service *corev1.Service
+	want    issuance.Want
+	ca      *keyring.CA
+	// secret is the digest of the Secret under the wanted name, nil when there is none.
+	secret *corev1.Secret
+	rivals []*corev1.Service
+}
+
+// outcome is what a reconciliation comes to.
+type outcome struct {
+	obstacle *issuance.Obstacle
+	// signedBy is the common name of the CA of the Service's certificate, empty without one.
+	signedBy string
+	// silent leaves what the Service says of itself as it is: what is missing will come by itself.
+	silent bool
+	again  time.Duration
+}
+
+// Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	var service corev1.Service
+	if err := r.Client.Get(ctx, request.NamespacedName, &service); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	namespace, err := r.View.Namespace(ctx, service.Namespace)
+	if err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, nil
+	}
+	policies, err := r.View.Policies(ctx)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	ruling, _ := policies.For(namespace.Labels, service.Labels)
+	want, wanted := r.View.Rules.Want(&service, ruling)
+	var result outcome
+	if wanted {
+		result, err = r.serve(ctx, want, policies, namespace.Labels)
+	} else {
+		result = r.unserved(&service, ruling)
+		_, want.SecretName = r.View.Rules.Request(&service)
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if err := r.tell(ctx, &service, result); err != nil {
+		return ctrl.Result{}, err
+	}
+	inUse, err := r.cleanUp(ctx, &service, want.SecretName)
+	if inUse && (result.again == 0 || result.again > retryInUse) {
+		result.again = retryInUse
+	}
+	return ctrl.Result{RequeueAfter: result.again}, err
+}
+
+// unserved is what becomes of a Service that gets no certificate: nothing, unless it asks for one.
+func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingCertPolicy) outcome {
+	if family, _ := r.View.Rules.Request(service); family == issuance.NotAsked || ruling != nil {
+		return outcome{}
+	}
+	return outcome{
+		signedBy: issuance.SignedBy(service),
+		obstacle: &issuance.Obstacle{Reason: issuance.ReasonNoPolicy, Message: "no ServingCertPolicy selects this Service: " +
+			"create one, or change the labels of the Service or its namespace; a certificate that is there is kept and not renewed"},
+	}
+}
+
+// serve brings the Secret of a Service up to date.
+func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies policy.Set, namespace map[string]string) (outcome, error) {
+	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
+	if ca == nil {
+		return outcome{obstacle: obstacle, signedBy: issuance.SignedBy(want.Service), silent: obstacle == nil}, err
+	}
+	found := situation{now: r.Clock.Now(), service: want.Service, want: want, ca: ca}
+	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
+		return outcome{}, err
+	}
+	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
+	_, told := want.Service.Annotations[v1alpha1.AnnotationError]
+	if found.secret, err = r.secret(ctx, want, told); err != nil {
+		return outcome{}, err
+	}
+	plan := want.Plan(found.now, &ca.CA, found.secret, found.rivals)
+	result, err := r.carryOut(ctx, found, plan)
+	if !errors.Is(err, errSecretThere) {
+		return result, err
+	}
+	if found.secret, err = r.secret(ctx, want, true); err != nil {
+		return outcome{}, err
+	}
+	return r.carryOut(ctx, found, want.Plan(found.now, &ca.CA, found.secret, found.rivals))
+}
+
+// secret is the digest of the Secret under the wanted name, from the cache or, where that has none and live is set, from the
+// API server; nil when there is none.
+func (r *Reconciler) secret(ctx context.Context, want issuance.Want, live bool) (*corev1.Secret, error) {
+	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
+	var secret corev1.Secret
+	err := r.Client.Get(ctx, key, &secret)
+	if err == nil {
+		return &secret, nil
+	}
+	if client.IgnoreNotFound(err) != nil || !live {
+		return nil, client.IgnoreNotFound(err)
+	}
+	if err := r.Live.Get(ctx, key, &secret); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	issuance.Digest(&secret)
+	return &secret, nil
+}

@@ -1,0 +1,111 @@
+package servingcert
+
+import (
+	"context"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+)
+
+// concurrency hides the latency of the API server; signing is bound by the cores anyway.
+const concurrency = 16
+
+// SetupWithManager watches Services, their Secrets, and all that decides about them.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+	if err := setupIndices(ctx, mgr, r.View.Rules); err != nil {
+		return err
+	}
+	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.services(ctx) })
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("servingcert").
+		For(&corev1.Service{}, builder.WithPredicates(serviceChanged())).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(serviceChanged())).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
+		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(keyring.Changed())).
+		Watches(NamespaceMetadata(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, namespace client.Object) []reconcile.Request {
+			return r.services(ctx, client.InNamespace(namespace.GetName()))
+		}), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
+		Complete(r)
+}
+
+// serviceChanged passes over the changes of a Service that decide nothing, such as those of its status.
+func serviceChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, _ := e.ObjectOld.(*corev1.Service)
+		after, _ := e.ObjectNew.(*corev1.Service)
+		return before == nil || after == nil || before.UID != after.UID ||
+			before.Spec.ClusterIP != after.Spec.ClusterIP || before.Spec.Type != after.Spec.Type ||
+			!maps.Equal(before.Labels, after.Labels) || !maps.Equal(before.Annotations, after.Annotations)
+	}}
+}
+
+// services are the Services that some policy may serve.
+func (r *Reconciler) services(ctx context.Context, options ...client.ListOption) []reconcile.Request {
+	var list corev1.ServiceList
+	if err := r.View.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the Services")
+	}
+	requests := make([]reconcile.Request, 0, len(list.Items))
+	for i := range list.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return requests
+}
+
+// servicesOfSecret are the Services that a Secret was made for, or that may want it.
+func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
+	requests := r.requests(ctx, secret.GetNamespace(), secret.GetName())
+	return append(requests, reconcile.Request{NamespacedName: types.NamespacedName{
+		Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService],
+	}})
+}
+
+// rivalsOfService are the Services that may want the same Secret as this one.
+func (r *Reconciler) rivalsOfService(ctx context.Context, object client.Object) []reconcile.Request {
+	service, ok := object.(*corev1.Service)
+	if !ok {
+		return nil
+	}
+	policies, err := r.View.Policies(ctx)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
+	}
+	var requests []reconcile.Request
+	if _, name := r.View.Rules.Request(service); name != "" {
+		requests = r.requests(ctx, service.Namespace, name)
+	}
+	for _, suffix := range policies.Suffixes() {
+		requests = append(requests, r.requests(ctx, service.Namespace, service.Name+suffix)...)
+	}
+	return requests
+}
+
+func (r *Reconciler) requests(ctx context.Context, namespace, secretName string) []reconcile.Request {
+	policies, err := r.View.Policies(ctx)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
+	}
+	candidates, err := r.View.candidates(ctx, policies, namespace, secretName)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "find the Services that want a Secret", "namespace", namespace, "secret", secretName)
+	}
+	var requests []reconcile.Request
+	for _, candidate := range candidates {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(candidate)})
+	}
+	return requests
+}

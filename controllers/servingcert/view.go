@@ -1,0 +1,114 @@
+package servingcert
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/policy"
+)
+
+// The indices of the caches.
+const (
+	// indexAsked indexes Services by the Secret that they ask for.
+	indexAsked = "servingcert.asked"
+	// IndexService indexes Secrets by the Service that they were made for.
+	IndexService = "servingcert.service"
+)
+
+// View reads from the caches what decides about a Service. It does not wait for writes that are on their way, as the manager's
+// client does: what it reads is about others.
+type View struct {
+	client.Reader
+	Rules issuance.Rules
+}
+
+// Policies are all ServingCertPolicies.
+func (v View) Policies(ctx context.Context) (policy.Set, error) {
+	var list v1alpha1.ServingCertPolicyList
+	if err := v.List(ctx, &list); err != nil {
+		return nil, err
+	}
+	return policy.NewSet(list.Items), nil
+}
+
+// Namespace is the metadata of a namespace.
+func (v View) Namespace(ctx context.Context, name string) (*metav1.PartialObjectMetadata, error) {
+	namespace := NamespaceMetadata()
+	return namespace, v.Get(ctx, client.ObjectKey{Name: name}, namespace)
+}
+
+// NamespaceMetadata is an empty namespace, of which the caches hold the metadata.
+func NamespaceMetadata() *metav1.PartialObjectMetadata {
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	return namespace
+}
+
+// rivals are the other Services of the namespace that want the same Secret.
+func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Set, namespace labels.Set) ([]*corev1.Service, error) {
+	candidates, err := v.candidates(ctx, policies, want.Service.Namespace, want.SecretName)
+	return slices.DeleteFunc(candidates, func(other *corev1.Service) bool {
+		ruling, _ := policies.For(namespace, other.Labels)
+		theirs, wanted := v.Rules.Want(other, ruling)
+		return other.Name == want.Service.Name || !wanted || theirs.SecretName != want.SecretName
+	}), err
+}
+
+// candidates are the Services of a namespace that may want the Secret of this name: they ask for it, or a policy that serves
+// every Service would call theirs so.
+func (v View) candidates(ctx context.Context, policies policy.Set, namespace, secretName string) ([]*corev1.Service, error) {
+	var asking corev1.ServiceList
+	err := v.List(ctx, &asking, client.InNamespace(namespace), client.MatchingFields{indexAsked: secretName})
+	if err != nil {
+		return nil, err
+	}
+	var found []*corev1.Service
+	for i := range asking.Items {
+		found = append(found, &asking.Items[i])
+	}
+	for _, suffix := range policies.Suffixes() {
+		name, ok := strings.CutSuffix(secretName, suffix)
+		if !ok || slices.ContainsFunc(found, func(s *corev1.Service) bool { return s.Name == name }) {
+			continue
+		}
+		var service corev1.Service
+		if err := v.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &service); err == nil {
+			found = append(found, &service)
+		} else if client.IgnoreNotFound(err) != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// secretsOf are the digests of the Secrets that were made for a Service.
+func (v View) secretsOf(ctx context.Context, service *corev1.Service) ([]corev1.Secret, error) {
+	var list corev1.SecretList
+	err := v.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{IndexService: service.Name})
+	return list.Items, err
+}
+
+func setupIndices(ctx context.Context, mgr ctrl.Manager, rules issuance.Rules) error {
+	err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Service{}, indexAsked, func(object client.Object) []string {
+		service, _ := object.(*corev1.Service)
+		if _, name := rules.Request(service); name != "" {
+			return []string{name}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return mgr.GetFieldIndexer().IndexField(ctx, &corev1.Secret{}, IndexService, func(object client.Object) []string {
+		return []string{object.GetLabels()[v1alpha1.LabelService]}
+	})
+}

@@ -1,0 +1,176 @@
+package servingcertpolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/servingcert"
+)
+
+// gather is how long changes gather before the policies are reported on: status writes are bounded by time, not by Services.
+const gather = time.Second
+
+// everyPolicy is the one request: every Service is looked at once, for all policies together.
+var everyPolicy = reconcile.Request{NamespacedName: types.NamespacedName{Name: "policies"}}
+
+// Reconciler reports on the policies.
+type Reconciler struct {
+	// Client writes the status of policies, and reads what it wrote.
+	Client   client.Client
+	View     servingcert.View
+	Keyring  *keyring.Keyring
+	Recorder events.EventRecorder
+	Clock    clock.PassiveClock
+}
+
+// SetupWithManager watches everything that a policy reports on.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	later := handler.Funcs{
+		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("servingcertpolicy").
+		Watches(&v1alpha1.ServingCertPolicy{}, later).
+		Watches(&v1alpha1.ServiceCA{}, later).
+		Watches(&corev1.Service{}, later).
+		Watches(&corev1.Secret{}, later).
+		Watches(servingcert.NamespaceMetadata(), later).
+		Complete(r)
+}
+
+// Reconcile reports on every policy.
+func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	var list v1alpha1.ServingCertPolicyList
+	if err := r.Client.List(ctx, &list); err != nil {
+		return ctrl.Result{}, err
+	}
+	now := r.Clock.Now()
+	tallies, err := r.count(ctx, now, list.Items)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	var failed []error
+	var soonest time.Time
+	for i := range list.Items {
+		p := &list.Items[i]
+		soonest = earliest(soonest, tallies[p.Name].earliestExpiry)
+		if err := r.report(ctx, now, p, tallies[p.Name]); err != nil {
+			failed = append(failed, fmt.Errorf("policy %s: %w", p.Name, err))
+		}
+	}
+	result := ctrl.Result{}
+	if !soonest.IsZero() {
+		result.RequeueAfter = soonest.Sub(now)
+	}
+	return result, errors.Join(failed...)
+}
+
+func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.ServingCertPolicy, counted *tally) error {
+	ca := &v1alpha1.ServiceCA{}
+	if err := r.View.Get(ctx, client.ObjectKey{Name: p.Spec.ServiceCAName}, ca); client.IgnoreNotFound(err) != nil {
+		return err
+	} else if err != nil {
+		ca = nil
+	}
+	status := counted.status(now, p, ca)
+	if err := apply.Status(ctx, r.Client, apply.Policy, p.Status, status, ac.ServingCertPolicy(p.Name)); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionConflicted} {
+		after := meta.FindStatusCondition(status.Conditions, kind)
+		if after != nil && after.Status == metav1.ConditionTrue && !meta.IsStatusConditionTrue(p.Status.Conditions, kind) {
+			r.Recorder.Eventf(p, nil, corev1.EventTypeWarning, after.Reason, "Report", "%s", after.Message)
+		}
+	}
+	return nil
+}
+
+// count looks at every Service once.
+func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]*tally, error) {
+	set, tallies := policy.NewSet(policies), map[string]*tally{}
+	for _, p := range policies {
+		tallies[p.Name] = &tally{}
+	}
+	var services corev1.ServiceList
+	if err := r.View.List(ctx, &services, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	namespaces, err := r.namespaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range services.Items {
+		service := &services.Items[i]
+		ruling, tied := set.For(namespaces[service.Namespace], service.Labels)
+		want, wanted := r.View.Rules.Want(service, ruling)
+		if !wanted {
+			continue
+		}
+		tallies[ruling.Name].conflict(tied...)
+		for _, other := range tied {
+			tallies[other.Name].conflict(ruling)
+		}
+		plan, err := r.plan(ctx, now, want)
+		if err != nil {
+			return nil, err
+		}
+		tallies[ruling.Name].add(now, service, plan)
+	}
+	return tallies, nil
+}
+
+func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, error) {
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	if err := r.View.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	found := map[string]labels.Set{}
+	for _, namespace := range list.Items {
+		found[namespace.Name] = namespace.Labels
+	}
+	return found, nil
+}
+
+// plan is what is to be done for a Service. Who else wants its Secret is not asked here: whoever was in the way is told of on the
+// Service.
+func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want) (issuance.Plan, error) {
+	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
+	if ca == nil {
+		return issuance.Plan{Want: want, Obstacle: obstacle}, err
+	}
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
+	if err := r.View.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
+		return issuance.Plan{}, err
+	} else if err != nil {
+		secret = nil
+	}
+	return want.Plan(now, &ca.CA, secret, nil), nil
+}
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]

@@ -1,0 +1,164 @@
+// Package servingcertpolicy reports on each policy whether everything is served, and until when.
+package servingcertpolicy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/conditions"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/policy"
+)
+
+// maxFailures is how many failures a status lists.
+const maxFailures = 10
+
+// tally is what one policy has done for the Services that it rules.
+type tally struct {
+	counts         v1alpha1.ServiceCounts
+	failures       []v1alpha1.ServiceFailure
+	nextRenewal    time.Time
+	earliestExpiry time.Time
+	// rivals are the policies of the same priority that select some of the same Services.
+	rivals map[string]bool
+}
+
+// add counts a Service that the policy serves, by what is to be done for it.
+func (t *tally) add(now time.Time, service *corev1.Service, plan issuance.Plan) {
+	t.counts.Matched++
+	obstacle := plan.Obstacle
+	if told := service.Annotations[v1alpha1.AnnotationError]; told != "" {
+		parsed := issuance.ParseObstacle(told)
+		obstacle = &parsed
+	}
+	if obstacle != nil {
+		t.failures = append(t.failures, v1alpha1.ServiceFailure{
+			Namespace: service.Namespace, Service: service.Name, Reason: obstacle.Reason, Message: obstacle.Message,
+		})
+	}
+	switch {
+	case now.Before(plan.NotAfter):
+		t.counts.Issued++
+		t.earliestExpiry = earliest(t.earliestExpiry, plan.NotAfter)
+		t.nextRenewal = earliest(t.nextRenewal, plan.RenewAt)
+	case obstacle != nil:
+		t.counts.Failed++
+	default:
+		t.counts.Pending++
+	}
+}
+
+// earliest is the earlier of two times; zero is none.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
+
+// conflict remembers that policies of the same priority select the same Service.
+func (t *tally) conflict(others ...*v1alpha1.ServingCertPolicy) {
+	if t.rivals == nil {
+		t.rivals = map[string]bool{}
+	}
+	for _, other := range others {
+		t.rivals[other.Name] = true
+	}
+}
+
+// status is the whole status of a policy. ca is nil when its ServiceCA does not exist.
+func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha1.ServiceCA) v1alpha1.ServingCertPolicyStatus {
+	slices.SortFunc(t.failures, func(a, b v1alpha1.ServiceFailure) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service))
+	})
+	built := conditions.New(p.Status.Conditions, p.Generation, now)
+	reportReady(built, p, ca)
+	t.reportServed(built)
+	t.reportConflicts(built)
+	return v1alpha1.ServingCertPolicyStatus{
+		ObservedGeneration: p.Generation,
+		Conditions:         built.List(),
+		Services:           &t.counts,
+		Failures:           t.failures[:min(len(t.failures), maxFailures)],
+		NextRenewalTime:    timeOrNil(t.nextRenewal),
+		EarliestExpiry:     timeOrNil(t.earliestExpiry),
+	}
+}
+
+func timeOrNil(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: t.Truncate(time.Second)}
+}
+
+func reportReady(built *conditions.Builder, p *v1alpha1.ServingCertPolicy, ca *v1alpha1.ServiceCA) {
+	if err := policy.CheckSelectors(p); err != nil {
+		built.Set(v1alpha1.ConditionReady, false, "InvalidSelector", err.Error())
+		built.Set(v1alpha1.ConditionStalled, true, "InvalidSelector", err.Error())
+		return
+	}
+	name := p.Spec.ServiceCAName
+	switch ready := readyOf(ca); {
+	case ca == nil:
+		built.Set(v1alpha1.ConditionReady, false, "ServiceCANotFound", fmt.Sprintf("there is no ServiceCA %s: create it, or name another", name))
+	case ready == nil:
+		built.Set(v1alpha1.ConditionReady, false, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s has no signing key yet", name))
+	case ready.Status != metav1.ConditionTrue:
+		built.Set(v1alpha1.ConditionReady, false, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s: %s", name, ready.Message))
+	case p.Spec.Restart.Strategy == v1alpha1.RollingRestart:
+		built.Set(v1alpha1.ConditionReady, true, "Ready", fmt.Sprintf("ServiceCA %s signs for this policy; "+
+			"this version restarts nothing, so spec.restart.strategy RollingRestart is not acted on", name))
+	default:
+		built.Set(v1alpha1.ConditionReady, true, "Ready", fmt.Sprintf("ServiceCA %s signs for this policy", name))
+	}
+}
+
+func readyOf(ca *v1alpha1.ServiceCA) *metav1.Condition {
+	if ca == nil {
+		return nil
+	}
+	i := slices.IndexFunc(ca.Status.Conditions, func(c metav1.Condition) bool { return c.Type == v1alpha1.ConditionReady })
+	if i < 0 {
+		return nil
+	}
+	return &ca.Status.Conditions[i]
+}
+
+func (t *tally) reportServed(built *conditions.Builder) {
+	counts := t.counts
+	switch {
+	case len(t.failures) > 0:
+		first := t.failures[0]
+		built.Set(v1alpha1.ConditionAllServed, false, "Failures", fmt.Sprintf("%d of %d Services are served; %s/%s: %s",
+			counts.Issued, counts.Matched, first.Namespace, first.Service, first.Message))
+	case counts.Pending > 0:
+		built.Set(v1alpha1.ConditionAllServed, false, "Pending", fmt.Sprintf("%d of %d Services are served, and %d will be soon",
+			counts.Issued, counts.Matched, counts.Pending))
+	case counts.Matched == 0:
+		built.Set(v1alpha1.ConditionAllServed, true, "NoServices", "no Service wants a certificate by this policy")
+	default:
+		built.Set(v1alpha1.ConditionAllServed, true, "AllServed", fmt.Sprintf("all %d Services are served; the first certificate ends %s",
+			counts.Matched, t.earliestExpiry.UTC().Format(time.RFC3339)))
+	}
+}
+
+func (t *tally) reportConflicts(built *conditions.Builder) {
+	if len(t.rivals) == 0 {
+		built.Set(v1alpha1.ConditionConflicted, false, "NoConflict", "no other policy of this priority selects the same Services")
+		return
+	}
+	names := make([]string, 0, len(t.rivals))
+	for name := range t.rivals {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	built.Set(v1alpha1.ConditionConflicted, true, "SamePriority", fmt.Sprintf(
+		"policy %s has the same priority and selects some of the same Services; the older policy rules them: give one a higher priority", names[0]))
+}
