@@ -157,11 +157,28 @@ func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate
 		}
 	}
 	chains, err := a.certificate.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the CA in tls.crt is an intermediate and does not lead to a root: put its root into ca.crt, and "+
 			"the intermediates between them into tls.crt after it: %w", err)
 	}
-	return chains[0][len(chains[0])-1], nil
+	for _, chain := range chains {
+		if allowsLeaf(chain) {
+			return chain[len(chain)-1], nil
+		}
+	}
+	return nil, fmt.Errorf("the CA in tls.crt is an intermediate, and a CA above it allows none: no client would accept its " +
+		"certificates; have it signed by a CA with a greater path length constraint (RFC 5280 §4.2.1.9)")
+}
+
+// allowsLeaf tells whether a certificate may stand before this chain. That the chain itself is sound does not say so: each CA
+// limits how many others stand between it and the leaf.
+func allowsLeaf(chain []*x509.Certificate) bool {
+	for below, ca := range chain {
+		if ca.BasicConstraintsValid && ca.MaxPathLen >= 0 && below > ca.MaxPathLen {
+			return false
+		}
+	}
+	return true
 }

@@ -112,12 +112,15 @@ func (h handmade) pair(t rapid.TB, chain ...handmade) pki.Pair {
 	return pki.Pair{Certificate: certificates, PrivateKey: pkcs8(t, h.key)}
 }
 
-// make signs a certificate with the parent's key, or with its own where there is no parent. The kind of CA decides nothing but
-// the template, which the edits may change.
+// makeCertificate signs a certificate, for a new key, with the parent's key, or with its own where there is no parent.
 func makeCertificate(t rapid.TB, parent *handmade, template *x509.Certificate) handmade {
 	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	key := crypto.Signer(must(t, private, err))
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	return certify(t, parent, template, must(t, key, err))
+}
+
+func certify(t rapid.TB, parent *handmade, template *x509.Certificate, key crypto.Signer) handmade {
+	t.Helper()
 	signer, issuer := key, template
 	if parent != nil {
 		signer, issuer = parent.key, parent.Certificate
@@ -144,6 +147,15 @@ func makeCA(t rapid.TB, parent *handmade, name string, edits ...func(*x509.Certi
 	t.Helper()
 	return makeCertificate(t, parent, caTemplate(name, edits...))
 }
+
+// selfSignedBy is a root with a key of any kind.
+func selfSignedBy(t rapid.TB, key crypto.Signer) handmade {
+	t.Helper()
+	return certify(t, nil, caTemplate("root"), key)
+}
+
+// basicConstraintsCA says CA:TRUE, for a template that would get a subject key identifier if it said so itself.
+var basicConstraintsCA = pkix.Extension{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}
 
 func pemOf(certificates ...*x509.Certificate) []byte {
 	var encoded []byte
