@@ -41,10 +41,10 @@ type Reconciler struct {
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
+		r.Keyring.Forget(request.Name)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !ca.DeletionTimestamp.IsZero() {
-		r.Keyring.Forget(ca.UID)
 		return ctrl.Result{}, nil
 	}
 	in, err := r.observe(ctx, &ca)

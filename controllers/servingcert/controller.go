@@ -113,16 +113,20 @@ func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingC
 // serve brings the Secret of a Service up to date.
 func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies policy.Set, namespace map[string]string) (outcome, error) {
 	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
-	if ca == nil {
-		return outcome{obstacle: obstacle, signedBy: issuance.SignedBy(want.Service), silent: obstacle == nil}, err
-	}
-	found := situation{now: r.Clock.Now(), service: want.Service, want: want, ca: ca}
-	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
+	if err != nil {
 		return outcome{}, err
 	}
+	found := situation{now: r.Clock.Now(), service: want.Service, want: want, ca: ca}
 	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
 	_, told := want.Service.Annotations[v1alpha1.AnnotationError]
 	if found.secret, err = r.secret(ctx, want, told); err != nil {
+		return outcome{}, err
+	}
+	if ca == nil {
+		// A Service that has a certificate need not know that its CA is away: the policy tells.
+		return outcome{obstacle: obstacle, silent: obstacle == nil || found.secret != nil}, nil
+	}
+	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
 		return outcome{}, err
 	}
 	plan := want.Plan(found.now, &ca.CA, found.secret, found.rivals)

@@ -40,18 +40,19 @@ type Keyring struct {
 	namespace string
 
 	mu   sync.Mutex
-	held map[types.UID]held
+	held map[string]held
 }
 
 // held is a CA and the state for which it was read.
 type held struct {
+	uid               types.UID
 	keyID, bundleHash string
 	ca                *CA
 }
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
 func New(reader client.Reader, namespace string) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, held: map[types.UID]held{}}
+	return &Keyring{reader: reader, namespace: namespace, held: map[string]held{}}
 }
 
 // Get is the CA that the status of a ServiceCA names, or ErrNotReady.
@@ -62,14 +63,17 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if known, ok := k.held[serviceCA.UID]; ok && known.keyID == active.SubjectKeyID && known.bundleHash == bundle.Hash {
+	named := held{uid: serviceCA.UID, keyID: active.SubjectKeyID, bundleHash: bundle.Hash}
+	known := k.held[serviceCA.Name]
+	if named.ca = known.ca; known == named && known.ca != nil {
 		return known.ca, nil
 	}
 	ca, err := k.read(ctx, serviceCA)
 	if err != nil {
 		return nil, err
 	}
-	k.held[serviceCA.UID] = held{keyID: active.SubjectKeyID, bundleHash: bundle.Hash, ca: ca}
+	named.ca = ca
+	k.held[serviceCA.Name] = named
 	return ca, nil
 }
 
@@ -147,8 +151,8 @@ func answer(object client.Object) (key struct{ active, bundle, stalled string })
 }
 
 // Forget drops the key of a ServiceCA that is gone.
-func (k *Keyring) Forget(uid types.UID) {
+func (k *Keyring) Forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.held, uid)
+	delete(k.held, name)
 }

@@ -1,0 +1,190 @@
+// Package controllers puts the controllers together.
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/serviceca"
+	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/servingcertpolicy"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+// reportingController is the name under which the Events stand.
+const reportingController = "servingcert.dev/operator"
+
+// Options are what the controllers must be told.
+type Options struct {
+	// Namespace is the operator's own: it holds the signing keys.
+	Namespace string
+	// ClusterDomain is the DNS domain of the cluster.
+	ClusterDomain string
+	// Clock tells the time.
+	Clock clock.PassiveClock
+}
+
+// CacheOptions make the caches hold what the controllers need and no more: of Secrets only the digests of our own, of ConfigMaps
+// and namespaces only metadata, of Services what decides about certificates.
+func CacheOptions() cache.Options {
+	made, err := labels.NewRequirement(v1alpha1.LabelService, selection.Exists, nil)
+	if err != nil {
+		panic(err) // the label is a constant
+	}
+	return cache.Options{
+		ReaderFailOnMissingInformer: true,
+		DefaultTransform:            cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Secret{}:                {Label: labels.NewSelector().Add(*made), Transform: digest},
+			&corev1.Service{}:               {Transform: slimService},
+			trust.ConfigMapMetadata():       {Transform: slimMetadata},
+			servingcert.NamespaceMetadata(): {Transform: slimMetadata},
+		},
+	}
+}
+
+func digest(object any) (any, error) {
+	if secret, ok := object.(*corev1.Secret); ok {
+		issuance.Digest(secret)
+	}
+	return object, nil
+}
+
+func slimService(object any) (any, error) {
+	service, ok := object.(*corev1.Service)
+	if !ok {
+		return object, nil
+	}
+	service.ManagedFields = nil
+	keepOurAnnotations(service)
+	service.Spec = corev1.ServiceSpec{ClusterIP: service.Spec.ClusterIP, Type: service.Spec.Type}
+	service.Status = corev1.ServiceStatus{}
+	return service, nil
+}
+
+func slimMetadata(object any) (any, error) {
+	accessor, err := meta.Accessor(object)
+	if err != nil {
+		return object, nil //nolint:nilerr // a tombstone is passed on as it is
+	}
+	accessor.SetManagedFields(nil)
+	keepOurAnnotations(accessor)
+	return object, nil
+}
+
+func keepOurAnnotations(object metav1.Object) {
+	var kept map[string]string
+	for key, value := range object.GetAnnotations() {
+		prefix, _, _ := strings.Cut(key, "/")
+		if prefix == v1alpha1.GroupName || prefix == string(issuance.OpenShift) || prefix == string(issuance.OpenShiftAlpha) {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[key] = value
+		}
+	}
+	object.SetAnnotations(kept)
+}
+
+// Setup adds every controller to a manager that was made with CacheOptions.
+func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
+	live, err := client.New(mgr.GetConfig(), client.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+	})
+	if err != nil {
+		return err
+	}
+	ownSecrets, err := ownSecrets(mgr, options.Namespace)
+	if err != nil {
+		return err
+	}
+	openShift, err := runsOpenShiftServiceCA(mgr.GetRESTMapper())
+	if err != nil {
+		return err
+	}
+	keys := keyring.New(live, options.Namespace)
+	view := servingcert.View{
+		Reader: mgr.GetCache(),
+		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
+	}
+	events := mgr.GetEventRecorder(reportingController)
+	return setup(ctx, mgr, options, live, ownSecrets, keys, view, events)
+}
+
+func setup(
+	ctx context.Context, mgr ctrl.Manager, options Options,
+	live client.Client, ownSecrets cache.Cache, keys *keyring.Keyring, view servingcert.View, events recorder.EventRecorder,
+) error {
+	targets := &trust.Reconciler{
+		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, OpenShiftAnnotations: view.Rules.OpenShiftAnnotations,
+	}
+	if err := targets.SetupWithManager(ctx, mgr); err != nil {
+		return fmt.Errorf("trust: %w", err)
+	}
+	cas := &serviceca.Reconciler{
+		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Targets: targets.Target, Namespace: options.Namespace,
+	}
+	if err := cas.SetupWithManager(mgr, ownSecrets); err != nil {
+		return fmt.Errorf("serviceca: %w", err)
+	}
+	services := &servingcert.Reconciler{
+		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+	}
+	if err := services.SetupWithManager(ctx, mgr); err != nil {
+		return fmt.Errorf("servingcert: %w", err)
+	}
+	policies := &servingcertpolicy.Reconciler{
+		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
+	}
+	if err := policies.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("servingcertpolicy: %w", err)
+	}
+	return nil
+}
+
+// ownSecrets is a cache of the metadata of the Secrets in the operator's own namespace, for the CAs that people bring bear no label.
+func ownSecrets(mgr ctrl.Manager, namespace string) (cache.Cache, error) {
+	own, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		DefaultNamespaces: map[string]cache.Config{namespace: {}},
+		DefaultTransform:  cache.TransformStripManagedFields(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return own, mgr.Add(own)
+}
+
+// runsOpenShiftServiceCA tells whether the cluster runs OpenShift's own service CA, which then answers to its annotations.
+func runsOpenShiftServiceCA(mapper meta.RESTMapper) (bool, error) {
+	_, err := mapper.RESTMapping(schema.GroupKind{Group: "operator.openshift.io", Kind: "ServiceCA"})
+	if meta.IsNoMatchError(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Scheme knows every kind that the controllers handle.
+func Scheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, v1alpha1.AddToScheme)
+	return scheme, builder.AddToScheme(scheme)
+}

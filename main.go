@@ -1,0 +1,93 @@
+// The operator: flags, the manager, wiring; nothing else.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/servingcert/operator/controllers"
+)
+
+// flags are the command line; --kubeconfig is controller-runtime's.
+type flags struct {
+	namespace, clusterDomain, metricsAddress, probeAddress string
+	leaderElect                                            bool
+	log                                                    zap.Options
+}
+
+func parseFlags() flags {
+	var f flags
+	flag.StringVar(&f.namespace, "namespace", "servingcert-system", "the operator's own namespace, which holds the signing keys")
+	flag.StringVar(&f.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster, for policies that name none")
+	flag.StringVar(&f.metricsAddress, "metrics-bind-address", "0", "address of the metrics endpoint, such as :8080; 0 turns it off")
+	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
+	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
+	f.log.BindFlags(flag.CommandLine)
+	flag.Parse()
+	return f
+}
+
+func main() {
+	f := parseFlags()
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log)))
+	if err := run(f); err != nil {
+		fmt.Fprintln(os.Stderr, "manager:", err)
+		os.Exit(1)
+	}
+}
+
+func run(f flags) error {
+	ctx := ctrl.SetupSignalHandler()
+	mgr, err := newManager(f)
+	if err != nil {
+		return err
+	}
+	err = controllers.Setup(ctx, mgr, controllers.Options{
+		Namespace: f.namespace, ClusterDomain: f.clusterDomain, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+func newManager(f flags) (manager.Manager, error) {
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, err
+	}
+	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
+	config.QPS = -1
+	scheme, err := controllers.Scheme()
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         controllers.CacheOptions(),
+		Client:                        client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
+		Metrics:                       server.Options{BindAddress: f.metricsAddress},
+		HealthProbeBindAddress:        f.probeAddress,
+		LeaderElection:                f.leaderElect,
+		LeaderElectionID:              "servingcert-operator",
+		LeaderElectionNamespace:       f.namespace,
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, err
+	}
+	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+}
