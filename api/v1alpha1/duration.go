@@ -7,6 +7,7 @@ import "time"
 
 // Duration is a length of time in Go's form, such as 90m or 2160h.
 //
+// +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=20
 // +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')",message="write a duration as numbers with the units h, m, s and ms, such as 90m, 36h or 2160h (90 days); there is no unit for days"
 type Duration string

@@ -41,5 +41,6 @@ type PrivateKey struct {
 
 	// size of the key in bits: 2048 (the default), 3072 or 4096 for RSA; 256 (the default), 384 or 521 for ECDSA; none for Ed25519.
 	// +optional
+	// +kubebuilder:validation:Minimum=1
 	Size int32 `json:"size,omitempty"`
 }

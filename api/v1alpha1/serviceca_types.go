@@ -19,18 +19,19 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 type ServiceCA struct {
 	metav1.TypeMeta `json:",inline"`
 
+	// metadata is the standard object metadata.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// spec is what is wanted.
 	// +optional
 	// +default={}
-	Spec ServiceCASpec `json:"spec,omitempty"`
+	Spec ServiceCASpec `json:"spec,omitzero"`
 
 	// status is what is there.
 	// +optional
 	// +default={"observedGeneration": -1}
-	Status ServiceCAStatus `json:"status,omitempty"`
+	Status ServiceCAStatus `json:"status,omitzero"`
 }
 
 // ServiceCAList is a list of ServiceCAs.
@@ -54,27 +55,27 @@ type ServiceCASpec struct {
 	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set.
 	// +optional
 	// +default={}
-	Source CASource `json:"source,omitempty"`
+	Source CASource `json:"source,omitzero"`
 
 	// certificate describes the CA's own certificate. With source.secret only what the Secret holds counts.
 	// +optional
 	// +default={}
-	Certificate CACertificate `json:"certificate,omitempty"`
+	Certificate CACertificate `json:"certificate,omitzero"`
 
 	// rotation says when and how a new generation of the CA takes over.
 	// +optional
 	// +default={}
-	Rotation CARotation `json:"rotation,omitempty"`
+	Rotation CARotation `json:"rotation,omitzero"`
 
 	// signingKey names the Secret that holds the CA.
 	// +optional
 	// +default={}
-	SigningKey SigningKeyReference `json:"signingKey,omitempty"`
+	SigningKey SigningKeyReference `json:"signingKey,omitzero"`
 
 	// trustBundle names the ConfigMap that publishes the trust bundle.
 	// +optional
 	// +default={}
-	TrustBundle TrustBundleReference `json:"trustBundle,omitempty"`
+	TrustBundle TrustBundleReference `json:"trustBundle,omitzero"`
 }
 
 // CASource says where a CA comes from.
@@ -155,7 +156,7 @@ type CACertificate struct {
 	// privateKey of each generation.
 	// +optional
 	// +default={}
-	PrivateKey PrivateKey `json:"privateKey,omitempty"`
+	PrivateKey PrivateKey `json:"privateKey,omitzero"`
 
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
 	// a domain permits its subdomains too. Empty: no constraint.
@@ -233,7 +234,7 @@ type CARotation struct {
 	// propagation is how long clients may need to see a new bundle.
 	// +optional
 	// +default={}
-	Propagation Propagation `json:"propagation,omitempty"`
+	Propagation Propagation `json:"propagation,omitzero"`
 
 	// previousTrust says how long a replaced CA stays trusted.
 	// +optional
@@ -302,7 +303,7 @@ type ServiceCAStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: Ready, Reconciling, Stalled, TrustEstablished, Rotating, ExpiringSoon.
+	// conditions are Ready, Reconciling, Stalled, TrustEstablished, Rotating, ExpiringSoon.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

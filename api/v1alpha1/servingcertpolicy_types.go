@@ -19,18 +19,19 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 type ServingCertPolicy struct {
 	metav1.TypeMeta `json:",inline"`
 
+	// metadata is the standard object metadata.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// spec is what is wanted.
 	// +optional
 	// +default={}
-	Spec ServingCertPolicySpec `json:"spec,omitempty"`
+	Spec ServingCertPolicySpec `json:"spec,omitzero"`
 
 	// status is what is there.
 	// +optional
 	// +default={"observedGeneration": -1}
-	Status ServingCertPolicyStatus `json:"status,omitempty"`
+	Status ServingCertPolicyStatus `json:"status,omitzero"`
 }
 
 // ServingCertPolicyList is a list of ServingCertPolicies.
@@ -69,17 +70,17 @@ type ServingCertPolicySpec struct {
 	// then to the name, and is reported.
 	// +optional
 	// +default=0
-	Priority int32 `json:"priority"`
+	Priority int32 `json:"priority,omitempty"`
 
 	// namespaceSelector selects namespaces by label; empty selects all.
 	// +optional
 	// +default={}
-	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector,omitzero"`
 
 	// serviceSelector selects Services by label; empty selects all.
 	// +optional
 	// +default={}
-	ServiceSelector metav1.LabelSelector `json:"serviceSelector,omitempty"`
+	ServiceSelector metav1.LabelSelector `json:"serviceSelector,omitzero"`
 
 	// issuance Annotated serves the selected Services that ask by an annotation; All serves each of them, in a Secret called
 	// `<service><secretNameSuffix>` where the Service names none.
@@ -98,12 +99,12 @@ type ServingCertPolicySpec struct {
 	// certificate describes the certificates.
 	// +optional
 	// +default={}
-	Certificate ServingCertificate `json:"certificate,omitempty"`
+	Certificate ServingCertificate `json:"certificate,omitzero"`
 
 	// restart says which workloads are restarted for a new certificate or bundle, and when.
 	// +optional
 	// +default={}
-	Restart Restart `json:"restart,omitempty"`
+	Restart Restart `json:"restart,omitzero"`
 }
 
 // CertificateUsage is an extended key usage, as cert-manager names it.
@@ -151,7 +152,7 @@ type ServingCertificate struct {
 	// privateKey of the certificates.
 	// +optional
 	// +default={}
-	PrivateKey ServingPrivateKey `json:"privateKey,omitempty"`
+	PrivateKey ServingPrivateKey `json:"privateKey,omitzero"`
 
 	// usages are the extended key usages.
 	// +optional
@@ -205,7 +206,7 @@ type ServingCertPolicyStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted.
+	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

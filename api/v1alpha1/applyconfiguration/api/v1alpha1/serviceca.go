@@ -17,7 +17,8 @@ import (
 // ServiceCA is a certificate authority for the Services of a cluster: a signing key, kept in one Secret of the operator's
 // namespace, and the trust bundle that its clients verify with.
 type ServiceCAApplyConfiguration struct {
-	v1.TypeMetaApplyConfiguration    `json:""`
+	v1.TypeMetaApplyConfiguration `json:""`
+	// metadata is the standard object metadata.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is what is wanted.
 	Spec *ServiceCASpecApplyConfiguration `json:"spec,omitempty"`

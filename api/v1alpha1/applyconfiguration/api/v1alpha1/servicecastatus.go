@@ -14,7 +14,7 @@ import (
 type ServiceCAStatusApplyConfiguration struct {
 	// observedGeneration is the generation of the spec that this status answers; -1 before the first.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// conditions: Ready, Reconciling, Stalled, TrustEstablished, Rotating, ExpiringSoon.
+	// conditions are Ready, Reconciling, Stalled, TrustEstablished, Rotating, ExpiringSoon.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// active is the generation that signs.
 	Active *CAGenerationApplyConfiguration `json:"active,omitempty"`

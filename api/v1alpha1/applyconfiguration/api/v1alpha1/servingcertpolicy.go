@@ -16,7 +16,8 @@ import (
 //
 // ServingCertPolicy says which Services get a serving certificate, from which ServiceCA, and what it looks like.
 type ServingCertPolicyApplyConfiguration struct {
-	v1.TypeMetaApplyConfiguration    `json:""`
+	v1.TypeMetaApplyConfiguration `json:""`
+	// metadata is the standard object metadata.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
 	// spec is what is wanted.
 	Spec *ServingCertPolicySpecApplyConfiguration `json:"spec,omitempty"`
