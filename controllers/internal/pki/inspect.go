@@ -66,7 +66,7 @@ func (l *Leaf) Satisfies(spec LeafSpec) error {
 		return fmt.Errorf("its common name is %q, and the policy wants %q", l.Subject.CommonName, spec.commonName())
 	case keySpecOfPublic(l.PublicKey) != spec.Key:
 		return fmt.Errorf("its key is %s, and the policy wants %s", keySpecOfPublic(l.PublicKey), spec.Key)
-	case l.KeyUsage != spec.keyUsage() || !slices.Equal(usages, spec.extKeyUsage()):
+	case l.KeyUsage != spec.keyUsage() || !slices.Equal(usages, spec.extKeyUsage()) || len(l.UnknownExtKeyUsage) > 0:
 		return fmt.Errorf("its key usages are not those of the policy")
 	case l.serviceUID() != spec.ServiceUID:
 		return fmt.Errorf("it carries the Service UID %q instead of %q", l.serviceUID(), spec.ServiceUID)
