@@ -1,0 +1,122 @@
+package pki_test
+
+import (
+	"crypto/x509"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+func names(bundle pki.Bundle) []string {
+	var found []string
+	for _, certificate := range bundle {
+		found = append(found, certificate.Subject.CommonName)
+	}
+	return found
+}
+
+// TestBundle: each certificate once, where it stood first, and the same again from its PEM.
+func TestBundle(t *testing.T) {
+	var roots []*x509.Certificate
+	for i := range 5 {
+		roots = append(roots, makeCA(t, nil, fmt.Sprintf("root-%d", i)).Certificate)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		drawn := rapid.SliceOfN(rapid.IntRange(0, len(roots)-1), 1, 12).Draw(t, "certificates")
+		var all []*x509.Certificate
+		var want []string
+		seen := map[int]bool{}
+		for _, i := range drawn {
+			all = append(all, roots[i])
+			if !seen[i] {
+				want = append(want, roots[i].Subject.CommonName)
+			}
+			seen[i] = true
+		}
+		bundle := pki.NewBundle(all...)
+		if diff := cmp.Diff(want, names(bundle)); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		parsed, err := pki.ParseBundle(bundle.Encode())
+		if diff := cmp.Diff(bundle, must(t, parsed, err)); diff != "" {
+			t.Errorf("after a round trip (-want +got):\n%s", diff)
+		}
+		doubled, err := pki.ParseBundle(pemOf(all...))
+		if diff := cmp.Diff(bundle, must(t, doubled, err)); diff != "" {
+			t.Errorf("from PEM with repetitions (-want +got):\n%s", diff)
+		}
+		for i, root := range roots {
+			if got := bundle.Contains(pki.KeyID(root.SubjectKeyId)); got != seen[i] {
+				t.Errorf("Contains(%s) = %v, want %v", root.Subject.CommonName, got, seen[i])
+			}
+		}
+	})
+}
+
+func TestParseBundle(t *testing.T) {
+	root := makeCA(t, nil, "root")
+	for _, tc := range []struct {
+		name, encoded, want string
+	}{
+		{"with text around", "# corp root\n" + string(root.pem()) + "\nthe end\n", ""},
+		{"with a key inside", string(pkcs8(t, root.key)) + string(root.pem()), ""},
+		{"empty", "", "the bundle is missing"},
+		{"no certificate", "hello", "the bundle holds no readable certificate"},
+		{"one that is broken", string(root.pem()) + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "the bundle holds no readable certificate"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			bundle, err := pki.ParseBundle([]byte(tc.encoded))
+			wantError(t, err, tc.want)
+			if err == nil && !cmp.Equal(bundle.Encode(), root.pem()) {
+				t.Errorf("the bundle holds %v, want the root alone", names(bundle))
+			}
+		})
+	}
+}
+
+func TestUnexpired(t *testing.T) {
+	ending := func(name string, end time.Time) *x509.Certificate {
+		return makeCA(t, nil, name, func(c *x509.Certificate) { c.NotAfter = end }).Certificate
+	}
+	at := now.Truncate(time.Second)
+	bundle := pki.NewBundle(ending("over", at.Add(-time.Hour)), ending("ends now", at), ending("a second left", at.Add(time.Second)), ending("young", at.Add(day)))
+	for _, tc := range []struct {
+		at   time.Time
+		want []string
+	}{
+		{at.Add(-day), []string{"over", "ends now", "a second left", "young"}},
+		{at.Add(-time.Nanosecond), []string{"ends now", "a second left", "young"}},
+		{at, []string{"a second left", "young"}},
+		{at.Add(day), nil},
+	} {
+		if diff := cmp.Diff(tc.want, names(bundle.Unexpired(tc.at))); diff != "" {
+			t.Errorf("at %s (-want +got):\n%s", tc.at, diff)
+		}
+	}
+	if len(bundle) != 4 {
+		t.Error("the bundle itself was changed")
+	}
+}
+
+// TestHash: the hash stands in annotations and in the status, so it may never change between releases.
+func TestHash(t *testing.T) {
+	for content, want := range map[string]string{
+		"":    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+		"abc": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+	} {
+		if got := pki.Hash([]byte(content)); got != want {
+			t.Errorf("Hash(%q) = %s, want %s", content, got, want)
+		}
+	}
+}
+
+func TestKeyID(t *testing.T) {
+	if got := pki.KeyID([]byte{0, 0xab, 0x10}); got != "00ab10" {
+		t.Errorf("KeyID = %q, want 00ab10", got)
+	}
+}

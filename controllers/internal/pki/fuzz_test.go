@@ -1,0 +1,92 @@
+package pki_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// FuzzParseLeaf: whatever stands in a Secret, it is read or refused, and what is read can be asked everything.
+func FuzzParseLeaf(f *testing.F) {
+	root := makeCA(f, nil, "root")
+	upper := makeCA(f, &root, "upper")
+	pair, _ := issue(f, load(f, upper.pair(f)), now, day, leafSpec())
+	for _, seed := range [][]byte{
+		pair.Certificate, root.pem(), pair.PrivateKey, nil, []byte("garbage"),
+		append([]byte("text\n"), pair.Certificate...), pair.Certificate[:len(pair.Certificate)-30],
+		bytes.Replace(pair.Certificate, []byte("\n"), []byte("\nHeader: x\n\n"), 1),
+		[]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"),
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, encoded []byte) {
+		leaf, err := pki.ParseLeaf(encoded)
+		if (leaf == nil) == (err == nil) {
+			t.Fatalf("ParseLeaf = %v, %v", leaf, err)
+		}
+		if err != nil {
+			return
+		}
+		if leaf.Certificate == nil {
+			t.Fatal("a leaf without a certificate")
+		}
+		if leaf.SignedBy(upper.Certificate, []*x509.Certificate{upper.Certificate}) == nil && !bytes.Equal(leaf.RawIssuer, upper.RawSubject) {
+			t.Error("signed by a CA that it does not name")
+		}
+		if leaf.Satisfies(leafSpec()) == nil && len(leaf.DNSNames) == 0 {
+			t.Error("satisfied without a name")
+		}
+		if pki.CheckPair(pki.Pair{Certificate: encoded, PrivateKey: pair.PrivateKey}) == nil && keyKind(leaf.PublicKey) != ed25519Key {
+			t.Error("an Ed25519 key belongs to another kind of certificate")
+		}
+	})
+}
+
+// keyErrors are all that is ever said of a key.
+var keyErrors = []string{
+	"tls.key holds no readable private key in PEM",
+	"tls.key holds a private key that cannot sign",
+	"tls.key is not the private key of the certificate in tls.crt",
+}
+
+// FuzzLoadAuthority: what is loaded signs certificates that its key vouches for; the rest is refused without quoting a key.
+func FuzzLoadAuthority(f *testing.F) {
+	root := makeCA(f, nil, "root")
+	upper := makeCA(f, &root, "upper")
+	other := makeCA(f, nil, "other")
+	for _, seed := range []pki.Pair{
+		root.pair(f), upper.pair(f, root), {Certificate: root.pem(), PrivateKey: other.pair(f).PrivateKey},
+		{Certificate: root.pair(f).PrivateKey, PrivateKey: root.pem()}, {}, {Certificate: []byte("x"), PrivateKey: []byte("y")},
+		{Certificate: root.pem()[:100], PrivateKey: root.pair(f).PrivateKey}, {Certificate: root.pem(), PrivateKey: root.pair(f).PrivateKey[:80]},
+	} {
+		f.Add(seed.Certificate, seed.PrivateKey)
+	}
+	f.Fuzz(func(t *testing.T, encoded, key []byte) {
+		authority, err := pki.LoadAuthority(pki.Pair{Certificate: encoded, PrivateKey: key})
+		if (authority == nil) == (err == nil) {
+			t.Fatalf("LoadAuthority = %v, %v", authority, err)
+		}
+		if err != nil {
+			if strings.HasPrefix(err.Error(), "tls.key") && !slices.Contains(keyErrors, err.Error()) {
+				t.Errorf("the error depends on what the key holds: %v", err)
+			}
+			return
+		}
+		ca := authority.Certificate()
+		if !ca.IsCA || len(ca.SubjectKeyId) == 0 {
+			t.Error("it was loaded, and is no CA with a subject key identifier")
+		}
+		at := ca.NotAfter.Add(-1)
+		pair, err := authority.Issue(at, leafSpec(), day, nil)
+		if err != nil {
+			return
+		}
+		if err := parseLeaf(t, pair.Certificate).SignedBy(ca, authority.Chain()); err != nil {
+			t.Errorf("SignedBy: %v", err)
+		}
+	})
+}
