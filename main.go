@@ -7,9 +7,7 @@ import (
 	"os"
 
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -68,21 +66,17 @@ func newManager(f flags) (manager.Manager, error) {
 	}
 	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
 	config.QPS = -1
-	scheme, err := controllers.Scheme()
+	options, err := controllers.ManagerOptions()
 	if err != nil {
 		return nil, err
 	}
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                        scheme,
-		Cache:                         controllers.CacheOptions(),
-		Client:                        client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
-		Metrics:                       server.Options{BindAddress: f.metricsAddress},
-		HealthProbeBindAddress:        f.probeAddress,
-		LeaderElection:                f.leaderElect,
-		LeaderElectionID:              "servingcert-operator",
-		LeaderElectionNamespace:       f.namespace,
-		LeaderElectionReleaseOnCancel: true,
-	})
+	options.Metrics = server.Options{BindAddress: f.metricsAddress}
+	options.HealthProbeBindAddress = f.probeAddress
+	options.LeaderElection = f.leaderElect
+	options.LeaderElectionID = "servingcert-operator"
+	options.LeaderElectionNamespace = f.namespace
+	options.LeaderElectionReleaseOnCancel = true
+	mgr, err := ctrl.NewManager(config, options)
 	if err != nil {
 		return nil, err
 	}

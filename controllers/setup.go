@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -41,23 +42,33 @@ type Options struct {
 	Clock clock.PassiveClock
 }
 
-// CacheOptions make the caches hold what the controllers need and no more: of Secrets only the digests of our own, of ConfigMaps
-// and namespaces only metadata, of Services what decides about certificates.
-func CacheOptions() cache.Options {
+// ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
+// the digests of our own, of ConfigMaps and namespaces only metadata, of Services what decides about certificates. Its client
+// reads what it wrote.
+func ManagerOptions() (ctrl.Options, error) {
+	scheme := runtime.NewScheme()
+	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, v1alpha1.AddToScheme)
+	if err := builder.AddToScheme(scheme); err != nil {
+		return ctrl.Options{}, err
+	}
 	made, err := labels.NewRequirement(v1alpha1.LabelService, selection.Exists, nil)
 	if err != nil {
-		panic(err) // the label is a constant
+		return ctrl.Options{}, err
 	}
-	return cache.Options{
-		ReaderFailOnMissingInformer: true,
-		DefaultTransform:            cache.TransformStripManagedFields(),
-		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Secret{}:                {Label: labels.NewSelector().Add(*made), Transform: digest},
-			&corev1.Service{}:               {Transform: slimService},
-			trust.ConfigMapMetadata():       {Transform: slimMetadata},
-			servingcert.NamespaceMetadata(): {Transform: slimMetadata},
+	return ctrl.Options{
+		Scheme: scheme,
+		Client: client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
+		Cache: cache.Options{
+			ReaderFailOnMissingInformer: true,
+			DefaultTransform:            cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Secret{}:                {Label: labels.NewSelector().Add(*made), Transform: digest},
+				&corev1.Service{}:               {Transform: slimService},
+				trust.ConfigMapMetadata():       {Transform: slimMetadata},
+				servingcert.NamespaceMetadata(): {Transform: slimMetadata},
+			},
 		},
-	}
+	}, nil
 }
 
 func digest(object any) (any, error) {
@@ -103,7 +114,7 @@ func keepOurAnnotations(object metav1.Object) {
 	object.SetAnnotations(kept)
 }
 
-// Setup adds every controller to a manager that was made with CacheOptions.
+// Setup adds every controller to a manager that was made with ManagerOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	live, err := client.New(mgr.GetConfig(), client.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
@@ -180,11 +191,4 @@ func runsOpenShiftServiceCA(mapper meta.RESTMapper) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// Scheme knows every kind that the controllers handle.
-func Scheme() (*runtime.Scheme, error) {
-	scheme := runtime.NewScheme()
-	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, v1alpha1.AddToScheme)
-	return scheme, builder.AddToScheme(scheme)
 }

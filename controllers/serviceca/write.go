@@ -22,12 +22,12 @@ func (r *Reconciler) write(ctx context.Context, in observed, decided step) error
 	if !decided.write {
 		return nil
 	}
-	secret := in.secret
-	if secret == nil {
-		secret = &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: in.serviceCA.SigningKeySecretName()},
-			Type:       corev1.SecretTypeTLS,
-		}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: in.serviceCA.SigningKeySecretName()},
+		Type:       corev1.SecretTypeTLS,
+	}
+	if in.secret != nil {
+		secret = in.secret.DeepCopy()
 	}
 	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelServiceCA, in.serviceCA.Name)
 	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, v1alpha1.AnnotationSource, decided.state.source)
@@ -41,7 +41,8 @@ func (r *Reconciler) write(ctx context.Context, in observed, decided step) error
 	if in.secret == nil {
 		err = r.Live.Create(ctx, secret, apply.ServiceCA)
 	} else {
-		err = r.Live.Update(ctx, secret, apply.ServiceCA)
+		guarded := client.MergeFromWithOptions(in.secret, client.MergeFromWithOptimisticLock{})
+		err = r.Live.Patch(ctx, secret, guarded, apply.ServiceCA)
 	}
 	if err != nil {
 		return fmt.Errorf("write Secret %s: %w", secret.Name, err)

@@ -1,0 +1,12 @@
+package controllers_test
+
+import (
+	"testing"
+)
+
+// One annotation, a certificate that every client can verify.
+func TestServiceThatAsksIsServed(t *testing.T) {
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc", "web."+r.name+".svc.cluster.local"))
+}
