@@ -3,7 +3,7 @@ package controllers
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +18,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
@@ -131,44 +130,30 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		return err
 	}
 	keys := keyring.New(live, options.Namespace)
+	events := mgr.GetEventRecorder(reportingController)
 	view := servingcert.View{
 		Reader: mgr.GetCache(),
 		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
 	}
-	events := mgr.GetEventRecorder(reportingController)
-	return setup(ctx, mgr, options, live, ownSecrets, keys, view, events)
-}
-
-func setup(
-	ctx context.Context, mgr ctrl.Manager, options Options,
-	live client.Client, ownSecrets cache.Cache, keys *keyring.Keyring, view servingcert.View, events recorder.EventRecorder,
-) error {
 	targets := &trust.Reconciler{
-		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, OpenShiftAnnotations: view.Rules.OpenShiftAnnotations,
-	}
-	if err := targets.SetupWithManager(ctx, mgr); err != nil {
-		return fmt.Errorf("trust: %w", err)
+		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, OpenShiftAnnotations: !openShift,
 	}
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
-		Targets: targets.Target, Namespace: options.Namespace,
-	}
-	if err := cas.SetupWithManager(mgr, ownSecrets); err != nil {
-		return fmt.Errorf("serviceca: %w", err)
+		Namespace: options.Namespace, Targets: targets.Target,
 	}
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 	}
-	if err := services.SetupWithManager(ctx, mgr); err != nil {
-		return fmt.Errorf("servingcert: %w", err)
-	}
 	policies := &servingcertpolicy.Reconciler{
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
 	}
-	if err := policies.SetupWithManager(mgr); err != nil {
-		return fmt.Errorf("servingcertpolicy: %w", err)
-	}
-	return nil
+	return errors.Join(
+		targets.SetupWithManager(ctx, mgr),
+		cas.SetupWithManager(mgr, ownSecrets),
+		services.SetupWithManager(ctx, mgr),
+		policies.SetupWithManager(mgr),
+	)
 }
 
 // ownSecrets is a cache of the metadata of the Secrets in the operator's own namespace, for the CAs that people bring bear no label.
