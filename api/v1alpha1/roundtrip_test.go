@@ -84,13 +84,15 @@ func TestApplyConfigurations(t *testing.T) {
 
 // TestApplyConfigurationSchema reads back what a manager owns, by the schema that comes with the apply configurations.
 func TestApplyConfigurationSchema(t *testing.T) {
+	owned := &metav1.FieldsV1{}
+	owned.SetRawString(`{"f:spec": {"f:certificate": {"f:duration": {}}}}`)
 	ca := &v1alpha1.ServiceCA{
 		ObjectMeta: metav1.ObjectMeta{Name: "default", ManagedFields: []metav1.ManagedFieldsEntry{{
 			Manager:    "git",
 			Operation:  metav1.ManagedFieldsOperationApply,
 			APIVersion: v1alpha1.SchemeGroupVersion.String(),
 			FieldsType: "FieldsV1",
-			FieldsV1:   &metav1.FieldsV1{Raw: []byte(`{"f:spec": {"f:certificate": {"f:duration": {}}}}`)},
+			FieldsV1:   owned,
 		}}},
 		Spec: v1alpha1.ServiceCASpec{Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "24h"}},
 	}

@@ -127,12 +127,14 @@ type IssuerReference struct {
 	// kind of the issuer.
 	// +optional
 	// +default="ClusterIssuer"
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Kind string `json:"kind,omitempty"`
 
 	// group of the issuer.
 	// +optional
 	// +default="cert-manager.io"
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Group string `json:"group,omitempty"`
 }
