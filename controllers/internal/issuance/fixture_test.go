@@ -1,0 +1,226 @@
+package issuance_test
+
+import (
+	"encoding/json"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// now lies far off, and between two seconds: a stray time.Now() shows, and so does a forgotten truncation.
+var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
+
+const (
+	day   = 24 * time.Hour
+	beta  = "service.beta.openshift.io/"
+	alpha = "service.alpha.openshift.io/"
+)
+
+var rules = issuance.Rules{ClusterDomain: "cluster.local", OpenShiftAnnotations: true}
+
+func must[T any](t rapid.TB, value T, err error) T {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+// newService is Service web in namespace shop. It asks for nothing.
+func newService(edits ...func(*corev1.Service)) *corev1.Service {
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "web", UID: "uid-of-web", CreationTimestamp: metav1.NewTime(now.Add(-day)),
+			Annotations: map[string]string{},
+		},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.0.0.1"},
+	}
+	for _, edit := range edits {
+		edit(service)
+	}
+	return service
+}
+
+func annotated(key, value string) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Annotations[key] = value }
+}
+
+var (
+	asksOwn   = annotated(v1alpha1.AnnotationSecretName, "web-cert")
+	asksBeta  = annotated(beta+"serving-cert-secret-name", "web-cert")
+	asksAlpha = annotated(alpha+"serving-cert-secret-name", "web-cert")
+)
+
+func headless(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }
+
+// newPolicy is a policy with the defaults of the API.
+func newPolicy(edits ...func(*v1alpha1.ServingCertPolicySpec)) *v1alpha1.ServingCertPolicy {
+	policy := &v1alpha1.ServingCertPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "default"},
+		Spec: v1alpha1.ServingCertPolicySpec{
+			ServiceCAName: "default", Issuance: v1alpha1.IssueAnnotated, SecretNameSuffix: "-tls",
+			Certificate: v1alpha1.ServingCertificate{
+				Duration:   "2160h",
+				PrivateKey: v1alpha1.ServingPrivateKey{PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.ECDSA}, RotationPolicy: v1alpha1.RotateAlways},
+				Usages:     []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
+				CABundle:   v1alpha1.CABundleOmit,
+			},
+		},
+	}
+	for _, edit := range edits {
+		edit(&policy.Spec)
+	}
+	return policy
+}
+
+// signer is a CA with its key, and what anybody may know of it.
+type signer struct {
+	*pki.Authority
+	issuance.CA
+}
+
+func newSigner(t rapid.TB, at time.Time, edits ...func(*pki.RootSpec)) *signer {
+	t.Helper()
+	spec := pki.RootSpec{CommonName: "signer", Duration: 790 * day, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}}
+	for _, edit := range edits {
+		edit(&spec)
+	}
+	pair, err := pki.GenerateRoot(at, spec)
+	return loadSigner(t, must(t, pair, err))
+}
+
+func loadSigner(t rapid.TB, pair pki.Pair) *signer {
+	t.Helper()
+	authority, err := pki.LoadAuthority(pair)
+	must(t, authority, err)
+	return &signer{authority, issuance.CA{
+		Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
+	}}
+}
+
+// scene is one Service, and all that a plan depends on.
+type scene struct {
+	t       rapid.TB
+	now     time.Time
+	service *corev1.Service
+	policy  *v1alpha1.ServingCertPolicy
+	ca      *signer
+	// secret is the Secret as the API server has it, with its key; nil when there is none.
+	secret *corev1.Secret
+	rivals []*corev1.Service
+}
+
+// newScene is a Service that asks, without a Secret.
+func newScene(t rapid.TB, edits ...func(*scene)) *scene {
+	t.Helper()
+	s := &scene{t: t, now: now, service: newService(asksOwn), policy: newPolicy(), ca: newSigner(t, now)}
+	for _, edit := range edits {
+		edit(s)
+	}
+	return s
+}
+
+// servedScene is a Service whose Secret has just been made.
+func servedScene(t rapid.TB, edits ...func(*scene)) *scene {
+	t.Helper()
+	s := newScene(t, edits...)
+	s.carryOut(s.plan())
+	return s
+}
+
+func (s *scene) want() issuance.Want {
+	s.t.Helper()
+	want, ok := rules.Want(s.service, s.policy)
+	if !ok {
+		s.t.Fatal("the policy gives the Service nothing")
+	}
+	return want
+}
+
+// digest is the Secret as the caches have it.
+func (s *scene) digest() *corev1.Secret {
+	if s.secret == nil {
+		return nil
+	}
+	digest := s.secret.DeepCopy()
+	issuance.Digest(digest)
+	return digest
+}
+
+func (s *scene) plan() issuance.Plan {
+	s.t.Helper()
+	return s.want().Plan(s.now, &s.ca.CA, s.digest(), s.rivals)
+}
+
+// carryOut does what a plan says, as the controller does.
+func (s *scene) carryOut(plan issuance.Plan) {
+	s.t.Helper()
+	switch plan.Action {
+	case issuance.Issue:
+		var previous []byte
+		if s.secret != nil && plan.Want.KeepsKey() {
+			previous = s.secret.Data["tls.key"]
+		}
+		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
+		s.apply(must(s.t, pair, err))
+	case issuance.Repair:
+		s.apply(s.pair())
+	case issuance.Keep, issuance.Refuse:
+	}
+}
+
+// apply is server-side apply, as far as a Secret of ours goes: what others added stays.
+func (s *scene) apply(pair pki.Pair) {
+	s.t.Helper()
+	configuration, err := s.want().Apply(pair, &s.ca.CA, nil)
+	encoded, err := json.Marshal(must(s.t, configuration, err))
+	var applied corev1.Secret
+	if err := json.Unmarshal(must(s.t, encoded, err), &applied); err != nil {
+		s.t.Fatal(err)
+	}
+	applied.UID = "uid-of-secret"
+	s.secret = &applied
+}
+
+func (s *scene) pair() pki.Pair {
+	return pki.Pair{Certificate: s.secret.Data["tls.crt"], PrivateKey: s.secret.Data["tls.key"]}
+}
+
+func (s *scene) leaf() *pki.Leaf {
+	s.t.Helper()
+	leaf, err := pki.ParseLeaf(s.secret.Data["tls.crt"])
+	return must(s.t, leaf, err)
+}
+
+// expect fails unless the plan is of this kind, with nothing to tell anybody.
+func (s *scene) expect(action issuance.Action) issuance.Plan {
+	s.t.Helper()
+	plan := s.plan()
+	if plan.Action != action || plan.Obstacle != nil {
+		s.t.Errorf("at %s: the plan is %s because %q, obstacle %v; want %s", s.now, plan.Action, plan.Why, plan.Obstacle, action)
+	}
+	return plan
+}
+
+func secretOf(edits ...func(*corev1.Secret)) *corev1.Secret {
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-cert", UID: "uid-of-secret"}, Type: corev1.SecretTypeTLS,
+	}
+	for _, edit := range edits {
+		edit(secret)
+	}
+	return secret
+}
+
+func ownedBy(name, uid string) func(*corev1.Secret) {
+	return func(s *corev1.Secret) {
+		s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: name, UID: types.UID(uid)})
+	}
+}
