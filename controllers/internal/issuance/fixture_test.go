@@ -224,3 +224,7 @@ func ownedBy(name, uid string) func(*corev1.Secret) {
 		s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: name, UID: types.UID(uid)})
 	}
 }
+
+func labelled(service string) func(*corev1.Secret) {
+	return func(s *corev1.Secret) { s.Labels = map[string]string{v1alpha1.LabelService: service} }
+}

@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"crypto/x509"
 	"fmt"
 	"strings"
 	"time"
@@ -97,14 +98,23 @@ func (w Want) check(ca *CA) *Obstacle {
 		return &Obstacle{ReasonInvalidSecretName, fmt.Sprintf("%q is no name for a Secret: %s", w.SecretName, problems[0])}
 	}
 	for _, name := range w.Leaf.DNSNames {
-		plain := strings.TrimPrefix(name, "*.")
-		if !isDNSName(plain) {
+		if !isDNSName(strings.TrimPrefix(name, "*.")) {
 			return &Obstacle{ReasonInvalidDNSName, fmt.Sprintf(
 				"%q is no DNS name: a label has at most 63 characters and a name 253; shorten spec.certificate.extraDNSNames of policy %s",
 				name, w.Policy.Name)}
 		}
-		if err := pki.Permits(ca.Certificate, plain); err != nil {
+		if err := ca.permits(name); err != nil {
 			return &Obstacle{ReasonNameNotPermitted, err.Error()}
+		}
+	}
+	return nil
+}
+
+// permits tells why the name constraints of the CA, or of one above it, forbid a name; nil when none does.
+func (ca *CA) permits(name string) error {
+	for _, certificate := range append([]*x509.Certificate{ca.Certificate}, ca.Chain...) {
+		if err := pki.Permits(certificate, name); err != nil {
+			return err
 		}
 	}
 	return nil

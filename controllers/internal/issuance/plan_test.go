@@ -1,0 +1,217 @@
+package issuance_test
+
+import (
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// certificateEdit changes the certificate part of the policy.
+func certificateEdit(edit func(*v1alpha1.ServingCertificate)) func(*scene) {
+	return func(s *scene) { edit(&s.policy.Spec.Certificate) }
+}
+
+func duration(value v1alpha1.Duration) func(*scene) {
+	return certificateEdit(func(c *v1alpha1.ServingCertificate) { c.Duration = value })
+}
+
+func asking(edits ...func(*corev1.Service)) func(*scene) {
+	return func(s *scene) { s.service = newService(edits...) }
+}
+
+func data(key string, value []byte) func(*scene) {
+	return func(s *scene) { s.secret.Data[key] = value }
+}
+
+func none(*scene) {}
+
+func belowRoot(s *scene) { s.ca = intermediateSigner(s.t, caTemplate("upper"), caTemplate("lower")) }
+
+// TestPlanIssues changes one thing of a Secret that has just been made, or of what it should be.
+func TestPlanIssues(t *testing.T) {
+	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
+	for _, tc := range []struct {
+		name, why    string
+		given, after func(*scene)
+	}{
+		{"missing", "there was none", none, func(s *scene) { s.secret = nil }},
+		{"no certificate", "tls.crt is missing", none, func(s *scene) { delete(s.secret.Data, "tls.crt") }},
+		{"a corrupt certificate", "tls.crt holds no readable certificate", none, data("tls.crt", []byte("garbage"))},
+		{"half a certificate", "tls.crt holds no readable certificate", none, func(s *scene) { s.secret.Data["tls.crt"] = s.secret.Data["tls.crt"][:200] }},
+		{"no data at all", "tls.crt is missing", none, func(s *scene) { s.secret.Data = nil }},
+		{"no key", "tls.key holds no readable private key", none, func(s *scene) { delete(s.secret.Data, "tls.key") }},
+		{"a corrupt key", "tls.key holds no readable private key", none, data("tls.key", []byte("garbage"))},
+		{"another's key", "tls.key is not the private key of tls.crt", none, func(s *scene) {
+			s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"]
+		}},
+		{"another CA", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, s.now.Add(time.Hour)) }},
+		{"another CA of the same name", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, now) }},
+		{"the chain is missing", "not the CA's chain", belowRoot, func(s *scene) {
+			s.secret.Data["tls.crt"] = pki.Bundle{s.leaf().Certificate}.Encode()
+		}},
+		{"the chain is broken", "not the CA's chain", belowRoot, func(s *scene) {
+			s.secret.Data["tls.crt"] = pki.Bundle{s.leaf().Certificate, s.ca.CA.Chain[1], s.ca.CA.Chain[0]}.Encode()
+		}},
+		{"a chain where there is none", "not the CA's chain", none, func(s *scene) {
+			s.secret.Data["tls.crt"] = append(s.secret.Data["tls.crt"], s.ca.Bundle...)
+		}},
+		{"one name more", "its names are", none, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"$(service).org"} })},
+		{"one name less", "its names are", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"a.org"} }),
+			certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = nil })},
+		{"another cluster domain", "its names are", none, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ClusterDomains = []string{"c"} })},
+		{"headless now", "its names are", none, func(s *scene) { headless(s.service) }},
+		{"not headless any more", "its names are", asking(asksOwn, headless), asking(asksOwn)},
+		{"one usage more", "its key usages", none, certificateEdit(func(c *v1alpha1.ServingCertificate) {
+			c.Usages = append(c.Usages, v1alpha1.UsageClientAuth)
+		})},
+		{"another algorithm", "its key is ECDSA 256, and the policy wants RSA 2048", none, certificateEdit(func(c *v1alpha1.ServingCertificate) {
+			c.PrivateKey.Algorithm = v1alpha1.RSA
+		})},
+		{"another size", "its key is ECDSA 256, and the policy wants ECDSA 521", none, certificateEdit(func(c *v1alpha1.ServingCertificate) {
+			c.PrivateKey.Size = 521
+		})},
+		{"a longer life", "its end was", none, duration("2161h")},
+		{"a shorter life", "its end was", none, duration("2159h59m58s")},
+		{"a life as long as the CA's", "its end was", none, duration("99999h")},
+		{"the owner is gone", "no longer belonged to this Service", none, func(s *scene) { s.secret.OwnerReferences = nil }},
+		{"the Service was made anew", "no longer belonged to this Service", none, func(s *scene) { s.service.UID = "uid-of-the-next" }},
+		{"the Service was made anew, as on OpenShift", `Service UID "uid-of-web" instead of "uid-of-the-next"`, asking(asksBeta), func(s *scene) { s.service.UID = "uid-of-the-next" }},
+		{"it asks as on OpenShift now", `Service UID "" instead of "uid-of-web"`, none, asking(asksBeta)},
+		{"it does not ask as on OpenShift any more", `Service UID "uid-of-web" instead of ""`, asking(asksAlpha), asking(asksOwn)},
+		{"corrupt, and the bundle drifted too", "tls.crt is missing", include, func(s *scene) {
+			s.secret.Data, s.ca.Bundle = nil, []byte("new")
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := servedScene(t, tc.given)
+			tc.after(s)
+			plan := s.expect(issuance.Issue)
+			if !strings.Contains(plan.Why, tc.why) {
+				t.Errorf("why = %q, want %q", plan.Why, tc.why)
+			}
+			if plan.Renewal || !plan.NotAfter.IsZero() || !plan.RenewAt.IsZero() {
+				t.Errorf("renewal %v, notAfter %s, renewAt %s; want none of them", plan.Renewal, plan.NotAfter, plan.RenewAt)
+			}
+			s.carryOut(plan)
+			s.expect(issuance.Keep)
+		})
+	}
+}
+
+// TestPlanRepairs: a sound certificate is not made anew for what surrounds it.
+func TestPlanRepairs(t *testing.T) {
+	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
+	omit := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleOmit })
+	annotation := func(key, value string) func(*scene) {
+		return func(s *scene) { s.secret.Annotations[key] = value }
+	}
+	for _, tc := range []struct {
+		name         string
+		given, after func(*scene)
+	}{
+		{"no label of the Service", none, func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelService) }},
+		{"another label of the Service", none, func(s *scene) { s.secret.Labels[v1alpha1.LabelService] = "db" }},
+		{"no label of the CA", none, func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }},
+		{"no label at all", none, func(s *scene) { s.secret.Labels = nil }},
+		{"the ServiceCA is called otherwise", none, func(s *scene) { s.policy.Spec.ServiceCAName = "other" }},
+		{"another bundle is published", include, func(s *scene) { s.ca.Bundle = append(s.ca.Bundle, newSigner(s.t, now).Bundle...) }},
+		{"the bundle was changed", include, data("ca.crt", []byte("changed"))},
+		{"the bundle was removed", include, func(s *scene) { delete(s.secret.Data, "ca.crt") }},
+		{"the bundle's hash was changed", include, annotation(v1alpha1.AnnotationCABundleHash, "0")},
+		{"the bundle is wanted now", omit, include},
+		{"the bundle is not wanted any more", include, omit},
+		{"OpenShift's UID was changed", asking(asksBeta), annotation(beta+"originating-service-uid", "0")},
+		{"OpenShift's name was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, beta+"originating-service-name") }},
+		{"OpenShift's expiry was changed", asking(asksBeta), annotation(beta+"expiry", "2001-01-01T00:00:00Z")},
+		{"OpenShift's older expiry was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, alpha+"expiry") }},
+		{"it asks by OpenShift's other family", asking(asksBeta), asking(asksAlpha)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := servedScene(t, tc.given)
+			before := s.leaf()
+			tc.after(s)
+			plan := s.expect(issuance.Repair)
+			if plan.Renewal || !plan.NotAfter.Equal(before.NotAfter) || plan.RenewAt.IsZero() {
+				t.Errorf("renewal %v, notAfter %s, renewAt %s; want those of the certificate", plan.Renewal, plan.NotAfter, plan.RenewAt)
+			}
+			s.carryOut(plan)
+			s.expect(issuance.Keep)
+			if !s.leaf().Equal(before.Certificate) {
+				t.Error("the certificate was made anew")
+			}
+		})
+	}
+}
+
+// TestPlanRefuses: what we cannot, or may not, is said and not done.
+func TestPlanRefuses(t *testing.T) {
+	long := strings.Repeat("a", 64)
+	permitted := func(domains ...string) func(*scene) {
+		return func(s *scene) {
+			s.ca = newSigner(s.t, now, func(r *pki.RootSpec) { r.PermittedDNSDomains = domains })
+		}
+	}
+	foreign := func(edits ...func(*corev1.Secret)) func(*scene) {
+		return func(s *scene) { s.secret = secretOf(edits...) }
+	}
+	for _, tc := range []struct {
+		name, reason, message string
+		given                 func(*scene)
+	}{
+		{"a foreign Secret", issuance.ReasonSecretNotOurs, "Secret web-cert was not made for this Service", foreign()},
+		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
+		{"made for another Service", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("db"), ownedBy("db", "uid-of-db"))},
+		{"our label, another's owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("web"), ownedBy("db", "uid-of-db"))},
+		{"ours, of the wrong type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(labelled("web"), func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
+		{"no name for a Secret", issuance.ReasonInvalidSecretName, `"Web_Cert" is no name for a Secret`, asking(annotated(v1alpha1.AnnotationSecretName, "Web_Cert"))},
+		{"a path for a name", issuance.ReasonInvalidSecretName, `"../web" is no name`, asking(annotated(beta+"serving-cert-secret-name", "../web"))},
+		{"a long name", issuance.ReasonInvalidSecretName, "is no name for a Secret", asking(annotated(v1alpha1.AnnotationSecretName, strings.Repeat("a", 254)))},
+		{"a long label", issuance.ReasonInvalidDNSName, long + `.org" is no DNS name`, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{long + ".org"} })},
+		{"a long label by substitution", issuance.ReasonInvalidDNSName, "of policy default", func(s *scene) {
+			s.service = newService(asksOwn, called("shop", long[:60]))
+			s.policy.Spec.Certificate.ExtraDNSNames = []string{"$(service)-$(namespace).org"}
+		}},
+		{"a long name altogether", issuance.ReasonInvalidDNSName, "is no DNS name", certificateEdit(func(c *v1alpha1.ServingCertificate) {
+			c.ExtraDNSNames = []string{strings.Repeat("a.", 126) + "aa"}
+		})},
+		{"a wildcard inside", issuance.ReasonInvalidDNSName, `"a.*.org" is no DNS name`, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"a.*.org"} })},
+		{"an empty label", issuance.ReasonInvalidDNSName, `"a..org" is no DNS name`, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"a..org"} })},
+		{"a name that the CA does not permit", issuance.ReasonNameNotPermitted, "permits only names in svc, and not web.shop.svc.cluster.local", permitted("svc")},
+		{"a wildcard that the CA does not permit", issuance.ReasonNameNotPermitted, "and not *.example.org", func(s *scene) {
+			permitted("svc", "cluster.local")(s)
+			s.policy.Spec.Certificate.ExtraDNSNames = []string{"*.example.org"}
+		}},
+		{"a wildcard that takes in what the CA excludes", issuance.ReasonNameNotPermitted, `excludes *.shop.org`, func(s *scene) {
+			s.ca = broughtSigner(s.t, func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"secret.shop.org"} })
+			s.policy.Spec.Certificate.ExtraDNSNames = []string{"*.shop.org"}
+		}},
+		{"a name that only a CA above permits not", issuance.ReasonNameNotPermitted, `"upper" permits only names in svc`, func(s *scene) {
+			upper := caTemplate("upper", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"svc"} })
+			s.ca = intermediateSigner(s.t, upper, caTemplate("lower"))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, tc.given)
+			plan := s.plan()
+			if plan.Action != issuance.Refuse || plan.Obstacle == nil {
+				t.Fatalf("the plan is %s, obstacle %v; want a refusal", plan.Action, plan.Obstacle)
+			}
+			if plan.Obstacle.Reason != tc.reason || !strings.Contains(plan.Obstacle.Message, tc.message) {
+				t.Errorf("obstacle = %s, want %s: … %s", plan.Obstacle, tc.reason, tc.message)
+			}
+			if !plan.NotAfter.IsZero() || !plan.RenewAt.IsZero() {
+				t.Errorf("notAfter %s, renewAt %s; want none", plan.NotAfter, plan.RenewAt)
+			}
+		})
+	}
+}
