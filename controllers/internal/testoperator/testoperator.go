@@ -1,0 +1,163 @@
+// Package testoperator runs the operator in the process of a test, where the race detector sees it, with the rights that
+// config/rbac gives it, so that every test shows that they suffice.
+package testoperator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/servingcert/operator/controllers"
+	"github.com/servingcert/operator/hack/cluster"
+)
+
+// Client is one of a cluster administrator, without a cache.
+func Client(running *cluster.Cluster) (client.Client, error) {
+	options, err := controllers.ManagerOptions()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(running.Config, client.Options{Scheme: options.Scheme})
+}
+
+// Path is that of a file of this repository.
+func Path(elements ...string) (string, error) {
+	folder, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(folder, "go.mod")); err == nil {
+			return filepath.Join(append([]string{folder}, elements...)...), nil
+		}
+		if folder == filepath.Dir(folder) {
+			return "", errors.New("no go.mod in this folder or above it")
+		}
+		folder = filepath.Dir(folder)
+	}
+}
+
+// Manifests are the objects in the YAML files of a folder and of those below it, as they stand there; what is for kustomize alone
+// is left out.
+func Manifests(folder string) ([]*unstructured.Unstructured, error) {
+	var objects []*unstructured.Unstructured
+	err := filepath.WalkDir(folder, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(path) != ".yaml" || entry.Name() == "kustomization.yaml" {
+			return err
+		}
+		read, err := readManifest(path)
+		objects = append(objects, read...)
+		return err
+	})
+	return objects, err
+}
+
+func readManifest(path string) ([]*unstructured.Unstructured, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var objects []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), len(content))
+	for {
+		var object unstructured.Unstructured
+		switch err := decoder.Decode(&object.Object); {
+		case errors.Is(err, io.EOF):
+			return objects, nil
+		case err != nil:
+			return nil, fmt.Errorf("%s: %w", path, err)
+		case len(object.Object) > 0:
+			objects = append(objects, &object)
+		}
+	}
+}
+
+// Install creates the operator's namespace and its rights, as kustomize would.
+func Install(ctx context.Context, kube client.Client, namespace string) error {
+	if err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+		return err
+	}
+	folder, err := Path("config", "rbac")
+	if err != nil {
+		return err
+	}
+	objects, err := Manifests(folder)
+	if err != nil {
+		return err
+	}
+	for _, object := range objects {
+		if err := install(ctx, kube, object, namespace); err != nil {
+			return fmt.Errorf("install %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+func install(ctx context.Context, kube client.Client, object *unstructured.Unstructured, namespace string) error {
+	if slices.Contains([]string{"Role", "RoleBinding", "ServiceAccount"}, object.GetKind()) {
+		object.SetNamespace(namespace)
+	}
+	subjects, _, err := unstructured.NestedSlice(object.Object, "subjects")
+	if err != nil {
+		return err
+	}
+	for _, subject := range subjects {
+		if fields, ok := subject.(map[string]any); ok {
+			fields["namespace"] = namespace
+		}
+	}
+	if len(subjects) > 0 {
+		object.Object["subjects"] = subjects
+	}
+	return kube.Create(ctx, object)
+}
+
+// Start runs the operator under its ServiceAccount; stop returns when it has ended, and tells how.
+func Start(ctx context.Context, running *cluster.Cluster, namespace string) (stop func() error, err error) {
+	options, err := controllers.ManagerOptions()
+	if err != nil {
+		return nil, err
+	}
+	options.Metrics = server.Options{BindAddress: "0"}
+	options.Controller.SkipNameValidation = ptr.To(true)
+	options.GracefulShutdownTimeout = ptr.To(10 * time.Second)
+	config, err := running.ServiceAccount(ctx, namespace, "manager")
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	mgr, err := ctrl.NewManager(config, options)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	err = controllers.Setup(ctx, mgr, controllers.Options{
+		Namespace: namespace, ClusterDomain: "cluster.local", Clock: clock.RealClock{},
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	return func() error {
+		cancel()
+		return <-ended
+	}, nil
+}
