@@ -78,8 +78,7 @@ type realm struct {
 // newRealm makes a realm; adjust may change the CA and the policy before they are created.
 func newRealm(t *testing.T, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy)) realm {
 	t.Helper()
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
-	name = strings.Trim(name[max(0, len(name)-40):], "-")
+	name := realmName(t)
 	r := realm{
 		T: t, name: name,
 		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}},
@@ -98,6 +97,13 @@ func newRealm(t *testing.T, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.Servin
 	create(t, r.ca)
 	create(t, r.policy)
 	return r
+}
+
+// realmName is a name for what one test makes.
+func realmName(t *testing.T) string {
+	t.Helper()
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	return strings.Trim(name[max(0, len(name)-40):], "-")
 }
 
 // service creates a Service in the realm; adjust may change it before.
