@@ -1,0 +1,149 @@
+package issuance_test
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+func renewBefore(value v1alpha1.Duration) func(*scene) {
+	return certificateEdit(func(c *v1alpha1.ServingCertificate) { c.RenewBefore = &value })
+}
+
+func caLifetime(lifetime time.Duration) func(*scene) {
+	return func(s *scene) {
+		s.ca = newSigner(s.t, s.now, func(r *pki.RootSpec) { r.Duration = lifetime })
+	}
+}
+
+// band is the time in which a certificate is renewed: renewBefore before its end, or up to a tenth of what is before that earlier.
+func band(leaf *pki.Leaf, lifetime, renewBefore time.Duration) (earliest, latest time.Time) {
+	latest = leaf.NotAfter.Add(-renewBefore)
+	return latest.Add(-(lifetime - renewBefore) / 10), latest
+}
+
+// TestRenewal is about the very instant from which a certificate is renewed.
+func TestRenewal(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		given       func(*scene)
+		lifetime    time.Duration
+		renewBefore time.Duration
+	}{
+		{"a third by default", none, 90 * day, 30 * day},
+		{"as the policy says", renewBefore("1h"), 90 * day, time.Hour},
+		{"most of its life", renewBefore("2159h"), 90 * day, 2159 * time.Hour},
+		{"a short life", duration("1m"), time.Minute, 20 * time.Second},
+		{"just shorter than the CA's", caLifetime(90*day + time.Second), 90 * day, 30 * day},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := servedScene(t, tc.given)
+			leaf := s.leaf()
+			plan := s.expect(issuance.Keep)
+			earliest, latest := band(leaf, tc.lifetime, tc.renewBefore)
+			if plan.RenewAt.Before(earliest) || plan.RenewAt.After(latest) {
+				t.Fatalf("renewAt = %s, want it within %s and %s", plan.RenewAt, earliest, latest)
+			}
+			s.now = plan.RenewAt.Add(-time.Nanosecond)
+			if before := s.expect(issuance.Keep); !before.RenewAt.Equal(plan.RenewAt) || !before.NotAfter.Equal(leaf.NotAfter) {
+				t.Errorf("just before: renewAt %s, notAfter %s", before.RenewAt, before.NotAfter)
+			}
+			for _, at := range []time.Time{plan.RenewAt, leaf.NotAfter.Add(-time.Nanosecond)} {
+				s.now = at
+				if due := s.expect(issuance.Issue); !due.Renewal || !due.NotAfter.Equal(leaf.NotAfter) {
+					t.Errorf("at %s: renewal %v, notAfter %s; want a renewal of what is still valid", at, due.Renewal, due.NotAfter)
+				}
+			}
+			s.now = leaf.NotAfter
+			due := s.expect(issuance.Issue)
+			if !due.Renewal || !due.NotAfter.IsZero() {
+				t.Errorf("at its end: renewal %v, notAfter %s; want a renewal, and no sound certificate", due.Renewal, due.NotAfter)
+			}
+			if want := "the one before it ends " + leaf.NotAfter.Format(time.RFC3339); due.Why != want {
+				t.Errorf("why = %q, want %q", due.Why, want)
+			}
+		})
+	}
+}
+
+// TestNoRenewalAtTheEndOfTheCA: a new certificate would end at the same time, and so would the next, for ever.
+func TestNoRenewalAtTheEndOfTheCA(t *testing.T) {
+	for _, lifetime := range []time.Duration{time.Minute, 30 * day, 90*day - time.Second, 90 * day} {
+		t.Run(lifetime.String(), func(t *testing.T) {
+			s := servedScene(t, caLifetime(lifetime))
+			end := s.ca.CA.Certificate.NotAfter
+			for part := range 10 {
+				s.now = now.Add(lifetime * time.Duration(part) / 10)
+				if plan := s.expect(issuance.Keep); !plan.RenewAt.IsZero() || !plan.NotAfter.Equal(end) {
+					t.Errorf("at %s: renewAt %s, notAfter %s; want none, %s", s.now, plan.RenewAt, plan.NotAfter, end)
+				}
+			}
+			s.now = end
+			if plan := s.expect(issuance.Keep); !plan.NotAfter.IsZero() {
+				t.Errorf("after its end: notAfter %s, want none", plan.NotAfter)
+			}
+			s.ca = newSigner(t, s.now)
+			s.carryOut(s.expect(issuance.Issue))
+			s.expect(issuance.Keep)
+		})
+	}
+}
+
+// TestLastRenewalBeforeTheEndOfTheCA: one that ends shortly before its CA is renewed once more.
+func TestLastRenewalBeforeTheEndOfTheCA(t *testing.T) {
+	s := servedScene(t, caLifetime(91*day))
+	s.now = s.expect(issuance.Keep).RenewAt
+	s.carryOut(s.expect(issuance.Issue))
+	if plan := s.expect(issuance.Keep); !plan.RenewAt.IsZero() || !plan.NotAfter.Equal(s.ca.CA.Certificate.NotAfter) {
+		t.Errorf("renewAt %s, notAfter %s; want none, the end of the CA", plan.RenewAt, plan.NotAfter)
+	}
+}
+
+// TestRenewAt: when a certificate is renewed depends on it and the policy alone.
+func TestRenewAt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		seconds := rapid.Int64Range(60, 3*365*86400).Draw(t, "duration")
+		lifetime := time.Duration(seconds) * time.Second
+		s := newScene(t, caLifetime(lifetime+time.Hour), duration(v1alpha1.Duration(lifetime.String())))
+		before := lifetime / 3
+		if rapid.Bool().Draw(t, "renewBefore is set") {
+			before = time.Duration(rapid.Int64Range(1, seconds-1).Draw(t, "renewBefore")) * time.Second
+			renewBefore(v1alpha1.Duration(before.String()))(s)
+		}
+		s.carryOut(s.plan())
+		plan := s.expect(issuance.Keep)
+		earliest, latest := band(s.leaf(), lifetime, before)
+		if plan.RenewAt.Before(earliest) || plan.RenewAt.After(latest) {
+			t.Errorf("renewAt = %s, want it within %s and %s", plan.RenewAt, earliest, latest)
+		}
+		s.now = now.Add(time.Duration(rapid.Int64Range(0, 2*int64(lifetime)).Draw(t, "later")))
+		if again := s.plan(); !again.RenewAt.Equal(plan.RenewAt) {
+			t.Errorf("later renewAt = %s, before %s", again.RenewAt, plan.RenewAt)
+		}
+	})
+}
+
+// TestRenewalsSpread: certificates that were made at one instant are renewed over the whole band.
+func TestRenewalsSpread(t *testing.T) {
+	const count = 400
+	s := servedScene(t)
+	var tenths [10]int
+	for range count {
+		s.secret = nil
+		s.carryOut(s.plan())
+		earliest, latest := band(s.leaf(), 90*day, 30*day)
+		at := s.expect(issuance.Keep).RenewAt
+		tenths[min(9, int(10*at.Sub(earliest)/latest.Sub(earliest)))]++
+	}
+	for i, got := range tenths {
+		// A fair share is 40; beyond 10 and 80 lie fewer than one run in a million.
+		if got < 10 || got > 80 {
+			t.Errorf("%d of %d certificates are renewed in tenth %d: %v", got, count, i, tenths)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package issuance_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+// newRival is another Service of the namespace that asks for the same Secret; age says how much older than web it is.
+func newRival(name string, age time.Duration) *corev1.Service {
+	return newService(asksOwn, func(s *corev1.Service) {
+		s.Name, s.UID = name, types.UID("uid-of-"+name)
+		s.CreationTimestamp = metav1.NewTime(s.CreationTimestamp.Add(-age))
+	})
+}
+
+// holds makes the scene's Secret that of another Service, as its own plan does.
+func holds(rival *corev1.Service) func(*scene) {
+	return func(s *scene) {
+		theirs := &scene{t: s.t, now: s.now, service: rival, policy: s.policy, ca: s.ca}
+		theirs.carryOut(theirs.plan())
+		s.secret = theirs.secret
+	}
+}
+
+func TestPlanBesideRivals(t *testing.T) {
+	older, younger := newRival("zzz", time.Hour), newRival("aaa", -time.Hour)
+	twinBefore, twinAfter := newRival("api", 0), newRival("www", 0)
+	served := func(s *scene) { s.carryOut(s.plan()) }
+	for _, tc := range []struct {
+		name   string
+		rivals []*corev1.Service
+		given  func(*scene)
+		action issuance.Action
+		told   string
+	}{
+		{"no rival", nil, none, issuance.Issue, ""},
+		{"the older gets it", []*corev1.Service{younger}, none, issuance.Issue, "also wanted by Service aaa"},
+		{"the younger does not", []*corev1.Service{older}, none, issuance.Refuse, "also wanted by Service zzz"},
+		{"of one age, the name decides for it", []*corev1.Service{twinAfter}, none, issuance.Issue, "also wanted by Service www"},
+		{"of one age, the name decides against it", []*corev1.Service{twinBefore}, none, issuance.Refuse, "also wanted by Service api"},
+		{"one older of several", []*corev1.Service{younger, twinAfter, older}, none, issuance.Refuse, "also wanted by Service aaa, www, zzz"},
+		{"the holder keeps it beside an older one", []*corev1.Service{older}, served, issuance.Keep, "also wanted by Service zzz"},
+		{"the holder keeps it beside a younger one", []*corev1.Service{younger}, served, issuance.Keep, "also wanted by Service aaa"},
+		{"the holder repairs it", []*corev1.Service{older}, func(s *scene) { served(s); s.secret.Labels = nil }, issuance.Repair, "also wanted by Service zzz"},
+		{"the holder makes it anew", []*corev1.Service{older}, func(s *scene) { served(s); s.secret.Data = nil }, issuance.Issue, "also wanted by Service zzz"},
+		{"a younger one holds it", []*corev1.Service{younger}, holds(younger), issuance.Refuse, "also wanted by Service aaa"},
+		{"an older one holds it", []*corev1.Service{younger, older}, holds(older), issuance.Refuse, "also wanted by Service aaa, zzz"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newScene(t, tc.given, func(s *scene) { s.rivals = tc.rivals })
+			plan := s.plan()
+			if plan.Action != tc.action {
+				t.Errorf("action = %s because %q, want %s", plan.Action, plan.Why, tc.action)
+			}
+			switch {
+			case tc.told == "" && plan.Obstacle != nil:
+				t.Errorf("obstacle = %s, want none", plan.Obstacle)
+			case tc.told != "" && (plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonSecretConflict || !strings.Contains(plan.Obstacle.Message, tc.told+":")):
+				t.Errorf("obstacle = %v, want a conflict: %s", plan.Obstacle, tc.told)
+			}
+		})
+	}
+}
+
+// TestForeignBesideRivals: what belongs to none of them is nobody's to take.
+func TestForeignBesideRivals(t *testing.T) {
+	s := newScene(t, func(s *scene) { s.secret, s.rivals = secretOf(), []*corev1.Service{newRival("aaa", -time.Hour)} })
+	if plan := s.plan(); plan.Action != issuance.Refuse || plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonSecretNotOurs {
+		t.Errorf("the plan is %s, obstacle %v; want that the Secret is foreign", plan.Action, plan.Obstacle)
+	}
+	if got, want := s.want().Foreign().Reason, issuance.ReasonSecretNotOurs; got != want {
+		t.Errorf("Foreign = %s, want %s", got, want)
+	}
+}
+
+// TestOneOfManyGetsIt: whoever looks first, one Service is the one that gets a Secret, and each is told.
+func TestOneOfManyGetsIt(t *testing.T) {
+	ca := newSigner(t, now)
+	rapid.Check(t, func(t *rapid.T) {
+		var all []*corev1.Service
+		for i := range rapid.IntRange(2, 6).Draw(t, "services") {
+			all = append(all, newRival(fmt.Sprintf("s%d", i), time.Duration(rapid.IntRange(0, 2).Draw(t, "age"))*time.Hour))
+		}
+		secret := (*corev1.Secret)(nil)
+		holder := ""
+		for round := range 2 {
+			winners := 0
+			for _, i := range rapid.Permutation(indices(len(all))).Draw(t, "order") {
+				var rivals []*corev1.Service
+				for j, other := range all {
+					if j != i {
+						rivals = append(rivals, other)
+					}
+				}
+				s := &scene{t: t, now: now, service: all[i], policy: newPolicy(), ca: ca, secret: secret, rivals: rivals}
+				plan := s.plan()
+				if plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonSecretConflict {
+					t.Fatalf("%s is told %v, want a conflict", s.service.Name, plan.Obstacle)
+				}
+				if plan.Action == issuance.Refuse {
+					continue
+				}
+				winners++
+				if round == 0 {
+					holder = s.service.Name
+					s.carryOut(plan)
+					secret = s.secret
+				} else if plan.Action != issuance.Keep || s.service.Name != holder {
+					t.Errorf("in round %d the plan of %s is %s, and %s holds the Secret", round, s.service.Name, plan.Action, holder)
+				}
+			}
+			if winners != 1 {
+				t.Errorf("in round %d %d Services have a certificate, want 1", round, winners)
+			}
+		}
+	})
+}
+
+func indices(count int) []int {
+	var all []int
+	for i := range count {
+		all = append(all, i)
+	}
+	return all
+}
