@@ -22,15 +22,24 @@ func compile(ctx context.Context, r recipe, output string) error {
 	defer show.done()
 
 	var stale bytes.Buffer
+	downloads, compiled := 0, 0
 	list := append([]string{"list", "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}"}, append(r.flags, ".")...)
-	if err := run(ctx, list, &stale, func(module string) { show.set("%s: downloading %s", title, module) }); err != nil {
+	err := run(ctx, list, &stale, func(module string) {
+		downloads++
+		show.set("%s: downloading modules, %d so far, now %s", title, downloads, module)
+	})
+	if err != nil {
 		return err
 	}
-	total, compiled := len(strings.Fields(stale.String())), 0
+	total := len(strings.Fields(stale.String()))
+	show.set("%s: %d packages to compile", title, total)
 	build := append([]string{"build", "-v", "-o", output}, append(r.flags, ".")...)
 	return run(ctx, build, io.Discard, func(string) {
-		compiled++
-		show.set("%s: %d of %d packages", title, compiled, total)
+		if compiled++; compiled < total {
+			show.set("%s: %d of %d packages", title, compiled, total)
+			return
+		}
+		show.set("%s: all %d packages, linking", title, total)
 	})
 }
 

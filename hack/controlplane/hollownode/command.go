@@ -7,17 +7,14 @@ package hollownode
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	clientset "k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	remote "k8s.io/cri-client/pkg"
-	fakeremote "k8s.io/cri-client/pkg/fake"
-	"k8s.io/kubernetes/pkg/kubelet/cm"
 	"k8s.io/kubernetes/pkg/kubemark"
+	"k8s.io/kubernetes/pkg/volume/util/hostutil"
 )
 
 type node struct {
@@ -53,18 +50,14 @@ func (n *node) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make clients from %s: %w", n.kubeconfig, err)
 	}
-	runtime := fakeremote.NewFakeRemoteRuntime()
-	endpoint := "unix://" + filepath.Join(n.root, "cri.sock")
-	if err := runtime.Start(endpoint); err != nil {
-		return fmt.Errorf("start the fake container runtime: %w", err)
-	}
-	defer runtime.Stop()
-	service, err := remote.NewRemoteRuntimeServiceBuilder().WithEndpoint(endpoint).WithConnectionTimeout(15 * time.Second).Build(ctx)
+	runtime, images, err := startRuntime(ctx, n.root, client)
 	if err != nil {
-		return fmt.Errorf("reach the fake container runtime: %w", err)
+		return err
 	}
-	kubemark.NewHollowKubelet(flags, config, client, heartbeat, machine(n.name), runtime.ImageService, service,
-		cm.NewStubContainerManager()).Run(ctx)
+	kubelet := kubemark.NewHollowKubelet(flags, config, client, heartbeat, machine(n.name), images, runtime, newContainerManager())
+	kubelet.KubeletDeps.ProbeManager = prober{}
+	kubelet.KubeletDeps.HostUtil = hostUtil{hostutil.NewFakeHostUtil(nil)}
+	kubelet.Run(ctx)
 	return nil
 }
 

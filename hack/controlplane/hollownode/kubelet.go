@@ -4,11 +4,8 @@ import (
 	"path/filepath"
 	"time"
 
-	cadvisorapi "github.com/google/cadvisor/lib/model"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
-	cadvisortest "k8s.io/kubernetes/pkg/kubelet/cadvisor/testing"
 )
 
 // kubeletConfig is the kubelet's own defaults but for what a node that is a plain process cannot do or must not touch.
@@ -33,22 +30,6 @@ func (n *node) kubeletConfig() (*options.KubeletFlags, *kubeletconfig.KubeletCon
 	config.MaxPods = 1000
 	config.ProviderID = "hollow://" + n.name
 	// Mounted Secrets and ConfigMaps are written anew when a pod is synced, and a change of theirs syncs no pod.
-	config.SyncFrequency.Duration = time.Second
+	config.SyncFrequency.Duration = 500 * time.Millisecond
 	return flags, config, nil
-}
-
-// roomyMachine has room for pods that ask for what they need in production.
-type roomyMachine struct{ *cadvisortest.Fake }
-
-func machine(name string) roomyMachine {
-	return roomyMachine{&cadvisortest.Fake{NodeName: name}}
-}
-
-// MachineInfo implements cadvisor.Interface.
-func (m roomyMachine) MachineInfo(logger klog.Logger) (*cadvisorapi.MachineInfo, error) {
-	info, err := m.Fake.MachineInfo(logger)
-	if err == nil {
-		info.NumCores, info.MemoryCapacity = 64, 256<<30
-	}
-	return info, err
 }

@@ -1,0 +1,55 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const patience = 2 * time.Minute
+
+// start starts a cluster, and stops it with the test, whereupon nothing of it may be left.
+func start(t *testing.T, options Options) *Cluster {
+	t.Helper()
+	began := time.Now()
+	c, err := Start(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("ready after %s", time.Since(began))
+	t.Cleanup(func() {
+		if err := c.Err(); err != nil {
+			t.Error(err)
+		}
+		stop(t, c)
+	})
+	return c
+}
+
+func stop(t *testing.T, c *Cluster) {
+	t.Helper()
+	if err := c.Stop(); err != nil {
+		t.Error(err)
+	}
+	for _, p := range c.processes {
+		if err := syscall.Kill(p.command.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("%s is still there (%v)", p.name, err)
+		}
+	}
+	if _, err := os.Stat(c.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", c.Dir, err)
+	}
+}
+
+// eventually waits until check finds nothing wrong.
+func eventually(t *testing.T, what string, check func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := await(ctx, what, check); err != nil {
+		t.Fatal(err)
+	}
+}

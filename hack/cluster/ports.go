@@ -1,0 +1,59 @@
+package cluster
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// port is a port of 127.0.0.1 that nobody else is given. We keep it bound, without listening, for as long as the cluster
+// lives, and the component shares it (SO_REUSEPORT): there is no moment in which another process could take it.
+type port struct {
+	number int
+	socket int
+}
+
+func reservePort() (*port, error) {
+	syscall.ForkLock.RLock() // or a component started meanwhile would inherit the socket
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	unix.CloseOnExec(socket)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, fmt.Errorf("reserve a port: %w", err)
+	}
+	p := &port{socket: socket}
+	if err := p.bind(); err != nil {
+		return nil, fmt.Errorf("reserve a port: %w", err)
+	}
+	return p, nil
+}
+
+func (p *port) bind() error {
+	if err := unix.SetsockoptInt(p.socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	if err := unix.Bind(p.socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return err
+	}
+	address, err := unix.Getsockname(p.socket)
+	if err != nil {
+		return err
+	}
+	p.number = address.(*unix.SockaddrInet4).Port
+	return nil
+}
+
+// address is what to listen on and to connect to.
+func (p *port) address() string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.number))
+}
+
+func (p *port) release() error {
+	if p == nil {
+		return nil
+	}
+	return unix.Close(p.socket)
+}

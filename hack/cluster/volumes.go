@@ -1,0 +1,37 @@
+package cluster
+
+import (
+	"fmt"
+	"os"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// VolumePath returns the folder on this machine in which a pod's container would find a volume, as the kubelet has
+// written it: tls.crt of a Secret is <folder>/tls.crt. The kubelet writes it anew within about two seconds of a change.
+func (c *Cluster) VolumePath(pod *corev1.Pod, volume string) (string, error) {
+	for i := range pod.Spec.Volumes {
+		if pod.Spec.Volumes[i].Name == volume {
+			folder := c.path(pod.Spec.NodeName, "pods", string(pod.UID), "volumes", plugin(&pod.Spec.Volumes[i]), volume)
+			_, err := os.Stat(folder)
+			return folder, err
+		}
+	}
+	return "", fmt.Errorf("pod %s/%s has no volume %q", pod.Namespace, pod.Name, volume)
+}
+
+// plugin is the folder that the kubelet keeps for all volumes of a kind.
+func plugin(volume *corev1.Volume) string {
+	switch {
+	case volume.Secret != nil:
+		return "kubernetes.io~secret"
+	case volume.ConfigMap != nil:
+		return "kubernetes.io~configmap"
+	case volume.DownwardAPI != nil:
+		return "kubernetes.io~downward-api"
+	case volume.EmptyDir != nil:
+		return "kubernetes.io~empty-dir"
+	default:
+		return "kubernetes.io~projected"
+	}
+}

@@ -1,0 +1,73 @@
+// Command upgrade moves the control plane to another release of Kubernetes. Kubernetes requires its own libraries at no
+// version and replaces them by folders of its repository, which go.mod here has to replace by their releases.
+// Run it in the module's folder: go run ./build/upgrade v1.37.2
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+func main() {
+	if len(os.Args) != 2 || !strings.HasPrefix(os.Args[1], "v1.") {
+		fmt.Fprintln(os.Stderr, "usage: go run ./build/upgrade v1.<minor>.<patch>")
+		os.Exit(2)
+	}
+	if err := upgrade(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "upgrade:", err)
+		os.Exit(1)
+	}
+}
+
+func upgrade(version string) error {
+	libraries, err := libraries(version)
+	if err != nil {
+		return err
+	}
+	edit := []string{"mod", "edit", "-require=k8s.io/kubernetes@" + version}
+	for _, library := range libraries {
+		edit = append(edit, fmt.Sprintf("-replace=%s=%s@v0.%s", library, library, strings.TrimPrefix(version, "v1.")))
+	}
+	_, err = goCommand(edit...)
+	if err != nil {
+		return err
+	}
+	_, err = goCommand("mod", "tidy")
+	return err
+}
+
+// libraries are the modules that are released together with Kubernetes.
+func libraries(version string) ([]string, error) {
+	var module struct{ GoMod string }
+	if err := goJSON(&module, "mod", "download", "-json", "k8s.io/kubernetes@"+version); err != nil {
+		return nil, err
+	}
+	var kubernetes struct {
+		Replace []struct{ Old, New struct{ Path string } }
+	}
+	if err := goJSON(&kubernetes, "mod", "edit", "-json", module.GoMod); err != nil {
+		return nil, err
+	}
+	paths := []string{}
+	for _, replace := range kubernetes.Replace {
+		if strings.HasPrefix(replace.New.Path, "./staging/") {
+			paths = append(paths, replace.Old.Path)
+		}
+	}
+	return paths, nil
+}
+
+func goJSON(into any, args ...string) error {
+	output, err := goCommand(args...)
+	return errors.Join(err, json.Unmarshal(output, into))
+}
+
+func goCommand(args ...string) ([]byte, error) {
+	command := exec.Command("go", args...)
+	command.Stderr = os.Stderr
+	return command.Output()
+}
