@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,12 @@ func eventually(t *testing.T, check func(ctx context.Context) string) {
 // create creates an object, which goes when the test ends.
 func create[T client.Object](t *testing.T, object T) T {
 	t.Helper()
+	return createBy(t, kube, object)
+}
+
+// createBy creates an object in the cluster of that client.
+func createBy[T client.Object](t *testing.T, kube client.Client, object T) T {
+	t.Helper()
 	if err := kube.Create(t.Context(), object); err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +76,8 @@ func update[T client.Object](t *testing.T, object T, change func(T)) {
 // realm is a namespace of its own, with a ServiceCA and a policy for nobody else.
 type realm struct {
 	*testing.T
+	// kube is that of a cluster of its own; nil stands for that of all tests.
+	kube client.Client
 	// name is that of the namespace, the ServiceCA and the policy.
 	name   string
 	ca     *v1alpha1.ServiceCA
@@ -78,9 +87,16 @@ type realm struct {
 // newRealm makes a realm; adjust may change the CA and the policy before they are created.
 func newRealm(t *testing.T, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy)) realm {
 	t.Helper()
-	name := realmName(t)
+	return newRealmIn(t, kube, realmName(t), adjust...)
+}
+
+// newRealmIn makes a realm of that name in the cluster of that client.
+func newRealmIn(
+	t *testing.T, kube client.Client, name string, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy),
+) realm {
+	t.Helper()
 	r := realm{
-		T: t, name: name,
+		T: t, kube: kube, name: name,
 		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}},
 		policy: &v1alpha1.ServingCertPolicy{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -93,16 +109,24 @@ func newRealm(t *testing.T, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.Servin
 	for _, a := range adjust {
 		a(r.ca, r.policy)
 	}
-	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	create(t, r.ca)
-	create(t, r.policy)
+	createBy(t, kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	createBy(t, kube, r.ca)
+	createBy(t, kube, r.policy)
 	return r
+}
+
+// admin is an administrator of the realm's cluster.
+func (r realm) admin() client.Client {
+	if r.kube != nil {
+		return r.kube
+	}
+	return kube
 }
 
 // realmName is a name for what one test makes.
 func realmName(t *testing.T) string {
 	t.Helper()
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	name := regexp.MustCompile("[^a-z0-9]+").ReplaceAllString(strings.ToLower(t.Name()), "-")
 	return strings.Trim(name[max(0, len(name)-40):], "-")
 }
 
@@ -116,7 +140,7 @@ func (r realm) service(name string, annotations map[string]string, adjust ...fun
 	for _, a := range adjust {
 		a(service)
 	}
-	return create(r.T, service)
+	return createBy(r.T, r.admin(), service)
 }
 
 // asks are the annotations of a Service that asks for a Secret.
@@ -129,7 +153,7 @@ func (r realm) secret(name string, check func(*corev1.Secret) string) *corev1.Se
 	r.Helper()
 	var secret corev1.Secret
 	eventually(r.T, func(ctx context.Context) string {
-		if err := kube.Get(ctx, client.ObjectKey{Namespace: r.name, Name: name}, &secret); err != nil {
+		if err := r.admin().Get(ctx, client.ObjectKey{Namespace: r.name, Name: name}, &secret); err != nil {
 			return err.Error()
 		}
 		return check(&secret)
@@ -169,7 +193,7 @@ func (r realm) issued(names ...string) func(*corev1.Secret) string {
 func (r realm) roots() (*x509.CertPool, string) {
 	var bundle corev1.ConfigMap
 	key := client.ObjectKey{Namespace: operatorNamespace, Name: r.ca.TrustBundleConfigMapName()}
-	if err := kube.Get(r.Context(), key, &bundle); err != nil {
+	if err := r.admin().Get(r.Context(), key, &bundle); err != nil {
 		return nil, err.Error()
 	}
 	roots := x509.NewCertPool()

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -128,8 +129,11 @@ func install(ctx context.Context, kube client.Client, object *unstructured.Unstr
 	return kube.Create(ctx, object)
 }
 
-// Start runs the operator under its ServiceAccount; stop returns when it has ended, and tells how.
-func Start(ctx context.Context, running *cluster.Cluster, namespace string) (stop func() error, err error) {
+// Start runs the operator under its ServiceAccount; stop returns when it has ended, and tells how. adjust may change how it talks to
+// the API server, and the manager.
+func Start(
+	ctx context.Context, running *cluster.Cluster, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
+) (stop func() error, err error) {
 	options, err := controllers.ManagerOptions()
 	if err != nil {
 		return nil, err
@@ -142,6 +146,9 @@ func Start(ctx context.Context, running *cluster.Cluster, namespace string) (sto
 		return nil, err
 	}
 	config.QPS = -1
+	for _, a := range adjust {
+		a(config, &options)
+	}
 	mgr, err := ctrl.NewManager(config, options)
 	if err != nil {
 		return nil, err
