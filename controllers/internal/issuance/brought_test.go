@@ -40,7 +40,9 @@ func intermediateSigner(t rapid.TB, upperTemplate, lowerTemplate *x509.Certifica
 	root, rootKey := certify(t, caTemplate("root"), nil, nil)
 	upper, upperKey := certify(t, upperTemplate, root, rootKey)
 	lower, lowerKey := certify(t, lowerTemplate, upper, upperKey)
-	return loadSigner(t, pairOf(t, lowerKey, lower, upper))
+	made := loadSigner(t, pairOf(t, lowerKey, lower, upper))
+	made.Bundle = pki.Bundle{root}.Encode()
+	return made
 }
 
 func certify(t rapid.TB, template, parent *x509.Certificate, parentKey crypto.Signer) (*x509.Certificate, crypto.Signer) {

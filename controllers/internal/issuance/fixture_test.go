@@ -88,7 +88,7 @@ type signer struct {
 
 func newSigner(t rapid.TB, at time.Time, edits ...func(*pki.RootSpec)) *signer {
 	t.Helper()
-	spec := pki.RootSpec{CommonName: "signer", Duration: 790 * day, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}}
+	spec := pki.RootSpec{CommonName: "signer", Duration: 790 * day, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}}
 	for _, edit := range edits {
 		edit(&spec)
 	}
