@@ -160,8 +160,8 @@ func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, err
 // Service.
 func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want) (issuance.Plan, error) {
 	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
-	if ca == nil {
-		return issuance.Plan{Want: want, Obstacle: obstacle}, err
+	if err != nil {
+		return issuance.Plan{}, err
 	}
 	secret := &corev1.Secret{}
 	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
@@ -169,6 +169,13 @@ func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want
 		return issuance.Plan{}, err
 	} else if err != nil {
 		secret = nil
+	}
+	if ca == nil {
+		// As on the Service itself: whoever has a certificate is served, though its CA is away.
+		if end := issuance.End(secret); now.Before(end) {
+			return issuance.Plan{Want: want, NotAfter: end}, nil
+		}
+		return issuance.Plan{Want: want, Obstacle: obstacle}, nil
 	}
 	return want.Plan(now, &ca.CA, secret, nil), nil
 }

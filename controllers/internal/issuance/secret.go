@@ -35,9 +35,35 @@ func Digest(secret *corev1.Secret) {
 	if err := pki.CheckPair(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]}); err != nil {
 		digest[corev1.TLSPrivateKeyKey] = err.Error()
 	}
-	secret.Data = map[string][]byte{corev1.TLSCertKey: certificate}
+	secret.Data = map[string][]byte{corev1.TLSCertKey: certificatesAlone(certificate)}
 	secret.StringData = digest
 	secret.ManagedFields = nil
+	// It holds the whole Secret once more, where one was restored with kubectl.
+	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
+}
+
+// certificatesAlone leaves out what people put beside the certificates, such as the key; of what cannot be read, the hash is left.
+func certificatesAlone(encoded []byte) []byte {
+	leaf, err := pki.ParseLeaf(encoded)
+	switch {
+	case err == nil:
+		return leaf.Encode()
+	case len(encoded) > 0:
+		return []byte(pki.Hash(encoded))
+	}
+	return nil
+}
+
+// End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
+func End(secret *corev1.Secret) time.Time {
+	if secret == nil || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
+		return time.Time{}
+	}
+	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+	if err != nil {
+		return time.Time{}
+	}
+	return leaf.NotAfter
 }
 
 // Ours tells whether a Secret was made for this Service: it bears our label, and names a Service of this name as its
