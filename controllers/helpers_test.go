@@ -27,8 +27,11 @@ func eventually(t *testing.T, check func(ctx context.Context) string) {
 	t.Helper()
 	last := ""
 	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		last = check(ctx)
-		return last == "", nil
+		problem := check(ctx)
+		if problem == "" || ctx.Err() == nil {
+			last = problem
+		}
+		return problem == "", nil
 	})
 	if err != nil {
 		t.Fatalf("%s (%v)", last, err)
