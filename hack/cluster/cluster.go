@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,8 +124,8 @@ func (c *Cluster) Stop() error {
 
 func (c *Cluster) tearDown() error {
 	var errs []error
-	for i := len(c.processes) - 1; i >= 0; i-- {
-		errs = append(errs, c.processes[i].kill())
+	for _, p := range slices.Backward(c.processes) {
+		errs = append(errs, p.kill())
 	}
 	for _, reserved := range []*port{c.etcd, c.apiserver} {
 		errs = append(errs, reserved.release())

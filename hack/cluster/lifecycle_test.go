@@ -37,7 +37,7 @@ func hold() {
 }
 
 func TestComponentsDieWithWhoStartedThem(t *testing.T) {
-	command := exec.Command(os.Args[0])
+	command := exec.CommandContext(t.Context(), os.Args[0])
 	command.Env = append(os.Environ(), holder+"=1", "TMPDIR="+t.TempDir())
 	output, err := command.StdoutPipe()
 	if err != nil {
@@ -54,15 +54,18 @@ func TestComponentsDieWithWhoStartedThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = command.Wait()
-	for _, address := range strings.Fields(line) {
-		eventually(t, "the end of "+address, func(context.Context) error { return silent(address) })
+	for address := range strings.FieldsSeq(line) {
+		eventually(t, "the end of "+address, func(ctx context.Context) error { return silent(ctx, address) })
 	}
 }
 
-func silent(address string) error {
-	connection, err := net.DialTimeout("tcp", address, time.Second)
-	if err != nil {
+func silent(ctx context.Context, address string) error {
+	connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	return errors.Join(errors.New("somebody answers"), connection.Close())
 }

@@ -42,7 +42,11 @@ func (p *port) bind() error {
 	if err != nil {
 		return err
 	}
-	p.number = address.(*unix.SockaddrInet4).Port
+	bound, ok := address.(*unix.SockaddrInet4)
+	if !ok {
+		return fmt.Errorf("%T is no address of IPv4", address)
+	}
+	p.number = bound.Port
 	return nil
 }
 

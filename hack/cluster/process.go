@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,7 +21,7 @@ type process struct {
 	exited  chan struct{}
 }
 
-// run starts a component under a name of its own for its log.
+// run starts a component, which has a name of its own for its log, and runs until Stop.
 func (c *Cluster) run(name, component string, args ...string) error {
 	p := &process{name: name, log: filepath.Join(c.options.Logs, name+".log"), exited: make(chan struct{})}
 	log, err := os.Create(p.log)
@@ -27,7 +29,7 @@ func (c *Cluster) run(name, component string, args ...string) error {
 		return err
 	}
 	defer log.Close()
-	p.command = exec.Command(filepath.Join(c.options.Binaries, component), args...)
+	p.command = exec.CommandContext(context.Background(), filepath.Join(c.options.Binaries, component), args...)
 	p.command.Dir = c.Dir
 	p.command.Stdout, p.command.Stderr = log, log
 	// A process group of its own, so that Ctrl-C on a terminal reaches us alone, and we stop things in order.
@@ -58,7 +60,7 @@ func (c *Cluster) watch(p *process) {
 // kill asks for no graceful end: all that the component could still put in order is about to be removed.
 func (p *process) kill() error {
 	p.stopped.Store(true)
-	if err := p.command.Process.Kill(); err != nil && err != os.ErrProcessDone {
+	if err := p.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill %s: %w", p.name, err)
 	}
 	<-p.exited

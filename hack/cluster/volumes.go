@@ -8,7 +8,7 @@ import (
 )
 
 // VolumePath returns the folder on this machine in which a pod's container would find a volume, as the kubelet has
-// written it: tls.crt of a Secret is <folder>/tls.crt. The kubelet writes it anew within about two seconds of a change.
+// written it: tls.crt of a Secret is <folder>/tls.crt. The kubelet writes it anew within about a second of a change.
 func (c *Cluster) VolumePath(pod *corev1.Pod, volume string) (string, error) {
 	for i := range pod.Spec.Volumes {
 		if pod.Spec.Volumes[i].Name == volume {

@@ -35,7 +35,8 @@ func compile(ctx context.Context, r recipe, output string) error {
 	show.set("%s: %d packages to compile", title, total)
 	build := append([]string{"build", "-v", "-o", output}, append(r.flags, ".")...)
 	return run(ctx, build, io.Discard, func(string) {
-		if compiled++; compiled < total {
+		compiled++
+		if compiled < total {
 			show.set("%s: %d of %d packages", title, compiled, total)
 			return
 		}

@@ -19,8 +19,9 @@ func main() {
 	out := flag.String("out", "../../bin/k8s", "folder for the components' links")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := build(ctx, *out); err != nil {
+	err := build(ctx, *out)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "controlplane:", err)
 		os.Exit(1)
 	}

@@ -63,7 +63,7 @@ func fingerprint(module string, flags []string) (string, error) {
 // sources are the files of the module that get into the binary, which the builder itself does not, sorted.
 func sources(module string) ([]string, error) {
 	files := []string{}
-	err := fs.WalkDir(os.DirFS(module), ".", func(path string, entry fs.DirEntry, err error) error {
+	err := fs.WalkDir(os.DirFS(module), ".", func(path string, _ fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err

@@ -4,8 +4,8 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,39 +17,38 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: go run ./build/upgrade v1.<minor>.<patch>")
 		os.Exit(2)
 	}
-	if err := upgrade(os.Args[1]); err != nil {
+	if err := upgrade(context.Background(), os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "upgrade:", err)
 		os.Exit(1)
 	}
 }
 
-func upgrade(version string) error {
-	libraries, err := libraries(version)
+func upgrade(ctx context.Context, version string) error {
+	paths, err := libraries(ctx, version)
 	if err != nil {
 		return err
 	}
 	edit := []string{"mod", "edit", "-require=k8s.io/kubernetes@" + version}
-	for _, library := range libraries {
+	for _, library := range paths {
 		edit = append(edit, fmt.Sprintf("-replace=%s=%s@v0.%s", library, library, strings.TrimPrefix(version, "v1.")))
 	}
-	_, err = goCommand(edit...)
-	if err != nil {
+	if _, err := goCommand(ctx, edit...); err != nil {
 		return err
 	}
-	_, err = goCommand("mod", "tidy")
+	_, err = goCommand(ctx, "mod", "tidy")
 	return err
 }
 
 // libraries are the modules that are released together with Kubernetes.
-func libraries(version string) ([]string, error) {
+func libraries(ctx context.Context, version string) ([]string, error) {
 	var module struct{ GoMod string }
-	if err := goJSON(&module, "mod", "download", "-json", "k8s.io/kubernetes@"+version); err != nil {
+	if err := goJSON(ctx, &module, "mod", "download", "-json", "k8s.io/kubernetes@"+version); err != nil {
 		return nil, err
 	}
 	var kubernetes struct {
 		Replace []struct{ Old, New struct{ Path string } }
 	}
-	if err := goJSON(&kubernetes, "mod", "edit", "-json", module.GoMod); err != nil {
+	if err := goJSON(ctx, &kubernetes, "mod", "edit", "-json", module.GoMod); err != nil {
 		return nil, err
 	}
 	paths := []string{}
@@ -61,13 +60,16 @@ func libraries(version string) ([]string, error) {
 	return paths, nil
 }
 
-func goJSON(into any, args ...string) error {
-	output, err := goCommand(args...)
-	return errors.Join(err, json.Unmarshal(output, into))
+func goJSON(ctx context.Context, into any, args ...string) error {
+	output, err := goCommand(ctx, args...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(output, into)
 }
 
-func goCommand(args ...string) ([]byte, error) {
-	command := exec.Command("go", args...)
+func goCommand(ctx context.Context, args ...string) ([]byte, error) {
+	command := exec.CommandContext(ctx, "go", args...)
 	command.Stderr = os.Stderr
 	return command.Output()
 }
