@@ -24,6 +24,11 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
 }
 
+// Encode is the certificate and its chain in PEM, and nothing else.
+func (l *Leaf) Encode() []byte {
+	return encodeCertificates(append([]*x509.Certificate{l.Certificate}, l.chain...)...)
+}
+
 // CheckPair tells what is wrong with a private key beside a certificate, both in PEM; nil when they belong together.
 func CheckPair(pair Pair) error {
 	leaf, err := ParseLeaf(pair.Certificate)

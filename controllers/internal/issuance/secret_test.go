@@ -1,0 +1,244 @@
+package issuance_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+func TestDigest(t *testing.T) {
+	s := servedScene(t, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude }))
+	s.secret.Data["password"] = []byte("hunter2")
+	s.secret.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert"}}
+	digest := s.digest()
+	if diff := cmp.Diff(map[string][]byte{"tls.crt": s.secret.Data["tls.crt"]}, digest.Data); diff != "" {
+		t.Errorf("data (-want +got):\n%s", diff)
+	}
+	want := map[string]string{
+		"tls.crt": pki.Hash(s.secret.Data["tls.crt"]), "tls.key": "sound",
+		"ca.crt": pki.Hash(s.ca.Bundle), "password": pki.Hash([]byte("hunter2")),
+	}
+	if diff := cmp.Diff(want, digest.StringData); diff != "" {
+		t.Errorf("stringData (-want +got):\n%s", diff)
+	}
+	if digest.ManagedFields != nil {
+		t.Error("the managed fields are kept")
+	}
+	if diff := cmp.Diff(s.secret.Labels, digest.Labels); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(s.secret.OwnerReferences, digest.OwnerReferences); diff != "" {
+		t.Errorf("owners (-want +got):\n%s", diff)
+	}
+}
+
+// TestDigestKeepsNoKey: wherever a Secret holds a private key, its digest does not; and a digest stays what it is.
+func TestDigestKeepsNoKey(t *testing.T) {
+	s := servedScene(t)
+	sound, other := s.pair(), servedScene(t).pair()
+	values := map[string][]byte{
+		"nothing": nil, "empty": {}, "garbage": []byte("garbage"), "certificate": sound.Certificate, "key": sound.PrivateKey,
+		"another key": other.PrivateKey, "half a key": sound.PrivateKey[:120],
+		"certificate and key":       slices.Concat(sound.Certificate, sound.PrivateKey),
+		"key and certificate":       slices.Concat(sound.PrivateKey, sound.Certificate),
+		"key in half a certificate": slices.Concat(sound.PrivateKey, sound.Certificate[:100]),
+	}
+	value := rapid.SampledFrom(slices.Sorted(maps.Keys(values)))
+	rapid.Check(t, func(t *rapid.T) {
+		secret := secretOf(labelled("web"), func(s *corev1.Secret) { s.Data = map[string][]byte{} })
+		for key, name := range rapid.MapOfN(rapid.SampledFrom([]string{"tls.crt", "tls.key", "ca.crt", "key.pem"}), value, 0, 4).Draw(t, "data") {
+			secret.Data[key] = values[name]
+		}
+		if rapid.Bool().Draw(t, "applied by kubectl") {
+			encoded, err := json.Marshal(secret)
+			secret.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: string(must(t, encoded, err)), "note": "kept"}
+		}
+		given := secret.DeepCopy()
+		issuance.Digest(secret)
+		for _, key := range [][]byte{sound.PrivateKey, other.PrivateKey} {
+			if holds := whereIs(key, secret); holds != "" {
+				t.Errorf("%s of the digest holds a private key", holds)
+			}
+		}
+		if note := secret.Annotations["note"]; note != given.Annotations["note"] {
+			t.Errorf("the annotation of others is %q", note)
+		}
+		before := leafOf(given)
+		if after := leafOf(secret); after != before {
+			t.Errorf("the certificate in the digest is %q, and in the Secret %q", after, before)
+		}
+		again := secret.DeepCopy()
+		issuance.Digest(again)
+		if diff := cmp.Diff(secret, again); diff != "" {
+			t.Errorf("digested twice (-once +twice):\n%s", diff)
+		}
+	})
+}
+
+// whereIs tells where in a Secret a piece of a key in PEM stands, as it is or in base64.
+func whereIs(key []byte, secret *corev1.Secret) string {
+	lines := strings.Split(string(key), "\n")
+	places := map[string]string{}
+	for name, value := range secret.Data {
+		places["data."+name] = string(value)
+	}
+	for name, value := range secret.StringData {
+		places["stringData."+name] = value
+	}
+	for name, value := range secret.Annotations {
+		places["annotation "+name] = value
+	}
+	for name, value := range places {
+		if strings.Contains(value, lines[1][:40]) {
+			return name
+		}
+		for candidate := range strings.FieldsFuncSeq(value, func(r rune) bool { return strings.ContainsRune(`"{}:,`, r) }) {
+			if decoded, err := base64.StdEncoding.DecodeString(candidate); err == nil && strings.Contains(string(decoded), lines[1][:40]) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// leafOf says what a plan reads of a Secret's certificate.
+func leafOf(secret *corev1.Secret) string {
+	leaf, err := pki.ParseLeaf(secret.Data["tls.crt"])
+	if err != nil {
+		return "unreadable"
+	}
+	return leaf.SerialNumber.String()
+}
+
+func TestOurs(t *testing.T) {
+	ownerKind := func(apiVersion, kind string) func(*corev1.Secret) {
+		return func(s *corev1.Secret) {
+			s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: "web", UID: "uid-of-another-web"})
+		}
+	}
+	annotated := func(key, value string) func(*corev1.Secret) {
+		return func(s *corev1.Secret) { s.Annotations = map[string]string{key: value} }
+	}
+	type edits = []func(*corev1.Secret)
+	for _, tc := range []struct {
+		name        string
+		secret      edits
+		ours, owned bool
+	}{
+		{"nothing says so", nil, false, false},
+		{"label and owner", edits{labelled("web"), ownedBy("web", "uid-of-web")}, true, true},
+		{"the label, without an owner: restored from a backup", edits{labelled("web")}, true, false},
+		{"the label, owned by the Service before this one", edits{labelled("web"), ownedBy("web", "uid-of-the-web-before")}, true, false},
+		{"the label, owned by both", edits{labelled("web"), ownedBy("db", "uid-of-db"), ownedBy("web", "uid-of-web")}, true, true},
+		{"the label, owned by another Service", edits{labelled("web"), ownedBy("db", "uid-of-db")}, false, false},
+		{"the label, owned by another kind", edits{labelled("web"), ownerKind("apps/v1", "Deployment")}, false, false},
+		{"the label, owned by another API's Service", edits{labelled("web"), ownerKind("serving.knative.dev/v1", "Service")}, false, false},
+		{"another's label", edits{labelled("db")}, false, false},
+		{"another's label and owner", edits{labelled("db"), ownedBy("db", "uid-of-db")}, false, false},
+		{"the owner alone", edits{ownedBy("web", "uid-of-web")}, true, true},
+		{"another's label, and the owner", edits{labelled("db"), ownedBy("web", "uid-of-web")}, true, true},
+		{"an owner of the same name alone", edits{ownedBy("web", "uid-of-the-web-before")}, false, false},
+		{"the origin of OpenShift's beta", edits{annotated(beta+"originating-service-uid", "uid-of-web")}, true, false},
+		{"the origin of OpenShift's alpha", edits{annotated(alpha+"originating-service-uid", "uid-of-web")}, true, false},
+		{"another origin", edits{annotated(beta+"originating-service-uid", "uid-of-db")}, false, false},
+		{"the origin by name alone", edits{annotated(beta+"originating-service-name", "web")}, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			secret := secretOf(tc.secret...)
+			if got := issuance.Ours(secret, newService()); got != tc.ours {
+				t.Errorf("Ours = %v, want %v", got, tc.ours)
+			}
+			if got := issuance.HasOwner(secret, newService()); got != tc.owned {
+				t.Errorf("HasOwner = %v, want %v", got, tc.owned)
+			}
+		})
+	}
+}
+
+func TestApply(t *testing.T) {
+	expiry := now.Add(90 * day).Truncate(time.Second).Format(time.RFC3339)
+	labels := map[string]string{v1alpha1.LabelService: "web", v1alpha1.LabelServiceCA: "default"}
+	for _, tc := range []struct {
+		name        string
+		ask         func(*corev1.Service)
+		annotations map[string]string
+	}{
+		{"own", asksOwn, nil},
+		{"beta", asksBeta, map[string]string{
+			beta + "originating-service-uid": "uid-of-web", beta + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry}},
+		{"alpha", asksAlpha, map[string]string{
+			alpha + "originating-service-uid": "uid-of-web", alpha + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := servedScene(t, asking(tc.ask))
+			want := corev1.Secret{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+				ObjectMeta: metav1.ObjectMeta{
+					Namespace: "shop", Name: "web-cert", UID: "uid-of-secret", Labels: labels, Annotations: tc.annotations,
+					OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}},
+				},
+				Type: corev1.SecretTypeTLS,
+				Data: s.secret.Data,
+			}
+			if diff := cmp.Diff(&want, s.secret); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestApplyOverAnother: a write over a Secret takes effect on that very version only.
+func TestApplyOverAnother(t *testing.T) {
+	s := servedScene(t)
+	s.secret.ResourceVersion = "42"
+	got, err := s.want().Apply(s.pair(), &s.ca.CA, s.secret)
+	must(t, got, err)
+	if got.UID == nil || *got.UID != "uid-of-secret" || got.ResourceVersion == nil || *got.ResourceVersion != "42" {
+		t.Errorf("UID %v, resourceVersion %v; want those of the Secret", got.UID, got.ResourceVersion)
+	}
+	fresh, err := s.want().Apply(s.pair(), &s.ca.CA, nil)
+	if must(t, fresh, err); fresh.UID != nil || fresh.ResourceVersion != nil {
+		t.Errorf("without a Secret: UID %v, resourceVersion %v; want none", fresh.UID, fresh.ResourceVersion)
+	}
+	if _, err := s.want().Apply(pki.Pair{}, &s.ca.CA, nil); err == nil {
+		t.Error("a Secret without a certificate was made")
+	}
+}
+
+// TestSurplus: OpenShift's annotation promises two keys and no more; nobody else minds.
+func TestSurplus(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		ask  func(*corev1.Service)
+		want []string
+	}{
+		{"own", asksOwn, nil},
+		{"beta", asksBeta, []string{"ca.crt", "keystore.jks"}},
+		{"alpha", asksAlpha, []string{"ca.crt", "keystore.jks"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := servedScene(t, asking(tc.ask))
+			if got := s.want().Surplus(s.digest()); got != nil {
+				t.Errorf("at first: %v, want none", got)
+			}
+			s.secret.Data["keystore.jks"], s.secret.Data["ca.crt"] = []byte("x"), nil
+			if diff := cmp.Diff(tc.want, s.want().Surplus(s.digest())); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			s.expect(issuance.Keep)
+		})
+	}
+}
