@@ -34,7 +34,7 @@ run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an 
 
 .PHONY: build
 build: ## Build bin/manager
-	@CGO_ENABLED=0 go build -trimpath -o bin/manager .
+	@CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o bin/manager .
 
 .PHONY: test
 test: controlplane ## Run every test, against an embedded cluster
@@ -61,10 +61,12 @@ generate: manifests ## The same, by its other name
 .PHONY: lint
 lint: bin/golangci-lint ## Lint the code and the API
 	@bin/golangci-lint run
+	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run ./build/...
 
 .PHONY: lint-fix
 lint-fix: bin/golangci-lint ## Lint, and repair what can be repaired
 	@bin/golangci-lint run --fix
+	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run --fix ./build/...
 
 .PHONY: verify
 verify: ## Check that everything generated, formatted or pinned is current

@@ -12,10 +12,15 @@ complain() {
   failed=1
 }
 
-# fingerprint says what is in the generated files, committed or not.
+# files lists the files of the tree that match, committed or not.
+files() {
+  git ls-files --cached --others --exclude-standard -- "$@" | sort -u |
+    while read -r file; do [[ ! -f $file ]] || echo "$file"; done
+}
+
+# fingerprint says what is in the generated files.
 fingerprint() {
-  git ls-files --cached --others --exclude-standard -- "${generated[@]}" | sort -u |
-    while read -r file; do [[ ! -f $file ]] || sha256sum "$file"; done
+  files "${generated[@]}" | while read -r file; do echo "$(git hash-object "$file") $file"; done
 }
 
 check_generated() {
@@ -29,22 +34,21 @@ check_generated() {
 }
 
 check_format() {
-  local files
-  files=$(git ls-files --cached --others --exclude-standard -- '*.go' | while read -r file; do [[ ! -f $file ]] || echo "$file"; done |
-    xargs gofmt -l)
-  [[ -z $files ]] || complain "gofmt wants to change:" $files
+  local unformatted
+  unformatted=$(files '*.go' | xargs gofmt -l)
+  [[ -z $unformatted ]] || complain "gofmt wants to change:" $unformatted
 }
 
 check_modules() {
   local module
-  for module in $(git ls-files --cached --others --exclude-standard -- 'go.mod' '**/go.mod'); do
+  for module in $(files go.mod '**/go.mod'); do
     go -C "$(dirname "$module")" mod tidy -diff >&2 || complain "go mod tidy wants to change $module"
   done
 }
 
 check_kustomizations() {
   local file
-  for file in $(git ls-files --cached --others --exclude-standard -- 'config/**/kustomization.yaml'); do
+  for file in $(files 'config/**/kustomization.yaml'); do
     go tool -modfile=hack/tools/go.mod kustomize build "$(dirname "$file")" >/dev/null || complain "${file} does not build"
   done
 }
