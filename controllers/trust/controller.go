@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
+
+// errNoRootCA means to try again: a new namespace gets the root CA a moment later. It is not the error of the ConfigMap itself
+// not being there any more.
+var errNoRootCA = errors.New("the namespace has no ConfigMap kube-root-ca.crt yet")
 
 // Reconciler puts trust bundles into the ConfigMaps that ask for one.
 type Reconciler struct {
@@ -94,7 +99,10 @@ func (r *Reconciler) fill(ctx context.Context, asked request, bundle []byte, nam
 		return asked.fill(bundle, ""), nil
 	}
 	var root corev1.ConfigMap
-	if err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "kube-root-ca.crt"}, &root); err != nil {
+	switch err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "kube-root-ca.crt"}, &root); {
+	case apierrors.IsNotFound(err):
+		return content{}, errNoRootCA
+	case err != nil:
 		return content{}, fmt.Errorf("read the root CA of the API server: %w", err)
 	}
 	return asked.fill(bundle, root.Data[corev1.ServiceAccountRootCAKey]), nil
