@@ -67,8 +67,11 @@ func reportOpenShift(service *corev1.Service, asked Family, obstacle *Obstacle, 
 
 // errorNum counts the different errors in a row, so that repeating one writes nothing.
 func errorNum(service *corev1.Service, family Family, message string) string {
-	number, _ := strconv.Atoi(service.Annotations[family.key(suffixErrorNum)])
-	if number == 0 || service.Annotations[family.key(suffixError)] != message {
+	number, err := strconv.Atoi(service.Annotations[family.key(suffixErrorNum)])
+	if err != nil || number < 1 {
+		return "1"
+	}
+	if service.Annotations[family.key(suffixError)] != message {
 		number++
 	}
 	return strconv.Itoa(number)

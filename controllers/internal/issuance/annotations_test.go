@@ -1,0 +1,238 @@
+package issuance_test
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+const ownError = v1alpha1.AnnotationError
+
+// patched is what a patch makes of annotations; nil removes one.
+func patched(annotations map[string]string, changes map[string]*string) map[string]string {
+	result := map[string]string{}
+	maps.Copy(result, annotations)
+	for key, value := range changes {
+		if value == nil {
+			delete(result, key)
+		} else {
+			result[key] = *value
+		}
+	}
+	return result
+}
+
+// bothFamilies is an annotation in OpenShift's two families.
+func bothFamilies(suffix, value string) map[string]string {
+	return map[string]string{beta + suffix: value, alpha + suffix: value}
+}
+
+func merged(all ...map[string]string) map[string]string {
+	result := map[string]string{}
+	for _, some := range all {
+		maps.Copy(result, some)
+	}
+	return result
+}
+
+func TestAnnotations(t *testing.T) {
+	obstacle := &issuance.Obstacle{Reason: "SecretNotOurs", Message: "it is: another's"}
+	ownMessage := map[string]string{ownError: "SecretNotOurs: it is: another's"}
+	message := bothFamilies("serving-cert-generation-error", "it is: another's")
+	number := func(value string) map[string]string { return bothFamilies("serving-cert-generation-error-num", value) }
+	signed := bothFamilies("serving-cert-signed-by", "signer@1")
+	asksByBeta := map[string]string{beta + "serving-cert-secret-name": "web-cert"}
+	asksByAlpha := map[string]string{alpha + "serving-cert-secret-name": "web-cert"}
+	asksByOwn := map[string]string{v1alpha1.AnnotationSecretName: "web-cert"}
+	for _, tc := range []struct {
+		name          string
+		before, after map[string]string
+		obstacle      *issuance.Obstacle
+		signedBy      string
+	}{
+		{"own: nothing to say", asksByOwn, asksByOwn, nil, "signer@1"},
+		{"own: an obstacle", asksByOwn, merged(asksByOwn, ownMessage), obstacle, ""},
+		{"own: an obstacle beside a certificate", asksByOwn, merged(asksByOwn, ownMessage), obstacle, "signer@1"},
+		{"own: it is gone", merged(asksByOwn, ownMessage), asksByOwn, nil, "signer@1"},
+		{"own: another one", merged(asksByOwn, map[string]string{ownError: "NoPolicy: x"}), merged(asksByOwn, ownMessage), obstacle, ""},
+		{"beta: signed", asksByBeta, merged(asksByBeta, signed), nil, "signer@1"},
+		{"alpha: signed", asksByAlpha, merged(asksByAlpha, signed), nil, "signer@1"},
+		{"beta: signed by another CA", merged(asksByBeta, bothFamilies("serving-cert-signed-by", "signer@0")), merged(asksByBeta, signed), nil, "signer@1"},
+		{"beta: no certificate any more", merged(asksByBeta, signed), asksByBeta, nil, ""},
+		{"beta: an obstacle", asksByBeta, merged(asksByBeta, ownMessage, message, number("1")), obstacle, ""},
+		{"alpha: an obstacle", asksByAlpha, merged(asksByAlpha, ownMessage, message, number("1")), obstacle, ""},
+		{"beta: an obstacle beside a certificate", merged(asksByBeta, signed), merged(asksByBeta, signed, ownMessage, message, number("1")), obstacle, "signer@1"},
+		{"beta: the same obstacle", merged(asksByBeta, ownMessage, message, number("4")), merged(asksByBeta, ownMessage, message, number("4")), obstacle, ""},
+		{"beta: another obstacle", merged(asksByBeta, bothFamilies("serving-cert-generation-error", "x"), number("4")),
+			merged(asksByBeta, ownMessage, message, number("5")), obstacle, ""},
+		{"beta: only one family was cleared by hand", merged(asksByBeta, ownMessage, map[string]string{
+			alpha + "serving-cert-generation-error": "it is: another's", alpha + "serving-cert-generation-error-num": "10"}),
+			merged(asksByBeta, ownMessage, message, map[string]string{
+				beta + "serving-cert-generation-error-num": "1", alpha + "serving-cert-generation-error-num": "10"}), obstacle, ""},
+		{"beta: it is gone", merged(asksByBeta, ownMessage, message, number("10")), merged(asksByBeta, signed), nil, "signer@1"},
+		{"beta: a number that is none", merged(asksByBeta, number("x")), merged(asksByBeta, ownMessage, message, number("1")), obstacle, ""},
+		{"beta: a number below one", merged(asksByBeta, number("-1")), merged(asksByBeta, ownMessage, message, number("1")), obstacle, ""},
+		{"it does not ask any more", merged(ownMessage, message, number("2"), signed), map[string]string{}, nil, ""},
+		{"it asks by our annotation now", merged(asksByOwn, asksByBeta, message, number("2"), signed), merged(asksByOwn, asksByBeta), nil, "signer@1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			service := newService(func(s *corev1.Service) { s.Annotations = merged(tc.before, map[string]string{"note": "x"}) })
+			want := merged(tc.after, map[string]string{"note": "x"})
+			service.Annotations = patched(service.Annotations, rules.Annotations(service, tc.obstacle, tc.signedBy))
+			if diff := cmp.Diff(want, service.Annotations); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if again := rules.Annotations(service, tc.obstacle, tc.signedBy); len(again) > 0 {
+				t.Errorf("asked again, it changes %v", slices.Collect(maps.Keys(again)))
+			}
+		})
+	}
+}
+
+// outputs are the keys that we write on a Service.
+var outputs = []string{
+	ownError,
+	beta + "serving-cert-signed-by", beta + "serving-cert-generation-error", beta + "serving-cert-generation-error-num",
+	alpha + "serving-cert-signed-by", alpha + "serving-cert-generation-error", alpha + "serving-cert-generation-error-num",
+}
+
+var inputs = []string{
+	v1alpha1.AnnotationSecretName, beta + "serving-cert-secret-name", alpha + "serving-cert-secret-name", "note", beta + "note",
+	beta + "expiry", beta + "inject-cabundle", v1alpha1.AnnotationInjectCABundle,
+}
+
+func genObstacle(t *rapid.T) *issuance.Obstacle {
+	return rapid.SampledFrom([]*issuance.Obstacle{
+		nil, {Reason: "NoPolicy", Message: "no policy"}, {Reason: "SecretNotOurs", Message: "it is: another's"}, {Reason: "NoPolicy", Message: "none: at all"},
+	}).Draw(t, "obstacle")
+}
+
+// TestAnnotationsAtRest: whatever a Service says, once told it is told; nothing else is touched.
+func TestAnnotationsAtRest(t *testing.T) {
+	value := rapid.SampledFrom([]string{"", "web-cert", "signer@1", "no policy", "NoPolicy: no policy", "0", "1", "-1", "41", "x"})
+	rapid.Check(t, func(t *rapid.T) {
+		service := newService()
+		service.Annotations = rapid.MapOf(rapid.SampledFrom(slices.Concat(inputs, outputs)), value).Draw(t, "annotations")
+		given := issuance.Rules{OpenShiftAnnotations: rapid.Bool().Draw(t, "OpenShift's annotations")}
+		obstacle, signedBy := genObstacle(t), rapid.SampledFrom([]string{"", "signer@1", "signer@2"}).Draw(t, "signed by")
+		before := maps.Clone(service.Annotations)
+		changes := given.Annotations(service, obstacle, signedBy)
+		if diff := cmp.Diff(before, service.Annotations); diff != "" {
+			t.Errorf("the Service itself was changed (-before +after):\n%s", diff)
+		}
+		for key, value := range changes {
+			if !slices.Contains(outputs, key) || (!given.OpenShiftAnnotations && key != ownError) {
+				t.Errorf("it changes %s", key)
+			}
+			if current, has := before[key]; has == (value != nil) && (value == nil || current == *value) {
+				t.Errorf("the change of %s changes nothing", key)
+			}
+		}
+		service.Annotations = patched(before, changes)
+		if again := given.Annotations(service, obstacle, signedBy); len(again) > 0 {
+			t.Errorf("asked again, it changes %v in %v", slices.Collect(maps.Keys(again)), service.Annotations)
+		}
+		if _, has := service.Annotations[ownError]; has != (obstacle != nil) {
+			t.Errorf("it bears an error: %v, and there is one: %v", has, obstacle != nil)
+		}
+	})
+}
+
+// TestErrorNumber follows a Service through its errors: the number counts the different ones in a row.
+func TestErrorNumber(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		service := newService(asksBeta)
+		message, number := "", 0
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			obstacle := genObstacle(t)
+			switch {
+			case obstacle == nil:
+				message, number = "", 0
+			case number == 0 || obstacle.Message != message:
+				message, number = obstacle.Message, number+1
+			}
+			service.Annotations = patched(service.Annotations, rules.Annotations(service, obstacle, ""))
+			want := merged(map[string]string{beta + "serving-cert-secret-name": "web-cert"})
+			if obstacle != nil {
+				want = merged(want, map[string]string{ownError: obstacle.String()},
+					bothFamilies("serving-cert-generation-error", message), bothFamilies("serving-cert-generation-error-num", strconv.Itoa(number)))
+			}
+			if diff := cmp.Diff(want, service.Annotations); diff != "" {
+				t.Fatalf("(-want +got):\n%s", diff)
+			}
+		}
+	})
+}
+
+// TestObstacle: what stands in the annotation is read back.
+func TestObstacle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := issuance.Obstacle{
+			Reason:  rapid.StringMatching(`[A-Z][A-Za-z]{0,20}`).Draw(t, "reason"),
+			Message: rapid.String().Draw(t, "message"),
+		}
+		if got := issuance.ParseObstacle(want.String()); got != want {
+			t.Errorf("ParseObstacle(%q) = %+v, want %+v", want, got, want)
+		}
+	})
+	for annotation, want := range map[string]issuance.Obstacle{
+		"":              {},
+		"edited":        {Reason: "edited"},
+		"A: b: c":       {Reason: "A", Message: "b: c"},
+		"NoPolicy: ":    {Reason: "NoPolicy"},
+		"NoPolicy:none": {Reason: "NoPolicy:none"},
+	} {
+		if got := issuance.ParseObstacle(annotation); got != want {
+			t.Errorf("ParseObstacle(%q) = %+v, want %+v", annotation, got, want)
+		}
+	}
+}
+
+// TestReport: other objects than Services are told in our family alone.
+func TestReport(t *testing.T) {
+	obstacle := &issuance.Obstacle{Reason: "NoServiceCA", Message: "there is none"}
+	for _, tc := range []struct {
+		name          string
+		before, after map[string]string
+		obstacle      *issuance.Obstacle
+	}{
+		{"nothing", nil, map[string]string{}, nil},
+		{"new", map[string]string{"note": "x"}, map[string]string{"note": "x", ownError: "NoServiceCA: there is none"}, obstacle},
+		{"gone", map[string]string{"note": "x", ownError: "x"}, map[string]string{"note": "x"}, nil},
+		{"OpenShift's stay", bothFamilies("serving-cert-generation-error", "x"), bothFamilies("serving-cert-generation-error", "x"), nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			after := patched(tc.before, issuance.Report(tc.before, tc.obstacle))
+			if diff := cmp.Diff(tc.after, after); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if again := issuance.Report(after, tc.obstacle); len(again) > 0 {
+				t.Errorf("asked again, it changes %v", slices.Collect(maps.Keys(again)))
+			}
+		})
+	}
+}
+
+func TestSignedBy(t *testing.T) {
+	for _, tc := range []struct {
+		annotations map[string]string
+		want        string
+	}{
+		{nil, ""},
+		{map[string]string{beta + "serving-cert-signed-by": "b", alpha + "serving-cert-signed-by": "a"}, "b"},
+		{map[string]string{beta + "serving-cert-signed-by": "", alpha + "serving-cert-signed-by": "a"}, "a"},
+	} {
+		service := newService(func(s *corev1.Service) { s.Annotations = tc.annotations })
+		if got := issuance.SignedBy(service); got != tc.want {
+			t.Errorf("SignedBy(%v) = %q, want %q", tc.annotations, got, tc.want)
+		}
+	}
+}
