@@ -242,3 +242,29 @@ func TestSurplus(t *testing.T) {
 		})
 	}
 }
+
+// TestEnd: a certificate that could serve ends when it says, whoever signed it; anything else ends at no time.
+func TestEnd(t *testing.T) {
+	s := servedScene(t)
+	if end := issuance.End(s.digest()); !end.Equal(s.leaf().NotAfter) {
+		t.Errorf("End = %s, want %s", end, s.leaf().NotAfter)
+	}
+	for _, tc := range []struct {
+		name  string
+		after func(*scene)
+	}{
+		{"no Secret", func(s *scene) { s.secret = nil }},
+		{"no data", func(s *scene) { s.secret.Data = nil }},
+		{"no key", func(s *scene) { delete(s.secret.Data, "tls.key") }},
+		{"a corrupt certificate", data("tls.crt", []byte("garbage"))},
+		{"another's key", func(s *scene) { s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"] }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := servedScene(t)
+			tc.after(s)
+			if end := issuance.End(s.digest()); !end.IsZero() {
+				t.Errorf("End = %s, want none", end)
+			}
+		})
+	}
+}
