@@ -154,3 +154,31 @@ func admission(kind, name string, spec map[string]any) *unstructured.Unstructure
 		"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
 	}}
 }
+
+// follow remembers every state of a ConfigMap from now on; stop ends it and returns them.
+func follow(t *testing.T, configMap *corev1.ConfigMap) (stop func() []*corev1.ConfigMap) {
+	t.Helper()
+	watcher, err := client.NewWithWatch(running.Config, client.Options{Scheme: kube.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := watcher.Watch(t.Context(), &corev1.ConfigMapList{}, client.InNamespace(configMap.Namespace),
+		client.MatchingFields{"metadata.name": configMap.Name}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: configMap.ResourceVersion}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := make(chan []*corev1.ConfigMap, 1)
+	go func() {
+		var seen []*corev1.ConfigMap
+		for event := range events.ResultChan() {
+			if state, ok := event.Object.(*corev1.ConfigMap); ok {
+				seen = append(seen, state)
+			}
+		}
+		states <- seen
+	}()
+	return func() []*corev1.ConfigMap {
+		events.Stop()
+		return <-states
+	}
+}
