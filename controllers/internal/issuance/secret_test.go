@@ -210,7 +210,8 @@ func TestApplyOverAnother(t *testing.T) {
 		t.Errorf("UID %v, resourceVersion %v; want those of the Secret", got.UID, got.ResourceVersion)
 	}
 	fresh, err := s.want().Apply(s.pair(), &s.ca.CA, nil)
-	if must(t, fresh, err); fresh.UID != nil || fresh.ResourceVersion != nil {
+	must(t, fresh, err)
+	if fresh.UID != nil || fresh.ResourceVersion != nil {
 		t.Errorf("without a Secret: UID %v, resourceVersion %v; want none", fresh.UID, fresh.ResourceVersion)
 	}
 	if _, err := s.want().Apply(pki.Pair{}, &s.ca.CA, nil); err == nil {

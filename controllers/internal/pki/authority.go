@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -35,9 +36,9 @@ type Pair struct {
 	PrivateKey  []byte
 }
 
-// GenerateRoot makes a self-signed CA: pathLenConstraint 0, a subject that no other generation bears, and critical name
-// constraints where the spec names domains (RFC 5280 §4.2.1.9, §4.2.1.10).
-func GenerateRoot(now time.Time, spec RootSpec) (Pair, error) {
+// GenerateRoot makes a self-signed CA: pathLenConstraint 0, a subject that none of the generations before it bears, and critical
+// name constraints where the spec names domains (RFC 5280 §4.2.1.9, §4.2.1.10).
+func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pair, error) {
 	key, err := generateKey(spec.Key)
 	if err != nil {
 		return Pair{}, err
@@ -48,7 +49,7 @@ func GenerateRoot(now time.Time, spec RootSpec) (Pair, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber:                serial,
-		Subject:                     pkix.Name{CommonName: fmt.Sprintf("%s@%d", spec.CommonName, now.Unix())},
+		Subject:                     pkix.Name{CommonName: uniqueName(now, spec.CommonName, before)},
 		NotBefore:                   now.Add(-ClockSkew),
 		NotAfter:                    now.Add(spec.Duration),
 		IsCA:                        true,
@@ -63,6 +64,16 @@ func GenerateRoot(now time.Time, spec RootSpec) (Pair, error) {
 		return Pair{}, fmt.Errorf("sign the CA: %w", err)
 	}
 	return encodePair(der, nil, key)
+}
+
+// uniqueName is the name and the time in seconds, or as many later as there were generations within that one.
+func uniqueName(now time.Time, name string, before []*x509.Certificate) string {
+	for second := now.Unix(); ; second++ {
+		unique := fmt.Sprintf("%s@%d", name, second)
+		if !slices.ContainsFunc(before, func(c *x509.Certificate) bool { return c.Subject.CommonName == unique }) {
+			return unique
+		}
+	}
 }
 
 func encodePair(der []byte, chain []*x509.Certificate, key crypto.Signer) (Pair, error) {
@@ -137,12 +148,16 @@ func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 // Chain leads from the CA towards its root, without it; empty for a self-signed CA.
 func (a *Authority) Chain() []*x509.Certificate { return a.chain }
 
-// Root finds the self-signed certificate that the CA chains to: the CA itself, or one of the candidates in PEM.
+// Root finds the self-signed certificate that the CA chains to, over nothing but the chain that a server sends: the CA itself, or
+// one of the candidates in PEM.
 func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate, error) {
 	if selfSigned(a.certificate) {
 		return a.certificate, nil
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, certificate := range a.chain {
+		intermediates.AddCert(certificate)
+	}
 	for _, encoded := range candidates {
 		certificates, err := parseCertificates(encoded)
 		if err != nil {
@@ -151,8 +166,6 @@ func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate
 		for _, certificate := range certificates {
 			if selfSigned(certificate) {
 				roots.AddCert(certificate)
-			} else {
-				intermediates.AddCert(certificate)
 			}
 		}
 	}

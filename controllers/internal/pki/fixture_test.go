@@ -3,7 +3,6 @@ package pki_test
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -42,7 +41,7 @@ var keySpecs = []pki.KeySpec{
 }
 
 func rootSpec(edits ...func(*pki.RootSpec)) pki.RootSpec {
-	spec := pki.RootSpec{CommonName: "test-signer", Duration: 790 * day, Key: ed25519Key}
+	spec := pki.RootSpec{CommonName: "test-signer", Duration: 790 * day, Key: p256Key}
 	for _, edit := range edits {
 		edit(&spec)
 	}
@@ -53,7 +52,7 @@ func leafSpec(edits ...func(*pki.LeafSpec)) pki.LeafSpec {
 	spec := pki.LeafSpec{
 		DNSNames: []string{"web.shop.svc", "web.shop.svc.cluster.local"},
 		Usages:   []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
-		Key:      ed25519Key,
+		Key:      p256Key,
 	}
 	for _, edit := range edits {
 		edit(&spec)
@@ -115,8 +114,7 @@ func (h handmade) pair(t rapid.TB, chain ...handmade) pki.Pair {
 // makeCertificate signs a certificate, for a new key, with the parent's key, or with its own where there is no parent.
 func makeCertificate(t rapid.TB, parent *handmade, template *x509.Certificate) handmade {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	return certify(t, parent, template, must(t, key, err))
+	return certify(t, parent, template, newECDSA(t, elliptic.P256()))
 }
 
 func certify(t rapid.TB, parent *handmade, template *x509.Certificate, key crypto.Signer) handmade {

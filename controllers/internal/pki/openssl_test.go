@@ -24,7 +24,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 	upper := makeCA(t, &root, "upper")
 	excluding := makeCA(t, nil, "excluding", func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"db.shop.svc"} })
 	rsa := func(s *pki.RootSpec) { s.Key = pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 2048} }
-	ecdsa := func(s *pki.RootSpec) { s.Key = p256Key }
+	ed25519 := func(s *pki.RootSpec) { s.Key = ed25519Key }
 	constrained := func(s *pki.RootSpec) { s.PermittedDNSDomains = []string{"svc"} }
 	long := strings.Repeat("a", 63) + ".shop.svc"
 	for _, tc := range []struct {
@@ -35,8 +35,8 @@ func TestOpenSSLAgrees(t *testing.T) {
 		accepted  bool
 	}{
 		{"RSA", generateRoot(t, now, rsa), nil, []string{"web.shop.svc"}, true},
-		{"ECDSA", generateRoot(t, now, ecdsa), nil, []string{"web.shop.svc"}, true},
-		{"Ed25519", generateRoot(t, now), nil, []string{"web.shop.svc"}, true},
+		{"ECDSA", generateRoot(t, now), nil, []string{"web.shop.svc"}, true},
+		{"Ed25519", generateRoot(t, now, ed25519), nil, []string{"web.shop.svc"}, true},
 		{"an intermediate", load(t, upper.pair(t, root)), root.Certificate, []string{"web.shop.svc"}, true},
 		{"a name that fits no subject", generateRoot(t, now), nil, []string{long}, true},
 		{"a permitted wildcard", generateRoot(t, now, constrained), nil, []string{"web.shop.svc", "*.web.shop.svc"}, true},

@@ -43,11 +43,13 @@ func signatureOf(spec pki.KeySpec) x509.SignatureAlgorithm {
 	return x509.PureEd25519
 }
 
+// TestGenerateRoot goes through the kinds of keys of a CA, and has each sign.
 func TestGenerateRoot(t *testing.T) {
 	for _, key := range keySpecs {
 		t.Run(key.String(), func(t *testing.T) {
 			t.Parallel()
-			root := generateRoot(t, now, func(s *pki.RootSpec) { s.Key = key }).Certificate()
+			authority := generateRoot(t, now, func(s *pki.RootSpec) { s.Key = key })
+			root := authority.Certificate()
 			if got := keyKind(root.PublicKey); got != key {
 				t.Errorf("key = %v, want %v", got, key)
 			}
@@ -71,6 +73,13 @@ func TestGenerateRoot(t *testing.T) {
 				if !extension(t, root, oid...).Critical {
 					t.Errorf("extension %v is not critical", oid)
 				}
+			}
+			pair, leaf := issue(t, authority, now, day, leafSpec())
+			if want := signatureOf(key); leaf.SignatureAlgorithm != want {
+				t.Errorf("signature below it = %v, want %v", leaf.SignatureAlgorithm, want)
+			}
+			if err := verify(t, pair.Certificate, root, now, "web.shop.svc.cluster.local"); err != nil {
+				t.Errorf("verify: %v", err)
 			}
 		})
 	}
