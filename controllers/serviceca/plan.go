@@ -148,7 +148,7 @@ func successor(in observed, current *state) (*state, *problem) {
 	case current != nil && !expired:
 		return nil, nil
 	}
-	pair, err := pki.GenerateRoot(in.now, pki.RootSpecOf(in.serviceCA.Spec.Certificate))
+	pair, err := pki.GenerateRoot(in.now, pki.RootSpecOf(in.serviceCA.Spec.Certificate), trustSoFar(in, current)...)
 	if err != nil {
 		return nil, &problem{reasonSourceInvalid, "spec.certificate: " + err.Error()}
 	}
@@ -194,16 +194,17 @@ func checkBrought(in observed) (*state, *x509.Certificate, error) {
 	return brought, root, err
 }
 
-// withTrustSoFar is a bundle of a new root and all that clients trust already: the bundle of the current CA or, where its key was
-// lost, what it had published.
+// withTrustSoFar is a bundle of a new root and all that clients trust already.
 func withTrustSoFar(in observed, current *state, root *x509.Certificate) pki.Bundle {
-	trusted := pki.Bundle{root}
+	return pki.NewBundle(append(pki.Bundle{root}, trustSoFar(in, current)...)...)
+}
+
+// trustSoFar is all that clients trust already: the bundle of the current CA or, where its key was lost, what it had published.
+func trustSoFar(in observed, current *state) pki.Bundle {
 	if current != nil {
-		trusted = append(trusted, current.bundle...)
-	} else {
-		trusted = append(trusted, recovered(in)...)
+		return current.bundle
 	}
-	return pki.NewBundle(trusted...)
+	return recovered(in)
 }
 
 // recovered are the roots in the published bundle that this ServiceCA put there, as far as its status remembers.
