@@ -3,6 +3,7 @@ package serviceca
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
 // Reconciler reconciles ServiceCAs.
@@ -67,7 +69,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, fmt.Errorf("apply the status: %w", client.IgnoreNotFound(err))
 	}
 	r.announce(&ca, decided)
-	return ctrl.Result{RequeueAfter: untilNext(in.now, decided, status)}, r.cleanUp(ctx, &ca, decided)
+	return ctrl.Result{RequeueAfter: untilNext(in, decided, status)}, r.cleanUp(ctx, &ca, decided)
 }
 
 func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, error) {
@@ -121,18 +123,26 @@ func get[T client.Object](ctx context.Context, c client.Reader, key client.Objec
 	return into, err
 }
 
-// untilNext is the time until the clock alone changes something: the threshold, or the end of a certificate in the bundle.
-func untilNext(now time.Time, decided step, status v1alpha1.ServiceCAStatus) time.Duration {
-	if decided.state == nil {
-		return 0
+// untilNext is the time until the clock alone changes something: the threshold, or the begin or end of a certificate.
+func untilNext(in observed, decided step, status v1alpha1.ServiceCAStatus) time.Duration {
+	var certificates []*x509.Certificate
+	var moments []time.Time
+	if in.brought != nil {
+		for _, key := range []string{corev1.TLSCertKey, corev1.ServiceAccountRootCAKey} {
+			brought, _ := pki.ParseBundle(in.brought.Data[key])
+			certificates = append(certificates, brought...)
+		}
 	}
-	moments := []time.Time{status.NextRotationTime.Time}
-	for _, root := range decided.state.bundle {
-		moments = append(moments, root.NotAfter)
+	if decided.state != nil {
+		certificates = append(append(certificates, decided.state.authority.Certificate()), decided.state.bundle...)
+		moments = append(moments, status.NextRotationTime.Time)
+	}
+	for _, certificate := range certificates {
+		moments = append(moments, certificate.NotBefore, certificate.NotAfter)
 	}
 	var next time.Duration
 	for _, moment := range moments {
-		if left := moment.Sub(now); left > 0 && (next == 0 || left < next) {
+		if left := moment.Sub(in.now); left > 0 && (next == 0 || left < next) {
 			next = left
 		}
 	}
