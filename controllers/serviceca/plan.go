@@ -77,7 +77,7 @@ func plan(in observed) step {
 	if secret != nil && secret.Labels[v1alpha1.LabelServiceCA] != in.serviceCA.Name {
 		return step{problem: notOurs(in.serviceCA, secret)}
 	}
-	current, err := readState(secret)
+	current, err := readState(in.now, secret)
 	if err != nil {
 		return step{problem: &problem{reasonSigningKeyBroken, fmt.Sprintf(
 			"Secret %s: %v. Restore it from a backup, or delete it to begin a new CA; the old root stays trusted", secret.Name, err)}}
@@ -91,7 +91,9 @@ func plan(in observed) step {
 	if decided.state == nil {
 		return decided
 	}
-	decided.state.bundle = decided.state.bundle.Unexpired(in.now)
+	// The active root stays even when it has ended: a bundle is never empty.
+	root, before := decided.state.bundle[0], decided.state.bundle[1:]
+	decided.state.bundle = append(pki.Bundle{root}, before.Unexpired(in.now)...)
 	decided.write = next != nil || in.secret == nil || !bytes.Equal(in.secret.Data[keyring.BundleKey], decided.state.bundle.Encode())
 	return decided
 }
@@ -106,7 +108,7 @@ func notOurs(ca *v1alpha1.ServiceCA, secret *corev1.Secret) *problem {
 }
 
 // readState reads a signing-key Secret; nil without one.
-func readState(secret *corev1.Secret) (*state, error) {
+func readState(now time.Time, secret *corev1.Secret) (*state, error) {
 	if secret == nil {
 		return nil, nil
 	}
@@ -116,8 +118,11 @@ func readState(secret *corev1.Secret) (*state, error) {
 	}
 	// The bundle may be missing where another tool made or restored the Secret; the CA's own root is never missing in what follows.
 	encoded := secret.Data[keyring.BundleKey]
-	ca := read.authority.Certificate()
-	root, err := read.authority.Root(ca.NotBefore, read.pair.Certificate, encoded)
+	root, err := read.authority.Root(now, read.pair.Certificate, encoded)
+	if err != nil {
+		// It may have ended; when it began, it led to its root.
+		root, err = read.authority.Root(read.authority.Certificate().NotBefore, read.pair.Certificate, encoded)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -171,11 +176,18 @@ func broughtSuccessor(in observed, current *state) (*state, *problem) {
 	if err != nil {
 		return nil, &problem{reasonSourceInvalid, fmt.Sprintf("spec.source.secret: Secret %s: %v", name, err)}
 	}
-	if current != nil && current.authority.Certificate().Equal(next.authority.Certificate()) {
+	if current != nil && current.same(next, root) {
 		return nil, nil
 	}
 	next.bundle = withTrustSoFar(in, current, root)
 	return next, nil
+}
+
+// same tells whether another CA would change nothing: its certificate, its chain and its root are those of this one.
+func (s *state) same(other *state, root *x509.Certificate) bool {
+	return s.authority.Certificate().Equal(other.authority.Certificate()) &&
+		slices.EqualFunc(s.authority.Chain(), other.authority.Chain(), (*x509.Certificate).Equal) &&
+		slices.ContainsFunc(s.bundle, root.Equal)
 }
 
 func checkBrought(in observed) (*state, *x509.Certificate, error) {

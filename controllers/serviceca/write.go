@@ -47,6 +47,7 @@ func (r *Reconciler) write(ctx context.Context, in observed, decided step) error
 	if err != nil {
 		return fmt.Errorf("write Secret %s: %w", secret.Name, err)
 	}
+	r.Keyring.Forget(in.serviceCA.Name)
 	return nil
 }
 

@@ -45,9 +45,9 @@ type Keyring struct {
 
 // held is a CA and the state for which it was read.
 type held struct {
-	uid               types.UID
-	keyID, bundleHash string
-	ca                *CA
+	uid                       types.UID
+	keyID, serial, bundleHash string
+	ca                        *CA
 }
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
@@ -63,7 +63,7 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	named := held{uid: serviceCA.UID, keyID: active.SubjectKeyID, bundleHash: bundle.Hash}
+	named := held{uid: serviceCA.UID, keyID: active.SubjectKeyID, serial: active.SerialNumber, bundleHash: bundle.Hash}
 	known := k.held[serviceCA.Name]
 	if named.ca = known.ca; known == named && known.ca != nil {
 		return known.ca, nil
@@ -93,13 +93,14 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA,
 		return nil, fmt.Errorf("ServiceCA %s %w: Secret %s: %w", serviceCA.Name, ErrNotReady, key, err)
 	}
 	bundle := secret.Data[BundleKey]
-	if pki.KeyID(authority.Certificate().SubjectKeyId) != serviceCA.Status.Active.SubjectKeyID ||
+	certificate, active := authority.Certificate(), serviceCA.Status.Active
+	if pki.KeyID(certificate.SubjectKeyId) != active.SubjectKeyID || certificate.SerialNumber.Text(16) != active.SerialNumber ||
 		pki.Hash(bundle) != serviceCA.Status.TrustBundle.Hash {
 		return nil, fmt.Errorf("ServiceCA %s %w: its signing key is changing", serviceCA.Name, ErrNotReady)
 	}
 	return &CA{
 		Authority: authority,
-		CA:        issuance.CA{Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: bundle},
+		CA:        issuance.CA{Certificate: certificate, Chain: authority.Chain(), Bundle: bundle},
 	}, nil
 }
 
@@ -133,13 +134,13 @@ func Changed() predicate.Predicate {
 }
 
 // answer is what Find depends on.
-func answer(object client.Object) (key struct{ active, bundle, stalled string }) {
+func answer(object client.Object) (key struct{ active, serial, bundle, stalled string }) {
 	ca, ok := object.(*v1alpha1.ServiceCA)
 	if !ok {
 		return key
 	}
 	if ca.Status.Active != nil {
-		key.active = ca.Status.Active.SubjectKeyID
+		key.active, key.serial = ca.Status.Active.SubjectKeyID, ca.Status.Active.SerialNumber
 	}
 	if ca.Status.TrustBundle != nil {
 		key.bundle = ca.Status.TrustBundle.Hash
@@ -150,7 +151,7 @@ func answer(object client.Object) (key struct{ active, bundle, stalled string })
 	return key
 }
 
-// Forget drops the key of a ServiceCA that is gone.
+// Forget drops the key of a ServiceCA: it is gone, or there is another.
 func (k *Keyring) Forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
