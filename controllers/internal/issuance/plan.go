@@ -101,7 +101,15 @@ func (w Want) Plan(now time.Time, ca *CA, secret *corev1.Secret, rivals []*corev
 		return plan
 	}
 	w.judge(now, ca, secret, &plan)
+	if plan.Action == Issue && !now.Before(ca.Certificate.NotAfter) {
+		plan.Action, plan.Obstacle = Refuse, w.expired(ca)
+	}
 	return plan
+}
+
+func (w Want) expired(ca *CA) *Obstacle {
+	return &Obstacle{ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s: %s expired %s and has no successor yet",
+		w.Policy.Spec.ServiceCAName, ca.Certificate.Subject.CommonName, ca.Certificate.NotAfter.UTC().Format(time.RFC3339))}
 }
 
 // judge finds out whether the Service's own Secret is as it should be.
