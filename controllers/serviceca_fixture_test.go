@@ -1,0 +1,269 @@
+package controllers_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// The results of kstatus, by which Flux and Argo CD tell health.
+const (
+	inProgress = "InProgress"
+	current    = "Current"
+	failed     = "Failed"
+)
+
+// kstatus reads generic conditions as sigs.k8s.io/cli-utils does, in its order.
+func kstatus(object client.Object, observedGeneration int64, conditions []metav1.Condition) string {
+	if observedGeneration != object.GetGeneration() {
+		return inProgress
+	}
+	for _, condition := range conditions {
+		if condition.Type == "Reconciling" && condition.Status == metav1.ConditionTrue {
+			return inProgress
+		}
+		if condition.Type == "Stalled" && condition.Status == metav1.ConditionTrue {
+			return failed
+		}
+	}
+	if ready := meta.FindStatusCondition(conditions, "Ready"); ready != nil && ready.Status != metav1.ConditionTrue {
+		return inProgress
+	}
+	return current
+}
+
+func kstatusOf(ca *v1alpha1.ServiceCA) string {
+	return kstatus(ca, ca.Status.ObservedGeneration, ca.Status.Conditions)
+}
+
+// serviceCA waits until check accepts the realm's ServiceCA by returning an empty string.
+func (r realm) serviceCA(check func(*v1alpha1.ServiceCA) string) *v1alpha1.ServiceCA {
+	r.Helper()
+	var ca v1alpha1.ServiceCA
+	eventually(r.T, func(ctx context.Context) string {
+		if err := r.admin().Get(ctx, client.ObjectKey{Name: r.ca.Name}, &ca); err != nil {
+			return err.Error()
+		}
+		if problem := check(&ca); problem != "" {
+			return fmt.Sprintf("%s; the status is %+v", problem, ca.Status)
+		}
+		return ""
+	})
+	return &ca
+}
+
+// isReady accepts a ServiceCA that is as healthy as kstatus can tell.
+func isReady(ca *v1alpha1.ServiceCA) string {
+	if got := kstatusOf(ca); got != current || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionReady) {
+		return "kstatus is " + got
+	}
+	return ""
+}
+
+// isStalled accepts a ServiceCA that is stalled for that reason, with a message that says each of these.
+func isStalled(reason string, says ...string) func(*v1alpha1.ServiceCA) string {
+	return func(ca *v1alpha1.ServiceCA) string {
+		if got := kstatusOf(ca); got != failed {
+			return "kstatus is " + got
+		}
+		for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionReady} {
+			condition := meta.FindStatusCondition(ca.Status.Conditions, kind)
+			if condition == nil || condition.Reason != reason {
+				return fmt.Sprintf("%s is %+v, want the reason %s", kind, condition, reason)
+			}
+			for _, part := range says {
+				if !strings.Contains(condition.Message, part) {
+					return fmt.Sprintf("%s says %q, without %q", kind, condition.Message, part)
+				}
+			}
+		}
+		return ""
+	}
+}
+
+// event waits for an Event of that reason on an object; an empty reason is any.
+func event(t *testing.T, object client.Object, kind, reason string, says ...string) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) string {
+		events, err := eventsOf(ctx, object)
+		if err != nil {
+			return err.Error()
+		}
+		for _, event := range events {
+			if event.Type != kind || event.Reason != reason {
+				continue
+			}
+			for _, part := range says {
+				if !strings.Contains(event.Message, part) {
+					return fmt.Sprintf("Event %s says %q, without %q", reason, event.Message, part)
+				}
+			}
+			return ""
+		}
+		return fmt.Sprintf("there is no %s Event %s among %d", kind, reason, len(events))
+	})
+}
+
+func eventsOf(ctx context.Context, object client.Object) ([]corev1.Event, error) {
+	var list corev1.EventList
+	err := kube.List(ctx, &list, client.MatchingFields{"involvedObject.uid": string(object.GetUID())})
+	return list.Items, err
+}
+
+// inOperatorNamespace is the metadata of something in the operator's own namespace.
+func inOperatorNamespace(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: operatorNamespace, Name: name}
+}
+
+// bundle is what the realm's trust-bundle ConfigMap holds.
+func (r realm) bundle(ctx context.Context) (string, error) {
+	var configMap corev1.ConfigMap
+	key := client.ObjectKey{Namespace: operatorNamespace, Name: r.ca.TrustBundleConfigMapName()}
+	err := r.admin().Get(ctx, key, &configMap)
+	return configMap.Data[r.ca.Spec.TrustBundle.Key], err
+}
+
+// trusts waits until the published bundle holds exactly these certificates.
+func (r realm) trusts(want ...*x509.Certificate) {
+	r.Helper()
+	eventually(r.T, func(ctx context.Context) string {
+		bundle, err := r.bundle(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		return differs(bundle, want)
+	})
+}
+
+// differs tells how a bundle in PEM is not exactly these certificates.
+func differs(bundle string, want []*x509.Certificate) string {
+	if got := strings.Count(bundle, "BEGIN CERTIFICATE"); got != len(want) {
+		return fmt.Sprintf("the bundle holds %d certificates, want %d", got, len(want))
+	}
+	for _, certificate := range want {
+		encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+		if !strings.Contains(bundle, string(encoded)) {
+			return "the bundle lacks " + certificate.Subject.CommonName
+		}
+	}
+	return ""
+}
+
+// signedBy accepts a Secret whose certificate bears the issuer and the authority key of a CA, and verifies by the published bundle.
+func (r realm) signedBy(ca *x509.Certificate, names ...string) func(*corev1.Secret) string {
+	return func(secret *corev1.Secret) string {
+		if problem := r.issued(names...)(secret); problem != "" {
+			return problem
+		}
+		certificate := leaf(r.T, secret)
+		if !bytes.Equal(certificate.AuthorityKeyId, ca.SubjectKeyId) || certificate.Issuer.String() != ca.Subject.String() {
+			return fmt.Sprintf("it is signed by %s, want %s", certificate.Issuer, ca.Subject)
+		}
+		return ""
+	}
+}
+
+// ownCA is a CA that a person has made somewhere else.
+type ownCA struct {
+	certificate *x509.Certificate
+	key         crypto.Signer
+}
+
+// mint makes a CA, signed by parent or by itself; adjust may change the certificate before.
+func mint(t *testing.T, name string, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mintWith(t, name, key, parent, adjust...)
+}
+
+// mintWith is mint for a key that is there.
+func mintWith(t *testing.T, name string, key crypto.Signer, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
+	t.Helper()
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	for _, a := range adjust {
+		a(template)
+	}
+	signer, signerKey := template, key
+	if parent != nil {
+		signer, signerKey = parent.certificate, parent.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, signer, key.Public(), signerKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ownCA{certificate: certificate, key: key}
+}
+
+// pem is the certificate in PEM, followed by those of others.
+func (c *ownCA) pem(others ...*ownCA) []byte {
+	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.certificate.Raw})
+	for _, other := range others {
+		encoded = append(encoded, other.pem()...)
+	}
+	return encoded
+}
+
+func (c *ownCA) keyPEM(t *testing.T) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+// data is what a person puts into a Secret of source.secret.
+func (c *ownCA) data(t *testing.T, chain ...*ownCA) map[string][]byte {
+	t.Helper()
+	return map[string][]byte{corev1.TLSCertKey: c.pem(chain...), corev1.TLSPrivateKeyKey: c.keyPEM(t)}
+}
+
+// bringing makes a realm's ServiceCA take its CA from the Secret of that name.
+func bringing(name string) func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy) {
+	return func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: name}
+	}
+}
+
+// uidOf is the UID of an object, empty when there is none.
+func uidOf(t *testing.T, object client.Object) types.UID {
+	t.Helper()
+	if err := client.IgnoreNotFound(kube.Get(t.Context(), client.ObjectKeyFromObject(object), object)); err != nil {
+		t.Fatal(err)
+	}
+	return object.GetUID()
+}

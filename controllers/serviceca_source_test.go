@@ -1,0 +1,272 @@
+package controllers_test
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// bring makes the Secret of a source, or replaces what it holds.
+func bring(t *testing.T, name string, data map[string][]byte) {
+	t.Helper()
+	secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name), Type: corev1.SecretTypeTLS, Data: data}
+	if uidOf(t, &corev1.Secret{ObjectMeta: secret.ObjectMeta}) == "" {
+		create(t, secret)
+		return
+	}
+	update(t, secret, func(s *corev1.Secret) { s.Data = data })
+}
+
+// with is a copy with another value under a key; nil takes the key away.
+func with(data map[string][]byte, key string, value []byte) map[string][]byte {
+	data = maps.Clone(data)
+	data[key] = value
+	if value == nil {
+		delete(data, key)
+	}
+	return data
+}
+
+func TestSourceSecret(t *testing.T) {
+	t.Parallel()
+	own := mint(t, "Corp Root", nil)
+	r := newRealm(t, bringing("corp-"+realmName(t)))
+	bring(t, "corp-"+r.name, own.data(t))
+	ca := r.serviceCA(isReady)
+	if got, want := ca.Status.Active.SubjectKeyID, hex.EncodeToString(own.certificate.SubjectKeyId); got != want {
+		t.Errorf("subject key id %s signs, want %s", got, want)
+	}
+	r.trusts(own.certificate)
+	r.service("web", asks("web-tls"))
+	r.handshake(r.secret("web-tls", r.signedBy(own.certificate)), "web."+r.name+".svc")
+	if got := r.signingKey().Annotations[v1alpha1.AnnotationSource]; got != "secret/corp-"+r.name {
+		t.Errorf("the signing key says it came from %q", got)
+	}
+}
+
+// An intermediate signs, its chain goes with each certificate, and only its root is trusted.
+func TestSourceSecretIntermediate(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "Corp Root", nil)
+	policy := mint(t, "Corp Policy", root)
+	issuing := mint(t, "Corp Issuing", policy)
+	r := newRealm(t, bringing("corp-"+realmName(t)))
+	bring(t, "corp-"+r.name, with(issuing.data(t, policy), "ca.crt", root.pem()))
+	r.service("web", asks("web-tls"))
+	secret := r.secret("web-tls", r.signedBy(issuing.certificate))
+	if chain := parse(t, secret.Data[corev1.TLSCertKey]); len(chain) != 3 || !chain[1].Equal(issuing.certificate) || !chain[2].Equal(policy.certificate) {
+		t.Errorf("the chain has %d certificates", len(chain))
+	}
+	r.handshake(secret, "web."+r.name+".svc")
+	r.trusts(root.certificate)
+
+	// A renewed intermediate keeps its key as often as not.
+	renewed := mintWith(t, "Corp Issuing", issuing.key, policy)
+	bring(t, "corp-"+r.name, with(renewed.data(t, policy), "ca.crt", root.pem()))
+	r.secret("web-tls", func(secret *corev1.Secret) string {
+		if chain := parse(t, secret.Data[corev1.TLSCertKey]); !chain[1].Equal(renewed.certificate) {
+			return "the chain has the former intermediate"
+		}
+		return r.signedBy(renewed.certificate)(secret)
+	})
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if want := renewed.certificate.SerialNumber.Text(16); ca.Status.Active.SerialNumber != want {
+			return "the status names the former intermediate"
+		}
+		return isReady(ca)
+	})
+
+	// So does one further up.
+	other := mintWith(t, "Corp Policy", policy.key, root)
+	bring(t, "corp-"+r.name, with(renewed.data(t, other), "ca.crt", root.pem()))
+	eventually(t, func(context.Context) string {
+		if chain := parse(t, r.signingKey().Data[corev1.TLSCertKey]); !chain[1].Equal(other.certificate) {
+			return "the signing key has the former policy CA"
+		}
+		return ""
+	})
+	r.service("late", asks("late-tls"))
+	late := r.secret("late-tls", r.signedBy(renewed.certificate))
+	if chain := parse(t, late.Data[corev1.TLSCertKey]); !chain[2].Equal(other.certificate) {
+		t.Error("the chain of a new certificate has the former policy CA")
+	}
+}
+
+// What is wrong with a CA that is brought is said by name, with what to do; it recovers when that is put right, and by nothing else.
+func TestSourceSecretWrong(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "Corp Root", nil)
+	good := mint(t, "Corp Issuing", root)
+	is := func(adjust func(*x509.Certificate)) map[string][]byte {
+		return mint(t, "Wrong CA", nil, adjust).data(t)
+	}
+	for name, tc := range map[string]struct {
+		data   map[string][]byte
+		reason string
+		says   []string
+	}{
+		"missing": {nil, "SourceNotThere", []string{"create it with tls.crt and tls.key"}},
+		"no-ca":   {is(func(c *x509.Certificate) { c.IsCA = false; c.SubjectKeyId = []byte{1} }), "SourceInvalid", []string{"tls.crt is no CA", "CA:TRUE"}},
+		"no-sign": {is(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }), "SourceInvalid", []string{"keyCertSign"}},
+		"key-of-another": {with(good.data(t), corev1.TLSPrivateKeyKey, root.keyPEM(t)), "SourceInvalid",
+			[]string{"tls.key is not the private key of the certificate in tls.crt"}},
+		"key-unreadable": {with(good.data(t), corev1.TLSPrivateKeyKey, []byte("what?")), "SourceInvalid", []string{"tls.key holds no readable private key"}},
+		"crt-unreadable": {with(good.data(t), corev1.TLSCertKey, []byte("what?")), "SourceInvalid", []string{"tls.crt holds no readable certificate"}},
+		"crt-empty":      {with(good.data(t), corev1.TLSCertKey, []byte{}), "SourceInvalid", []string{"tls.crt is missing"}},
+		"expired": {is(func(c *x509.Certificate) { c.NotAfter = time.Date(2025, 2, 3, 4, 5, 6, 0, time.UTC) }), "SourceInvalid",
+			[]string{"tls.crt expired 2025-02-03T04:05:06Z"}},
+		"not-valid-yet": {is(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }), "SourceInvalid", []string{"not valid before"}},
+		"no-root":       {good.data(t), "SourceInvalid", []string{"put its root into ca.crt"}},
+		"foreign-root":  {with(good.data(t), "ca.crt", mint(t, "Corp Root", nil).pem()), "SourceInvalid", []string{"put its root into ca.crt"}},
+		"chain-not-in-tls.crt": {with(mint(t, "Deep", good).data(t), "ca.crt", good.pem(root)), "SourceInvalid",
+			[]string{"the intermediates between them into tls.crt"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source := "corp-" + realmName(t)
+			if tc.data != nil {
+				bring(t, source, tc.data)
+			}
+			r := newRealm(t, bringing(source))
+			r.service("web", asks("web-tls"))
+			ca := r.serviceCA(isStalled(tc.reason, append(tc.says, "spec.source.secret", source)...))
+			event(t, ca, corev1.EventTypeWarning, tc.reason, tc.says...)
+			r.told("web", "ServiceCANotReady: ", r.name, tc.says[0])
+			r.policyReports("ServiceCANotReady", "web")
+			bring(t, source, with(good.data(t), "ca.crt", root.pem()))
+			r.serviceCA(isReady)
+			r.told("web")
+			r.secret("web-tls", r.signedBy(good.certificate))
+		})
+	}
+}
+
+// A CA that was made where the clock is ahead becomes good by itself.
+func TestSourceSecretValidSoon(t *testing.T) {
+	t.Parallel()
+	own := mint(t, "Corp Root", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(4 * time.Second) })
+	r := newRealm(t, bringing("corp-"+realmName(t)))
+	bring(t, "corp-"+r.name, own.data(t))
+	r.serviceCA(isStalled("SourceInvalid", "not valid before"))
+	r.serviceCA(isReady)
+	r.trusts(own.certificate)
+}
+
+// When a CA that was brought has ended, that is said at once; a Service without a certificate is told; the bundle never gets empty.
+func TestSourceSecretExpires(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "Corp Root", nil)
+	for name, parent := range map[string]*ownCA{"root": nil, "intermediate": root} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRealm(t, bringing("corp-"+realmName(t)))
+			end := time.Now().Add(5 * time.Second).Truncate(time.Second)
+			signer := mint(t, "Short CA", parent, func(c *x509.Certificate) { c.NotAfter = end })
+			data, trusted := signer.data(t), signer.certificate
+			if parent != nil {
+				data, trusted = with(data, "ca.crt", parent.pem()), parent.certificate
+			}
+			bring(t, "corp-"+r.name, data)
+			r.service("web", asks("web-tls"))
+			if certificate := leaf(t, r.secret("web-tls", r.signedBy(signer.certificate))); !certificate.NotAfter.Equal(end) {
+				t.Errorf("the certificate ends %s, and its CA %s", certificate.NotAfter, end)
+			}
+			r.serviceCA(isStalled("SourceInvalid", "expired"))
+			if time.Now().Before(end) {
+				t.Error("it was said too soon")
+			}
+			r.trusts(trusted)
+			r.service("late", asks("late-tls"))
+			r.told("late", "ServiceCANotReady: ", "expired")
+			next := mint(t, "Next Root", nil)
+			bring(t, "corp-"+r.name, next.data(t))
+			r.serviceCA(isReady)
+			r.secret("web-tls", r.signedBy(next.certificate))
+			r.secret("late-tls", r.signedBy(next.certificate))
+			r.told("late")
+		})
+	}
+}
+
+// A CA that replaces another signs everything anew, and the one before it stays trusted.
+func TestSourceSecretReplaced(t *testing.T) {
+	t.Parallel()
+	first, second := mint(t, "Corp Root", nil), mint(t, "Corp Root", nil)
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	selfSigned := r.signer()
+	bring(t, "corp-"+r.name, first.data(t))
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp-" + r.name} })
+	r.secret("web-tls", r.signedBy(first.certificate))
+	r.trusts(first.certificate, selfSigned)
+	bring(t, "corp-"+r.name, second.data(t))
+	r.secret("web-tls", r.signedBy(second.certificate))
+	r.trusts(second.certificate, first.certificate, selfSigned)
+	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if len(ca.Status.Previous) != 2 || ca.Status.Previous[0].Subject != "Corp Root" || ca.Status.TrustBundle.Certificates != 3 {
+			return "the CAs before are not shown, the newest first"
+		}
+		return isReady(ca)
+	})
+	event(t, ca, corev1.EventTypeNormal, "CAReplaced")
+
+	// What is wrong with a successor leaves the one that signs alone.
+	bring(t, "corp-"+r.name, with(second.data(t), corev1.TLSPrivateKeyKey, first.keyPEM(t)))
+	r.serviceCA(isStalled("SourceInvalid", "tls.key is not the private key"))
+	r.service("late", asks("late-tls"))
+	r.secret("late-tls", r.signedBy(second.certificate))
+	r.trusts(second.certificate, first.certificate, selfSigned)
+	bring(t, "corp-"+r.name, second.data(t))
+	r.serviceCA(isReady)
+}
+
+func TestSourceCertManager(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp"}}
+	})
+	r.service("web", asks("web-tls"))
+	ca := r.serviceCA(isStalled("NotSupported", "spec.source.certManager", "use selfSigned"))
+	event(t, ca, corev1.EventTypeWarning, "NotSupported", "spec.source.certManager")
+	r.told("web", "ServiceCANotReady: ", "spec.source.certManager")
+	for _, object := range []client.Object{
+		&corev1.Secret{ObjectMeta: inOperatorNamespace(r.ca.SigningKeySecretName())},
+		&corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())},
+	} {
+		if uidOf(t, object) != "" {
+			t.Errorf("there is a %T", object)
+		}
+	}
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Source.CertManager = nil })
+	r.serviceCA(isReady)
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+}
+
+// Nothing else stops because one CA is wrong, in whatever way.
+func TestOneWrongCAStopsNoOther(t *testing.T) {
+	t.Parallel()
+	wrong := newRealm(t, bringing("nowhere"))
+	wrong.serviceCA(isStalled("SourceNotThere"))
+	right := newRealmIn(t, kube, wrong.name+"-2")
+	for i := range 3 {
+		wrong.service(fmt.Sprintf("web-%d", i), asks("web-tls"))
+		right.service(fmt.Sprintf("web-%d", i), asks(fmt.Sprintf("web-%d-tls", i)))
+		right.secret(fmt.Sprintf("web-%d-tls", i), right.issued(fmt.Sprintf("web-%d.%s.svc", i, right.name)))
+	}
+	right.report(func(p *v1alpha1.ServingCertPolicy) string {
+		if p.Status.Services.Issued != 3 || len(p.Status.Failures) != 0 {
+			return "not all are served"
+		}
+		return ""
+	})
+}
