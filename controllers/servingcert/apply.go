@@ -25,37 +25,50 @@ var errSecretThere = errors.New("there is a Secret that the cache does not hold"
 
 // carryOut does what a plan says.
 func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuance.Plan) (outcome, error) {
-	var err error
-	switch plan.Action {
-	case issuance.Issue:
-		err = r.issue(ctx, found, &plan)
-	case issuance.Repair:
-		err = r.repair(ctx, found)
-	case issuance.Keep:
-		err = r.trim(ctx, found)
-	}
+	err := r.write(ctx, found, &plan)
 	switch {
 	case errors.Is(err, errSecretThere):
 		return outcome{}, errSecretThere
 	case apply.Going(err), apierrors.IsConflict(err):
-		// Something else was faster, and its event comes.
-		return outcome{silent: true}, nil
+		// Something else was faster.
+		return outcome{silent: true, again: retryUnseen}, nil
 	case err != nil && apply.Refused(err):
 		plan.Obstacle = &issuance.Obstacle{Reason: issuance.ReasonSecretRefused, Message: err.Error()}
 	case err != nil:
 		return outcome{}, err
 	}
-	result := outcome{obstacle: plan.Obstacle}
+	result := outcome{obstacle: plan.Obstacle, again: untilNext(found.now, plan)}
 	if !plan.NotAfter.IsZero() {
 		result.signedBy = found.ca.Certificate.Subject.CommonName
 	}
-	if !plan.RenewAt.IsZero() {
-		result.again = plan.RenewAt.Sub(found.now)
-	}
-	if plan.Obstacle != nil && plan.Obstacle.Reason != issuance.ReasonSecretConflict && (result.again == 0 || result.again > retryForeign) {
-		result.again = retryForeign
-	}
 	return result, nil
+}
+
+// write does to the Secret what a plan says.
+func (r *Reconciler) write(ctx context.Context, found situation, plan *issuance.Plan) error {
+	switch plan.Action {
+	case issuance.Issue:
+		return r.issue(ctx, found, plan)
+	case issuance.Repair:
+		return r.repair(ctx, found)
+	case issuance.Keep:
+		return r.trim(ctx, found)
+	case issuance.Refuse:
+	}
+	return nil
+}
+
+// untilNext is the time until the renewal, or until an obstacle that no event would report gone is looked at again.
+func untilNext(now time.Time, plan issuance.Plan) time.Duration {
+	var next time.Duration
+	if !plan.RenewAt.IsZero() {
+		next = plan.RenewAt.Sub(now)
+	}
+	unseen := plan.Obstacle != nil && plan.Obstacle.Reason != issuance.ReasonSecretConflict
+	if unseen && (next == 0 || next > retryUnseen) {
+		next = retryUnseen
+	}
+	return next
 }
 
 // issue makes a new certificate, by one write. It takes over nothing that it has not seen.

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// retryForeign is how often a Service looks again whether somebody else's Secret is still in its way: no cache would tell.
-	retryForeign = 30 * time.Second
+	// retryUnseen is how often a Service looks again at what no event reports, such as somebody else's Secret in its way.
+	retryUnseen = 30 * time.Second
 	// retryInUse is how often a Secret that nobody wants any more is looked at again while a pod uses it.
 	retryInUse = 2 * time.Minute
 )
