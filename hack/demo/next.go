@@ -1,0 +1,32 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// suggestion is something to try next.
+type suggestion struct {
+	what, command string
+}
+
+// suggestions are commands that work while the demo is up.
+var suggestions = []suggestion{
+	{"Ask for a certificate for another Service, and see the Secret come:",
+		"kubectl annotate service api -n demo servingcert.dev/secret-name=api-tls && kubectl wait --for=create secret/api-tls -n demo"},
+	{"Lose the signing key: a new CA takes over, the old root stays in the bundle, every certificate is signed again:",
+		"kubectl delete secret default-signing-key -n servingcert-system && sleep 3 && kubectl describe serviceca default"},
+	{"Read why a certificate was made:",
+		"kubectl describe service web -n demo"},
+}
+
+func (d *demo) printWhatNext() {
+	fmt.Fprintf(d.out, "\nThis stays up until Ctrl-C. In another terminal:\n")
+	if d.place.embedded != nil {
+		fmt.Fprintf(d.out, "\n  export KUBECONFIG=%s\n", d.place.embedded.Kubeconfig)
+		fmt.Fprintf(d.out, "  export PATH=%s:$PATH\n", filepath.Join(d.root, "bin", "k8s"))
+	}
+	for _, s := range suggestions {
+		fmt.Fprintf(d.out, "\n  # %s\n  %s\n", s.what, s.command)
+	}
+}

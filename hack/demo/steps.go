@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// steps prints what is done, a line each, with how long it took.
+type steps struct {
+	out io.Writer
+	// terminal can overwrite a line.
+	terminal bool
+}
+
+func newSteps(out io.Writer) steps {
+	file, ok := out.(*os.File)
+	if !ok {
+		return steps{out: out}
+	}
+	info, err := file.Stat()
+	return steps{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
+}
+
+// do does one step, which may report what it is waiting for.
+func (s steps) do(ctx context.Context, name string, work func(ctx context.Context, report func(string)) error) error {
+	begin := time.Now()
+	p := s.begin(name, begin)
+	err := work(ctx, p.set)
+	last := p.finish()
+	took := time.Since(begin).Seconds()
+	if err == nil {
+		s.line("✓ %-58s %5.1fs\n", name, took)
+		return nil
+	}
+	s.line("✗ %-58s %5.1fs\n", name, took)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if last != "" {
+		err = fmt.Errorf("%w; last seen: %s", err, last)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// line prints a line in the place of what was in progress.
+func (s steps) line(format string, args ...any) {
+	if s.terminal {
+		format = "\r\033[K" + format
+	}
+	fmt.Fprintf(s.out, format, args...)
+}
+
+// progress is a step that is being done.
+type progress struct {
+	mu       sync.Mutex
+	reported string
+	stop     chan struct{}
+	stopped  chan struct{}
+}
+
+func (s steps) begin(name string, begin time.Time) *progress {
+	p := &progress{stop: make(chan struct{}), stopped: make(chan struct{})}
+	interval, format := 15*time.Second, "… %s, %s%s\n"
+	if s.terminal {
+		interval, format = time.Second, "… %s, %s%s"
+		s.line("… %s", name)
+	}
+	go func() {
+		defer close(p.stopped)
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-p.stop:
+				return
+			case <-ticker.C:
+				waitingFor := p.get()
+				if waitingFor != "" {
+					waitingFor = ": " + waitingFor
+				}
+				s.line(format, name, time.Since(begin).Round(time.Second), waitingFor)
+			}
+		}
+	}()
+	return p
+}
+
+func (p *progress) set(reported string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reported = reported
+}
+
+func (p *progress) get() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reported
+}
+
+// finish ends the printing, and returns what was reported last.
+func (p *progress) finish() string {
+	close(p.stop)
+	<-p.stopped
+	return p.get()
+}
+
+// await asks until nothing is missing any more.
+func await(ctx context.Context, report func(string), missing func(context.Context) string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done after %s", patience))
+	defer cancel()
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		what := missing(ctx)
+		if what == "" {
+			report("")
+			return nil
+		}
+		if ctx.Err() == nil {
+			report(what)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
