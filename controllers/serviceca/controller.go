@@ -54,10 +54,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	decided := plan(in)
-	if err := r.write(ctx, in, decided); err != nil {
+	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
 		return ctrl.Result{}, err
 	}
-	if err := r.publish(ctx, &ca, &decided); err != nil {
+	if err := decided.refused(reasonBundleRefused, r.publish(ctx, &ca, &decided)); err != nil {
 		return ctrl.Result{}, err
 	}
 	seen, err := r.evidence(ctx, &ca, decided)
@@ -140,7 +140,7 @@ func untilNext(in observed, decided step, status v1alpha1.ServiceCAStatus) time.
 	for _, certificate := range certificates {
 		moments = append(moments, certificate.NotBefore, certificate.NotAfter)
 	}
-	var next time.Duration
+	next := decided.retry
 	for _, moment := range moments {
 		if left := moment.Sub(in.now); left > 0 && (next == 0 || left < next) {
 			next = left

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
@@ -26,7 +27,9 @@ const (
 	reasonNotSupported     = "NotSupported"
 	reasonSigningKeyNotOur = "SigningKeyNotOurs"
 	reasonSigningKeyBroken = "SigningKeyInvalid"
+	reasonKeyRefused       = "SigningKeyRefused"
 	reasonBundleNotOurs    = "TrustBundleNotOurs"
+	reasonBundleRefused    = "TrustBundleRefused"
 )
 
 // observed is everything that decides what becomes of a CA.
@@ -66,6 +69,20 @@ type step struct {
 	// reason and note are for the Event, when a new CA takes over.
 	reason, note string
 	problem      *problem
+	// retry is when to look again for what no event tells of; zero when events tell of everything.
+	retry time.Duration
+}
+
+// retryRefused is how often a write that was refused, by a quota perhaps, is tried again.
+const retryRefused = 30 * time.Second
+
+// refused makes a write that the API server refused for good a problem that people are told of; any other error comes back.
+func (s *step) refused(reason string, err error) error {
+	if err == nil || !apply.Refused(err) {
+		return err
+	}
+	*s = step{problem: &problem{reason, err.Error()}, retry: retryRefused}
+	return nil
 }
 
 // plan decides. It never gives up a key that is sound, and replaces none that is not without being told to.
@@ -81,6 +98,13 @@ func plan(in observed) step {
 	if err != nil {
 		return step{problem: &problem{reasonSigningKeyBroken, fmt.Sprintf(
 			"Secret %s: %v. Restore it from a backup, or delete it to begin a new CA; the old root stays trusted", secret.Name, err)}}
+	}
+	if current != nil && forgetful(in, secret, current) {
+		current.bundle = pki.NewBundle(append(current.bundle, recovered(in)...)...)
+	}
+	if current != nil && !remembersActive(in.serviceCA, current) {
+		// Somebody else put it there: what clients trust already stays trusted.
+		current.bundle = pki.NewBundle(append(current.bundle, recovered(in)...)...)
 	}
 	next, problem := successor(in, current)
 	decided := step{state: current, problem: problem}
@@ -129,6 +153,14 @@ func readState(now time.Time, secret *corev1.Secret) (*state, error) {
 	bundle, _ := pki.ParseBundle(encoded)
 	read.bundle = pki.NewBundle(append(pki.Bundle{root}, bundle...)...)
 	return read, nil
+}
+
+// forgetful tells whether a signing-key Secret may know of fewer roots than clients trust: its bundle is gone, or another key than
+// the active one has come back, from a backup perhaps.
+func forgetful(in observed, secret *corev1.Secret, current *state) bool {
+	_, err := pki.ParseBundle(secret.Data[keyring.BundleKey])
+	active := in.serviceCA.Status.Active
+	return err != nil || (active != nil && active.SubjectKeyID != pki.KeyID(current.authority.Certificate().SubjectKeyId))
 }
 
 func load(secret *corev1.Secret, source string) (*state, error) {
@@ -232,6 +264,12 @@ func recovered(in observed) pki.Bundle {
 	return slices.DeleteFunc(published, func(root *x509.Certificate) bool {
 		return !remembers(in.serviceCA, pki.KeyID(root.SubjectKeyId))
 	})
+}
+
+// remembersActive tells whether this is the CA that signed last, or whether none did.
+func remembersActive(ca *v1alpha1.ServiceCA, current *state) bool {
+	active := ca.Status.Active
+	return active == nil || active.SerialNumber == current.authority.Certificate().SerialNumber.Text(16)
 }
 
 func remembers(ca *v1alpha1.ServiceCA, keyID string) bool {

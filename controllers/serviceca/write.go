@@ -70,9 +70,13 @@ func (r *Reconciler) publish(ctx context.Context, ca *v1alpha1.ServiceCA, decide
 	case published != nil && published.Data[key] == bundle:
 		return nil
 	}
-	return r.Live.Apply(ctx, coreac.ConfigMap(name, r.Namespace).
+	err = r.Live.Apply(ctx, coreac.ConfigMap(name, r.Namespace).
 		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
 		WithData(map[string]string{key: bundle}), apply.ServiceCA, client.ForceOwnership)
+	if err != nil {
+		return fmt.Errorf("write ConfigMap %s: %w", name, err)
+	}
+	return nil
 }
 
 // cleanUp removes what this ServiceCA made under a former name, once it stands under the present one.
@@ -92,12 +96,23 @@ func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, decide
 			if object.Name == keep || !apply.MadeBy(object, apply.ServiceCA) {
 				continue
 			}
+			if outdated, err := r.outdated(ctx, ca); outdated || err != nil {
+				return err
+			}
 			if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); client.IgnoreNotFound(err) != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// outdated tells whether the spec has changed since it was read. While two managers overlap, each could otherwise remove the Secret
+// that the other one has just moved the key to.
+func (r *Reconciler) outdated(ctx context.Context, ca *v1alpha1.ServiceCA) (bool, error) {
+	var live v1alpha1.ServiceCA
+	err := r.Live.Get(ctx, client.ObjectKeyFromObject(ca), &live)
+	return err != nil || live.UID != ca.UID || live.Generation != ca.Generation, client.IgnoreNotFound(err)
 }
 
 // evidence counts the targets of the bundle, and the certificates of the CA.
