@@ -1,0 +1,273 @@
+package controllers_test
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// injected is a ConfigMap of the realm that asks for the bundle of the realm's CA.
+func (r realm) injected(name string) *corev1.ConfigMap {
+	r.Helper()
+	return createBy(r.T, r.admin(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Namespace: r.name, Name: name, Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: r.ca.Name},
+	}})
+}
+
+// carries waits until a ConfigMap holds what is published.
+func (r realm) carries(configMap *corev1.ConfigMap) {
+	r.Helper()
+	eventually(r.T, func(ctx context.Context) string {
+		bundle, err := r.bundle(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		if err := r.admin().Get(ctx, client.ObjectKeyFromObject(configMap), configMap); err != nil {
+			return err.Error()
+		}
+		if configMap.Data[v1alpha1.DefaultCABundleKey] != bundle {
+			return "the ConfigMap does not carry the published bundle"
+		}
+		return ""
+	})
+}
+
+func remove(t *testing.T, object client.Object) {
+	t.Helper()
+	if err := kube.Delete(t.Context(), object); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reload reads an object anew.
+func reload[T client.Object](t *testing.T, object T) T {
+	t.Helper()
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+// unchanged fails where any of the objects is not what it was when it was read.
+func unchanged(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, object := range objects {
+		now, ok := object.DeepCopyObject().(client.Object)
+		if !ok {
+			t.Fatalf("%T is no object", object)
+		}
+		if reload(t, now); now.GetResourceVersion() != object.GetResourceVersion() || now.GetUID() != object.GetUID() {
+			t.Errorf("%T %s was written", object, object.GetName())
+		}
+	}
+}
+
+// A lost key begins a new CA; the root of the one before stays trusted everywhere, and everything is signed anew.
+func TestSigningKeyDeleted(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	configMap := r.injected("trust")
+	for _, name := range []string{"web", "api"} {
+		r.service(name, asks(name+"-tls"))
+		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))
+	}
+	roots := parse(t, r.signingKey().Data[corev1.TLSCertKey])
+	for range 2 {
+		remove(t, r.signingKey())
+		eventually(t, func(context.Context) string {
+			if r.signer().Equal(roots[0]) {
+				return "the same CA signs"
+			}
+			return ""
+		})
+		next := r.signer()
+		differentGenerations(t, roots[0], next)
+		for _, name := range []string{"web", "api"} {
+			r.handshake(r.secret(name+"-tls", r.signedBy(next)), name+"."+r.name+".svc")
+		}
+		ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+			if ca.Status.Active.SerialNumber != next.SerialNumber.Text(16) || *ca.Status.Active.Certificates != 2 || len(ca.Status.Previous) != len(roots) {
+				return "the status is behind"
+			}
+			if *ca.Status.Previous[0].Certificates != 0 || ca.Status.Previous[0].SerialNumber != roots[0].SerialNumber.Text(16) {
+				return "the CA before is not the first of the previous ones, without certificates"
+			}
+			if bundle := ca.Status.TrustBundle; bundle.Targets != 2 || bundle.CurrentTargets != 2 {
+				return "not every target is current"
+			}
+			if !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished) {
+				return "trust is not established"
+			}
+			return isReady(ca)
+		})
+		event(t, ca, corev1.EventTypeWarning, "SigningKeyLost", "stays trusted until it expires")
+		roots = append(parse(t, r.signingKey().Data[corev1.TLSCertKey]), roots...)
+		r.trusts(roots...)
+		r.carries(configMap)
+	}
+}
+
+// Without the key and the bundle there is nothing left to recover; all the same everything fits together again.
+func TestSigningKeyAndBundleDeleted(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	configMap := r.injected("trust")
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	before := r.signer()
+	remove(t, r.signingKey())
+	remove(t, &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())})
+	eventually(t, func(context.Context) string {
+		if r.signer().Equal(before) {
+			return "the same CA signs"
+		}
+		return ""
+	})
+	r.handshake(r.secret("web-tls", r.signedBy(r.signer())), "web."+r.name+".svc")
+	r.carries(configMap)
+	event(t, r.serviceCA(isReady), corev1.EventTypeWarning, "SigningKeyLost")
+}
+
+// A signing key that cannot be read is nobody's to replace: it is left as it is, certificates are kept, and what is restored works on.
+func TestSigningKeyCorrupted(t *testing.T) {
+	t.Parallel()
+	other := mint(t, "Other", nil)
+	for name, corrupt := range map[string]func(map[string][]byte) map[string][]byte{
+		"key":            func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSPrivateKeyKey, []byte("what?")) },
+		"key-of-another": func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSPrivateKeyKey, other.keyPEM(t)) },
+		"certificate":    func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSCertKey, []byte("what?")) },
+		"empty": func(d map[string][]byte) map[string][]byte {
+			return with(with(with(d, corev1.TLSCertKey, []byte{}), corev1.TLSPrivateKeyKey, []byte{}), "ca-bundle.crt", nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRealm(t)
+			r.service("web", asks("web-tls"))
+			served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+			r.serviceCA(isReady)
+			sound, root := r.signingKey(), r.signer()
+			corrupted := r.signingKey()
+			update(t, corrupted, func(s *corev1.Secret) { s.Data = corrupt(sound.Data) })
+			says := []string{corrupted.Name, "Restore it from a backup", "or delete it"}
+			event(t, r.serviceCA(isStalled("SigningKeyInvalid", says...)), corev1.EventTypeWarning, "SigningKeyInvalid", says...)
+			r.trusts(root)
+			unchanged(t, corrupted, served)
+			update(t, corrupted, func(s *corev1.Secret) { s.Data = sound.Data })
+			ca := r.serviceCA(isReady)
+			if ca.Status.Active.SerialNumber != root.SerialNumber.Text(16) {
+				t.Error("a key that was restored does not sign")
+			}
+			unchanged(t, served)
+		})
+	}
+}
+
+// A CA that a person puts into the signing-key Secret signs; what was trusted stays trusted.
+func TestSigningKeyReplacedByHand(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serviceCA(isReady)
+	before, other := r.signer(), mint(t, "Restored", nil)
+	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data = other.data(t) })
+	r.secret("web-tls", r.signedBy(other.certificate))
+	r.trusts(other.certificate, before)
+}
+
+func TestTrustBundlePutBack(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.serviceCA(isReady)
+	root := r.signer()
+	published := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())}
+	for range 2 {
+		uid := uidOf(t, published)
+		remove(t, published)
+		eventually(t, func(ctx context.Context) string {
+			if err := kube.Get(ctx, client.ObjectKeyFromObject(published), published); err != nil || published.UID == uid {
+				return fmt.Sprintf("it is not made again: %v", err)
+			}
+			return ""
+		})
+		r.trusts(root)
+	}
+	for _, change := range []func(*corev1.ConfigMap){
+		func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] = "what?" },
+		func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] += string(mint(t, "Intruder", nil).pem()) },
+		func(c *corev1.ConfigMap) { c.Data = map[string]string{"notes": "ours"} },
+	} {
+		update(t, published, change)
+		r.trusts(root)
+	}
+	if reload(t, published).Data["notes"] != "ours" {
+		t.Error("what somebody else put beside the bundle has gone")
+	}
+}
+
+// What somebody else made under a name that a ServiceCA wants is left alone, until it is handed over by its label.
+func TestSigningKeyNotOurs(t *testing.T) {
+	t.Parallel()
+	name := realmName(t)
+	own := mint(t, "Handed Over", nil)
+	foreign := create(t, &corev1.Secret{ObjectMeta: inOperatorNamespace(name + "-signing-key"), Type: corev1.SecretTypeTLS, Data: own.data(t)})
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	says := []string{foreign.Name, "spec.signingKey.secretName", "servingcert.dev/serviceca=" + name}
+	event(t, r.serviceCA(isStalled("SigningKeyNotOurs", says...)), corev1.EventTypeWarning, "SigningKeyNotOurs", says...)
+	r.told("web", "ServiceCANotReady: ", foreign.Name)
+	unchanged(t, foreign)
+	update(t, foreign, func(s *corev1.Secret) { s.Labels = map[string]string{v1alpha1.LabelServiceCA: name} })
+	ca := r.serviceCA(isReady)
+	if want := hex.EncodeToString(own.certificate.SubjectKeyId); ca.Status.Active.SubjectKeyID != want {
+		t.Errorf("%s signs, want %s", ca.Status.Active.SubjectKeyID, want)
+	}
+	r.secret("web-tls", r.signedBy(own.certificate))
+	r.trusts(own.certificate)
+}
+
+func TestTrustBundleNotOurs(t *testing.T) {
+	t.Parallel()
+	name := realmName(t)
+	foreign := create(t, &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(name + "-trust-bundle"), Data: map[string]string{"config": "theirs"}})
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	says := []string{foreign.Name, "spec.trustBundle.configMapName", "servingcert.dev/serviceca=" + name}
+	event(t, r.serviceCA(isStalled("TrustBundleNotOurs", says...)), corev1.EventTypeWarning, "TrustBundleNotOurs", says...)
+	r.told("web", "ServiceCANotReady: ", foreign.Name)
+	unchanged(t, foreign)
+	update(t, foreign, func(c *corev1.ConfigMap) { c.Labels = map[string]string{v1alpha1.LabelServiceCA: name} })
+	r.serviceCA(isReady)
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	if reload(t, foreign).Data["config"] != "theirs" {
+		t.Error("what was in it has gone")
+	}
+}
+
+// What the API server refuses is said on the ServiceCA, and recovers.
+func TestSigningKeyAndBundleRefused(t *testing.T) {
+	t.Parallel()
+	name := realmName(t)
+	labels := map[string]string{v1alpha1.LabelServiceCA: name}
+	secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name + "-signing-key"), Type: corev1.SecretTypeTLS, Data: mint(t, "Frozen", nil).data(t)}
+	configMap := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(name + "-trust-bundle")}
+	immutable := true
+	secret.Labels, secret.Immutable, configMap.Labels, configMap.Immutable = labels, &immutable, labels, &immutable
+	create(t, secret)
+	create(t, configMap)
+	r := newRealm(t)
+	r.serviceCA(isStalled("SigningKeyRefused", secret.Name, "immutable"))
+	remove(t, secret)
+	event(t, r.serviceCA(isStalled("TrustBundleRefused", configMap.Name, "immutable")), corev1.EventTypeWarning, "TrustBundleRefused")
+	remove(t, configMap)
+	r.serviceCA(isReady)
+}

@@ -1,0 +1,151 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// gone waits until there is no such object.
+func gone(t *testing.T, object client.Object) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) string {
+		switch err := kube.Get(ctx, client.ObjectKeyFromObject(object), object); {
+		case err == nil:
+			return fmt.Sprintf("%T %s is still there", object, object.GetName())
+		case client.IgnoreNotFound(err) != nil:
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// Two ServiceCAs that want one Secret, or one ConfigMap: the first has it, the second is told, and neither harms the other.
+func TestServiceCAsWantOneName(t *testing.T) {
+	t.Parallel()
+	first := newRealm(t)
+	first.serviceCA(isReady)
+	key, root := first.signingKey(), first.signer()
+	second := newRealmIn(t, kube, first.name+"-2", func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.SigningKey.SecretName = key.Name
+	})
+	second.serviceCA(isStalled("SigningKeyNotOurs", "it belongs to ServiceCA "+first.name, "spec.signingKey.secretName"))
+	update(t, second.ca, func(ca *v1alpha1.ServiceCA) {
+		ca.Spec.SigningKey.SecretName, ca.Spec.TrustBundle.ConfigMapName = "", first.ca.TrustBundleConfigMapName()
+	})
+	second.serviceCA(isStalled("TrustBundleNotOurs", first.ca.TrustBundleConfigMapName()))
+	update(t, second.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.TrustBundle.ConfigMapName = "" })
+	second.serviceCA(isReady)
+	second.service("web", asks("web-tls"))
+	second.secret("web-tls", second.issued("web."+second.name+".svc"))
+	differentGenerations(t, root, second.signer())
+	first.serviceCA(isReady)
+	first.trusts(root)
+	unchanged(t, key)
+}
+
+// Two that want it at the same instant end the same way.
+func TestServiceCAsRaceForOneSecret(t *testing.T) {
+	t.Parallel()
+	name := realmName(t)
+	shared := func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.SigningKey.SecretName = name + "-shared"
+	}
+	realms := []realm{newRealmIn(t, kube, name+"-0", shared), newRealmIn(t, kube, name+"-1", shared), newRealmIn(t, kube, name+"-2", shared)}
+	ready, stalled := 0, 0
+	for _, r := range realms {
+		r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+			if isReady(ca) == "" {
+				ready++
+			} else if isStalled("SigningKeyNotOurs", "belongs to ServiceCA")(ca) == "" {
+				stalled++
+			} else {
+				return "undecided"
+			}
+			return ""
+		})
+	}
+	if ready != 1 || stalled != 2 {
+		t.Errorf("%d are ready and %d stalled, want 1 and 2", ready, stalled)
+	}
+}
+
+// The key moves with its name: the same CA signs on, and what the operator made under the former name goes; a backup does not.
+func TestSigningKeyRenamed(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serviceCA(isReady)
+	root, former := r.signer(), r.signingKey()
+	backup := create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "a-backup-of-" + r.name, Labels: former.Labels},
+		Type:       former.Type, Data: former.Data,
+	})
+	for _, name := range []string{r.name + "-moved", r.name + "-moved-again", ""} {
+		update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = name })
+		gone(t, former)
+		if former = r.signingKey(); !parse(t, former.Data[corev1.TLSCertKey])[0].Equal(root) {
+			t.Fatalf("a new CA signs under the name %q", name)
+		}
+		r.serviceCA(isReady)
+	}
+	r.service("late", asks("late-tls"))
+	r.secret("late-tls", r.signedBy(root))
+	r.trusts(root)
+	unchanged(t, served, backup)
+}
+
+func TestTrustBundleRenamed(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.serviceCA(isReady)
+	root := r.signer()
+	published := reload(t, &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())})
+	backup := create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Namespace: operatorNamespace, Name: "a-backup-of-" + r.name, Labels: published.Labels}, Data: published.Data})
+	update(t, published, func(c *corev1.ConfigMap) { c.Data["notes"] = "theirs" })
+
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.TrustBundle.Key = "roots.pem" })
+	r.trusts(root)
+	reload(t, published)
+	if _, still := published.Data["ca-bundle.crt"]; still || published.Data["notes"] != "theirs" {
+		t.Errorf("the ConfigMap holds %d keys", len(published.Data))
+	}
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.TrustBundle.ConfigMapName = r.name + "-roots" })
+	gone(t, published)
+	r.trusts(root)
+	ca := r.serviceCA(isReady)
+	if ca.Status.Active.SerialNumber != root.SerialNumber.Text(16) {
+		t.Error("a new CA signs")
+	}
+	unchanged(t, backup)
+}
+
+// A name that somebody else has taken stalls the move, and nothing is lost meanwhile.
+func TestSigningKeyRenamedToATakenName(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serviceCA(isReady)
+	former := r.signingKey()
+	root := parse(t, former.Data[corev1.TLSCertKey])[0]
+	taken := create(t, &corev1.Secret{ObjectMeta: inOperatorNamespace(r.name + "-taken")})
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = taken.Name })
+	r.serviceCA(isStalled("SigningKeyNotOurs", taken.Name))
+	unchanged(t, former, taken, served)
+	remove(t, taken)
+	gone(t, former)
+	r.serviceCA(isReady)
+	if !r.signer().Equal(root) {
+		t.Error("a new CA signs")
+	}
+	unchanged(t, served)
+}
