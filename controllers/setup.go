@@ -130,7 +130,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		return err
 	}
 	keys := keyring.New(live, options.Namespace)
-	events := mgr.GetEventRecorder(reportingController)
+	events := shortNotes{mgr.GetEventRecorder(reportingController)}
 	view := servingcert.View{
 		Reader: mgr.GetCache(),
 		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
