@@ -1,0 +1,114 @@
+package controllers_test
+
+import (
+	"bytes"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// Whatever becomes of a Secret, it is sound again without anybody's doing; and a new certificate comes where it must, and only there.
+func TestSecretIsPutRight(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "Corp Root", nil)
+	issuing := mint(t, "Corp Issuing", root)
+	other := mint(t, "Corp Issuing", root)
+	for name, tc := range map[string]struct {
+		spoil func(t *testing.T, s *corev1.Secret)
+		keeps bool
+	}{
+		"deleted":         {spoil: nil},
+		"crt-corrupt":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte("what?") }},
+		"crt-empty":       {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte{} }},
+		"crt-truncated":   {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = s.Data[corev1.TLSCertKey][:300] }},
+		"key-corrupt":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") }},
+		"key-empty":       {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte{} }},
+		"key-of-another":  {spoil: func(t *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = other.keyPEM(t) }},
+		"pair-of-another": {spoil: func(t *testing.T, s *corev1.Secret) { s.Data = other.data(t) }},
+		"chain-cut-off": {spoil: func(t *testing.T, s *corev1.Secret) {
+			s.Data[corev1.TLSCertKey] = (&ownCA{certificate: leaf(t, s)}).pem()
+		}},
+		"chain-of-another": {spoil: func(t *testing.T, s *corev1.Secret) {
+			s.Data[corev1.TLSCertKey] = (&ownCA{certificate: leaf(t, s)}).pem(other)
+		}},
+		"chain-with-root": {spoil: func(t *testing.T, s *corev1.Secret) {
+			s.Data[corev1.TLSCertKey] = append(s.Data[corev1.TLSCertKey], root.pem()...)
+		}},
+		"owner-gone":  {spoil: func(_ *testing.T, s *corev1.Secret) { s.OwnerReferences = nil }},
+		"labels-gone": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Labels = nil }},
+		"all-data-gone": {spoil: func(_ *testing.T, s *corev1.Secret) {
+			s.Data = map[string][]byte{corev1.TLSCertKey: {}, corev1.TLSPrivateKeyKey: {}}
+		}},
+		"label-changed": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Labels[v1alpha1.LabelService] = "another" }, keeps: true},
+		"ca-label-gone": {spoil: func(_ *testing.T, s *corev1.Secret) { delete(s.Labels, v1alpha1.LabelServiceCA) }, keeps: true},
+		"comment-added": {spoil: func(_ *testing.T, s *corev1.Secret) {
+			s.Data[corev1.TLSCertKey] = append([]byte("# a comment\n"), s.Data[corev1.TLSCertKey]...)
+		}, keeps: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source := "corp-" + realmName(t)
+			bring(t, source, with(issuing.data(t), "ca.crt", root.pem()))
+			r := newRealm(t, bringing(source))
+			r.service("web", asks("web-tls"))
+			before := r.secret("web-tls", r.signedBy(issuing.certificate, "web."+r.name+".svc"))
+			first := leaf(t, before)
+			if tc.spoil == nil {
+				remove(t, before)
+			} else {
+				update(t, before.DeepCopy(), func(s *corev1.Secret) { tc.spoil(t, s) })
+			}
+			after := r.secret("web-tls", func(s *corev1.Secret) string {
+				if !tc.keeps && bytes.Contains(s.Data[corev1.TLSCertKey], (&ownCA{certificate: first}).pem()) {
+					return "the certificate is the one before"
+				}
+				if s.Labels[v1alpha1.LabelService] != "web" || s.Labels[v1alpha1.LabelServiceCA] != r.name {
+					return "the labels are not right"
+				}
+				if len(s.OwnerReferences) != 1 || s.OwnerReferences[0].Name != "web" {
+					return "the owner is not right"
+				}
+				return r.signedBy(issuing.certificate, "web."+r.name+".svc")(s)
+			})
+			if leaf(t, after).Equal(first) != tc.keeps {
+				t.Errorf("the certificate is the same: %t, want %t", !tc.keeps, tc.keeps)
+			}
+			r.handshake(after, "web."+r.name+".svc")
+			r.told("web")
+			if tc.keeps {
+				// Whatever else would be written comes before what a later Service gets.
+				r.service("late", asks("late-tls"))
+				r.secret("late-tls", r.issued("late."+r.name+".svc"))
+				unchanged(t, after)
+			}
+		})
+	}
+}
+
+// Every certificate that is made anew is announced on its Service, with why.
+func TestReissueIsAnnounced(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	service := r.service("web", asks("web-tls"))
+	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	event(t, service, corev1.EventTypeNormal, "Issued", "because there was none")
+	update(t, secret, func(s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") })
+	event(t, service, corev1.EventTypeNormal, "Reissued", "because tls.key holds no readable private key in PEM")
+}
+
+// An Event says why even where there is more to say than an Event can hold.
+func TestReissueForManyNamesIsAnnounced(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	service := r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
+		for _, letter := range "abcdefghijklmnop" {
+			p.Spec.Certificate.ExtraDNSNames = append(p.Spec.Certificate.ExtraDNSNames,
+				"a-rather-long-name-as-people-do-have-them-"+string(letter)+".$(service).$(namespace).example.org")
+		}
+	})
+	event(t, service, corev1.EventTypeNormal, "Reissued", "because its names are [web.")
+}
