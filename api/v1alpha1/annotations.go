@@ -16,7 +16,8 @@ const (
 const (
 	// AnnotationError says what stands in the way, as "<Reason>: <message>"; it goes when that is gone.
 	AnnotationError = GroupName + "/error"
-	// AnnotationCABundleHash on a target is the hash of the bundle that it carries.
+	// AnnotationCABundleHash on a target is the hash of the bundle that it carries, followed by "/" and the bundle's key where that is
+	// not DefaultCABundleKey.
 	AnnotationCABundleHash = GroupName + "/ca-bundle-hash"
 	// AnnotationSource on a signing-key Secret says where the active CA came from: "selfSigned" or "secret/<name>".
 	AnnotationSource = GroupName + "/source"

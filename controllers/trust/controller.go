@@ -108,10 +108,10 @@ func (r *Reconciler) fill(ctx context.Context, asked request, bundle []byte, nam
 	return asked.fill(bundle, root.Data[corev1.ServiceAccountRootCAKey]), nil
 }
 
-// add applies our key. The first time it yields to whoever wrote that key before; later it puts back what was changed by hand.
+// add applies our key. It yields to whoever wrote that key before us; once the key is ours, it puts back what was changed by hand.
 func (r *Reconciler) add(ctx context.Context, wanted content, configMap *corev1.ConfigMap) (*issuance.Obstacle, error) {
 	options := []client.ApplyOption{apply.Trust}
-	if _, injected := configMap.Annotations[v1alpha1.AnnotationCABundleHash]; injected {
+	if _, key, carries := readMark(configMap); carries && key == wanted.key {
 		options = append(options, client.ForceOwnership)
 	}
 	err := r.Live.Apply(ctx, wanted.own(configMap), options...)
@@ -133,7 +133,7 @@ func (r *Reconciler) giveUp(ctx context.Context, configMap *corev1.ConfigMap) er
 		return err
 	}
 	*configMap = left
-	if _, marked := left.Annotations[v1alpha1.AnnotationCABundleHash]; !marked {
+	if _, _, carries := readMark(&left); !carries {
 		return nil
 	}
 	return apply.Annotations(ctx, r.Live, apply.Trust, configMap, map[string]*string{v1alpha1.AnnotationCABundleHash: nil})

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 
@@ -38,9 +39,28 @@ func (q request) fill(bundle []byte, apiServerRoot string) content {
 	return filled
 }
 
+// mark is the annotation on what carries the bundle: its hash and, unless that is the usual one, the key under which it lies. It
+// is how we know our own key again, even when somebody has changed it by hand.
+func (c content) mark() string {
+	if c.key == v1alpha1.DefaultCABundleKey {
+		return c.hash
+	}
+	return c.hash + "/" + c.key
+}
+
+// readMark is the hash of the bundle that an object carries, and its key; false when it carries none.
+func readMark(object metav1.Object) (hash, key string, carries bool) {
+	mark, carries := object.GetAnnotations()[v1alpha1.AnnotationCABundleHash]
+	hash, key, named := strings.Cut(mark, "/")
+	if !named {
+		key = v1alpha1.DefaultCABundleKey
+	}
+	return hash, key, carries
+}
+
 // current tells whether a ConfigMap holds what it asks for.
 func (c content) current(configMap *corev1.ConfigMap) bool {
-	if configMap.Data[c.key] != c.value || configMap.Annotations[v1alpha1.AnnotationCABundleHash] != c.hash {
+	if configMap.Data[c.key] != c.value || configMap.Annotations[v1alpha1.AnnotationCABundleHash] != c.mark() {
 		return false
 	}
 	return c.form == formOwn || len(configMap.Data) == 1
@@ -57,7 +77,7 @@ func (q request) check() *issuance.Obstacle {
 // own is the one key and the annotation that are ours.
 func (c content) own(configMap *corev1.ConfigMap) *coreac.ConfigMapApplyConfiguration {
 	return identity(configMap).
-		WithAnnotations(map[string]string{v1alpha1.AnnotationCABundleHash: c.hash}).
+		WithAnnotations(map[string]string{v1alpha1.AnnotationCABundleHash: c.mark()}).
 		WithData(map[string]string{c.key: c.value})
 }
 
@@ -78,7 +98,7 @@ func (c content) exactly(configMap *corev1.ConfigMap) ([]byte, error) {
 	return json.Marshal(map[string]any{
 		"metadata": map[string]any{
 			"uid": configMap.UID, "resourceVersion": configMap.ResourceVersion,
-			"annotations": map[string]any{v1alpha1.AnnotationCABundleHash: c.hash},
+			"annotations": map[string]any{v1alpha1.AnnotationCABundleHash: c.mark()},
 		},
 		"data": data,
 	})

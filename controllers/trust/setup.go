@@ -29,9 +29,9 @@ func ConfigMapMetadata() *metav1.PartialObjectMetadata {
 
 // marked tells whether we left something on a ConfigMap.
 func marked(object metav1.Object) bool {
-	_, injected := object.GetAnnotations()[v1alpha1.AnnotationCABundleHash]
+	_, _, carries := readMark(object)
 	_, told := object.GetAnnotations()[v1alpha1.AnnotationError]
-	return injected || told
+	return carries || told
 }
 
 // SetupWithManager watches the metadata of ConfigMaps, and ServiceCAs for a new bundle.
@@ -78,9 +78,9 @@ func listTargets(ctx context.Context, c client.Reader, ca string) ([]metav1.Part
 // CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA, and those of them that carry the one with this hash.
 func CountTargets(ctx context.Context, c client.Reader, ca, hash string) (targets, current int32, err error) {
 	list, err := listTargets(ctx, c, ca)
-	for _, target := range list {
+	for i := range list {
 		targets++
-		if target.Annotations[v1alpha1.AnnotationCABundleHash] == hash {
+		if carried, _, _ := readMark(&list[i]); carried == hash {
 			current++
 		}
 	}

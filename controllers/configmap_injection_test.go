@@ -1,0 +1,164 @@
+package controllers_test
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// One key and one annotation are ours, and nothing else is touched.
+func TestConfigMapInjectionAddsOneKey(t *testing.T) {
+	r := newRealm(t)
+	data := map[string]string{"config.yaml": "a: b", "ca.crt": "another"}
+	configMap := r.configMap("trust", r.injects("team", "shop"), data, func(c *corev1.ConfigMap) {
+		c.Labels, c.BinaryData, c.Finalizers = map[string]string{"app": "web"}, map[string][]byte{"binary": {0xff}}, []string{"example.org/guard"}
+	})
+	t.Cleanup(func() { unguard(t, configMap.DeepCopy()) })
+	before := configMap.DeepCopy()
+	eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, data))
+	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+
+	delete(configMap.Annotations, v1alpha1.AnnotationCABundleHash)
+	if !maps.Equal(configMap.Annotations, before.Annotations) || !maps.Equal(configMap.Labels, before.Labels) ||
+		!slices.Equal(configMap.Finalizers, before.Finalizers) || len(configMap.BinaryData) != 1 || configMap.BinaryData["binary"][0] != 0xff {
+		t.Errorf("something else was touched: %+v", configMap)
+	}
+}
+
+// The bundle lies under the key that the annotation names; where that changes, it moves.
+func TestConfigMapInjectionUnderAnotherKey(t *testing.T) {
+	r := newRealm(t)
+	data := map[string]string{"mine": "stays"}
+	configMap := r.configMap("trust", r.injects(v1alpha1.AnnotationCABundleKey, "corp.pem"), data)
+	eventuallyHolds(t, configMap, r.with("corp.pem", data))
+	owns(t, configMap, ours("corp.pem")...)
+
+	update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationCABundleKey] = "renamed.pem" })
+	eventuallyHolds(t, configMap, r.with("renamed.pem", data))
+	owns(t, configMap, ours("renamed.pem")...)
+
+	update(t, configMap, func(c *corev1.ConfigMap) { delete(c.Annotations, v1alpha1.AnnotationCABundleKey) })
+	eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, data))
+	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+}
+
+// What is no key is told, in an annotation and an Event; the bundle that is there stays meanwhile.
+func TestConfigMapInjectionUnderAnInvalidKey(t *testing.T) {
+	for name, key := range map[string]string{"slash": "a/b", "dots": "..", "space": "a b", "long": strings.Repeat("a", 254)} {
+		t.Run(name, func(t *testing.T) {
+			r := newRealm(t)
+			configMap := r.configMap("trust", r.injects(v1alpha1.AnnotationCABundleKey, key), nil)
+			toldOf(t, configMap, "InvalidCABundleKey: ", v1alpha1.AnnotationCABundleKey, key)
+			event(t, configMap, corev1.EventTypeWarning, "InvalidCABundleKey", key)
+			if len(configMap.Data) != 0 {
+				t.Errorf("the data are %v", configMap.Data)
+			}
+			update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationCABundleKey] = "good.pem" })
+			toldOf(t, configMap)
+			eventuallyHolds(t, configMap, r.with("good.pem", nil))
+
+			update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationCABundleKey] = key })
+			toldOf(t, configMap, "InvalidCABundleKey: ")
+			eventuallyHolds(t, configMap, r.with("good.pem", nil))
+		})
+	}
+}
+
+// A ServiceCA that does not exist is told, and the bundle comes when it does. One that goes is told too, and its bundle stays.
+func TestConfigMapInjectionOfAnUnknownServiceCA(t *testing.T) {
+	r := newRealm(t)
+	name := r.name + "-later"
+	configMap := r.configMap("trust", map[string]string{v1alpha1.AnnotationInjectCABundle: name}, map[string]string{"mine": "stays"})
+	toldOf(t, configMap, "ServiceCANotReady: ", "no ServiceCA "+name, "create it")
+	event(t, configMap, corev1.EventTypeWarning, "ServiceCANotReady", name)
+	eventuallyHolds(t, configMap, func() map[string]string { return map[string]string{"mine": "stays"} })
+
+	later := create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	r.ca = later
+	toldOf(t, configMap)
+	holds := r.with(v1alpha1.DefaultCABundleKey, map[string]string{"mine": "stays"})
+	eventuallyHolds(t, configMap, holds)
+
+	if err := kube.Delete(t.Context(), later); err != nil {
+		t.Fatal(err)
+	}
+	toldOf(t, configMap, "ServiceCANotReady: ", name)
+	eventuallyHolds(t, configMap, holds)
+}
+
+// Another ServiceCA's bundle takes the place of the one before.
+func TestConfigMapInjectionOfAnotherServiceCA(t *testing.T) {
+	r := newRealm(t)
+	other := newRealmIn(t, kube, r.name+"-other")
+	configMap := r.configMap("trust", r.injects(), nil)
+	eventuallyHolds(t, configMap, r.exactly)
+	update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationInjectCABundle] = other.ca.Name })
+	eventuallyHolds(t, configMap, other.exactly)
+	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+}
+
+// A key that somebody else wrote is reported and left alone, and used when it has been removed.
+func TestConfigMapInjectionIntoAForeignKey(t *testing.T) {
+	r := newRealm(t)
+	foreign := map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's", "mine": "stays"}
+	configMap := r.configMap("trust", r.injects(), foreign)
+	toldOf(t, configMap, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey, "delete it", v1alpha1.AnnotationCABundleKey)
+	event(t, configMap, corev1.EventTypeWarning, "KeyNotOurs", v1alpha1.DefaultCABundleKey)
+	r.settle()
+	eventuallyHolds(t, configMap, func() map[string]string { return foreign })
+
+	update(t, configMap, func(c *corev1.ConfigMap) { delete(c.Data, v1alpha1.DefaultCABundleKey) })
+	toldOf(t, configMap)
+	eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, map[string]string{"mine": "stays"}))
+	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+}
+
+// The same for a key to which a bundle that is there should move: it is not taken either.
+func TestConfigMapInjectionMovesOntoNoForeignKey(t *testing.T) {
+	for name, also := range map[string]func(*corev1.ConfigMap){
+		"alone":                       func(*corev1.ConfigMap) {},
+		"and the bundle changed":      func(c *corev1.ConfigMap) { c.Data[v1alpha1.DefaultCABundleKey] = "changed" },
+		"and the bundle removed":      func(c *corev1.ConfigMap) { delete(c.Data, v1alpha1.DefaultCABundleKey) },
+		"and the foreign key changed": func(c *corev1.ConfigMap) { c.Data["ca.crt"] = "changed" },
+		"and the foreign key added":   func(c *corev1.ConfigMap) { c.Data["new.crt"] = c.Data["ca.crt"] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRealm(t)
+			configMap := r.configMap("trust", r.injects(), map[string]string{"ca.crt": "somebody else's"})
+			eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, map[string]string{"ca.crt": "somebody else's"}))
+			want := ""
+			update(t, configMap, func(c *corev1.ConfigMap) {
+				also(c)
+				c.Annotations[v1alpha1.AnnotationCABundleKey] = "ca.crt"
+				want = c.Data["ca.crt"]
+			})
+			toldOf(t, configMap, "KeyNotOurs: ", "ca.crt")
+			r.settle()
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(configMap), configMap); err != nil {
+				t.Fatal(err)
+			}
+			if got := configMap.Data["ca.crt"]; got != want {
+				t.Errorf("somebody else's key became %q", got)
+			}
+			update(t, configMap, func(c *corev1.ConfigMap) { delete(c.Data, "ca.crt") })
+			toldOf(t, configMap)
+			eventually(t, func(ctx context.Context) string {
+				if err := kube.Get(ctx, client.ObjectKeyFromObject(configMap), configMap); err != nil {
+					return err.Error()
+				}
+				if configMap.Data["ca.crt"] != r.published() {
+					return "the bundle is not there"
+				}
+				return ""
+			})
+		})
+	}
+}
