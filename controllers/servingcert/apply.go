@@ -195,8 +195,8 @@ func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result o
 	return nil
 }
 
-// cleanUp removes the Secrets that were made for this very Service under names that it no longer wants, as soon as no pod uses
-// them; it tells whether one does.
+// cleanUp removes the Secrets that we made for this very Service under names that it no longer wants, as soon as no pod uses them;
+// it tells whether one does.
 func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wanted string) (inUse bool, err error) {
 	secrets, err := r.View.secretsOf(ctx, service)
 	if err != nil {
@@ -207,6 +207,11 @@ func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wante
 		if secret.Name == wanted || !issuance.HasOwner(secret, service) {
 			continue
 		}
+		if made, err := r.madeByUs(ctx, secret); err != nil {
+			return inUse, err
+		} else if !made {
+			continue
+		}
 		used, err := r.usedByPod(ctx, secret)
 		if err != nil {
 			return inUse, err
@@ -215,13 +220,26 @@ func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wante
 			inUse = true
 			continue
 		}
-		if err := r.Client.Delete(ctx, secret, apply.Unchanged(secret)); err != nil && !apierrors.IsConflict(err) && !apply.Going(err) {
+		switch err := r.Client.Delete(ctx, secret, apply.Unchanged(secret)); {
+		case apierrors.IsConflict(err), apply.Going(err):
+			continue
+		case err != nil:
 			return inUse, err
 		}
 		r.Recorder.Eventf(service, secret, corev1.EventTypeNormal, "CleanedUp", "Delete",
 			"Secret %s was removed: this Service no longer wants it, and no pod uses it", secret.Name)
 	}
 	return inUse, nil
+}
+
+// madeByUs tells our Secrets from the copies that people make of them, labels, owner and all.
+func (r *Reconciler) madeByUs(ctx context.Context, secret *corev1.Secret) (bool, error) {
+	live := &metav1.PartialObjectMetadata{}
+	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(secret), live); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return apply.MadeBy(live, apply.ServingCert), nil
 }
 
 func (r *Reconciler) usedByPod(ctx context.Context, secret *corev1.Secret) (bool, error) {
