@@ -38,6 +38,14 @@ func eventually(t *testing.T, check func(ctx context.Context) string) {
 	}
 }
 
+// errorText is what an error says, empty without one.
+func errorText(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
 // create creates an object, which goes when the test ends.
 func create[T client.Object](t *testing.T, object T) T {
 	t.Helper()

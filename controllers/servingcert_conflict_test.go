@@ -1,0 +1,216 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+func (r realm) foreign(name string, adjust ...func(*corev1.Secret)) *corev1.Secret {
+	r.Helper()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name}}
+	for _, a := range adjust {
+		a(secret)
+	}
+	return create(r.T, secret)
+}
+
+// Somebody else's Secret under the wanted name is reported everywhere, left as it is, and no longer spoken of once it goes.
+func TestSecretIsForeign(t *testing.T) {
+	t.Parallel()
+	theirs := mint(t, "Theirs", nil)
+	for name, adjust := range map[string]func(*corev1.Secret){
+		"opaque": func(s *corev1.Secret) { s.Data = map[string][]byte{"password": []byte("theirs")} },
+		"empty":  func(*corev1.Secret) {},
+		"tls":    func(s *corev1.Secret) { s.Type, s.Data = corev1.SecretTypeTLS, theirs.data(t) },
+		"owned-by-another": func(s *corev1.Secret) {
+			s.Type, s.Data = corev1.SecretTypeTLS, theirs.data(t)
+			s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "kube-root-ca.crt", UID: "to be replaced"}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRealm(t)
+			secret := r.foreign("web-tls", func(s *corev1.Secret) {
+				if adjust(s); s.OwnerReferences != nil {
+					s.OwnerReferences[0].UID = r.rootCA().UID
+				}
+			})
+			r.service("other", asks("other-tls"))
+			service := r.service("web", asks("web-tls"))
+			r.told("web", "SecretNotOurs: ", "Secret web-tls", "ask for another name, or delete that Secret")
+			event(t, service, corev1.EventTypeWarning, "SecretNotOurs", "Secret web-tls")
+			r.secret("other-tls", r.issued("other."+r.name+".svc"))
+			p := r.policyReports("SecretNotOurs", "web")
+			if counts := p.Status.Services; counts.Matched != 2 || counts.Issued != 1 || counts.Failed != 1 {
+				t.Errorf("the counts are %+v", *counts)
+			}
+			unchanged(t, secret)
+			// The name that the Service asks for next is free.
+			update(t, service, func(s *corev1.Service) { s.Annotations["servingcert.dev/secret-name"] = "web-cert" })
+			r.secret("web-cert", r.issued("web."+r.name+".svc"))
+			r.told("web")
+			r.serves(2)
+			// And back: this time the Secret goes.
+			update(t, service, func(s *corev1.Service) { s.Annotations["servingcert.dev/secret-name"] = "web-tls" })
+			r.told("web", "SecretNotOurs: ")
+			unchanged(t, secret)
+			remove(t, secret)
+			r.secret("web-tls", r.issued("web."+r.name+".svc"))
+			r.told("web")
+			r.serves(2)
+		})
+	}
+}
+
+// rootCA is a ConfigMap that every namespace has.
+func (r realm) rootCA() *corev1.ConfigMap {
+	r.Helper()
+	var configMap corev1.ConfigMap
+	eventually(r.T, func(ctx context.Context) string {
+		return errorText(kube.Get(ctx, client.ObjectKey{Namespace: r.name, Name: "kube-root-ca.crt"}, &configMap))
+	})
+	return &configMap
+}
+
+// Two Services that want one Secret are both told; the one that has it keeps it; it is resolved by either.
+func TestTwoServicesWantOneSecret(t *testing.T) {
+	t.Parallel()
+	for name, resolve := range map[string]func(t *testing.T, r realm, first, second *corev1.Service){
+		"second-asks-for-another": func(t *testing.T, r realm, _, second *corev1.Service) {
+			update(t, second, func(s *corev1.Service) { s.Annotations = asks("second-tls") })
+			r.secret("second-tls", r.issued("second."+r.name+".svc"))
+			r.secret("shared", r.issued("first."+r.name+".svc"))
+			r.serves(2)
+		},
+		"first-asks-for-another": func(t *testing.T, r realm, first, _ *corev1.Service) {
+			update(t, first, func(s *corev1.Service) { s.Annotations = asks("first-tls") })
+			r.secret("first-tls", r.issued("first."+r.name+".svc"))
+			r.secret("shared", r.issued("second."+r.name+".svc"))
+			r.serves(2)
+		},
+		"first-goes": func(t *testing.T, r realm, first, _ *corev1.Service) {
+			remove(t, first)
+			r.secret("shared", r.issued("second."+r.name+".svc"))
+			r.serves(1)
+		},
+		"second-goes": func(t *testing.T, r realm, _, second *corev1.Service) {
+			remove(t, second)
+			r.serves(1)
+			r.secret("shared", r.issued("first."+r.name+".svc"))
+		},
+		"second-asks-no-more": func(t *testing.T, r realm, _, second *corev1.Service) {
+			update(t, second, func(s *corev1.Service) { s.Annotations = nil })
+			r.serves(1)
+			r.secret("shared", r.issued("first."+r.name+".svc"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRealm(t)
+			first := r.service("first", asks("shared"))
+			served := r.secret("shared", r.issued("first."+r.name+".svc"))
+			second := r.service("second", asks("shared"))
+			r.told("first", "SecretConflict: ", "Secret shared", "also wanted by Service second")
+			r.told("second", "SecretConflict: ", "Secret shared", "also wanted by Service first", "one of them must ask for another name")
+			event(t, second, corev1.EventTypeWarning, "SecretConflict", "Service first")
+			p := r.policyReports("SecretConflict", "first", "second")
+			if counts := p.Status.Services; counts.Issued != 1 || counts.Failed != 1 {
+				t.Errorf("the counts are %+v", *counts)
+			}
+			unchanged(t, served)
+			resolve(t, r, first, second)
+			if uidOf(t, first) != "" && name != "first-goes" {
+				r.told("first")
+			}
+			if name != "second-goes" {
+				r.told("second")
+			}
+		})
+	}
+}
+
+// A policy for every Service takes names that others ask for: that is a conflict like any other.
+func TestNameOfIssueAllIsAskedFor(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, issueAll)
+	r.service("web", nil)
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.service("asking", asks("web-tls"))
+	r.told("web", "SecretConflict: ", "Service asking")
+	r.told("asking", "SecretConflict: ", "Service web")
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+}
+
+// A Secret of ours that somebody made again with another type is told, for a type can't be changed.
+func TestSecretOfWrongType(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	opaque := r.foreign("web2-tls", func(s *corev1.Secret) {
+		s.Labels, s.Data = map[string]string{"servingcert.dev/service": "web2"}, served.Data
+	})
+	r.service("web2", asks("web2-tls"))
+	r.told("web2", "SecretNotOurs: ", "is of type Opaque instead of kubernetes.io/tls", "delete it")
+	r.policyReports("SecretNotOurs", "web2")
+	unchanged(t, opaque)
+	remove(t, opaque)
+	r.secret("web2-tls", r.issued("web2."+r.name+".svc"))
+	r.told("web2")
+}
+
+// An immutable Secret can't be renewed: that is told, and put right by deleting it.
+func TestSecretIsImmutable(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	service := r.service("web", asks("web-tls"))
+	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	update(t, secret, func(s *corev1.Secret) { s.Immutable = ptr.To(true) })
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "100h" })
+	r.told("web", "SecretRefused: ", "immutable")
+	event(t, service, corev1.EventTypeWarning, "SecretRefused", "immutable")
+	r.policyReports("SecretRefused", "web")
+	unchanged(t, secret)
+	remove(t, secret)
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.told("web")
+	r.serves(1)
+}
+
+// A quota that has no room for the Secret is told, and once there is room the Secret comes by itself.
+func TestQuotaRefusesSecrets(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	quota := create(t, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "no-secrets"},
+		Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/secrets": resource.MustParse("0")}}})
+	eventually(t, func(ctx context.Context) string {
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(quota), quota); err != nil || len(quota.Status.Hard) == 0 {
+			return fmt.Sprintf("the quota is not in force: %v", err)
+		}
+		return ""
+	})
+	service := r.service("web", asks("web-tls"))
+	r.told("web", "SecretRefused: ", "exceeded quota: no-secrets")
+	event(t, service, corev1.EventTypeWarning, "SecretRefused", "no-secrets")
+	p := r.policyReports("SecretRefused", "web")
+	if message := p.Status.Failures[0].Message; strings.Contains(message, "BEGIN") {
+		t.Errorf("the message shows the Secret: %s", message)
+	}
+	remove(t, quota)
+	begun := time.Now()
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	t.Logf("recovered after %s", time.Since(begun))
+	r.told("web")
+	r.serves(1)
+}
