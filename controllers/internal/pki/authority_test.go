@@ -18,6 +18,7 @@ import (
 // TestLoadAuthorityKeyForms: a CA that people bring has its key in the form that their tool writes.
 func TestLoadAuthorityKeyForms(t *testing.T) {
 	p256, rsaKey := newECDSA(t, elliptic.P256()), newRSA(t)
+	noUsage := certify(t, nil, caTemplate("root", func(c *x509.Certificate) { c.KeyUsage = 0 }), p256)
 	for _, tc := range []struct {
 		name   string
 		parent handmade
@@ -27,6 +28,7 @@ func TestLoadAuthorityKeyForms(t *testing.T) {
 		{"SEC 1", selfSignedBy(t, p256), sec1(t, p256)},
 		{"PKCS #8, RSA", selfSignedBy(t, rsaKey), pkcs8(t, rsaKey)},
 		{"PKCS #1", selfSignedBy(t, rsaKey), pkcs1(rsaKey)},
+		{"without a key usage", noUsage, pkcs8(t, p256)},
 		{"certificate and key in one file", selfSignedBy(t, p256), append(selfSignedBy(t, p256).pem(), pkcs8(t, p256)...)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -169,6 +169,7 @@ func TestSatisfiesFound(t *testing.T) {
 	}{
 		{"as it should be", "", func(*x509.Certificate) {}},
 		{"names in another order", "", func(c *x509.Certificate) { slices.Reverse(c.DNSNames) }},
+		{"a name twice", "", func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, c.DNSNames[0]) }},
 		{"usages in another order", "", func(c *x509.Certificate) { slices.Reverse(c.ExtKeyUsage) }},
 		{"an unreadable extension without a UID", "", func(c *x509.Certificate) { c.ExtraExtensions = uidExtension(t, []byte{4, 0}) }},
 		{"a CA", "it is a CA", func(c *x509.Certificate) { c.IsCA = true }},

@@ -3,6 +3,7 @@ package pki_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha1"
@@ -48,10 +49,26 @@ func TestOldRoot(t *testing.T) {
 // TestOldIntermediate: a signature with SHA-1 by another CA makes no root.
 func TestOldIntermediate(t *testing.T) {
 	root := selfSignedBy(t, newRSA(t))
-	upper := certify(t, &root, caTemplate("upper"), newRSA(t))
-	old := withSHA1(t, handmade{upper.Certificate, root.key})
-	if chain := load(t, pki.Pair{Certificate: old.pem(), PrivateKey: pkcs8(t, upper.key)}).Chain(); len(chain) != 1 {
-		t.Errorf("the chain has %d certificates, want the intermediate", len(chain))
+	unidentified := *root.Certificate
+	unidentified.SubjectKeyId = nil
+	for _, tc := range []struct {
+		name    string
+		issuer  handmade
+		subject string
+	}{
+		{"of another name", handmade{&unidentified, root.key}, "upper"},
+		{"of another name, which names the issuer's key", root, "upper"},
+		{"of the root's name, with a key of its own", root, "root"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			upper := certify(t, &tc.issuer, caTemplate(tc.subject, func(c *x509.Certificate) {
+				c.AuthorityKeyId = tc.issuer.SubjectKeyId
+			}), newECDSA(t, elliptic.P256()))
+			old := withSHA1(t, handmade{upper.Certificate, root.key})
+			if chain := load(t, pki.Pair{Certificate: old.pem(), PrivateKey: pkcs8(t, upper.key)}).Chain(); len(chain) != 1 {
+				t.Errorf("the chain has %d certificates, want the intermediate", len(chain))
+			}
+		})
 	}
 }
 
