@@ -94,7 +94,7 @@ func slimMetadata(object any) (any, error) {
 	if err != nil {
 		return object, nil //nolint:nilerr // a tombstone is passed on as it is
 	}
-	accessor.SetManagedFields(nil)
+	trust.Slim(accessor)
 	keepOurAnnotations(accessor)
 	return object, nil
 }

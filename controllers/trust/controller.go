@@ -7,8 +7,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/csaupgrade"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -112,6 +115,9 @@ func (r *Reconciler) fill(ctx context.Context, asked request, bundle []byte, nam
 func (r *Reconciler) add(ctx context.Context, wanted content, configMap *corev1.ConfigMap) (*issuance.Obstacle, error) {
 	options := []client.ApplyOption{apply.Trust}
 	if _, key, carries := readMark(configMap); carries && key == wanted.key {
+		if err := r.adopt(ctx, configMap); err != nil {
+			return nil, err
+		}
 		options = append(options, client.ForceOwnership)
 	}
 	err := r.Live.Apply(ctx, wanted.own(configMap), options...)
@@ -121,6 +127,17 @@ func (r *Reconciler) add(ctx context.Context, wanted content, configMap *corev1.
 			wanted.key, v1alpha1.AnnotationCABundleKey)}, nil
 	}
 	return nil, err
+}
+
+// adopt makes what we patched into a ConfigMap, as long as it asked by OpenShift's annotation, a part of what we apply: or that
+// would stay when we give up.
+func (r *Reconciler) adopt(ctx context.Context, configMap *corev1.ConfigMap) error {
+	manager := string(apply.Trust)
+	patch, err := csaupgrade.UpgradeManagedFieldsPatch(configMap, sets.New(manager), manager)
+	if err != nil || !wrote(configMap, metav1.ManagedFieldsOperationUpdate) {
+		return err
+	}
+	return r.Live.Patch(ctx, configMap, client.RawPatch(types.JSONPatchType, patch), apply.Trust)
 }
 
 // giveUp leaves a ConfigMap as if we had never been there; where data was all ours, as OpenShift has it, the bundle stays, as there.

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
@@ -31,7 +33,23 @@ func ConfigMapMetadata() *metav1.PartialObjectMetadata {
 func marked(object metav1.Object) bool {
 	_, _, carries := readMark(object)
 	_, told := object.GetAnnotations()[v1alpha1.AnnotationError]
-	return carries || told
+	return carries || told || wrote(object, metav1.ManagedFieldsOperationApply)
+}
+
+// wrote tells whether a field is ours by this operation.
+func wrote(object metav1.Object, operation metav1.ManagedFieldsOperationType) bool {
+	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == string(apply.Trust) && entry.Operation == operation
+	})
+}
+
+// Slim leaves of the managed fields of a ConfigMap only that some are applied by us: the trace that nobody removes by editing it.
+func Slim(configMap metav1.Object) {
+	var applied []metav1.ManagedFieldsEntry
+	if wrote(configMap, metav1.ManagedFieldsOperationApply) {
+		applied = []metav1.ManagedFieldsEntry{{Manager: string(apply.Trust), Operation: metav1.ManagedFieldsOperationApply}}
+	}
+	configMap.SetManagedFields(applied)
 }
 
 // SetupWithManager watches the metadata of ConfigMaps, and ServiceCAs for a new bundle.
