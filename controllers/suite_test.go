@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,10 @@ func TestMain(m *testing.M) {
 }
 
 func withCluster(m *testing.M) (code int, err error) {
+	// Tests wait much more than they work. The flag itself still counts.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		return 1, err
+	}
 	ctrl.SetLogger(logr.Discard())
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -1,0 +1,188 @@
+package controllers_test
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// versions waits for that many versions of a Secret, the one that is there included, and returns them as they came.
+func (r realm) versions(name string, count int) []*corev1.Secret {
+	r.Helper()
+	watching, err := client.NewWithWatch(running.Config, client.Options{Scheme: kube.Scheme()})
+	if err != nil {
+		r.Fatal(err)
+	}
+	selector := client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector(metav1.ObjectNameField, name)}
+	changes, err := watching.Watch(r.Context(), &corev1.SecretList{}, client.InNamespace(r.name), selector)
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer changes.Stop()
+	var seen []*corev1.Secret
+	timeout := time.After(patience)
+	for len(seen) < count {
+		select {
+		case change := <-changes.ResultChan():
+			if secret, ok := change.Object.(*corev1.Secret); ok && change.Type != watch.Deleted {
+				seen = append(seen, secret)
+				continue
+			}
+			r.Fatalf("after %d versions of Secret %s: %+v", len(seen), name, change)
+		case <-timeout:
+			r.Fatalf("there are %d versions of Secret %s, want %d", len(seen), name, count)
+		}
+	}
+	return seen
+}
+
+// Certificates are renewed in time, one write each, and what lies in the Secret is valid at every instant.
+func TestCertificateIsRenewed(t *testing.T) {
+	t.Parallel()
+	for policy, keepsKey := range map[v1alpha1.RotationPolicy]bool{v1alpha1.RotateAlways: false, v1alpha1.RotateNever: true} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			renewBefore := v1alpha1.Duration("55s")
+			r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+				p.Spec.Certificate.Duration, p.Spec.Certificate.RenewBefore = "1m", &renewBefore
+				p.Spec.Certificate.PrivateKey.RotationPolicy = policy
+			})
+			service := r.service("web", asks("web-tls"))
+			r.secret("web-tls", r.issued("web."+r.name+".svc"))
+			seen := r.versions("web-tls", 4)
+			for i, secret := range seen {
+				if problem := r.issued("web." + r.name + ".svc")(secret); problem != "" {
+					t.Errorf("version %d: %s", i, problem)
+				}
+				if i == 0 {
+					continue
+				}
+				before, now := leaf(t, seen[i-1]), leaf(t, secret)
+				if now.SerialNumber.Cmp(before.SerialNumber) == 0 {
+					t.Errorf("version %d has the certificate of the one before", i)
+				}
+				// Renewed between 55s before the end and a tenth of the rest of its life, 0.5s, earlier.
+				made := now.NotBefore.Add(5 * time.Minute)
+				if left := before.NotAfter.Sub(made); left < 50*time.Second || left > 57*time.Second {
+					t.Errorf("version %d was made when %s of the one before were left", i, left)
+				}
+				if same := sameKey(before, now); same != keepsKey {
+					t.Errorf("version %d has the key of the one before: %t, want %t", i, same, keepsKey)
+				}
+			}
+			event(t, service, corev1.EventTypeNormal, "Renewed", "because the one before it ends")
+			p := r.serves(1)
+			if until := time.Until(p.Status.NextRenewalTime.Time); until > 6*time.Second {
+				t.Errorf("the policy says that the next renewal comes after %s", until)
+			}
+		})
+	}
+}
+
+func sameKey(a, b *x509.Certificate) bool {
+	return slices.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
+}
+
+// A key that is kept is kept over a lost CA too, and not where the policy wants another kind.
+func TestKeptKeyFollowsThePolicy(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+	})
+	r.service("web", asks("web-tls"))
+	first := leaf(t, r.secret("web-tls", r.issued("web."+r.name+".svc")))
+	remove(t, r.signingKey())
+	second := leaf(t, r.secret("web-tls", func(secret *corev1.Secret) string {
+		if leaf(t, secret).Equal(first) {
+			return "it is not signed anew"
+		}
+		return r.issued("web." + r.name + ".svc")(secret)
+	}))
+	if !sameKey(first, second) {
+		t.Error("the key was not kept")
+	}
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.PrivateKey.Size = 384 })
+	r.secret("web-tls", func(secret *corev1.Secret) string {
+		if sameKey(leaf(t, secret), second) {
+			return "the key is not as the policy wants it"
+		}
+		return r.issued("web." + r.name + ".svc")(secret)
+	})
+}
+
+// A certificate ends with its CA at the latest, and is not made again and again for it, whatever the policy wants.
+func TestCertificateEndsWithItsCA(t *testing.T) {
+	t.Parallel()
+	for name, life := range map[string][2]v1alpha1.Duration{
+		"long-life":      {"2160h", ""},
+		"renewed-at-end": {"1h", "59m50s"},
+		"always-due":     {"2160h", "2159h59m59s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRealm(t, func(ca *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+				ca.Spec.Certificate.Duration, ca.Spec.Rotation.RotateBefore, ca.Spec.Rotation.Propagation.Minimum = "2m", "1m", "1s"
+				if p.Spec.Certificate.Duration = life[0]; life[1] != "" {
+					p.Spec.Certificate.RenewBefore = &life[1]
+				}
+			})
+			r.service("web", asks("web-tls"))
+			secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+			if end, ca := leaf(t, secret).NotAfter, r.signer().NotAfter; !end.Equal(ca) {
+				t.Errorf("it ends %s, and its CA %s", end, ca)
+			}
+			p := r.serves(1)
+			if p.Status.NextRenewalTime != nil || !p.Status.EarliestExpiry.Time.Equal(r.signer().NotAfter) {
+				t.Errorf("the next renewal is %s, the earliest expiry %s", p.Status.NextRenewalTime, p.Status.EarliestExpiry)
+			}
+			ca := r.serviceCA(isReady)
+			r.passes()
+			unchanged(t, secret)
+			if now := r.serviceCA(isReady); ca.ResourceVersion == "" || now.Status.Active.SerialNumber != ca.Status.Active.SerialNumber {
+				t.Error("another CA signs")
+			}
+		})
+	}
+}
+
+// At the end of a CA that made no way for another, a new one takes over by itself.
+func TestCAEnds(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.Certificate.Duration, ca.Spec.Rotation.RotateBefore, ca.Spec.Rotation.Propagation.Minimum = "1m", "2s", "1s"
+	})
+	configMap := r.injected("trust")
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	first := r.signer()
+	time.Sleep(time.Until(first.NotAfter) - 5*time.Second) // nothing but time passes
+	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if ca.Status.Active.SerialNumber == first.SerialNumber.Text(16) {
+			return "the same CA signs"
+		}
+		return isReady(ca)
+	})
+	if time.Now().Before(first.NotAfter) {
+		t.Error("the CA was replaced before its end")
+	}
+	event(t, ca, corev1.EventTypeWarning, "CAExpired", first.Subject.CommonName+" had expired")
+	r.handshake(r.secret("web-tls", r.signedBy(r.signer())), "web."+r.name+".svc")
+	r.trusts(r.signer())
+	r.carries(configMap)
+	r.report(func(p *v1alpha1.ServingCertPolicy) string {
+		if counts := *p.Status.Services; counts.Issued != 1 {
+			return fmt.Sprintf("the counts are %+v", counts)
+		}
+		return ""
+	})
+}
