@@ -1,0 +1,157 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// counts accepts a ServiceCA with so many targets, so many of which carry the bundle: its trust is established when all do.
+func counts(targets, current int32) func(*v1alpha1.ServiceCA) string {
+	return func(ca *v1alpha1.ServiceCA) string {
+		bundle := ca.Status.TrustBundle
+		if bundle == nil || bundle.Targets != targets || bundle.CurrentTargets != current {
+			return fmt.Sprintf("the bundle is %+v, want %d of %d targets", bundle, current, targets)
+		}
+		condition := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished)
+		if condition == nil || (condition.Status == metav1.ConditionTrue) != (targets == current) {
+			return fmt.Sprintf("TrustEstablished is %+v", condition)
+		}
+		return ""
+	}
+}
+
+// The status counts who carries the bundle; the trust-bundle ConfigMap is the first of them.
+func TestConfigMapsAreCounted(t *testing.T) {
+	r := newRealm(t)
+	r.serviceCA(counts(1, 1))
+	configMap := r.configMap("trust", r.injects(), nil)
+	renamed := r.configMap("renamed", r.injects(v1alpha1.AnnotationCABundleKey, "corp.pem"), nil)
+	r.serviceCA(counts(3, 3))
+	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
+	r.serviceCA(counts(4, 3))
+	update(t, foreign, func(c *corev1.ConfigMap) { c.Data = nil })
+	r.serviceCA(counts(4, 4))
+	r.loseKey()
+	r.serviceCA(counts(4, 4))
+	for _, c := range []*corev1.ConfigMap{foreign, configMap} {
+		eventuallyHolds(t, c, r.exactly)
+	}
+	eventuallyHolds(t, renamed, r.with("corp.pem", nil))
+
+	update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations = nil })
+	if err := kube.Delete(t.Context(), foreign); err != nil {
+		t.Fatal(err)
+	}
+	r.serviceCA(counts(2, 2))
+}
+
+// Those that ask by OpenShift's annotations count for the ServiceCA that these mean.
+func TestConfigMapsOfOpenShiftAreCounted(t *testing.T) {
+	r := newOpenShift(t)
+	for i, annotation := range []string{beta + "inject-cabundle", alpha + "inject-cabundle", alpha + "inject-vulnerable-legacy-cabundle"} {
+		name := fmt.Sprintf("trust-%d", i)
+		if i == 2 {
+			name = "openshift-service-ca.crt"
+		}
+		r.configMap(name, map[string]string{annotation: "true"}, nil)
+	}
+	eventually(t, func(ctx context.Context) string {
+		asking, err := askingForDefault(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		var ca v1alpha1.ServiceCA
+		if err := kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil {
+			return err.Error()
+		}
+		if asking < 3 {
+			return "not even the ConfigMaps of this test ask"
+		}
+		return counts(asking+1, asking+1)(&ca)
+	})
+}
+
+// askingForDefault is how many ConfigMaps of the cluster ask for the bundle of the ServiceCA default, those of other tests included.
+func askingForDefault(ctx context.Context) (asking int32, err error) {
+	var list corev1.ConfigMapList
+	err = kube.List(ctx, &list)
+	for _, configMap := range list.Items {
+		own, is := configMap.Annotations[v1alpha1.AnnotationInjectCABundle]
+		theirs := configMap.Annotations[beta+"inject-cabundle"] + configMap.Annotations[alpha+"inject-cabundle"]
+		legacy := configMap.Name == "openshift-service-ca.crt" && configMap.Annotations[alpha+"inject-vulnerable-legacy-cabundle"] == "true"
+		if own == "default" || (!is && (strings.EqualFold(theirs, "true") || legacy)) {
+			asking++
+		}
+	}
+	return asking, err
+}
+
+// What the API server refuses for a while, by a policy of the cluster perhaps, is told and comes when it is allowed.
+func TestConfigMapRefusedForAWhile(t *testing.T) {
+	t.Parallel()
+	allow := forbid(t, fmt.Sprintf("object.metadata.namespace == '%s' && has(object.data) && object.metadata.name == 'trust'", realmName(t)))
+	r := newRealm(t)
+	configMap := r.configMap("trust", r.injects(), nil)
+	toldOf(t, configMap, "ConfigMapRefused: ", "ValidatingAdmissionPolicy")
+	r.serviceCA(counts(2, 1))
+	allow()
+	toldOf(t, configMap)
+	eventuallyHolds(t, configMap, r.exactly)
+	r.serviceCA(counts(2, 2))
+}
+
+// At rest nothing is written: not when others change what is theirs on the same objects, nor when nothing happens.
+func TestNothingIsWrittenAtRest(t *testing.T) {
+	r := newOpenShift(t)
+	service, secret := r.served("web")
+	r.eventuallySigned(service)
+	objects := []client.Object{
+		service, secret,
+		r.configMap("own", r.injects(), map[string]string{"mine": "stays"}),
+		r.configMap("renamed", r.injects(v1alpha1.AnnotationCABundleKey, "corp.pem"), nil),
+		r.configMap("openshift", map[string]string{beta + "inject-cabundle": "true"}, nil),
+		r.configMap("openshift-service-ca.crt", map[string]string{alpha + "inject-vulnerable-legacy-cabundle": "true"}, nil),
+		r.configMap("invalid", r.injects(v1alpha1.AnnotationCABundleKey, "a/b"), nil),
+		r.configMap("unknown", map[string]string{v1alpha1.AnnotationInjectCABundle: "unknown"}, nil),
+		r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"}),
+	}
+	for _, object := range objects[2:] {
+		eventually(t, func(ctx context.Context) string {
+			if err := kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+				return err.Error()
+			}
+			annotations := object.GetAnnotations()
+			if annotations[v1alpha1.AnnotationCABundleHash] == "" && annotations[v1alpha1.AnnotationError] == "" {
+				return object.GetName() + " was not looked at"
+			}
+			return ""
+		})
+	}
+	objects = append(objects, r.signingKey(), &corev1.ConfigMap{ObjectMeta: inOperatorNamespace("signing-cabundle")})
+	for _, object := range objects {
+		update(t, object, func(o client.Object) {
+			annotations := o.GetAnnotations()
+			if annotations == nil {
+				annotations = map[string]string{}
+			}
+			annotations["example.org/touched"] = "by another"
+			o.SetAnnotations(annotations)
+		})
+	}
+	for range 2 {
+		r.settle()
+		r.barrier()
+		for _, object := range objects {
+			same(t, object)
+		}
+	}
+}
