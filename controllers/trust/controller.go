@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
+
+// retryRefused is how often a ConfigMap is tried again that the API server refuses to change: no event would tell that it allows it.
+const retryRefused = 30 * time.Second
 
 // retryRefused is how often a ConfigMap is tried again that the API server refuses to change: no event would tell that it allows it.
 const retryRefused = 30 * time.Second
@@ -73,7 +77,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	var result ctrl.Result
 	if err != nil && apply.Refused(err) {
-		obstacle, err = issuance.NewObstacle(reasonRefused, "%v", err), nil
+		obstacle, err = &issuance.Obstacle{Reason: reasonRefused, Message: err.Error()}, nil
 		result.RequeueAfter = retryRefused
 	}
 	if err != nil {
