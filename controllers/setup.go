@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -18,6 +20,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
@@ -56,12 +59,18 @@ func ManagerOptions() (ctrl.Options, error) {
 	}
 	return ctrl.Options{
 		Scheme: scheme,
-		Client: client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
+		// A reconciliation that waits for what never comes, is tried again.
+		Controller: config.Controller{ReconciliationTimeout: time.Minute},
+		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: ptr.To(true)}},
 		Cache: cache.Options{
 			ReaderFailOnMissingInformer: true,
 			DefaultTransform:            cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.Secret{}:                {Label: labels.NewSelector().Add(*made), Transform: digest},
+				&corev1.Secret{}: {
+					Label:     labels.NewSelector().Add(*made),
+					Field:     fields.OneTermEqualSelector("type", string(corev1.SecretTypeTLS)),
+					Transform: digest,
+				},
 				&corev1.Service{}:               {Transform: slimService},
 				trust.ConfigMapMetadata():       {Transform: slimMetadata},
 				servingcert.NamespaceMetadata(): {Transform: slimMetadata},
@@ -73,6 +82,7 @@ func ManagerOptions() (ctrl.Options, error) {
 func digest(object any) (any, error) {
 	if secret, ok := object.(*corev1.Secret); ok {
 		issuance.Digest(secret)
+		keepOurAnnotations(secret)
 	}
 	return object, nil
 }
@@ -99,6 +109,10 @@ func slimMetadata(object any) (any, error) {
 	return object, nil
 }
 
+// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB.
+const maxAnnotation = 4 << 10
+
+// keepOurAnnotations leaves out what is not for us, and cuts off what is too long to mean anything.
 func keepOurAnnotations(object metav1.Object) {
 	var kept map[string]string
 	for key, value := range object.GetAnnotations() {
@@ -107,7 +121,7 @@ func keepOurAnnotations(object metav1.Object) {
 			if kept == nil {
 				kept = map[string]string{}
 			}
-			kept[key] = value
+			kept[key] = strings.Clone(value[:min(len(value), maxAnnotation)])
 		}
 	}
 	object.SetAnnotations(kept)
@@ -129,21 +143,23 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
-	keys := keyring.New(live, options.Namespace)
+	keys := keyring.New(live, options.Namespace, options.Clock)
 	events := shortNotes{mgr.GetEventRecorder(reportingController)}
 	view := servingcert.View{
 		Reader: mgr.GetCache(),
 		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
 	}
 	targets := &trust.Reconciler{
-		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, OpenShiftAnnotations: !openShift,
+		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+		OpenShiftAnnotations: !openShift,
 	}
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
-		Namespace: options.Namespace, Targets: targets.Target,
+		Namespace: options.Namespace, Targets: targets.Target, Wanted: view.Wanted,
 	}
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Usage: &servingcert.Usage{Live: live, Clock: options.Clock},
 	}
 	policies := &servingcertpolicy.Reconciler{
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
@@ -161,7 +177,7 @@ func ownSecrets(mgr ctrl.Manager, namespace string) (cache.Cache, error) {
 	own, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultNamespaces: map[string]cache.Config{namespace: {}},
-		DefaultTransform:  cache.TransformStripManagedFields(),
+		DefaultTransform:  slimMetadata,
 	})
 	if err != nil {
 		return nil, err

@@ -82,7 +82,7 @@ var serviceCARules = []ruleCase{
 
 	{name: "permitted domains", manifest: spec(`{certificate: {permittedDNSDomains: [svc, svc.cluster.local]}}`)},
 	{name: "permitted wildcard", manifest: spec(`{certificate: {permittedDNSDomains: ["*.svc"]}}`),
-		want: []string{"spec.certificate.permittedDNSDomains: a permitted DNS domain is a plain domain such as svc.cluster.local: " +
+		want: []string{"spec.certificate.permittedDNSDomains: a permitted DNS domain is a plain domain such as svc or cluster.local: " +
 			"lower-case, without '*' and without a leading dot"}},
 
 	{name: "threshold equal to the validity", manifest: spec(`{certificate: {duration: 100h}, rotation: {rotateBefore: 100h}}`),
@@ -153,10 +153,21 @@ var servingCertPolicyRules = []ruleCase{
 		want: []string{"spec.certificate.clusterDomains: a cluster domain is a plain domain such as cluster.local: " +
 			"lower-case, without '*' and without a leading or trailing dot"}},
 
-	{name: "extra names", manifest: spec(`{certificate: {extraDNSNames: ["$(service).$(namespace).example.org", "*.$(service).example.org", $(service)-$(namespace).example.org]}}`)},
+	{name: "extra names", manifest: spec(`{certificate: {extraDNSNames: ["$(service).$(namespace).example.org", "*.$(service).example.org"]}}`)},
+	{name: "placeholder beside other text", manifest: spec(`{certificate: {extraDNSNames: [$(service)-$(namespace).example.org]}}`), want: []string{sayExtraName}},
 	{name: "unknown placeholder", manifest: spec(`{certificate: {extraDNSNames: [$(pod).example.org]}}`), want: []string{sayExtraName}},
 	{name: "wildcard in the middle", manifest: spec(`{certificate: {extraDNSNames: [a.*.example.org]}}`), want: []string{sayExtraName}},
 	{name: "upper case", manifest: spec(`{certificate: {extraDNSNames: [$(service).Example.org]}}`), want: []string{sayExtraName}},
+
+	{name: "selectors", manifest: spec(`{namespaceSelector: {matchExpressions: [{key: a, operator: In, values: [b]}]}, serviceSelector: {matchExpressions: [{key: a, operator: Exists}]}}`)},
+	{name: "unknown operator of a namespace", manifest: spec(`{namespaceSelector: {matchExpressions: [{key: a, operator: in}]}}`),
+		want: []string{"spec.namespaceSelector: " + sayOperator}},
+	{name: "unknown operator of a Service", manifest: spec(`{serviceSelector: {matchExpressions: [{key: a, operator: in}]}}`),
+		want: []string{"spec.serviceSelector: " + sayOperator}},
+	{name: "In nothing, of a namespace", manifest: spec(`{namespaceSelector: {matchExpressions: [{key: a, operator: In}]}}`),
+		want: []string{"spec.namespaceSelector: " + sayValues}},
+	{name: "Exists with a value, of a Service", manifest: spec(`{serviceSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}`),
+		want: []string{"spec.serviceSelector: " + sayValues}},
 
 	{name: "windows", manifest: spec(`{restart: {windows: [{schedule: "0 2 * * 6", duration: 4h, timeZone: America/Argentina/Buenos_Aires}]}}`)},
 	{name: "window without a time zone", manifest: spec(`{restart: {windows: [{schedule: "*/15 0-4 1,15 JAN MON-FRI", duration: 15m}]}}`)},
@@ -172,8 +183,10 @@ var servingCertPolicyRules = []ruleCase{
 
 // The sentences about one field.
 const (
-	sayExtraName = "spec.certificate.extraDNSNames: an extra DNS name is lower-case and may hold $(service), $(namespace) " +
-		"and a leading '*.', such as $(service).$(namespace).example.org"
+	sayExtraName = "spec.certificate.extraDNSNames: an extra DNS name is lower-case and may hold a leading '*.', " +
+		"and $(service) and $(namespace) between dots, such as $(service).$(namespace).example.org"
+	sayOperator = "the operator of a matchExpression is In, NotIn, Exists or DoesNotExist"
+	sayValues   = "a matchExpression has values with the operators In and NotIn, and none with Exists and DoesNotExist"
 	saySchedule = "spec.restart.windows[0].schedule: a schedule has five fields, minute, hour, day of the month, month and day of the week, " +
 		"such as 0 2 * * 6 for Saturdays at 2:00; the zone belongs in timeZone"
 	sayTimeZone = "spec.restart.windows[0].timeZone: timeZone is a name from the IANA database, such as UTC or Europe/Zurich"

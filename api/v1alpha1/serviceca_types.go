@@ -161,13 +161,14 @@ type CACertificate struct {
 	PrivateKey PrivateKey `json:"privateKey,omitzero"`
 
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
-	// a domain permits its subdomains too. Empty: no constraint.
+	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
+	// cluster.local for the name below it. Empty: no constraint.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="a permitted DNS domain is a plain domain such as svc.cluster.local: lower-case, without '*' and without a leading dot"
+	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="a permitted DNS domain is a plain domain such as svc or cluster.local: lower-case, without '*' and without a leading dot"
 	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
 }
 
@@ -351,6 +352,10 @@ type CAGeneration struct {
 	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2).
 	// +required
 	SubjectKeyID string `json:"subjectKeyID,omitempty"`
+
+	// fingerprint: SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
+	// +optional
+	Fingerprint string `json:"fingerprint,omitempty"`
 
 	// notBefore is the begin of the validity.
 	// +required

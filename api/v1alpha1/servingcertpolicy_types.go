@@ -75,11 +75,15 @@ type ServingCertPolicySpec struct {
 	// namespaceSelector selects namespaces by label; empty selects all.
 	// +optional
 	// +default={}
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operator of a matchExpression is In, NotIn, Exists or DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))",message="a matchExpression has values with the operators In and NotIn, and none with Exists and DoesNotExist"
 	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector,omitzero"`
 
 	// serviceSelector selects Services by label; empty selects all.
 	// +optional
 	// +default={}
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operator of a matchExpression is In, NotIn, Exists or DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))",message="a matchExpression has values with the operators In and NotIn, and none with Exists and DoesNotExist"
 	ServiceSelector metav1.LabelSelector `json:"serviceSelector,omitzero"`
 
 	// issuance Annotated serves the selected Services that ask by an annotation; All serves each of them, in a Secret called
@@ -173,14 +177,14 @@ type ServingCertificate struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="a cluster domain is a plain domain such as cluster.local: lower-case, without '*' and without a leading or trailing dot"
 	ClusterDomains []string `json:"clusterDomains,omitempty"`
 
-	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's. A leading
-	// "*." is a wildcard.
+	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's, each alone
+	// between dots, so that no two Services can come to the same name. A leading "*." is a wildcard.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self.all(n, n.replace('$(service)', 's').replace('$(namespace)', 'n').matches('^([*][.])?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$'))",message="an extra DNS name is lower-case and may hold $(service), $(namespace) and a leading '*.', such as $(service).$(namespace).example.org"
+	// +kubebuilder:validation:XValidation:rule="self.all(n, n.replace('$(service)', 'S').replace('$(namespace)', 'N').matches('^([*][.])?(S|N|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)([.](S|N|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?))*$'))",message="an extra DNS name is lower-case and may hold a leading '*.', and $(service) and $(namespace) between dots, such as $(service).$(namespace).example.org"
 	ExtraDNSNames []string `json:"extraDNSNames,omitempty"`
 
 	// caBundle Include adds the trust bundle to the Secret as `ca.crt`, as many charts expect; never for a Service that asks by

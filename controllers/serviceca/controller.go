@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -34,6 +36,8 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 	// Targets is the ServiceCA whose bundle an object asks for, empty when it asks for none.
 	Targets func(client.Object) string
+	// Wanted answers whether a policy wants a Secret for the Service that owns it, so that a stray one counts for nothing.
+	Wanted func(context.Context) (func(*corev1.Secret) bool, error)
 	// Namespace is the operator's own.
 	Namespace string
 }
@@ -54,6 +58,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	decided := plan(in)
+	if decided.byClock {
+		if err := r.checkClock(ctx, in.now); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
 	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -66,10 +75,25 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	status := buildStatus(in.now, &ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
-		return ctrl.Result{}, fmt.Errorf("apply the status: %w", client.IgnoreNotFound(err))
+		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	r.announce(&ca, decided)
 	return ctrl.Result{RequeueAfter: untilNext(in, decided, status)}, r.cleanUp(ctx, &ca, decided)
+}
+
+// maxClockError is how far our clock may be ahead of the API server's when time alone makes us give something up.
+const maxClockError = time.Hour
+
+// checkClock compares our clock with the API server's, which stamps even what it is only asked to try.
+func (r *Reconciler) checkClock(ctx context.Context, now time.Time) error {
+	probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, GenerateName: "clock-"}}
+	if err := r.Live.Create(ctx, probe, client.DryRunAll, apply.ServiceCA); err != nil {
+		return fmt.Errorf("ask the API server for the time: %w", err)
+	}
+	if ahead := now.Sub(probe.CreationTimestamp.Time); ahead > maxClockError {
+		return fmt.Errorf("a certificate has expired by this clock, which is %s ahead of the API server's: correct it", ahead)
+	}
+	return nil
 }
 
 func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, error) {
@@ -157,16 +181,8 @@ func (r *Reconciler) announce(ca *v1alpha1.ServiceCA, decided step) {
 		}
 		r.Recorder.Eventf(ca, nil, kind, decided.reason, "Sign", "%s", decided.note)
 	}
-	if decided.problem != nil && !stalledBy(ca, decided.problem.reason) {
+	ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
+	if decided.problem != nil && (ready == nil || ready.Reason != decided.problem.reason) {
 		r.Recorder.Eventf(ca, nil, corev1.EventTypeWarning, decided.problem.reason, "Sign", "%s", decided.problem.message)
 	}
-}
-
-func stalledBy(ca *v1alpha1.ServiceCA, reason string) bool {
-	for _, condition := range ca.Status.Conditions {
-		if condition.Type == v1alpha1.ConditionStalled {
-			return condition.Reason == reason
-		}
-	}
-	return false
 }

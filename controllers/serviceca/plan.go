@@ -30,7 +30,11 @@ const (
 	reasonKeyRefused       = "SigningKeyRefused"
 	reasonBundleNotOurs    = "TrustBundleNotOurs"
 	reasonBundleRefused    = "TrustBundleRefused"
+	reasonNotYetValid      = "NotYetValid"
 )
+
+// selfSigned is the source of a CA that the operator generated.
+const selfSigned = "selfSigned"
 
 // observed is everything that decides what becomes of a CA.
 type observed struct {
@@ -55,9 +59,13 @@ type state struct {
 	bundle pki.Bundle
 }
 
-// problem is what a person must put right.
+func (s *state) name() string { return pki.NameOf(s.authority.Certificate()) }
+
+// problem is what stands in the way.
 type problem struct {
 	reason, message string
+	// passing tells that it may go without anybody changing what is there.
+	passing bool
 }
 
 // step is what follows from what was observed.
@@ -66,6 +74,8 @@ type step struct {
 	state *state
 	// write tells that the Secret does not hold it yet.
 	write bool
+	// byClock tells that the clock alone makes us give something up.
+	byClock bool
 	// reason and note are for the Event, when a new CA takes over.
 	reason, note string
 	problem      *problem
@@ -81,7 +91,7 @@ func (s *step) refused(reason string, err error) error {
 	if err == nil || !apply.Refused(err) {
 		return err
 	}
-	*s = step{problem: &problem{reason, err.Error()}, retry: retryRefused}
+	*s = step{problem: &problem{reason: reason, message: err.Error()}, retry: retryRefused}
 	return nil
 }
 
@@ -96,14 +106,10 @@ func plan(in observed) step {
 	}
 	current, err := readState(in.now, secret)
 	if err != nil {
-		return step{problem: &problem{reasonSigningKeyBroken, fmt.Sprintf(
+		return step{problem: &problem{reason: reasonSigningKeyBroken, message: fmt.Sprintf(
 			"Secret %s: %v. Restore it from a backup, or delete it to begin a new CA; the old root stays trusted", secret.Name, err)}}
 	}
 	if current != nil && forgetful(in, secret, current) {
-		current.bundle = pki.NewBundle(append(current.bundle, recovered(in)...)...)
-	}
-	if current != nil && !remembersActive(in.serviceCA, current) {
-		// Somebody else put it there: what clients trust already stays trusted.
 		current.bundle = pki.NewBundle(append(current.bundle, recovered(in)...)...)
 	}
 	next, problem := successor(in, current)
@@ -117,7 +123,9 @@ func plan(in observed) step {
 	}
 	// The active root stays even when it has ended: a bundle is never empty.
 	root, before := decided.state.bundle[0], decided.state.bundle[1:]
-	decided.state.bundle = append(pki.Bundle{root}, before.Unexpired(in.now)...)
+	unexpired := before.Unexpired(in.now)
+	decided.state.bundle = append(pki.Bundle{root}, unexpired...)
+	decided.byClock = decided.reason == reasonCAExpired || len(unexpired) < len(before)
 	decided.write = next != nil || in.secret == nil || !bytes.Equal(in.secret.Data[keyring.BundleKey], decided.state.bundle.Encode())
 	return decided
 }
@@ -127,7 +135,7 @@ func notOurs(ca *v1alpha1.ServiceCA, secret *corev1.Secret) *problem {
 	if other := secret.Labels[v1alpha1.LabelServiceCA]; other != "" {
 		owner = "it belongs to ServiceCA " + other
 	}
-	return &problem{reasonSigningKeyNotOur, fmt.Sprintf("Secret %s is left alone, because %s: set spec.signingKey.secretName to another name, "+
+	return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because %s: set spec.signingKey.secretName to another name, "+
 		"or label the Secret %s=%s to hand it over", secret.Name, owner, v1alpha1.LabelServiceCA, ca.Name)}
 }
 
@@ -155,12 +163,12 @@ func readState(now time.Time, secret *corev1.Secret) (*state, error) {
 	return read, nil
 }
 
-// forgetful tells whether a signing-key Secret may know of fewer roots than clients trust: its bundle is gone, or another key than
-// the active one has come back, from a backup perhaps.
+// forgetful tells whether a signing-key Secret may know of fewer roots than clients trust: its bundle is gone, or it holds another
+// CA than the one that signed last, from a backup perhaps.
 func forgetful(in observed, secret *corev1.Secret, current *state) bool {
 	_, err := pki.ParseBundle(secret.Data[keyring.BundleKey])
 	active := in.serviceCA.Status.Active
-	return err != nil || (active != nil && active.SubjectKeyID != pki.KeyID(current.authority.Certificate().SubjectKeyId))
+	return err != nil || (active != nil && active.Fingerprint != current.authority.Fingerprint())
 }
 
 func load(secret *corev1.Secret, source string) (*state, error) {
@@ -178,22 +186,24 @@ func successor(in observed, current *state) (*state, *problem) {
 	source := in.serviceCA.Spec.Source
 	switch {
 	case source.CertManager != nil:
-		return nil, &problem{reasonNotSupported,
-			"spec.source.certManager is not supported by this version: use selfSigned, or bring the intermediate with source.secret"}
+		return nil, &problem{reason: reasonNotSupported, message: "spec.source.certManager is not supported by this version: use selfSigned, or bring the intermediate with source.secret"}
 	case source.Secret != nil:
 		return broughtSuccessor(in, current)
+	case current != nil && in.now.Before(current.authority.Certificate().NotBefore):
+		return nil, &problem{reason: reasonNotYetValid, passing: true, message: fmt.Sprintf("%s is not valid before %s: correct the clock of this node, or wait",
+			current.name(), current.authority.Certificate().NotBefore.UTC().Format(time.RFC3339))}
 	case current != nil && !expired:
 		return nil, nil
 	}
 	pair, err := pki.GenerateRoot(in.now, pki.RootSpecOf(in.serviceCA.Spec.Certificate), trustSoFar(in, current)...)
 	if err != nil {
-		return nil, &problem{reasonSourceInvalid, "spec.certificate: " + err.Error()}
+		return nil, &problem{reason: reasonSourceInvalid, message: "spec.certificate: " + err.Error()}
 	}
 	authority, err := pki.LoadAuthority(pair)
 	if err != nil {
-		return nil, &problem{reasonSourceInvalid, "spec.certificate: " + err.Error()}
+		return nil, &problem{reason: reasonSourceInvalid, message: "spec.certificate: " + err.Error()}
 	}
-	next := &state{pair: pair, authority: authority, source: "selfSigned"}
+	next := &state{pair: pair, authority: authority, source: selfSigned}
 	next.bundle = withTrustSoFar(in, current, authority.Certificate())
 	return next, nil
 }
@@ -201,12 +211,12 @@ func successor(in observed, current *state) (*state, *problem) {
 func broughtSuccessor(in observed, current *state) (*state, *problem) {
 	name := in.serviceCA.Spec.Source.Secret.Name
 	if in.brought == nil {
-		return nil, &problem{reasonSourceNotThere, fmt.Sprintf(
+		return nil, &problem{reason: reasonSourceNotThere, passing: true, message: fmt.Sprintf(
 			"spec.source.secret: there is no Secret %s in the operator's namespace: create it with tls.crt and tls.key", name)}
 	}
 	next, root, err := checkBrought(in)
 	if err != nil {
-		return nil, &problem{reasonSourceInvalid, fmt.Sprintf("spec.source.secret: Secret %s: %v", name, err)}
+		return nil, &problem{reason: reasonSourceInvalid, message: fmt.Sprintf("spec.source.secret: Secret %s: %v", name, err)}
 	}
 	if current != nil && current.same(next, root) {
 		return nil, nil
@@ -262,30 +272,24 @@ func recovered(in observed) pki.Bundle {
 		return published
 	}
 	return slices.DeleteFunc(published, func(root *x509.Certificate) bool {
-		return !remembers(in.serviceCA, pki.KeyID(root.SubjectKeyId))
+		return !remembers(in.serviceCA, pki.Fingerprint(root))
 	})
 }
 
-// remembersActive tells whether this is the CA that signed last, or whether none did.
-func remembersActive(ca *v1alpha1.ServiceCA, current *state) bool {
-	active := ca.Status.Active
-	return active == nil || active.SerialNumber == current.authority.Certificate().SerialNumber.Text(16)
-}
-
-func remembers(ca *v1alpha1.ServiceCA, keyID string) bool {
-	return (ca.Status.Active != nil && ca.Status.Active.SubjectKeyID == keyID) ||
-		slices.ContainsFunc(ca.Status.Previous, func(g v1alpha1.CAGeneration) bool { return g.SubjectKeyID == keyID })
+func remembers(ca *v1alpha1.ServiceCA, fingerprint string) bool {
+	return (ca.Status.Active != nil && ca.Status.Active.Fingerprint == fingerprint) ||
+		slices.ContainsFunc(ca.Status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
 }
 
 func announce(in observed, current, next *state) (reason, note string) {
-	subject := next.authority.Certificate().Subject.CommonName
+	subject := next.name()
 	before := in.serviceCA.Status.Active
 	switch {
-	case current != nil && next.source == "selfSigned":
-		return reasonCAExpired, fmt.Sprintf("%s had expired and %s took over", current.authority.Certificate().Subject.CommonName, subject)
+	case current != nil && next.source == selfSigned:
+		return reasonCAExpired, fmt.Sprintf("%s had expired and %s took over", current.name(), subject)
 	case current != nil:
 		return reasonCAReplaced, fmt.Sprintf("%s took over; %s stays trusted until it expires",
-			subject, current.authority.Certificate().Subject.CommonName)
+			subject, current.name())
 	case before == nil:
 		return reasonCACreated, fmt.Sprintf("%s signs from now on", subject)
 	case next.bundle.Contains(before.SubjectKeyID):

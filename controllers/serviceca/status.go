@@ -11,11 +11,15 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/conditions"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/trust"
 )
+
+// maxPrevious is how many former generations a status lists.
+const maxPrevious = 64
 
 // evidence is what the status reports of the world outside the signing-key Secret.
 type evidence struct {
-	targets, currentTargets int32
+	targets trust.Targets
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
 }
@@ -32,32 +36,47 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 		reportTrust(built, &status, decided.state, seen)
 		reportExpiry(built, now, &status)
 	}
-	if decided.problem != nil {
-		built.Set(v1alpha1.ConditionReady, false, decided.problem.reason, decided.problem.message)
-		built.Set(v1alpha1.ConditionStalled, true, decided.problem.reason, decided.problem.message)
-	} else {
-		built.Set(v1alpha1.ConditionReady, true, reasonReady, fmt.Sprintf("%s signs until %s",
-			status.Active.Subject, status.Active.NotAfter.UTC().Format(time.RFC3339)))
-	}
+	reportReady(built, ca, &status, decided)
 	status.ObservedGeneration = ca.Generation
 	status.Conditions = built.List()
 	return status
 }
 
+func reportReady(built *conditions.Builder, ca *v1alpha1.ServiceCA, status *v1alpha1.ServiceCAStatus, decided step) {
+	if problem := decided.problem; problem != nil {
+		built.Set(v1alpha1.ConditionReady, false, problem.reason, problem.message)
+		standing := v1alpha1.ConditionStalled
+		if problem.passing {
+			standing = v1alpha1.ConditionReconciling
+		}
+		built.Set(standing, true, problem.reason, problem.message)
+		return
+	}
+	message := fmt.Sprintf("%s signs until %s", status.Active.Subject, status.Active.NotAfter.UTC().Format(time.RFC3339))
+	if ca.Spec.Source.Secret == nil && decided.state.source != selfSigned {
+		message += fmt.Sprintf("; it came from %s, which spec.source no longer names: delete Secret %s to begin a CA of the operator's own",
+			decided.state.source, ca.SigningKeySecretName())
+	}
+	built.Set(v1alpha1.ConditionReady, true, reasonReady, message)
+}
+
 func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, current *state, seen evidence) {
 	active := current.authority.Certificate()
 	status.Active = generation(active, seen)
+	status.Active.Fingerprint = current.authority.Fingerprint()
 	for _, root := range current.bundle {
 		// The root of an intermediate CA is trusted, and signs nothing here.
 		if root.Equal(active) || (len(current.authority.Chain()) > 0 && root.Equal(current.bundle[0])) {
 			continue
 		}
-		status.Previous = append(status.Previous, *generation(root, seen))
+		if len(status.Previous) < maxPrevious {
+			status.Previous = append(status.Previous, *generation(root, seen))
+		}
 	}
 	encoded := current.bundle.Encode()
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
 		Hash: pki.Hash(encoded), Certificates: int32(len(current.bundle)),
-		Targets: seen.targets, CurrentTargets: seen.currentTargets,
+		Targets: seen.targets.All, CurrentTargets: seen.targets.Current,
 	}
 	status.Rotation = &v1alpha1.RotationStatus{Phase: v1alpha1.PhaseStable}
 	status.NextRotationTime = ptr.To(metav1.NewTime(active.NotAfter.Add(-ca.Spec.Rotation.RotateBefore.Std())))
@@ -66,7 +85,8 @@ func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, current 
 func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGeneration {
 	keyID := pki.KeyID(certificate.SubjectKeyId)
 	return &v1alpha1.CAGeneration{
-		Subject:      certificate.Subject.CommonName,
+		Subject:      pki.NameOf(certificate),
+		Fingerprint:  pki.Fingerprint(certificate),
 		SerialNumber: certificate.SerialNumber.Text(16),
 		SubjectKeyID: keyID,
 		NotBefore:    metav1.NewTime(certificate.NotBefore),
@@ -76,7 +96,7 @@ func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGenera
 }
 
 func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, current *state, seen evidence) {
-	behind := seen.targets - seen.currentTargets
+	behind := seen.targets.All - seen.targets.Current - seen.targets.Blocked
 	strangers := int32(0)
 	for keyID, count := range seen.certificates {
 		if keyID != status.Active.SubjectKeyID && !current.bundle.Contains(keyID) {
@@ -86,13 +106,17 @@ func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, cu
 	switch {
 	case behind > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBehind",
-			fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, seen.targets))
+			fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, seen.targets.All))
 	case strangers > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
 			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
+	case seen.targets.Blocked > 0:
+		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished", fmt.Sprintf("every certificate chains to the bundle; "+
+			"%d of %d targets carry it, and the others are told by annotation %s what their owners do against it",
+			seen.targets.Current, seen.targets.All, v1alpha1.AnnotationError))
 	default:
 		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
-			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets))
+			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets.All))
 	}
 	built.Set(v1alpha1.ConditionRotating, false, "Stable", "no rotation is on its way")
 }

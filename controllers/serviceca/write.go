@@ -51,7 +51,7 @@ func (r *Reconciler) write(ctx context.Context, in observed, decided step) error
 	return nil
 }
 
-// publish brings the trust-bundle ConfigMap up to date; a ConfigMap that somebody else made is a problem, and nobody signs.
+// publish brings the trust-bundle ConfigMap up to date. Where somebody else made that ConfigMap, a new CA is not let sign.
 func (r *Reconciler) publish(ctx context.Context, ca *v1alpha1.ServiceCA, decided *step) error {
 	if decided.state == nil {
 		return nil
@@ -63,17 +63,23 @@ func (r *Reconciler) publish(ctx context.Context, ca *v1alpha1.ServiceCA, decide
 		return err
 	case published != nil && published.Labels[v1alpha1.LabelServiceCA] != ca.Name:
 		decided.state = nil
-		decided.problem = &problem{reasonBundleNotOurs, fmt.Sprintf("ConfigMap %s is left alone, because this ServiceCA did not make it: "+
+		decided.problem = &problem{reason: reasonBundleNotOurs, message: fmt.Sprintf("ConfigMap %s is left alone, because this ServiceCA did not make it: "+
 			"set spec.trustBundle.configMapName to another name, or label the ConfigMap %s=%s to hand it over",
 			name, v1alpha1.LabelServiceCA, ca.Name)}
 		return nil
 	case published != nil && published.Data[key] == bundle:
 		return nil
 	}
-	err = r.Live.Apply(ctx, coreac.ConfigMap(name, r.Namespace).
+	configMap := coreac.ConfigMap(name, r.Namespace).
 		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
-		WithData(map[string]string{key: bundle}), apply.ServiceCA, client.ForceOwnership)
-	if err != nil {
+		WithData(map[string]string{key: bundle})
+	options := []client.ApplyOption{apply.ServiceCA}
+	if published != nil {
+		// What was found is put right by force, in the very version that was found.
+		configMap.WithUID(published.UID).WithResourceVersion(published.ResourceVersion)
+		options = append(options, client.ForceOwnership)
+	}
+	if err := r.Live.Apply(ctx, configMap, options...); err != nil {
 		return fmt.Errorf("write ConfigMap %s: %w", name, err)
 	}
 	return nil
@@ -123,18 +129,24 @@ func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, decid
 	}
 	var err error
 	hash := pki.Hash(decided.state.bundle.Encode())
-	if seen.targets, seen.currentTargets, err = trust.CountTargets(ctx, r.Cache, ca.Name, hash); err != nil {
+	if seen.targets, err = trust.CountTargets(ctx, r.Cache, ca.Name, hash); err != nil {
 		return seen, err
 	}
 	// The trust-bundle ConfigMap is a target, and was published before this.
-	seen.targets++
-	seen.currentTargets++
+	seen.targets.All++
+	seen.targets.Current++
+	isWanted, err := r.Wanted(ctx)
+	if err != nil {
+		return seen, err
+	}
 	var secrets corev1.SecretList
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca.Name}),
 	})
-	for _, secret := range secrets.Items {
-		if leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey]); err == nil && r.Clock.Now().Before(leaf.NotAfter) {
+	for i := range secrets.Items {
+		secret := &secrets.Items[i]
+		leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+		if err == nil && r.Clock.Now().Before(leaf.NotAfter) && isWanted(secret) {
 			seen.certificates[pki.KeyID(leaf.AuthorityKeyId)]++
 		}
 	}

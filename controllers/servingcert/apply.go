@@ -15,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/inventory"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
@@ -33,7 +32,7 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 		// Something else was faster.
 		return outcome{silent: true, again: retryUnseen}, nil
 	case err != nil && apply.Refused(err):
-		plan.Obstacle = &issuance.Obstacle{Reason: issuance.ReasonSecretRefused, Message: err.Error()}
+		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
 	case err != nil:
 		return outcome{}, err
 	}
@@ -64,14 +63,18 @@ func untilNext(now time.Time, plan issuance.Plan) time.Duration {
 	if !plan.RenewAt.IsZero() {
 		next = plan.RenewAt.Sub(now)
 	}
-	unseen := plan.Obstacle != nil && plan.Obstacle.Reason != issuance.ReasonSecretConflict
-	if unseen && (next == 0 || next > retryUnseen) {
+	if plan.Obstacle != nil && unseen(plan.Obstacle.Reason) && (next == 0 || next > retryUnseen) {
 		next = retryUnseen
 	}
 	return next
 }
 
-// issue makes a new certificate, by one write. It takes over nothing that it has not seen.
+// unseen tells of which obstacles no event would report that they are gone.
+func unseen(reason string) bool {
+	return reason == issuance.ReasonSecretNotOurs || reason == issuance.ReasonSecretRefused
+}
+
+// issue makes a new certificate, by one write: where no Secret was found, one that yields to whatever somebody else put there.
 func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
 	previousKey, err := r.keptKey(ctx, found)
 	if err != nil {
@@ -81,14 +84,18 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	if err != nil {
 		return err
 	}
+	leaf, err := pki.ParseLeaf(pair.Certificate)
+	if err != nil {
+		return err
+	}
+	if err := leaf.VerifiesBy(found.ca.Roots, found.now); err != nil {
+		plan.Action, plan.Obstacle = issuance.Refuse, issuance.NewObstacle(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
+		return nil
+	}
 	err = r.applySecret(ctx, found, pair)
 	if found.secret == nil && apierrors.IsConflict(err) {
 		return errSecretThere
 	}
-	if err != nil {
-		return err
-	}
-	leaf, err := pki.ParseLeaf(pair.Certificate)
 	if err != nil {
 		return err
 	}
@@ -113,7 +120,7 @@ func (r *Reconciler) announce(found situation, plan issuance.Plan) {
 
 // keptKey is the private key that a renewal keeps, if the policy says so.
 func (r *Reconciler) keptKey(ctx context.Context, found situation) ([]byte, error) {
-	if found.secret == nil || !found.want.KeepsKey() {
+	if found.secret == nil || !found.want.KeepsKey() || !issuance.KeepableKey(found.secret, found.service) {
 		return nil, nil
 	}
 	live, err := r.readLive(ctx, found.secret)
@@ -193,66 +200,4 @@ func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result o
 		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.obstacle.Reason, "Issue", "%s", result.obstacle.Message)
 	}
 	return nil
-}
-
-// cleanUp removes the Secrets that we made for this very Service under names that it no longer wants, as soon as no pod uses them;
-// it tells whether one does.
-func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wanted string) (inUse bool, err error) {
-	secrets, err := r.View.secretsOf(ctx, service)
-	if err != nil {
-		return false, err
-	}
-	for i := range secrets {
-		secret := &secrets[i]
-		if secret.Name == wanted || !issuance.HasOwner(secret, service) {
-			continue
-		}
-		if made, err := r.madeByUs(ctx, secret); err != nil {
-			return inUse, err
-		} else if !made {
-			continue
-		}
-		used, err := r.usedByPod(ctx, secret)
-		if err != nil {
-			return inUse, err
-		}
-		if used {
-			inUse = true
-			continue
-		}
-		switch err := r.Client.Delete(ctx, secret, apply.Unchanged(secret)); {
-		case apierrors.IsConflict(err), apply.Going(err):
-			continue
-		case err != nil:
-			return inUse, err
-		}
-		r.Recorder.Eventf(service, secret, corev1.EventTypeNormal, "CleanedUp", "Delete",
-			"Secret %s was removed: this Service no longer wants it, and no pod uses it", secret.Name)
-	}
-	return inUse, nil
-}
-
-// madeByUs tells our Secrets from the copies that people make of them, labels, owner and all.
-func (r *Reconciler) madeByUs(ctx context.Context, secret *corev1.Secret) (bool, error) {
-	live := &metav1.PartialObjectMetadata{}
-	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(secret), live); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	return apply.MadeBy(live, apply.ServingCert), nil
-}
-
-func (r *Reconciler) usedByPod(ctx context.Context, secret *corev1.Secret) (bool, error) {
-	var pods corev1.PodList
-	if err := r.Live.List(ctx, &pods, client.InNamespace(secret.Namespace)); err != nil {
-		return false, err
-	}
-	for i := range pods.Items {
-		pod := &pods.Items[i]
-		finished := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-		if !finished && inventory.UsesSecret(&pod.Spec, secret.Name) {
-			return true, nil
-		}
-	}
-	return false, nil
 }

@@ -33,6 +33,7 @@ type Reconciler struct {
 	View View
 	// Live reads without a cache.
 	Live     client.Reader
+	Usage    *Usage
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
@@ -91,6 +92,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := r.tell(ctx, &service, result); err != nil {
 		return ctrl.Result{}, err
 	}
+	if policies.Unreadable() {
+		// Whom such a policy means is not known; nothing is removed that it may want.
+		return ctrl.Result{RequeueAfter: result.again}, nil
+	}
 	inUse, err := r.cleanUp(ctx, &service, want.SecretName)
 	if inUse && (result.again == 0 || result.again > retryInUse) {
 		result.again = retryInUse
@@ -105,8 +110,8 @@ func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingC
 	}
 	return outcome{
 		signedBy: issuance.SignedBy(service),
-		obstacle: &issuance.Obstacle{Reason: issuance.ReasonNoPolicy, Message: "no ServingCertPolicy selects this Service: " +
-			"create one, or change the labels of the Service or its namespace; a certificate that is there is kept and not renewed"},
+		obstacle: issuance.NewObstacle(issuance.ReasonNoPolicy, "no ServingCertPolicy selects this Service: "+
+			"create one, or change the labels of the Service or its namespace; a certificate that is there is kept and not renewed"),
 	}
 }
 
@@ -118,13 +123,13 @@ func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies pol
 	}
 	found := situation{now: r.Clock.Now(), service: want.Service, want: want, ca: ca}
 	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
-	_, told := want.Service.Annotations[v1alpha1.AnnotationError]
-	if found.secret, err = r.secret(ctx, want, told); err != nil {
+	told := issuance.ParseObstacle(want.Service.Annotations[v1alpha1.AnnotationError])
+	if found.secret, err = r.secret(ctx, want, unseen(told.Reason)); err != nil {
 		return outcome{}, err
 	}
 	if ca == nil {
 		// A Service that has a certificate need not know that its CA is away: the policy tells.
-		return outcome{obstacle: obstacle, silent: obstacle == nil || found.secret != nil}, nil
+		return outcome{obstacle: obstacle, silent: obstacle == nil || found.secret != nil, again: retryUnseen}, nil
 	}
 	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
 		return outcome{}, err

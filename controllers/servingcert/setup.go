@@ -30,8 +30,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.services(ctx) })
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("servingcert").
-		For(&corev1.Service{}, builder.WithPredicates(serviceChanged())).
-		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(serviceChanged())).
+		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
 		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(keyring.Changed())).
@@ -42,12 +42,13 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		Complete(r)
 }
 
-// serviceChanged passes over the changes of a Service that decide nothing, such as those of its status.
-func serviceChanged() predicate.Predicate {
+// ServiceChanged passes over the changes of a Service that decide nothing, such as those of its status.
+func ServiceChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
 		after, _ := e.ObjectNew.(*corev1.Service)
 		return before == nil || after == nil || before.UID != after.UID ||
+			!before.DeletionTimestamp.Equal(after.DeletionTimestamp) ||
 			before.Spec.ClusterIP != after.Spec.ClusterIP || before.Spec.Type != after.Spec.Type ||
 			!maps.Equal(before.Labels, after.Labels) || !maps.Equal(before.Annotations, after.Annotations)
 	}}

@@ -35,7 +35,7 @@ type View struct {
 func (v View) Policies(ctx context.Context) (policy.Set, error) {
 	var list v1alpha1.ServingCertPolicyList
 	if err := v.List(ctx, &list); err != nil {
-		return nil, err
+		return policy.Set{}, err
 	}
 	return policy.NewSet(list.Items), nil
 }
@@ -53,13 +53,15 @@ func NamespaceMetadata() *metav1.PartialObjectMetadata {
 	return namespace
 }
 
-// rivals are the other Services of the namespace that want the same Secret.
+// rivals are the other Services of the namespace that want the same Secret, or ask for it although no policy serves them now.
 func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Set, namespace labels.Set) ([]*corev1.Service, error) {
 	candidates, err := v.candidates(ctx, policies, want.Service.Namespace, want.SecretName)
 	return slices.DeleteFunc(candidates, func(other *corev1.Service) bool {
 		ruling, _ := policies.For(namespace, other.Labels)
+		_, asked := v.Rules.Request(other)
 		theirs, wanted := v.Rules.Want(other, ruling)
-		return other.Name == want.Service.Name || !wanted || theirs.SecretName != want.SecretName
+		claims := asked == want.SecretName || (wanted && theirs.SecretName == want.SecretName)
+		return other.Name == want.Service.Name || !other.DeletionTimestamp.IsZero() || !claims
 	}), err
 }
 
@@ -88,6 +90,28 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 		}
 	}
 	return found, nil
+}
+
+// Wanted answers whether a policy wants a Secret for the Service that owns it.
+func (v View) Wanted(ctx context.Context) (func(*corev1.Secret) bool, error) {
+	policies, err := v.Policies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func(secret *corev1.Secret) bool {
+		var service corev1.Service
+		key := client.ObjectKey{Namespace: secret.Namespace, Name: secret.Labels[v1alpha1.LabelService]}
+		if v.Get(ctx, key, &service, client.UnsafeDisableDeepCopy) != nil || !issuance.HasOwner(secret, &service) {
+			return false
+		}
+		namespace, err := v.Namespace(ctx, secret.Namespace)
+		if err != nil {
+			return false
+		}
+		ruling, _ := policies.For(namespace.Labels, service.Labels)
+		want, wanted := v.Rules.Want(&service, ruling)
+		return wanted && want.SecretName == secret.Name
+	}, nil
 }
 
 // secretsOf are the digests of the Secrets that were made for a Service.

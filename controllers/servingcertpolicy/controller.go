@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -56,7 +57,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("servingcertpolicy").
 		Watches(&v1alpha1.ServingCertPolicy{}, later).
 		Watches(&v1alpha1.ServiceCA{}, later).
-		Watches(&corev1.Service{}, later).
+		Watches(&corev1.Service{}, later, builder.WithPredicates(servingcert.ServiceChanged())).
 		Watches(&corev1.Secret{}, later).
 		Watches(servingcert.NamespaceMetadata(), later).
 		Complete(r)
@@ -111,9 +112,13 @@ func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.Serv
 
 // count looks at every Service once.
 func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]*tally, error) {
-	set, tallies := policy.NewSet(policies), map[string]*tally{}
+	set, tallies, signers := policy.NewSet(policies), map[string]*tally{}, map[string]signer{}
 	for _, p := range policies {
-		tallies[p.Name] = &tally{}
+		ca, obstacle, err := r.Keyring.Find(ctx, r.View, p.Spec.ServiceCAName)
+		if err != nil {
+			return nil, err
+		}
+		tallies[p.Name], signers[p.Name] = &tally{}, signer{ca, obstacle}
 	}
 	var services corev1.ServiceList
 	if err := r.View.List(ctx, &services, client.UnsafeDisableDeepCopy); err != nil {
@@ -125,6 +130,9 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 	}
 	for i := range services.Items {
 		service := &services.Items[i]
+		if !service.DeletionTimestamp.IsZero() {
+			continue
+		}
 		ruling, tied := set.For(namespaces[service.Namespace], service.Labels)
 		want, wanted := r.View.Rules.Want(service, ruling)
 		if !wanted {
@@ -134,7 +142,7 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 		for _, other := range tied {
 			tallies[other.Name].conflict(ruling)
 		}
-		plan, err := r.plan(ctx, now, want)
+		plan, err := r.plan(ctx, now, want, signers[ruling.Name])
 		if err != nil {
 			return nil, err
 		}
@@ -156,13 +164,15 @@ func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, err
 	return found, nil
 }
 
+// signer is the CA of a policy, or what stands in its way.
+type signer struct {
+	ca       *keyring.CA
+	obstacle *issuance.Obstacle
+}
+
 // plan is what is to be done for a Service. Who else wants its Secret is not asked here: whoever was in the way is told of on the
 // Service.
-func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want) (issuance.Plan, error) {
-	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
-	if err != nil {
-		return issuance.Plan{}, err
-	}
+func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want, by signer) (issuance.Plan, error) {
 	secret := &corev1.Secret{}
 	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
 	if err := r.View.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
@@ -170,14 +180,14 @@ func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want
 	} else if err != nil {
 		secret = nil
 	}
-	if ca == nil {
+	if by.ca == nil {
 		// As on the Service itself: whoever has a certificate is served, though its CA is away.
 		if end := issuance.End(secret); now.Before(end) {
 			return issuance.Plan{Want: want, NotAfter: end}, nil
 		}
-		return issuance.Plan{Want: want, Obstacle: obstacle}, nil
+		return issuance.Plan{Want: want, Obstacle: by.obstacle}, nil
 	}
-	return want.Plan(now, &ca.CA, secret, nil), nil
+	return want.Plan(now, &by.ca.CA, secret, nil), nil
 }
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]

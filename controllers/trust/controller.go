@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/csaupgrade"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -39,6 +40,9 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// OpenShiftAnnotations are honoured, except where OpenShift's own service CA runs.
 	OpenShiftAnnotations bool
+	Clock                clock.PassiveClock
+
+	pace pace
 }
 
 // Target is the ServiceCA whose bundle an object asks for, empty when it asks for none.
@@ -60,13 +64,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Live.Get(ctx, req.NamespacedName, &configMap); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	if wait := r.pace.wait(req.NamespacedName, r.Clock.Now()); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	obstacle, err := r.inject(ctx, &configMap)
 	if apply.Going(err) {
 		return ctrl.Result{}, nil
 	}
 	var result ctrl.Result
 	if err != nil && apply.Refused(err) {
-		obstacle, err = &issuance.Obstacle{Reason: reasonRefused, Message: err.Error()}, nil
+		obstacle, err = issuance.NewObstacle(reasonRefused, "%v", err), nil
 		result.RequeueAfter = retryRefused
 	}
 	if err != nil {
@@ -93,6 +100,7 @@ func (r *Reconciler) inject(ctx context.Context, configMap *corev1.ConfigMap) (*
 	if err != nil || wanted.current(configMap) {
 		return nil, err
 	}
+	r.pace.write(types.NamespacedName{Namespace: configMap.Namespace, Name: configMap.Name}, r.Clock.Now())
 	if asked.form == formOwn {
 		return r.add(ctx, wanted, configMap)
 	}
@@ -108,7 +116,7 @@ func (r *Reconciler) fill(ctx context.Context, asked request, bundle []byte, nam
 		return asked.fill(bundle, ""), nil
 	}
 	var root corev1.ConfigMap
-	switch err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "kube-root-ca.crt"}, &root); {
+	switch err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: rootCAName}, &root); {
 	case apierrors.IsNotFound(err):
 		return content{}, errNoRootCA
 	case err != nil:
@@ -128,9 +136,9 @@ func (r *Reconciler) add(ctx context.Context, wanted content, configMap *corev1.
 	}
 	err := r.Live.Apply(ctx, wanted.own(configMap), options...)
 	if apierrors.HasStatusCause(err, "FieldManagerConflict") {
-		return &issuance.Obstacle{Reason: reasonKeyNotOurs, Message: fmt.Sprintf(
+		return issuance.NewObstacle(reasonKeyNotOurs,
 			"data[%q] is somebody else's and is left alone: delete it, or name another key by annotation %s",
-			wanted.key, v1alpha1.AnnotationCABundleKey)}, nil
+			wanted.key, v1alpha1.AnnotationCABundleKey), nil
 	}
 	return nil, err
 }

@@ -2,7 +2,6 @@ package trust
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,8 +67,7 @@ func (c content) current(configMap *corev1.ConfigMap) bool {
 
 func (q request) check() *issuance.Obstacle {
 	if problems := validation.IsConfigMapKey(q.key); len(problems) > 0 {
-		return &issuance.Obstacle{Reason: reasonInvalidKey,
-			Message: fmt.Sprintf("annotation %s: %q is no key: %s", v1alpha1.AnnotationCABundleKey, q.key, problems[0])}
+		return issuance.NewObstacle(reasonInvalidKey, "annotation %s: %.64q is no key: %s", v1alpha1.AnnotationCABundleKey, q.key, problems[0])
 	}
 	return nil
 }

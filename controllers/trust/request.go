@@ -13,6 +13,9 @@ import (
 // defaultCA is the ServiceCA that OpenShift's annotations mean, which name none.
 const defaultCA = "default"
 
+// rootCAName is the ConfigMap in which every namespace has the root CA of the API server.
+const rootCAName = "kube-root-ca.crt"
+
 // legacyName is the one ConfigMap that may ask for the bundle with the cluster's root CA added, on OpenShift.
 const legacyName = "openshift-service-ca.crt"
 
@@ -38,6 +41,10 @@ type request struct {
 // requestOf reads the annotations of a ConfigMap; false when it does not ask.
 func requestOf(object metav1.Object, openShift bool) (request, bool) {
 	annotations := object.GetAnnotations()
+	if object.GetName() == rootCAName || object.GetLabels()[v1alpha1.LabelServiceCA] != "" {
+		// Others publish there, the API server's root CA or a ServiceCA's own bundle, and would never let us have it.
+		return request{}, false
+	}
 	if ca := annotations[v1alpha1.AnnotationInjectCABundle]; ca != "" {
 		key := annotations[v1alpha1.AnnotationCABundleKey]
 		if key == "" {

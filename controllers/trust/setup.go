@@ -10,6 +10,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -18,6 +19,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
+
+// concurrency keeps one slow ConfigMap from holding up the others.
+const concurrency = 8
 
 // indexCA indexes ConfigMaps by the ServiceCA whose bundle they ask for.
 const indexCA = "trust.serviceca"
@@ -71,6 +75,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		Named("trust").
 		For(ConfigMapMetadata(), builder.OnlyMetadata, builder.WithPredicates(concerned)).
 		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(r.asking), builder.WithPredicates(keyring.Changed())).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
 		Complete(r)
 }
 
@@ -93,14 +98,28 @@ func listTargets(ctx context.Context, c client.Reader, ca string) ([]metav1.Part
 	return list.Items, err
 }
 
-// CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA, and those of them that carry the one with this hash.
-func CountTargets(ctx context.Context, c client.Reader, ca, hash string) (targets, current int32, err error) {
+// Targets counts what asks for a bundle.
+type Targets struct {
+	All int32
+	// Current targets carry the bundle.
+	Current int32
+	// Blocked targets do not, because of something that only their owners can put right.
+	Blocked int32
+}
+
+// CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA; the current one has this hash.
+func CountTargets(ctx context.Context, c client.Reader, ca, hash string) (Targets, error) {
 	list, err := listTargets(ctx, c, ca)
+	counted := Targets{All: int32(len(list))}
 	for i := range list {
-		targets++
-		if carried, _, _ := readMark(&list[i]); carried == hash {
-			current++
+		carried, _, _ := readMark(&list[i])
+		_, told := list[i].Annotations[v1alpha1.AnnotationError]
+		switch {
+		case carried == hash:
+			counted.Current++
+		case told:
+			counted.Blocked++
 		}
 	}
-	return targets, current, err
+	return counted, err
 }

@@ -3,6 +3,7 @@ package conditions
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -23,8 +24,14 @@ func New(previous []metav1.Condition, generation int64, now time.Time) *Builder 
 	return &Builder{previous: previous, generation: generation, now: metav1.NewTime(now)}
 }
 
+// maxMessage bounds a message in bytes: a status must be writable whatever it quotes.
+const maxMessage = 2048
+
 // Set sets a condition.
 func (b *Builder) Set(kind string, status bool, reason, message string) {
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + " …"
+	}
 	condition := metav1.Condition{
 		Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message,
 		ObservedGeneration: b.generation, LastTransitionTime: b.now,

@@ -2,33 +2,55 @@
 package inventory
 
 import (
-	"slices"
-
 	corev1 "k8s.io/api/core/v1"
 )
 
-// UsesSecret tells whether a pod needs a Secret of its namespace, to run or to be replaced: mounted, projected, or in its
-// environment.
-func UsesSecret(pod *corev1.PodSpec, name string) bool {
-	return slices.ContainsFunc(pod.Volumes, func(volume corev1.Volume) bool { return mounts(volume, name) }) ||
-		slices.ContainsFunc(pod.InitContainers, func(c corev1.Container) bool { return reads(c.Env, c.EnvFrom, name) }) ||
-		slices.ContainsFunc(pod.Containers, func(c corev1.Container) bool { return reads(c.Env, c.EnvFrom, name) }) ||
-		slices.ContainsFunc(pod.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return reads(c.Env, c.EnvFrom, name) })
-}
-
-func mounts(volume corev1.Volume, name string) bool {
-	if volume.Secret != nil && volume.Secret.SecretName == name {
-		return true
+// Secrets are the names of the Secrets that a pod needs, to run or to be replaced: mounted, projected, or in its environment. A
+// name may stand there more than once.
+func Secrets(pod *corev1.PodSpec) []string {
+	var names []string
+	for _, volume := range pod.Volumes {
+		names = append(names, mounted(volume)...)
 	}
-	return volume.Projected != nil && slices.ContainsFunc(volume.Projected.Sources, func(source corev1.VolumeProjection) bool {
-		return source.Secret != nil && source.Secret.Name == name
-	})
+	for _, container := range pod.InitContainers {
+		names = append(names, read(container.Env, container.EnvFrom)...)
+	}
+	for _, container := range pod.Containers {
+		names = append(names, read(container.Env, container.EnvFrom)...)
+	}
+	for _, container := range pod.EphemeralContainers {
+		names = append(names, read(container.Env, container.EnvFrom)...)
+	}
+	return names
 }
 
-func reads(env []corev1.EnvVar, from []corev1.EnvFromSource, name string) bool {
-	return slices.ContainsFunc(env, func(v corev1.EnvVar) bool {
-		return v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil && v.ValueFrom.SecretKeyRef.Name == name
-	}) || slices.ContainsFunc(from, func(source corev1.EnvFromSource) bool {
-		return source.SecretRef != nil && source.SecretRef.Name == name
-	})
+func mounted(volume corev1.Volume) []string {
+	if volume.Secret != nil {
+		return []string{volume.Secret.SecretName}
+	}
+	if volume.Projected == nil {
+		return nil
+	}
+	var names []string
+	for _, source := range volume.Projected.Sources {
+		if source.Secret != nil {
+			names = append(names, source.Secret.Name)
+		}
+	}
+	return names
+}
+
+func read(env []corev1.EnvVar, from []corev1.EnvFromSource) []string {
+	var names []string
+	for _, variable := range env {
+		if variable.ValueFrom != nil && variable.ValueFrom.SecretKeyRef != nil {
+			names = append(names, variable.ValueFrom.SecretKeyRef.Name)
+		}
+	}
+	for _, source := range from {
+		if source.SecretRef != nil {
+			names = append(names, source.SecretRef.Name)
+		}
+	}
+	return names
 }

@@ -4,7 +4,9 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -172,23 +174,33 @@ func TestErrorNumber(t *testing.T) {
 	})
 }
 
-// TestObstacle: what stands in the annotation is read back.
+var reasons = []string{
+	issuance.ReasonNoPolicy, issuance.ReasonServiceCANotReady, issuance.ReasonInvalidSecretName, issuance.ReasonInvalidDNSName,
+	issuance.ReasonNameNotPermitted, issuance.ReasonSecretNotOurs, issuance.ReasonSecretConflict, issuance.ReasonSecretRefused,
+}
+
+// TestObstacle: what stands in the annotation is read back, is never long, and is never half a character.
 func TestObstacle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		want := issuance.Obstacle{
-			Reason:  rapid.StringMatching(`[A-Z][A-Za-z]{0,20}`).Draw(t, "reason"),
-			Message: rapid.String().Draw(t, "message"),
+		message := strings.Repeat(rapid.String().Draw(t, "message"), rapid.IntRange(1, 99).Draw(t, "times"))
+		made := issuance.NewObstacle(rapid.SampledFrom(reasons).Draw(t, "reason"), "%s", message)
+		if got := issuance.ParseObstacle(made.String()); got != *made {
+			t.Errorf("ParseObstacle = %q, want %q", got, made)
 		}
-		if got := issuance.ParseObstacle(want.String()); got != want {
-			t.Errorf("ParseObstacle(%q) = %+v, want %+v", want, got, want)
+		if len(made.Message) > 512 || (utf8.ValidString(message) && !utf8.ValidString(made.Message)) {
+			t.Errorf("the message has %d bytes, valid %v", len(made.Message), utf8.ValidString(made.Message))
+		}
+		if len(message) <= 512 && made.Message != message {
+			t.Errorf("the message %q became %q", message, made.Message)
 		}
 	})
 	for annotation, want := range map[string]issuance.Obstacle{
-		"":              {},
-		"edited":        {Reason: "edited"},
-		"A: b: c":       {Reason: "A", Message: "b: c"},
-		"NoPolicy: ":    {Reason: "NoPolicy"},
-		"NoPolicy:none": {Reason: "NoPolicy:none"},
+		"":                    {Reason: "Unknown"},
+		"written by a tenant": {Reason: "Unknown", Message: "written by a tenant"},
+		"Hacked: by a tenant": {Reason: "Unknown", Message: "Hacked: by a tenant"},
+		"NoPolicy: a: b":      {Reason: "NoPolicy", Message: "a: b"},
+		"NoPolicy: ":          {Reason: "NoPolicy"},
+		"NoPolicy:none":       {Reason: "Unknown", Message: "NoPolicy:none"},
 	} {
 		if got := issuance.ParseObstacle(annotation); got != want {
 			t.Errorf("ParseObstacle(%q) = %+v, want %+v", annotation, got, want)

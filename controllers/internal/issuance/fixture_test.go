@@ -165,7 +165,7 @@ func (s *scene) carryOut(plan issuance.Plan) {
 	switch plan.Action {
 	case issuance.Issue:
 		var previous []byte
-		if s.secret != nil && plan.Want.KeepsKey() {
+		if s.secret != nil && plan.Want.KeepsKey() && issuance.KeepableKey(s.digest(), s.service) {
 			previous = s.secret.Data["tls.key"]
 		}
 		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)

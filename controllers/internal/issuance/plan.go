@@ -27,18 +27,42 @@ const (
 	ReasonSecretRefused     = "SecretRefused"
 )
 
+var reasons = []string{
+	ReasonNoPolicy, ReasonServiceCANotReady, ReasonInvalidSecretName, ReasonInvalidDNSName, ReasonNameNotPermitted,
+	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused,
+}
+
 // Obstacle is what stands in the way of a certificate, for a person.
 type Obstacle struct {
 	Reason, Message string
 }
 
+// maxMessage bounds what is told in bytes: much of it quotes what tenants write, and goes where space is limited.
+const maxMessage = 512
+
+// NewObstacle formats what stands in the way.
+func NewObstacle(reason, format string, arguments ...any) *Obstacle {
+	return &Obstacle{Reason: reason, Message: shorten(fmt.Sprintf(format, arguments...))}
+}
+
+func shorten(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	const rest = " …"
+	return strings.ToValidUTF8(message[:maxMessage-len(rest)], "") + rest
+}
+
 // String is the form of the error annotation.
 func (o Obstacle) String() string { return o.Reason + ": " + o.Message }
 
-// ParseObstacle reads the error annotation.
+// ParseObstacle reads the error annotation, which anybody may have written who may write the object.
 func ParseObstacle(annotation string) Obstacle {
 	reason, message, _ := strings.Cut(annotation, ": ")
-	return Obstacle{reason, message}
+	if !slices.Contains(reasons, reason) {
+		return Obstacle{"Unknown", shorten(annotation)}
+	}
+	return Obstacle{reason, shorten(message)}
 }
 
 // CA is what anybody may know of a ServiceCA that can sign.
@@ -87,29 +111,53 @@ func (w Want) Plan(now time.Time, ca *CA, secret *corev1.Secret, rivals []*corev
 	if plan.Obstacle = w.check(ca); plan.Obstacle != nil {
 		return plan
 	}
-	if secret != nil && !Ours(secret, w.Service) {
-		plan.Obstacle = w.notOurs(secret, rivals)
+	holder := holderOf(secret, rivals)
+	if secret != nil && holder == nil && !w.mayReplace(secret) {
+		plan.Obstacle = w.notOurs(secret)
 		return plan
 	}
-	if secret != nil && secret.Type != corev1.SecretTypeTLS {
-		plan.Obstacle = &Obstacle{ReasonSecretNotOurs, fmt.Sprintf(
-			"Secret %s is of type %s instead of %s, which cannot be changed: delete it", w.SecretName, secret.Type, corev1.SecretTypeTLS)}
-		return plan
-	}
-	plan.Obstacle = w.conflict(rivals)
-	if secret == nil && slices.ContainsFunc(rivals, func(rival *corev1.Service) bool { return older(rival, w.Service) }) {
+	if plan.Obstacle = w.conflict(holder, rivals); plan.Obstacle != nil && w.yields(secret, holder, rivals) {
 		return plan
 	}
 	w.judge(now, ca, secret, &plan)
-	if plan.Action == Issue && !now.Before(ca.Certificate.NotAfter) {
-		plan.Action, plan.Obstacle = Refuse, w.expired(ca)
+	if plan.Action == Issue {
+		if unable := w.unable(now, ca); unable != nil {
+			plan.Action, plan.Obstacle = Refuse, unable
+		}
 	}
 	return plan
 }
 
-func (w Want) expired(ca *CA) *Obstacle {
-	return &Obstacle{ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s: %s expired %s and has no successor yet",
-		w.Policy.Spec.ServiceCAName, ca.Certificate.Subject.CommonName, ca.Certificate.NotAfter.UTC().Format(time.RFC3339))}
+// holderOf is the rival that a Secret was made for; nil when it was made for none of them.
+func holderOf(secret *corev1.Secret, rivals []*corev1.Service) *corev1.Service {
+	for _, rival := range rivals {
+		if secret != nil && bearsNameOf(secret, rival.Name) {
+			return rival
+		}
+	}
+	return nil
+}
+
+// yields tells whether another Service has the better claim: it has the Secret already or, where nobody has, it is older.
+func (w Want) yields(secret *corev1.Secret, holder *corev1.Service, rivals []*corev1.Service) bool {
+	if secret != nil {
+		return holder != nil
+	}
+	return slices.ContainsFunc(rivals, func(rival *corev1.Service) bool { return older(rival, w.Service) })
+}
+
+// unable says why a CA cannot sign at this time.
+func (w Want) unable(now time.Time, ca *CA) *Obstacle {
+	name, certificate := w.Policy.Spec.ServiceCAName, ca.Certificate
+	switch {
+	case !now.Before(certificate.NotAfter):
+		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: %s expired %s and has no successor yet",
+			name, certificate.Subject.CommonName, certificate.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(certificate.NotBefore):
+		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: %s is not valid before %s",
+			name, certificate.Subject.CommonName, certificate.NotBefore.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // judge finds out whether the Service's own Secret is as it should be.
@@ -119,7 +167,7 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 		plan.Why = "there was none"
 		return
 	}
-	leaf, err := w.sound(secret, ca)
+	leaf, err := w.sound(now, secret, ca)
 	if err != nil {
 		plan.Why = err.Error()
 		return
@@ -127,7 +175,8 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 	if now.Before(leaf.NotAfter) {
 		plan.NotAfter = leaf.NotAfter
 	}
-	if plan.RenewAt = w.renewAt(leaf, ca); !plan.RenewAt.IsZero() && !now.Before(plan.RenewAt) {
+	plan.RenewAt = w.renewAt(leaf, ca)
+	if ended := plan.NotAfter.IsZero(); ended || (!plan.RenewAt.IsZero() && !now.Before(plan.RenewAt)) {
 		plan.Why, plan.Renewal = "the one before it ends "+leaf.NotAfter.UTC().Format(time.RFC3339), true
 		return
 	}
@@ -139,13 +188,16 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 }
 
 // sound tells whether the Secret's certificate is what a new one would be, its end aside.
-func (w Want) sound(secret *corev1.Secret, ca *CA) (*pki.Leaf, error) {
+func (w Want) sound(now time.Time, secret *corev1.Secret, ca *CA) (*pki.Leaf, error) {
 	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
 	if err != nil {
 		return nil, err
 	}
 	if key := secret.StringData[corev1.TLSPrivateKeyKey]; key != soundKey {
 		return nil, errors.New(key)
+	}
+	if now.Before(leaf.NotBefore) {
+		return nil, fmt.Errorf("it was not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	if err := leaf.SignedBy(ca.Certificate, ca.Chain); err != nil {
 		return nil, err
@@ -166,6 +218,9 @@ func (w Want) sound(secret *corev1.Secret, ca *CA) (*pki.Leaf, error) {
 // jitterShare is the part of the time before the renewal over which renewals are spread.
 const jitterShare = 0.1
 
+// minAge is the part of its lifetime, one in so many, for which no certificate is renewed, whatever renewBefore says.
+const minAge = 20
+
 // renewAt is when a certificate is renewed: renewBefore before its end, and earlier by a share of its own, which depends on
 // nothing but the certificate. A certificate that ends with its CA is not renewed: a new one would end at the same time.
 func (w Want) renewAt(leaf *pki.Leaf, ca *CA) time.Time {
@@ -180,37 +235,40 @@ func (w Want) renewAt(leaf *pki.Leaf, ca *CA) time.Time {
 	hash := fnv.New32a()
 	_, _ = hash.Write(leaf.SerialNumber.Bytes())
 	share := float64(hash.Sum32()) / (1 << 32)
-	return leaf.NotAfter.Add(-renewBefore - time.Duration(share*jitterShare*float64(lifetime-renewBefore)))
-}
-
-func (w Want) notOurs(secret *corev1.Secret, rivals []*corev1.Service) *Obstacle {
-	for _, rival := range rivals {
-		if Ours(secret, rival) {
-			return w.conflict(rivals)
-		}
+	at := leaf.NotAfter.Add(-renewBefore - time.Duration(share*jitterShare*float64(lifetime-renewBefore)))
+	if earliest := leaf.IssuedAt().Add(lifetime / minAge); at.Before(earliest) {
+		return earliest
 	}
-	return w.Foreign()
+	return at
 }
 
-// Foreign says that somebody else's Secret is in the way.
-func (w Want) Foreign() *Obstacle {
-	return &Obstacle{ReasonSecretNotOurs, fmt.Sprintf(
-		"Secret %s was not made for this Service and is left alone: ask for another name, or delete that Secret", w.SecretName)}
+func (w Want) notOurs(secret *corev1.Secret) *Obstacle {
+	if secret.Type != corev1.SecretTypeTLS {
+		return NewObstacle(ReasonSecretNotOurs, "Secret %s is of type %s instead of %s, and is left alone: ask for another name, or delete it",
+			w.SecretName, secret.Type, corev1.SecretTypeTLS)
+	}
+	return NewObstacle(ReasonSecretNotOurs,
+		"Secret %s was not made for this Service and is left alone: ask for another name, or delete that Secret", w.SecretName)
 }
 
-func (w Want) conflict(rivals []*corev1.Service) *Obstacle {
+// conflict tells of one other Service, so that what is told changes little however many there are.
+func (w Want) conflict(holder *corev1.Service, rivals []*corev1.Service) *Obstacle {
 	if len(rivals) == 0 {
 		return nil
 	}
-	var names []string
-	for _, rival := range rivals {
-		names = append(names, rival.Name)
+	other, more := holder, ""
+	if other == nil {
+		other = slices.MinFunc(rivals, byAge)
 	}
-	slices.Sort(names)
-	return &Obstacle{ReasonSecretConflict, fmt.Sprintf("Secret %s is also wanted by Service %s: one of them must ask for another name",
-		w.SecretName, strings.Join(names, ", "))}
+	if len(rivals) > 1 {
+		more = " and others"
+	}
+	return NewObstacle(ReasonSecretConflict, "Secret %s is also wanted by Service %s%s: only one of them can have it, and the others must "+
+		"ask for another name", w.SecretName, other.Name, more)
 }
 
-func older(a, b *corev1.Service) bool {
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name)) < 0
+func older(a, b *corev1.Service) bool { return byAge(a, b) < 0 }
+
+func byAge(a, b *corev1.Service) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 }

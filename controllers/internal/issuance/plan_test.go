@@ -51,7 +51,7 @@ func TestPlanIssues(t *testing.T) {
 		{"another's key", "tls.key is not the private key of tls.crt", none, func(s *scene) {
 			s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"]
 		}},
-		{"another CA", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, s.now.Add(time.Hour)) }},
+		{"another CA", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, s.now.Add(-time.Hour)) }},
 		{"another CA of the same name", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, now) }},
 		{"the chain is missing", "not the CA's chain", belowRoot, func(s *scene) {
 			s.secret.Data["tls.crt"] = pki.Bundle{s.leaf().Certificate}.Encode()
@@ -81,6 +81,13 @@ func TestPlanIssues(t *testing.T) {
 		{"a shorter life", "its end was", none, duration("2159h59m58s")},
 		{"a life as long as the CA's", "its end was", none, duration("99999h")},
 		{"the owner is gone", "no longer belonged to this Service", none, func(s *scene) { s.secret.OwnerReferences = nil }},
+		{"it was made for a Service that does not want it any more", "no longer belonged to this Service", none, func(s *scene) {
+			s.secret.Labels[v1alpha1.LabelService], s.secret.OwnerReferences = "db", nil
+			ownedBy("db", "uid-of-db")(s.secret)
+		}},
+		{"from the future", "it was not valid before", func(s *scene) { s.ca = newSigner(s.t, now.Add(-day)) }, func(s *scene) {
+			s.now = s.leaf().NotBefore.Add(-time.Nanosecond)
+		}},
 		{"the Service was made anew", "no longer belonged to this Service", none, func(s *scene) { s.service.UID = "uid-of-the-next" }},
 		{"the Service was made anew, as on OpenShift", `Service UID "uid-of-web" instead of "uid-of-the-next"`, asking(asksBeta), func(s *scene) { s.service.UID = "uid-of-the-next" }},
 		{"it asks as on OpenShift now", `Service UID "" instead of "uid-of-web"`, none, asking(asksBeta)},
@@ -117,10 +124,9 @@ func TestPlanRepairs(t *testing.T) {
 		name         string
 		given, after func(*scene)
 	}{
-		{"no label of the Service", none, func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelService) }},
-		{"another label of the Service", none, func(s *scene) { s.secret.Labels[v1alpha1.LabelService] = "db" }},
+		{"no label of the Service, as on OpenShift", asking(asksBeta), func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelService) }},
 		{"no label of the CA", none, func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }},
-		{"no label at all", none, func(s *scene) { s.secret.Labels = nil }},
+		{"no label at all, as on OpenShift", asking(asksAlpha), func(s *scene) { s.secret.Labels = nil }},
 		{"the ServiceCA is called otherwise", none, func(s *scene) { s.policy.Spec.ServiceCAName = "other" }},
 		{"another bundle is published", include, func(s *scene) { s.ca.Bundle = append(s.ca.Bundle, newSigner(s.t, now).Bundle...) }},
 		{"the bundle was changed", include, data("ca.crt", []byte("changed"))},
@@ -168,8 +174,9 @@ func TestPlanRefuses(t *testing.T) {
 		given                 func(*scene)
 	}{
 		{"a foreign Secret", issuance.ReasonSecretNotOurs, "Secret web-cert was not made for this Service", foreign()},
-		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
-		{"made for another Service", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("db"), ownedBy("db", "uid-of-db"))},
+		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
+		{"another's label, our owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("db"), ownedBy("web", "uid-of-web"))},
+		{"ours, without its label", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(ownedBy("web", "uid-of-web"))},
 		{"our label, another's owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("web"), ownedBy("db", "uid-of-db"))},
 		{"ours, of the wrong type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(labelled("web"), func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
 		{"no name for a Secret", issuance.ReasonInvalidSecretName, `"Web_Cert" is no name for a Secret`, asking(annotated(v1alpha1.AnnotationSecretName, "Web_Cert"))},
@@ -193,6 +200,11 @@ func TestPlanRefuses(t *testing.T) {
 		{"a wildcard that takes in what the CA excludes", issuance.ReasonNameNotPermitted, `excludes *.shop.org`, func(s *scene) {
 			s.ca = broughtSigner(s.t, func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"secret.shop.org"} })
 			s.policy.Spec.Certificate.ExtraDNSNames = []string{"*.shop.org"}
+		}},
+		{"the API server's own Service", issuance.ReasonNameNotPermitted, "nobody else may answer", asking(asksOwn, called("default", "kubernetes"))},
+		{"the CA has ended", issuance.ReasonServiceCANotReady, "ServiceCA default: signer@", func(s *scene) { s.now = s.ca.CA.Certificate.NotAfter }},
+		{"the CA has not begun", issuance.ReasonServiceCANotReady, "is not valid before", func(s *scene) {
+			s.now = s.ca.CA.Certificate.NotBefore.Add(-time.Nanosecond)
 		}},
 		{"a name that only a CA above permits not", issuance.ReasonNameNotPermitted, `"upper" permits only names in svc`, func(s *scene) {
 			upper := caTemplate("upper", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"svc"} })

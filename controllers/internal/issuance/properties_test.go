@@ -92,8 +92,8 @@ func TestFixpoint(t *testing.T) {
 				change(s)
 			}
 		}
-		if s.secret != nil && !issuance.Ours(s.secret, s.service) {
-			// It lost its label, its owner and its origin.
+		if s.secret != nil && s.secret.Labels == nil && s.secret.Annotations[string(s.want().Family)+"/originating-service-uid"] == "" {
+			// Nothing says any more that it is ours.
 			if plan := s.plan(); plan.Action != issuance.Refuse {
 				t.Errorf("what is not ours is touched: %s because %q", plan.Action, plan.Why)
 			}

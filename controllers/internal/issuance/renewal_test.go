@@ -21,10 +21,19 @@ func caLifetime(lifetime time.Duration) func(*scene) {
 	}
 }
 
-// band is the time in which a certificate is renewed: renewBefore before its end, or up to a tenth of what is before that earlier.
+// band is the time in which a certificate is renewed: renewBefore before its end, or up to a tenth of what is before that earlier;
+// but never before it has lived a twentieth of its life.
 func band(leaf *pki.Leaf, lifetime, renewBefore time.Duration) (earliest, latest time.Time) {
+	youngest := leaf.NotAfter.Add(-lifetime * 19 / 20)
 	latest = leaf.NotAfter.Add(-renewBefore)
-	return latest.Add(-(lifetime - renewBefore) / 10), latest
+	earliest = latest.Add(-(lifetime - renewBefore) / 10)
+	if latest.Before(youngest) {
+		latest = youngest
+	}
+	if earliest.Before(youngest) {
+		earliest = youngest
+	}
+	return earliest, latest
 }
 
 // TestRenewal is about the very instant from which a certificate is renewed.
@@ -84,8 +93,9 @@ func TestNoRenewalAtTheEndOfTheCA(t *testing.T) {
 				}
 			}
 			s.now = end
-			if plan := s.expect(issuance.Keep); !plan.NotAfter.IsZero() {
-				t.Errorf("after its end: notAfter %s, want none", plan.NotAfter)
+			plan := s.plan()
+			if plan.Action != issuance.Refuse || plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonServiceCANotReady || !plan.NotAfter.IsZero() {
+				t.Errorf("at the end: the plan is %s, obstacle %v, notAfter %s; want that the Service is told", plan.Action, plan.Obstacle, plan.NotAfter)
 			}
 			s.ca = newSigner(t, s.now)
 			s.carryOut(s.expect(issuance.Issue))

@@ -66,24 +66,33 @@ func End(secret *corev1.Secret) time.Time {
 	return leaf.NotAfter
 }
 
-// Ours tells whether a Secret was made for this Service: it bears our label, and names a Service of this name as its
-// owner, or none; or it lost the label and still names this very Service as its owner or origin.
-func Ours(secret metav1.Object, service *corev1.Service) bool {
-	owners := secret.GetOwnerReferences()
-	if secret.GetLabels()[v1alpha1.LabelService] == service.Name {
-		return len(owners) == 0 || slices.ContainsFunc(owners, func(owner metav1.OwnerReference) bool {
-			return owner.APIVersion == "v1" && owner.Kind == "Service" && owner.Name == service.Name
-		})
+// mayReplace tells whether a Secret is this Service's to replace: it was made for a Service of its name, or for one that has not
+// the least claim any more (who still wants it is a rival, and has been asked); or it is the very Service's by OpenShift's
+// annotation, to a Service that asks by one.
+func (w Want) mayReplace(secret *corev1.Secret) bool {
+	if secret.Type != corev1.SecretTypeTLS {
+		return false
 	}
-	if HasOwner(secret, service) {
-		return true
+	if made := secret.Labels[v1alpha1.LabelService]; made != "" {
+		return bearsNameOf(secret, made)
 	}
-	for _, family := range openShiftFamilies {
-		if secret.GetAnnotations()[family.key(suffixUID)] == string(service.UID) {
-			return true
-		}
-	}
-	return false
+	return w.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
+		return secret.Annotations[family.key(suffixUID)] == string(w.Service.UID)
+	})
+}
+
+// bearsNameOf tells whether a Secret was made for a Service of this name: it bears our label, and has that Service, or nobody, as
+// its owner.
+func bearsNameOf(secret *corev1.Secret, name string) bool {
+	return secret.Labels[v1alpha1.LabelService] == name && (len(secret.OwnerReferences) == 0 ||
+		slices.ContainsFunc(secret.OwnerReferences, func(owner metav1.OwnerReference) bool {
+			return owner.APIVersion == "v1" && owner.Kind == "Service" && owner.Name == name
+		}))
+}
+
+// KeepableKey tells whether the private key in a digest is one that we made for this very Service.
+func KeepableKey(secret *corev1.Secret, service *corev1.Service) bool {
+	return HasOwner(secret, service) && secret.StringData[corev1.TLSPrivateKeyKey] == soundKey
 }
 
 // HasOwner tells whether the Secret goes when this very Service goes.

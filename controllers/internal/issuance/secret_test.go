@@ -123,7 +123,8 @@ func leafOf(secret *corev1.Secret) string {
 	return leaf.SerialNumber.String()
 }
 
-func TestOurs(t *testing.T) {
+// TestWhoseSecret: what was made for a Service of this name, or for one without a claim, is replaced; the rest is left alone.
+func TestWhoseSecret(t *testing.T) {
 	ownerKind := func(apiVersion, kind string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) {
 			s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: "web", UID: "uid-of-another-web"})
@@ -132,37 +133,76 @@ func TestOurs(t *testing.T) {
 	annotated := func(key, value string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) { s.Annotations = map[string]string{key: value} }
 	}
+	opaque := func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }
 	type edits = []func(*corev1.Secret)
 	for _, tc := range []struct {
-		name        string
-		secret      edits
-		ours, owned bool
+		name             string
+		secret           edits
+		own, asOpenShift bool
+		owned            bool
 	}{
-		{"nothing says so", nil, false, false},
-		{"label and owner", edits{labelled("web"), ownedBy("web", "uid-of-web")}, true, true},
-		{"the label, without an owner: restored from a backup", edits{labelled("web")}, true, false},
-		{"the label, owned by the Service before this one", edits{labelled("web"), ownedBy("web", "uid-of-the-web-before")}, true, false},
-		{"the label, owned by both", edits{labelled("web"), ownedBy("db", "uid-of-db"), ownedBy("web", "uid-of-web")}, true, true},
-		{"the label, owned by another Service", edits{labelled("web"), ownedBy("db", "uid-of-db")}, false, false},
-		{"the label, owned by another kind", edits{labelled("web"), ownerKind("apps/v1", "Deployment")}, false, false},
-		{"the label, owned by another API's Service", edits{labelled("web"), ownerKind("serving.knative.dev/v1", "Service")}, false, false},
-		{"another's label", edits{labelled("db")}, false, false},
-		{"another's label and owner", edits{labelled("db"), ownedBy("db", "uid-of-db")}, false, false},
-		{"the owner alone", edits{ownedBy("web", "uid-of-web")}, true, true},
-		{"another's label, and the owner", edits{labelled("db"), ownedBy("web", "uid-of-web")}, true, true},
-		{"an owner of the same name alone", edits{ownedBy("web", "uid-of-the-web-before")}, false, false},
-		{"the origin of OpenShift's beta", edits{annotated(beta+"originating-service-uid", "uid-of-web")}, true, false},
-		{"the origin of OpenShift's alpha", edits{annotated(alpha+"originating-service-uid", "uid-of-web")}, true, false},
-		{"another origin", edits{annotated(beta+"originating-service-uid", "uid-of-db")}, false, false},
-		{"the origin by name alone", edits{annotated(beta+"originating-service-name", "web")}, false, false},
+		{"nothing says so", nil, false, false, false},
+		{"label and owner", edits{labelled("web"), ownedBy("web", "uid-of-web")}, true, true, true},
+		{"the label, without an owner: restored from a backup", edits{labelled("web")}, true, true, false},
+		{"the label, owned by the Service before this one", edits{labelled("web"), ownedBy("web", "uid-of-the-web-before")}, true, true, false},
+		{"the label, owned by both", edits{labelled("web"), ownedBy("db", "uid-of-db"), ownedBy("web", "uid-of-web")}, true, true, true},
+		{"the label, owned by another Service", edits{labelled("web"), ownedBy("db", "uid-of-db")}, false, false, false},
+		{"the label, owned by another kind", edits{labelled("web"), ownerKind("v1", "Pod")}, false, false, false},
+		{"the label, owned by another API's Service", edits{labelled("web"), ownerKind("serving.knative.dev/v1", "Service")}, false, false, false},
+		{"the label, of another type", edits{labelled("web"), opaque}, false, false, false},
+		{"the label of one without a claim", edits{labelled("db")}, true, true, false},
+		{"label and owner of one without a claim", edits{labelled("db"), ownedBy("db", "uid-of-db")}, true, true, false},
+		{"another's label, and this owner", edits{labelled("db"), ownedBy("web", "uid-of-web")}, false, false, true},
+		{"the owner alone", edits{ownedBy("web", "uid-of-web")}, false, false, true},
+		{"the origin of OpenShift's beta", edits{annotated(beta+"originating-service-uid", "uid-of-web")}, false, true, false},
+		{"the origin of OpenShift's alpha", edits{annotated(alpha+"originating-service-uid", "uid-of-web")}, false, true, false},
+		{"the origin, of another type", edits{annotated(beta+"originating-service-uid", "uid-of-web"), opaque}, false, false, false},
+		{"another origin", edits{annotated(beta+"originating-service-uid", "uid-of-db")}, false, false, false},
+		{"the origin by name alone", edits{annotated(beta+"originating-service-name", "web")}, false, false, false},
+		{"the origin, and another's label and owner", edits{
+			annotated(beta+"originating-service-uid", "uid-of-web"), labelled("db"), ownedBy("web", "uid-of-web")}, false, false, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			secret := secretOf(tc.secret...)
-			if got := issuance.Ours(secret, newService()); got != tc.ours {
-				t.Errorf("Ours = %v, want %v", got, tc.ours)
-			}
 			if got := issuance.HasOwner(secret, newService()); got != tc.owned {
 				t.Errorf("HasOwner = %v, want %v", got, tc.owned)
+			}
+			for _, by := range []struct {
+				ask      func(*corev1.Service)
+				replaces bool
+			}{{asksOwn, tc.own}, {asksBeta, tc.asOpenShift}, {asksAlpha, tc.asOpenShift}} {
+				s := newScene(t, asking(by.ask), func(s *scene) { s.secret = secret })
+				plan := s.plan()
+				if got := plan.Action == issuance.Issue && plan.Obstacle == nil; got != by.replaces {
+					t.Errorf("asked by %s it is replaced: %v, want %v", plan.Want.Family, got, by.replaces)
+				}
+				if !by.replaces && (plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonSecretNotOurs) {
+					t.Errorf("asked by %s: obstacle %v", plan.Want.Family, plan.Obstacle)
+				}
+			}
+		})
+	}
+}
+
+// TestKeepableKey: a key is kept only where it is known to be ours.
+func TestKeepableKey(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		after func(*scene)
+		want  bool
+	}{
+		{"ours", none, true},
+		{"of a certificate of another CA", func(s *scene) { s.ca = newSigner(s.t, now) }, true},
+		{"of the Service before this one", func(s *scene) { s.service.UID = "uid-of-the-next" }, false},
+		{"without an owner", func(s *scene) { s.secret.OwnerReferences = nil }, false},
+		{"somebody else's key", func(s *scene) { s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"] }, false},
+		{"beside a corrupt certificate", data("tls.crt", []byte("garbage")), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := servedScene(t)
+			tc.after(s)
+			if got := issuance.KeepableKey(s.digest(), s.service); got != tc.want {
+				t.Errorf("KeepableKey = %v, want %v", got, tc.want)
 			}
 		})
 	}

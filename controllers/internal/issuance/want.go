@@ -2,7 +2,6 @@ package issuance
 
 import (
 	"crypto/x509"
-	"fmt"
 	"strings"
 	"time"
 
@@ -55,8 +54,11 @@ func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy)
 // servedUnasked tells whether issuance All means this Service too: not one that points outside the cluster, and never the API
 // server's own, whose name nobody else may answer to.
 func servedUnasked(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) bool {
-	apiServer := service.Namespace == corev1.NamespaceDefault && service.Name == "kubernetes"
-	return policy.Spec.Issuance == v1alpha1.IssueAll && service.Spec.Type != corev1.ServiceTypeExternalName && !apiServer
+	return policy.Spec.Issuance == v1alpha1.IssueAll && service.Spec.Type != corev1.ServiceTypeExternalName && !isAPIServer(service)
+}
+
+func isAPIServer(service *corev1.Service) bool {
+	return service.Namespace == corev1.NamespaceDefault && service.Name == "kubernetes"
 }
 
 func (r Rules) dnsNames(service *corev1.Service, certificate v1alpha1.ServingCertificate) []string {
@@ -95,16 +97,19 @@ func (w Want) KeepsKey() bool {
 // check tells what makes the wish impossible by itself.
 func (w Want) check(ca *CA) *Obstacle {
 	if problems := validation.IsDNS1123Subdomain(w.SecretName); len(problems) > 0 {
-		return &Obstacle{ReasonInvalidSecretName, fmt.Sprintf("%q is no name for a Secret: %s", w.SecretName, problems[0])}
+		return NewObstacle(ReasonInvalidSecretName, "%.64q is no name for a Secret: %s", w.SecretName, problems[0])
+	}
+	if isAPIServer(w.Service) {
+		return NewObstacle(ReasonNameNotPermitted, "nobody else may answer to the name of the API server's own Service")
 	}
 	for _, name := range w.Leaf.DNSNames {
 		if !isDNSName(strings.TrimPrefix(name, "*.")) {
-			return &Obstacle{ReasonInvalidDNSName, fmt.Sprintf(
+			return NewObstacle(ReasonInvalidDNSName,
 				"%q is no DNS name: a label has at most 63 characters and a name 253; shorten spec.certificate.extraDNSNames of policy %s",
-				name, w.Policy.Name)}
+				name, w.Policy.Name)
 		}
 		if err := ca.permits(name); err != nil {
-			return &Obstacle{ReasonNameNotPermitted, err.Error()}
+			return NewObstacle(ReasonNameNotPermitted, "%v", err)
 		}
 	}
 	return nil

@@ -4,14 +4,18 @@ package keyring
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -27,10 +31,15 @@ const BundleKey = "ca-bundle.crt"
 // ErrNotReady means that a ServiceCA cannot sign now; a change of its status will tell when it can.
 var ErrNotReady = errors.New("is not ready")
 
+// failureLasts is how long a signing key that could not be used is not read again, however many Services ask.
+const failureLasts = 5 * time.Second
+
 // CA is a ServiceCA that can sign.
 type CA struct {
 	issuance.CA
 	Authority *pki.Authority
+	// Roots are the certificates of the bundle.
+	Roots *x509.CertPool
 }
 
 // Keyring holds the CAs in memory.
@@ -38,46 +47,63 @@ type Keyring struct {
 	// reader reads from the API server: no cache holds a signing key.
 	reader    client.Reader
 	namespace string
+	clock     clock.PassiveClock
 
 	mu   sync.Mutex
 	held map[string]held
 }
 
-// held is a CA and the state for which it was read.
+// identity is what a status says of the key that may sign, and of the bundle to verify with.
+type identity struct {
+	uid                 types.UID
+	fingerprint, bundle string
+}
+
+// held is what was read for an identity.
 type held struct {
-	uid                       types.UID
-	keyID, serial, bundleHash string
-	ca                        *CA
+	identity
+	ca *CA
+	// err is why there is no CA; it is forgotten after a while.
+	err  error
+	asOf time.Time
 }
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
-func New(reader client.Reader, namespace string) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, held: map[string]held{}}
+func New(reader client.Reader, namespace string, passive clock.PassiveClock) *Keyring {
+	return &Keyring{reader: reader, namespace: namespace, clock: passive, held: map[string]held{}}
 }
 
 // Get is the CA that the status of a ServiceCA names, or ErrNotReady.
 func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, error) {
-	active, bundle := serviceCA.Status.Active, serviceCA.Status.TrustBundle
-	if active == nil || bundle == nil || bundle.Hash == "" {
+	named := identify(serviceCA)
+	if named.fingerprint == "" || named.bundle == "" {
 		return nil, fmt.Errorf("ServiceCA %s %w: it has no signing key yet", serviceCA.Name, ErrNotReady)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	named := held{uid: serviceCA.UID, keyID: active.SubjectKeyID, serial: active.SerialNumber, bundleHash: bundle.Hash}
-	known := k.held[serviceCA.Name]
-	if named.ca = known.ca; known == named && known.ca != nil {
-		return known.ca, nil
+	now, known := k.clock.Now(), k.held[serviceCA.Name]
+	if known.identity == named && (known.err == nil || now.Sub(known.asOf).Abs() < failureLasts) {
+		return known.ca, known.err
 	}
-	ca, err := k.read(ctx, serviceCA)
-	if err != nil {
-		return nil, err
+	ca, err := k.read(ctx, serviceCA, named)
+	if err == nil || errors.Is(err, ErrNotReady) {
+		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now}
 	}
-	named.ca = ca
-	k.held[serviceCA.Name] = named
-	return ca, nil
+	return ca, err
 }
 
-func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, error) {
+func identify(serviceCA *v1alpha1.ServiceCA) identity {
+	named := identity{uid: serviceCA.UID}
+	if active := serviceCA.Status.Active; active != nil {
+		named.fingerprint = active.Fingerprint
+	}
+	if bundle := serviceCA.Status.TrustBundle; bundle != nil {
+		named.bundle = bundle.Hash
+	}
+	return named
+}
+
+func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named identity) (*CA, error) {
 	var secret corev1.Secret
 	key := client.ObjectKey{Namespace: k.namespace, Name: serviceCA.SigningKeySecretName()}
 	switch err := k.reader.Get(ctx, key, &secret); {
@@ -93,14 +119,14 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA,
 		return nil, fmt.Errorf("ServiceCA %s %w: Secret %s: %w", serviceCA.Name, ErrNotReady, key, err)
 	}
 	bundle := secret.Data[BundleKey]
-	certificate, active := authority.Certificate(), serviceCA.Status.Active
-	if pki.KeyID(certificate.SubjectKeyId) != active.SubjectKeyID || certificate.SerialNumber.Text(16) != active.SerialNumber ||
-		pki.Hash(bundle) != serviceCA.Status.TrustBundle.Hash {
+	roots, err := pki.ParseBundle(bundle)
+	if err != nil || authority.Fingerprint() != named.fingerprint || pki.Hash(bundle) != named.bundle {
 		return nil, fmt.Errorf("ServiceCA %s %w: its signing key is changing", serviceCA.Name, ErrNotReady)
 	}
 	return &CA{
 		Authority: authority,
-		CA:        issuance.CA{Certificate: certificate, Chain: authority.Chain(), Bundle: bundle},
+		Roots:     roots.Pool(),
+		CA:        issuance.CA{Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: bundle},
 	}, nil
 }
 
@@ -110,8 +136,7 @@ func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name strin
 	var serviceCA v1alpha1.ServiceCA
 	switch err := serviceCAs.Get(ctx, client.ObjectKey{Name: name}, &serviceCA); {
 	case apierrors.IsNotFound(err):
-		return nil, &issuance.Obstacle{Reason: issuance.ReasonServiceCANotReady,
-			Message: fmt.Sprintf("there is no ServiceCA %s: create it", name)}, nil
+		return nil, issuance.NewObstacle(issuance.ReasonServiceCANotReady, "there is no ServiceCA %s: create it", name), nil
 	case err != nil:
 		return nil, nil, err
 	}
@@ -119,11 +144,19 @@ func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name strin
 	if !errors.Is(err, ErrNotReady) {
 		return ca, nil, err
 	}
-	if stalled := meta.FindStatusCondition(serviceCA.Status.Conditions, v1alpha1.ConditionStalled); stalled != nil {
-		return nil, &issuance.Obstacle{Reason: issuance.ReasonServiceCANotReady,
-			Message: fmt.Sprintf("ServiceCA %s: %s", name, stalled.Message)}, nil
+	if reason := unready(&serviceCA); reason != "" {
+		return nil, issuance.NewObstacle(issuance.ReasonServiceCANotReady, "ServiceCA %s: %s", name, reason), nil
 	}
 	return nil, nil, nil
+}
+
+// unready says why a ServiceCA is not ready; empty when it is, or when nobody has looked yet.
+func unready(serviceCA *v1alpha1.ServiceCA) string {
+	ready := meta.FindStatusCondition(serviceCA.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Status == metav1.ConditionTrue {
+		return ""
+	}
+	return ready.Message
 }
 
 // Changed lets the changes of a ServiceCA through that may change what Find answers.
@@ -134,21 +167,14 @@ func Changed() predicate.Predicate {
 }
 
 // answer is what Find depends on.
-func answer(object client.Object) (key struct{ active, serial, bundle, stalled string }) {
-	ca, ok := object.(*v1alpha1.ServiceCA)
-	if !ok {
-		return key
+func answer(object client.Object) (depends struct {
+	identity
+	unready string
+}) {
+	if serviceCA, ok := object.(*v1alpha1.ServiceCA); ok {
+		depends.identity, depends.unready = identify(serviceCA), unready(serviceCA)
 	}
-	if ca.Status.Active != nil {
-		key.active, key.serial = ca.Status.Active.SubjectKeyID, ca.Status.Active.SerialNumber
-	}
-	if ca.Status.TrustBundle != nil {
-		key.bundle = ca.Status.TrustBundle.Hash
-	}
-	if stalled := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionStalled); stalled != nil {
-		key.stalled = stalled.Message
-	}
-	return key
+	return depends
 }
 
 // Forget drops the key of a ServiceCA: it is gone, or there is another.

@@ -126,6 +126,8 @@ func checkCA(certificate *x509.Certificate) error {
 		return fmt.Errorf("the certificate in tls.crt is no CA: its basic constraints must say CA:TRUE")
 	case certificate.KeyUsage != 0 && certificate.KeyUsage&x509.KeyUsageCertSign == 0:
 		return fmt.Errorf("the CA in tls.crt may not sign certificates: its key usage lacks keyCertSign")
+	case len(certificate.Subject.Names) == 0:
+		return fmt.Errorf("the CA in tls.crt has no subject (RFC 5280 §4.1.2.4): make it with one")
 	case len(certificate.SubjectKeyId) == 0:
 		return fmt.Errorf("the CA in tls.crt has no subject key identifier (RFC 5280 §4.2.1.2): make it with one")
 	}
@@ -147,6 +149,9 @@ func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 
 // Chain leads from the CA towards its root, without it; empty for a self-signed CA.
 func (a *Authority) Chain() []*x509.Certificate { return a.chain }
+
+// Fingerprint identifies the CA and its chain: SHA-256 in hexadecimal.
+func (a *Authority) Fingerprint() string { return Fingerprint(a.certificate, a.chain...) }
 
 // Root finds the self-signed certificate that the CA chains to, over nothing but the chain that a server sends: the CA itself, or
 // one of the candidates in PEM.

@@ -6,7 +6,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,10 +54,12 @@ func TestLoadAuthorityRefuses(t *testing.T) {
 		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = false, false, x509.KeyUsageCertSign
 		c.ExtraExtensions = append(c.ExtraExtensions, basicConstraintsCA)
 	}))
+	nameless := makeCA(t, &root, "", func(c *x509.Certificate) { c.Subject = pkix.Name{} })
 	for _, tc := range []struct {
 		name, want string
 		pair       pki.Pair
 	}{
+		{"no subject", "has no subject", nameless.pair(t)},
 		{"no CA", "no CA", dropCA.pair(t)},
 		{"no basic constraints", "no CA", version1.pair(t)},
 		{"wrong key usage", "lacks keyCertSign", noCertSign.pair(t)},
@@ -76,6 +80,10 @@ func TestLoadAuthorityRefuses(t *testing.T) {
 			Certificate: sound.Certificate, PrivateKey: sound.PrivateKey[:len(sound.PrivateKey)/2]}},
 		{"the two swapped", "tls.crt holds no readable certificate", pki.Pair{
 			Certificate: sound.PrivateKey, PrivateKey: sound.Certificate}},
+		{"a key that is too long to be one", "tls.key is longer than 8192 bytes", pki.Pair{
+			Certificate: sound.Certificate, PrivateKey: slices.Concat(sound.PrivateKey, bytes.Repeat([]byte("\n"), 8192))}},
+		{"certificates that are too long", "tls.crt is longer than 262144 bytes", pki.Pair{
+			Certificate: bytes.Repeat(sound.Certificate, 1+262144/len(sound.Certificate)), PrivateKey: sound.PrivateKey}},
 		{"a key that cannot sign", "cannot sign", pki.Pair{Certificate: sound.Certificate, PrivateKey: x25519(t)}},
 		{"nothing", "tls.crt is missing", pki.Pair{}},
 	} {

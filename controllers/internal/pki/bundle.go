@@ -35,6 +35,15 @@ func ParseBundle(encoded []byte) (Bundle, error) {
 // Encode is the bundle in PEM.
 func (b Bundle) Encode() []byte { return encodeCertificates(b...) }
 
+// Pool is the bundle as Go verifies with it.
+func (b Bundle) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, certificate := range b {
+		pool.AddCert(certificate)
+	}
+	return pool
+}
+
 // Unexpired are the certificates that have not ended.
 func (b Bundle) Unexpired(now time.Time) Bundle {
 	var unexpired Bundle

@@ -2,6 +2,7 @@ package pki_test
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"testing"
 	"time"
@@ -111,6 +112,40 @@ func TestHash(t *testing.T) {
 	} {
 		if got := pki.Hash([]byte(content)); got != want {
 			t.Errorf("Hash(%q) = %s, want %s", content, got, want)
+		}
+	}
+}
+
+// TestFingerprint: it tells apart whatever a server sends otherwise.
+func TestFingerprint(t *testing.T) {
+	root := makeCA(t, nil, "root")
+	upper, twin := makeCA(t, &root, "upper"), makeCA(t, &root, "upper")
+	if got, want := pki.Fingerprint(root.Certificate), pki.Hash(root.Raw); got != want {
+		t.Errorf("Fingerprint = %s, want the SHA-256 of its DER, %s", got, want)
+	}
+	seen := map[string]bool{}
+	for _, certificates := range [][]*x509.Certificate{
+		{upper.Certificate}, {twin.Certificate}, {upper.Certificate, root.Certificate}, {twin.Certificate, root.Certificate}, {root.Certificate, upper.Certificate},
+	} {
+		seen[pki.Fingerprint(certificates[0], certificates[1:]...)] = true
+	}
+	if len(seen) != 5 {
+		t.Errorf("%d fingerprints of 5", len(seen))
+	}
+	authority := load(t, upper.pair(t))
+	if got, want := authority.Fingerprint(), pki.Fingerprint(upper.Certificate); got != want {
+		t.Errorf("of a CA, whose chain begins with itself: %s, want %s", got, want)
+	}
+}
+
+func TestNameOf(t *testing.T) {
+	for want, subject := range map[string]pkix.Name{
+		"root":          {CommonName: "root", Organization: []string{"Example"}},
+		"O=Example,C=X": {Country: []string{"X"}, Organization: []string{"Example"}},
+	} {
+		ca := makeCA(t, nil, "", func(c *x509.Certificate) { c.Subject = subject })
+		if got := pki.NameOf(ca.Certificate); got != want {
+			t.Errorf("NameOf = %q, want %q", got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/util/cert"
@@ -18,6 +20,9 @@ import (
 
 // ClockSkew is how far before its making a certificate begins to be valid, for the clocks that are behind.
 const ClockSkew = 5 * time.Minute
+
+// maxCertificatesSize bounds what is read from objects that tenants write: about a hundred certificates.
+const maxCertificatesSize = 256 << 10
 
 // newSerial is a positive random number of 128 bits (RFC 5280 §4.1.2.2 allows 20 octets).
 func newSerial() (*big.Int, error) {
@@ -31,6 +36,22 @@ func newSerial() (*big.Int, error) {
 // KeyID is a subject or authority key identifier in hexadecimal, as the status shows it.
 func KeyID(id []byte) string { return hex.EncodeToString(id) }
 
+// NameOf is how people know a CA: its common name or, without one, its whole subject.
+func NameOf(ca *x509.Certificate) string {
+	return cmp.Or(ca.Subject.CommonName, ca.Subject.String())
+}
+
+// Fingerprint identifies a certificate, and the chain after it: SHA-256 of what they are in DER, in hexadecimal.
+func Fingerprint(certificate *x509.Certificate, chain ...*x509.Certificate) string {
+	der := slices.Clone(certificate.Raw)
+	for _, next := range chain {
+		if !next.Equal(certificate) {
+			der = append(der, next.Raw...)
+		}
+	}
+	return Hash(der)
+}
+
 func encodeCertificates(certificates ...*x509.Certificate) []byte {
 	var encoded []byte
 	for _, certificate := range certificates {
@@ -41,8 +62,11 @@ func encodeCertificates(certificates ...*x509.Certificate) []byte {
 
 // parseCertificates reads one or more certificates in PEM. Its errors continue the name of what was read.
 func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
-	if len(encoded) == 0 {
-		return nil, fmt.Errorf("is missing")
+	switch {
+	case len(encoded) == 0:
+		return nil, errors.New("is missing")
+	case len(encoded) > maxCertificatesSize:
+		return nil, fmt.Errorf("is longer than %d bytes", maxCertificatesSize)
 	}
 	certificates, err := cert.ParseCertsPEM(encoded)
 	if err != nil {

@@ -59,6 +59,16 @@ func (l *Leaf) SignedBy(ca *x509.Certificate, chain []*x509.Certificate) error {
 	return nil
 }
 
+// VerifiesBy tells why a client with these roots would not verify the leaf, for one of its names; nil when it would.
+func (l *Leaf) VerifiesBy(roots *x509.CertPool, now time.Time) error {
+	intermediates := x509.NewCertPool()
+	for _, certificate := range l.chain {
+		intermediates.AddCert(certificate)
+	}
+	_, err := l.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now})
+	return err
+}
+
 // Satisfies tells in what a leaf differs from its spec, its validity aside; nil when it does not.
 func (l *Leaf) Satisfies(spec LeafSpec) error {
 	usages := slices.Sorted(slices.Values(l.ExtKeyUsage))

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -126,6 +127,33 @@ func wantError(t rapid.TB, err error, want string) {
 		t.Errorf("error = %v, want none", err)
 	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 		t.Errorf("error = %v, want %q", err, want)
+	}
+}
+
+// TestVerifiesBy does as a client that trusts some roots, and has what the server sends.
+func TestVerifiesBy(t *testing.T) {
+	root := makeCA(t, nil, "root")
+	constrained := makeCA(t, nil, "constrained", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"svc.cluster.local"} })
+	upper, narrow := makeCA(t, &root, "upper"), makeCA(t, &constrained, "narrow")
+	for _, tc := range []struct {
+		name, want string
+		ca         handmade
+		roots      []*x509.Certificate
+		late       time.Duration
+	}{
+		{"its root", "", root, []*x509.Certificate{root.Certificate}, 0},
+		{"its root, over an intermediate", "", upper, []*x509.Certificate{root.Certificate}, 0},
+		{"one of several", "", upper, []*x509.Certificate{constrained.Certificate, root.Certificate}, 0},
+		{"another root", "unknown authority", upper, []*x509.Certificate{constrained.Certificate}, 0},
+		{"no root", "unknown authority", upper, nil, 0},
+		{"a root that does not permit a name", "is not permitted by any constraint", narrow, []*x509.Certificate{constrained.Certificate}, 0},
+		{"at its end", "", upper, []*x509.Certificate{root.Certificate}, day - time.Second},
+		{"after its end", "expired", upper, []*x509.Certificate{root.Certificate}, day + time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, leaf := issue(t, load(t, tc.ca.pair(t)), now, day, leafSpec())
+			wantError(t, leaf.VerifiesBy(pki.Bundle(tc.roots).Pool(), now.Add(tc.late)), tc.want)
+		})
 	}
 }
 

@@ -16,6 +16,10 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
+// maxKeySize is more than any private key needs that can be asked for. A longer one may take minutes to read, and Secrets are
+// written by tenants.
+const maxKeySize = 8 << 10
+
 // KeySpec is the algorithm and the size in bits of a private key; the size of an Ed25519 key is 0.
 type KeySpec struct {
 	Algorithm v1alpha1.KeyAlgorithm
@@ -83,6 +87,9 @@ func encodeKey(key crypto.Signer) ([]byte, error) {
 
 // parseKey reads a private key in PEM: PKCS #8, PKCS #1 or SEC 1. Its error never quotes the input.
 func parseKey(encoded []byte) (crypto.Signer, error) {
+	if len(encoded) > maxKeySize {
+		return nil, fmt.Errorf("is longer than %d bytes", maxKeySize)
+	}
 	parsed, err := keyutil.ParsePrivateKeyPEM(encoded)
 	if err != nil {
 		return nil, fmt.Errorf("holds no readable private key in PEM")

@@ -12,8 +12,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Set is all policies of a cluster, in the order in which they rule.
-type Set []compiled
+// Set is all policies of a cluster.
+type Set struct {
+	// readable are those whose selectors can be read, in the order in which they rule.
+	readable   []compiled
+	unreadable bool
+}
 
 type compiled struct {
 	policy              *v1alpha1.ServingCertPolicy
@@ -25,11 +29,14 @@ type compiled struct {
 func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 	var set Set
 	for i := range policies {
-		if c, err := compile(&policies[i]); err == nil {
-			set = append(set, c)
+		c, err := compile(&policies[i])
+		if err != nil {
+			set.unreadable = true
+			continue
 		}
+		set.readable = append(set.readable, c)
 	}
-	slices.SortFunc(set, func(a, b compiled) int {
+	slices.SortFunc(set.readable, func(a, b compiled) int {
 		return cmp.Or(
 			cmp.Compare(b.policy.Spec.Priority, a.policy.Spec.Priority),
 			a.policy.CreationTimestamp.Compare(b.policy.CreationTimestamp.Time),
@@ -38,6 +45,9 @@ func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 	})
 	return set
 }
+
+// Unreadable tells whether there is a policy of which nobody knows whom it means.
+func (s Set) Unreadable() bool { return s.unreadable }
 
 // CheckSelectors tells which selector of a policy cannot be read, and why.
 func CheckSelectors(policy *v1alpha1.ServingCertPolicy) error {
@@ -60,7 +70,7 @@ func compile(policy *v1alpha1.ServingCertPolicy) (compiled, error) {
 // For is the policy that rules a Service with these labels, nil when none does, and the policies of the same priority that
 // would, but for the tie.
 func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPolicy, tied []*v1alpha1.ServingCertPolicy) {
-	for _, c := range s {
+	for _, c := range s.readable {
 		switch {
 		case ruling != nil && c.policy.Spec.Priority != ruling.Spec.Priority:
 			return ruling, tied
@@ -77,7 +87,7 @@ func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPol
 // Suffixes are the secretNameSuffixes of the policies that serve every Service, each once.
 func (s Set) Suffixes() []string {
 	var suffixes []string
-	for _, c := range s {
+	for _, c := range s.readable {
 		if c.policy.Spec.Issuance == v1alpha1.IssueAll && !slices.Contains(suffixes, c.policy.Spec.SecretNameSuffix) {
 			suffixes = append(suffixes, c.policy.Spec.SecretNameSuffix)
 		}

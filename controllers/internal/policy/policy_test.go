@@ -216,8 +216,9 @@ func TestCheckSelectors(t *testing.T) {
 			if (err == nil) != (tc.want == "") || (err != nil && !strings.HasPrefix(err.Error(), tc.want)) {
 				t.Errorf("CheckSelectors = %v, want %q", err, tc.want)
 			}
-			if in := len(policy.NewSet([]v1alpha1.ServingCertPolicy{p})) == 1; in != (tc.want == "") {
-				t.Errorf("in the set = %v, and CheckSelectors = %v", in, err)
+			set := policy.NewSet([]v1alpha1.ServingCertPolicy{newPolicy("sound"), p})
+			if got := set.Unreadable(); got != (tc.want != "") {
+				t.Errorf("Unreadable = %v, and CheckSelectors = %v", got, err)
 			}
 		})
 	}

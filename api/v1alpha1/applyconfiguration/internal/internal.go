@@ -52,6 +52,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: certificates
       type:
         scalar: numeric
+    - name: fingerprint
+      type:
+        scalar: string
     - name: notAfter
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time

@@ -18,7 +18,8 @@ type CACertificateApplyConfiguration struct {
 	// privateKey of each generation.
 	PrivateKey *PrivateKeyApplyConfiguration `json:"privateKey,omitempty"`
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
-	// a domain permits its subdomains too. Empty: no constraint.
+	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
+	// cluster.local for the name below it. Empty: no constraint.
 	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
 }
 

@@ -17,6 +17,8 @@ type CAGenerationApplyConfiguration struct {
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2).
 	SubjectKeyID *string `json:"subjectKeyID,omitempty"`
+	// fingerprint: SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
+	Fingerprint *string `json:"fingerprint,omitempty"`
 	// notBefore is the begin of the validity.
 	NotBefore *v1.Time `json:"notBefore,omitempty"`
 	// notAfter is the end of the validity.
@@ -52,6 +54,14 @@ func (b *CAGenerationApplyConfiguration) WithSerialNumber(value string) *CAGener
 // If called multiple times, the SubjectKeyID field is set to the value of the last call.
 func (b *CAGenerationApplyConfiguration) WithSubjectKeyID(value string) *CAGenerationApplyConfiguration {
 	b.SubjectKeyID = &value
+	return b
+}
+
+// WithFingerprint sets the Fingerprint field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Fingerprint field is set to the value of the last call.
+func (b *CAGenerationApplyConfiguration) WithFingerprint(value string) *CAGenerationApplyConfiguration {
+	b.Fingerprint = &value
 	return b
 }
 

@@ -22,8 +22,8 @@ type ServingCertificateApplyConfiguration struct {
 	Usages []apiv1alpha1.CertificateUsage `json:"usages,omitempty"`
 	// clusterDomains are the cluster's DNS domains: the manager's --cluster-domain by default.
 	ClusterDomains []string `json:"clusterDomains,omitempty"`
-	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's. A leading
-	// "*." is a wildcard.
+	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's, each alone
+	// between dots, so that no two Services can come to the same name. A leading "*." is a wildcard.
 	ExtraDNSNames []string `json:"extraDNSNames,omitempty"`
 	// caBundle Include adds the trust bundle to the Secret as `ca.crt`, as many charts expect; never for a Service that asks by
 	// an OpenShift annotation.
