@@ -194,6 +194,11 @@ func TestObstacle(t *testing.T) {
 			t.Errorf("the message %q became %q", message, made.Message)
 		}
 	})
+	for _, written := range []string{"", "NoPolicy: "} {
+		if got := issuance.ParseObstacle(written + strings.Repeat("long ", 1000)); len(got.Message) > 512 {
+			t.Errorf("of what a tenant wrote %d bytes are told", len(got.Message))
+		}
+	}
 	for annotation, want := range map[string]issuance.Obstacle{
 		"":                    {Reason: "Unknown"},
 		"written by a tenant": {Reason: "Unknown", Message: "written by a tenant"},
