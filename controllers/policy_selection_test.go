@@ -260,7 +260,7 @@ func TestPolicyInvalidSelector(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
 			wrong := r.besides("-wrong", 10, func(p *v1alpha1.ServingCertPolicy) {
-				spoil(&p.Spec, metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "tier", Operator: "Near"}}})
+				spoil(&p.Spec, metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "-tier", Operator: metav1.LabelSelectorOpExists}}})
 			})
 			r.service("web", asks("web-tls"))
 			r.secret("web-tls", r.issued("web."+r.name+".svc"))
@@ -270,7 +270,7 @@ func TestPolicyInvalidSelector(t *testing.T) {
 				}
 				return ""
 			})
-			event(t, p, corev1.EventTypeWarning, "InvalidSelector", "spec."+field, "Near")
+			event(t, p, corev1.EventTypeWarning, "InvalidSelector", "spec."+field, "-tier")
 			r.serves(1)
 			update(t, wrong.policy, func(p *v1alpha1.ServingCertPolicy) {
 				p.Spec.ServiceSelector, p.Spec.NamespaceSelector = r.policy.Spec.ServiceSelector, r.policy.Spec.NamespaceSelector

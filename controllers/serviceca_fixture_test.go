@@ -81,11 +81,16 @@ func isReady(ca *v1alpha1.ServiceCA) string {
 
 // isStalled accepts a ServiceCA that is stalled for that reason, with a message that says each of these.
 func isStalled(reason string, says ...string) func(*v1alpha1.ServiceCA) string {
+	// What somebody may only have to wait for is no failure: a Secret that comes later, perhaps.
+	health, standing := failed, v1alpha1.ConditionStalled
+	if reason == "SourceNotThere" {
+		health, standing = inProgress, v1alpha1.ConditionReconciling
+	}
 	return func(ca *v1alpha1.ServiceCA) string {
-		if got := kstatusOf(ca); got != failed {
+		if got := kstatusOf(ca); got != health {
 			return "kstatus is " + got
 		}
-		for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionReady} {
+		for _, kind := range []string{standing, v1alpha1.ConditionReady} {
 			condition := meta.FindStatusCondition(ca.Status.Conditions, kind)
 			if condition == nil || condition.Reason != reason {
 				return fmt.Sprintf("%s is %+v, want the reason %s", kind, condition, reason)

@@ -120,13 +120,15 @@ func TestCertificateAsThePolicySays(t *testing.T) {
 // A name that the Service's own makes impossible is told, and shorter ones are not harmed.
 func TestCertificateWithImpossibleName(t *testing.T) {
 	t.Parallel()
+	label := strings.Repeat("l", 63)
+	rest := strings.Join([]string{label, label, label}, ".")
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
-		p.Spec.Certificate.ExtraDNSNames = []string{"$(service)-$(service).example.org"}
+		p.Spec.Certificate.ExtraDNSNames = []string{"$(service)." + rest}
 	})
 	r.service("web", asks("web-tls"))
-	long := strings.Repeat("w", 40)
+	long := strings.Repeat("w", 63)
 	r.service(long, asks("long-tls"))
-	r.secret("web-tls", r.issued("web-web.example.org"))
+	r.secret("web-tls", r.issued("web."+rest))
 	service := r.told(long, "InvalidDNSName: ", "at most 63", "extraDNSNames of policy "+r.policy.Name)
 	event(t, service, corev1.EventTypeWarning, "InvalidDNSName", "at most 63")
 	r.policyReports("InvalidDNSName", long)

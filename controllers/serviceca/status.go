@@ -111,9 +111,9 @@ func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, cu
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
 			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
 	case seen.targets.Blocked > 0:
-		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished", fmt.Sprintf("every certificate chains to the bundle; "+
-			"%d of %d targets carry it, and the others are told by annotation %s what their owners do against it",
-			seen.targets.Current, seen.targets.All, v1alpha1.AnnotationError))
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", fmt.Sprintf(
+			"%d of %d targets cannot be given the bundle: their annotation %s says what their owners have to do",
+			seen.targets.Blocked, seen.targets.All, v1alpha1.AnnotationError))
 	default:
 		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
 			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets.All))

@@ -244,7 +244,7 @@ func (w Want) renewAt(leaf *pki.Leaf, ca *CA) time.Time {
 
 func (w Want) notOurs(secret *corev1.Secret) *Obstacle {
 	if secret.Type != corev1.SecretTypeTLS {
-		return NewObstacle(ReasonSecretNotOurs, "Secret %s is of type %s instead of %s, and is left alone: ask for another name, or delete it",
+		return NewObstacle(ReasonSecretNotOurs, "Secret %s is of type %s instead of %s, and is left alone: ask for another name, or delete that Secret",
 			w.SecretName, secret.Type, corev1.SecretTypeTLS)
 	}
 	return NewObstacle(ReasonSecretNotOurs,
@@ -261,10 +261,10 @@ func (w Want) conflict(holder *corev1.Service, rivals []*corev1.Service) *Obstac
 		other = slices.MinFunc(rivals, byAge)
 	}
 	if len(rivals) > 1 {
-		more = " and others"
+		more = " and by others"
 	}
-	return NewObstacle(ReasonSecretConflict, "Secret %s is also wanted by Service %s%s: only one of them can have it, and the others must "+
-		"ask for another name", w.SecretName, other.Name, more)
+	return NewObstacle(ReasonSecretConflict, "Secret %s is also wanted by Service %s%s: one of them must ask for another name",
+		w.SecretName, other.Name, more)
 }
 
 func older(a, b *corev1.Service) bool { return byAge(a, b) < 0 }

@@ -124,6 +124,7 @@ func TestPlanRepairs(t *testing.T) {
 		name         string
 		given, after func(*scene)
 	}{
+		{"another label of the Service", none, func(s *scene) { s.secret.Labels[v1alpha1.LabelService] = "db" }},
 		{"no label of the Service, as on OpenShift", asking(asksBeta), func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelService) }},
 		{"no label of the CA", none, func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }},
 		{"no label at all, as on OpenShift", asking(asksAlpha), func(s *scene) { s.secret.Labels = nil }},
@@ -175,7 +176,6 @@ func TestPlanRefuses(t *testing.T) {
 	}{
 		{"a foreign Secret", issuance.ReasonSecretNotOurs, "Secret web-cert was not made for this Service", foreign()},
 		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
-		{"another's label, our owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("db"), ownedBy("web", "uid-of-web"))},
 		{"ours, without its label", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(ownedBy("web", "uid-of-web"))},
 		{"our label, another's owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("web"), ownedBy("db", "uid-of-db"))},
 		{"ours, of the wrong type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(labelled("web"), func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},

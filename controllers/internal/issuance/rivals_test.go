@@ -48,14 +48,14 @@ func TestPlanBesideRivals(t *testing.T) {
 		{"the younger does not", []*corev1.Service{older}, none, issuance.Refuse, "also wanted by Service zzz"},
 		{"of one age, the name decides for it", []*corev1.Service{twinAfter}, none, issuance.Issue, "also wanted by Service www"},
 		{"of one age, the name decides against it", []*corev1.Service{twinBefore}, none, issuance.Refuse, "also wanted by Service api"},
-		{"one older of several", []*corev1.Service{younger, twinAfter, older}, none, issuance.Refuse, "also wanted by Service zzz and others"},
+		{"one older of several", []*corev1.Service{younger, twinAfter, older}, none, issuance.Refuse, "also wanted by Service zzz and by others"},
 		{"the holder keeps it beside an older one", []*corev1.Service{older}, served, issuance.Keep, "also wanted by Service zzz"},
 		{"the holder keeps it beside a younger one", []*corev1.Service{younger}, served, issuance.Keep, "also wanted by Service aaa"},
 		{"the holder repairs it", []*corev1.Service{older}, func(s *scene) { served(s); delete(s.secret.Labels, v1alpha1.LabelServiceCA) }, issuance.Repair, "also wanted by Service zzz"},
 		{"the holder makes it anew", []*corev1.Service{older}, func(s *scene) { served(s); s.secret.Data = nil }, issuance.Issue, "also wanted by Service zzz"},
 		{"a younger one holds it", []*corev1.Service{younger}, holds(younger), issuance.Refuse, "also wanted by Service aaa"},
-		{"an older one holds it", []*corev1.Service{younger, older}, holds(older), issuance.Refuse, "also wanted by Service zzz and others"},
-		{"a younger one holds it beside an older one", []*corev1.Service{younger, older}, holds(younger), issuance.Refuse, "also wanted by Service aaa and others"},
+		{"an older one holds it", []*corev1.Service{younger, older}, holds(older), issuance.Refuse, "also wanted by Service zzz and by others"},
+		{"a younger one holds it beside an older one", []*corev1.Service{younger, older}, holds(younger), issuance.Refuse, "also wanted by Service aaa and by others"},
 		{"one holds it, of the wrong type", []*corev1.Service{younger}, func(s *scene) {
 			holds(younger)(s)
 			s.secret.Type = corev1.SecretTypeOpaque

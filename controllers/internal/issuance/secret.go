@@ -74,7 +74,7 @@ func (w Want) mayReplace(secret *corev1.Secret) bool {
 		return false
 	}
 	if made := secret.Labels[v1alpha1.LabelService]; made != "" {
-		return bearsNameOf(secret, made)
+		return bearsNameOf(secret, made) || HasOwner(secret, w.Service)
 	}
 	return w.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
 		return secret.Annotations[family.key(suffixUID)] == string(w.Service.UID)

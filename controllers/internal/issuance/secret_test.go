@@ -152,7 +152,7 @@ func TestWhoseSecret(t *testing.T) {
 		{"the label, of another type", edits{labelled("web"), opaque}, false, false, false},
 		{"the label of one without a claim", edits{labelled("db")}, true, true, false},
 		{"label and owner of one without a claim", edits{labelled("db"), ownedBy("db", "uid-of-db")}, true, true, false},
-		{"another's label, and this owner", edits{labelled("db"), ownedBy("web", "uid-of-web")}, false, false, true},
+		{"another's label, and this owner", edits{labelled("db"), ownedBy("web", "uid-of-web")}, true, true, true},
 		{"the owner alone", edits{ownedBy("web", "uid-of-web")}, false, false, true},
 		{"the origin of OpenShift's beta", edits{annotated(beta+"originating-service-uid", "uid-of-web")}, false, true, false},
 		{"the origin of OpenShift's alpha", edits{annotated(alpha+"originating-service-uid", "uid-of-web")}, false, true, false},
@@ -160,7 +160,7 @@ func TestWhoseSecret(t *testing.T) {
 		{"another origin", edits{annotated(beta+"originating-service-uid", "uid-of-db")}, false, false, false},
 		{"the origin by name alone", edits{annotated(beta+"originating-service-name", "web")}, false, false, false},
 		{"the origin, and another's label and owner", edits{
-			annotated(beta+"originating-service-uid", "uid-of-web"), labelled("db"), ownedBy("web", "uid-of-web")}, false, false, true},
+			annotated(beta+"originating-service-uid", "uid-of-web"), labelled("db"), ownedBy("web", "uid-of-the-web-before")}, false, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			secret := secretOf(tc.secret...)

@@ -5,6 +5,7 @@ package testoperator
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -77,15 +78,20 @@ func readManifest(path string) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), len(content))
 	for {
-		var object unstructured.Unstructured
-		switch err := decoder.Decode(&object.Object); {
+		var document json.RawMessage
+		switch err := decoder.Decode(&document); {
 		case errors.Is(err, io.EOF):
 			return objects, nil
 		case err != nil:
 			return nil, fmt.Errorf("%s: %w", path, err)
-		case len(object.Object) > 0:
-			objects = append(objects, &object)
+		case string(document) == "null":
+			continue
 		}
+		object := &unstructured.Unstructured{}
+		if err := object.UnmarshalJSON(document); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		objects = append(objects, object)
 	}
 }
 
