@@ -1,0 +1,105 @@
+package controllers_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// An edit moves the certificates that it changes, once each, and no other.
+func TestPolicyEditMovesWhatItChanges(t *testing.T) {
+	t.Parallel()
+	renewBefore := v1alpha1.Duration("1h")
+	type edit = func(*v1alpha1.ServingCertPolicySpec)
+	for name, tc := range map[string]struct {
+		change edit
+		moves  []string
+	}{
+		"duration":      {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.Duration = "100h" }, []string{"plain", "headless"}},
+		"key-size":      {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.PrivateKey.Size = 384 }, []string{"plain", "headless"}},
+		"key-algorithm": {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.PrivateKey.Algorithm = v1alpha1.Ed25519 }, []string{"plain", "headless"}},
+		"usages": {func(s *v1alpha1.ServingCertPolicySpec) {
+			s.Certificate.Usages = append(s.Certificate.Usages, v1alpha1.UsageClientAuth)
+		}, []string{"plain", "headless"}},
+		"extra-names":     {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.ExtraDNSNames = []string{"a.example.org"} }, []string{"plain", "headless"}},
+		"cluster-domains": {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.ClusterDomains = []string{"corp.example"} }, []string{"plain", "headless"}},
+		"one-service-leaves": {func(s *v1alpha1.ServingCertPolicySpec) {
+			s.ServiceSelector.MatchLabels = map[string]string{"kind": "plain"}
+		}, nil},
+		"default-domain":   {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.ClusterDomains = []string{"cluster.local"} }, nil},
+		"default-key-size": {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.PrivateKey.Size = 256 }, nil},
+		"same-duration":    {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.Duration = "2159h60m" }, nil},
+		"renew-before":     {func(s *v1alpha1.ServingCertPolicySpec) { s.Certificate.RenewBefore = &renewBefore }, nil},
+		"rotation-policy": {func(s *v1alpha1.ServingCertPolicySpec) {
+			s.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+		}, nil},
+		"suffix":   {func(s *v1alpha1.ServingCertPolicySpec) { s.SecretNameSuffix = ".cert" }, nil},
+		"priority": {func(s *v1alpha1.ServingCertPolicySpec) { s.Priority = 3 }, nil},
+		"restart":  {func(s *v1alpha1.ServingCertPolicySpec) { s.Restart.MaxConcurrent = 5 }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			others := func(p *v1alpha1.ServingCertPolicy) {
+				p.Spec.ServiceSelector.MatchLabels = map[string]string{"kind": "other"}
+			}
+			r := newRealm(t)
+			r.besides("-other", 10, others)
+			before := map[string]*corev1.Secret{}
+			for _, kind := range []string{"plain", "headless", "other"} {
+				r.service(kind, asks(kind+"-tls"), func(s *corev1.Service) {
+					if s.Labels = map[string]string{"kind": kind}; kind == "headless" {
+						s.Spec.ClusterIP = corev1.ClusterIPNone
+					}
+				})
+				before[kind] = r.secret(kind+"-tls", r.issued(kind+"."+r.name+".svc"))
+			}
+			r.serves(2)
+			update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { tc.change(&p.Spec) })
+			for _, kind := range tc.moves {
+				was := leaf(t, before[kind])
+				before[kind] = r.secret(kind+"-tls", func(secret *corev1.Secret) string {
+					if leaf(t, secret).Equal(was) {
+						return kind + " has not moved"
+					}
+					return r.issued(kind + "." + r.name + ".svc")(secret)
+				})
+			}
+			r.report(func(*v1alpha1.ServingCertPolicy) string { return "" }) // of the new generation
+			last := r.service("last", asks("last-tls"), func(s *corev1.Service) { s.Labels = map[string]string{"kind": "plain"} })
+			r.secret("last-tls", r.issued(last.Name+"."+r.name+".svc"))
+			unchanged(t, before["plain"], before["headless"], before["other"])
+		})
+	}
+}
+
+// A policy that names another ServiceCA moves its certificates there, each of them once.
+func TestPolicyMovesToAnotherServiceCA(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serviceCA(isReady)
+	former := r.ca
+	other := r
+	other.ca = create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-2"}})
+	other.serviceCA(isReady)
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceCAName = other.ca.Name })
+	secret := other.secret("web-tls", other.signedBy(other.signer(), "web."+r.name+".svc"))
+	if got := secret.Labels[v1alpha1.LabelServiceCA]; got != other.ca.Name {
+		t.Errorf("the Secret is labelled as of ServiceCA %s", got)
+	}
+	counts := func(count int32) func(*v1alpha1.ServiceCA) string {
+		return func(ca *v1alpha1.ServiceCA) string {
+			if *ca.Status.Active.Certificates != count {
+				return "the certificates are not counted where they are"
+			}
+			return isReady(ca)
+		}
+	}
+	other.serviceCA(counts(1))
+	r.ca = former
+	r.serviceCA(counts(0))
+}
