@@ -8,7 +8,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -79,14 +78,14 @@ func TestConfigMapImmutable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newOpenShift(t)
 			data := map[string]string{"mine": "stays"}
-			empty := r.configMap("empty", annotations(r), data, func(c *corev1.ConfigMap) { c.Immutable = ptr.To(true) })
+			empty := r.configMap("empty", annotations(r), data, func(c *corev1.ConfigMap) { c.Immutable = new(true) })
 			toldOf(t, empty, "ConfigMapRefused: ", "immutable")
 			event(t, empty, corev1.EventTypeWarning, "ConfigMapRefused", "immutable")
 			eventuallyHolds(t, empty, func() map[string]string { return data })
 
 			filled := r.configMap("filled", annotations(r), nil)
 			eventuallyHolds(t, filled, r.exactly)
-			update(t, filled, func(c *corev1.ConfigMap) { c.Immutable = ptr.To(true) })
+			update(t, filled, func(c *corev1.ConfigMap) { c.Immutable = new(true) })
 			before := r.exactly()
 			r.loseKey()
 			toldOf(t, filled, "ConfigMapRefused: ", "immutable")

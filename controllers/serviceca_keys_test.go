@@ -64,7 +64,8 @@ func unchanged(t *testing.T, objects ...client.Object) {
 		if !ok {
 			t.Fatalf("%T is no object", object)
 		}
-		if reload(t, now); now.GetResourceVersion() != object.GetResourceVersion() || now.GetUID() != object.GetUID() {
+		reload(t, now)
+		if now.GetResourceVersion() != object.GetResourceVersion() || now.GetUID() != object.GetUID() {
 			t.Errorf("%T %s was written", object, object.GetName())
 		}
 	}

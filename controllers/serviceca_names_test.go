@@ -61,11 +61,12 @@ func TestServiceCAsRaceForOneSecret(t *testing.T) {
 	ready, stalled := 0, 0
 	for _, r := range realms {
 		r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-			if isReady(ca) == "" {
+			switch {
+			case isReady(ca) == "":
 				ready++
-			} else if isStalled("SigningKeyNotOurs", "belongs to ServiceCA")(ca) == "" {
+			case isStalled("SigningKeyNotOurs", "belongs to ServiceCA")(ca) == "":
 				stalled++
-			} else {
+			default:
 				return "undecided"
 			}
 			return ""

@@ -18,7 +18,7 @@ func (r realm) pod(name string, use func(*corev1.PodSpec)) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name},
 		Spec: corev1.PodSpec{
-			AutomountServiceAccountToken: ptr.To(false), TerminationGracePeriodSeconds: ptr.To[int64](0),
+			AutomountServiceAccountToken: new(false), TerminationGracePeriodSeconds: ptr.To[int64](0),
 			Containers: []corev1.Container{{Name: "app", Image: "app"}},
 		},
 	}

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -42,7 +41,8 @@ func TestSecretIsForeign(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
 			secret := r.foreign("web-tls", func(s *corev1.Secret) {
-				if adjust(s); s.OwnerReferences != nil {
+				adjust(s)
+				if s.OwnerReferences != nil {
 					s.OwnerReferences[0].UID = r.rootCA().UID
 				}
 			})
@@ -88,28 +88,33 @@ func TestTwoServicesWantOneSecret(t *testing.T) {
 	t.Parallel()
 	for name, resolve := range map[string]func(t *testing.T, r realm, first, second *corev1.Service){
 		"second-asks-for-another": func(t *testing.T, r realm, _, second *corev1.Service) {
+			t.Helper()
 			update(t, second, func(s *corev1.Service) { s.Annotations = asks("second-tls") })
 			r.secret("second-tls", r.issued("second."+r.name+".svc"))
 			r.secret("shared", r.issued("first."+r.name+".svc"))
 			r.serves(2)
 		},
 		"first-asks-for-another": func(t *testing.T, r realm, first, _ *corev1.Service) {
+			t.Helper()
 			update(t, first, func(s *corev1.Service) { s.Annotations = asks("first-tls") })
 			r.secret("first-tls", r.issued("first."+r.name+".svc"))
 			r.secret("shared", r.issued("second."+r.name+".svc"))
 			r.serves(2)
 		},
 		"first-goes": func(t *testing.T, r realm, first, _ *corev1.Service) {
+			t.Helper()
 			remove(t, first)
 			r.secret("shared", r.issued("second."+r.name+".svc"))
 			r.serves(1)
 		},
 		"second-goes": func(t *testing.T, r realm, _, second *corev1.Service) {
+			t.Helper()
 			remove(t, second)
 			r.serves(1)
 			r.secret("shared", r.issued("first."+r.name+".svc"))
 		},
 		"second-asks-no-more": func(t *testing.T, r realm, _, second *corev1.Service) {
+			t.Helper()
 			update(t, second, func(s *corev1.Service) { s.Annotations = nil })
 			r.serves(1)
 			r.secret("shared", r.issued("first."+r.name+".svc"))
@@ -176,7 +181,7 @@ func TestSecretIsImmutable(t *testing.T) {
 	r := newRealm(t)
 	service := r.service("web", asks("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	update(t, secret, func(s *corev1.Secret) { s.Immutable = ptr.To(true) })
+	update(t, secret, func(s *corev1.Secret) { s.Immutable = new(true) })
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "100h" })
 	r.told("web", "SecretRefused: ", "immutable")
 	event(t, service, corev1.EventTypeWarning, "SecretRefused", "immutable")

@@ -15,25 +15,30 @@ func TestSecretIsPutRight(t *testing.T) {
 	root := mint(t, "Corp Root", nil)
 	issuing := mint(t, "Corp Issuing", root)
 	other := mint(t, "Corp Issuing", root)
+	otherData := other.data(t)
 	for name, tc := range map[string]struct {
 		spoil func(t *testing.T, s *corev1.Secret)
 		keeps bool
 	}{
-		"deleted":         {spoil: nil},
-		"crt-corrupt":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte("what?") }},
-		"crt-empty":       {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte{} }},
-		"crt-truncated":   {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = s.Data[corev1.TLSCertKey][:300] }},
-		"key-corrupt":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") }},
-		"key-empty":       {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte{} }},
-		"key-of-another":  {spoil: func(t *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = other.keyPEM(t) }},
-		"pair-of-another": {spoil: func(t *testing.T, s *corev1.Secret) { s.Data = other.data(t) }},
+		"deleted":       {spoil: nil},
+		"crt-corrupt":   {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte("what?") }},
+		"crt-empty":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte{} }},
+		"crt-truncated": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = s.Data[corev1.TLSCertKey][:300] }},
+		"key-corrupt":   {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") }},
+		"key-empty":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte{} }},
+		"key-of-another": {spoil: func(_ *testing.T, s *corev1.Secret) {
+			s.Data[corev1.TLSPrivateKeyKey] = otherData[corev1.TLSPrivateKeyKey]
+		}},
+		"pair-of-another": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data = otherData }},
 		"chain-cut-off": {spoil: func(t *testing.T, s *corev1.Secret) {
+			t.Helper()
 			s.Data[corev1.TLSCertKey] = (&ownCA{certificate: leaf(t, s)}).pem()
 		}},
 		"chain-of-another": {spoil: func(t *testing.T, s *corev1.Secret) {
+			t.Helper()
 			s.Data[corev1.TLSCertKey] = (&ownCA{certificate: leaf(t, s)}).pem(other)
 		}},
-		"chain-with-root": {spoil: func(t *testing.T, s *corev1.Secret) {
+		"chain-with-root": {spoil: func(_ *testing.T, s *corev1.Secret) {
 			s.Data[corev1.TLSCertKey] = append(s.Data[corev1.TLSCertKey], root.pem()...)
 		}},
 		"owner-gone":  {spoil: func(_ *testing.T, s *corev1.Secret) { s.OwnerReferences = nil }},

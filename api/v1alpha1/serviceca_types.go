@@ -353,7 +353,7 @@ type CAGeneration struct {
 	// +required
 	SubjectKeyID string `json:"subjectKeyID,omitempty"`
 
-	// fingerprint: SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
+	// fingerprint is the SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
 	// +optional
 	Fingerprint string `json:"fingerprint,omitempty"`
 

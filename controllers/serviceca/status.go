@@ -6,7 +6,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/conditions"
@@ -79,7 +78,7 @@ func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, current 
 		Targets: seen.targets.All, CurrentTargets: seen.targets.Current,
 	}
 	status.Rotation = &v1alpha1.RotationStatus{Phase: v1alpha1.PhaseStable}
-	status.NextRotationTime = ptr.To(metav1.NewTime(active.NotAfter.Add(-ca.Spec.Rotation.RotateBefore.Std())))
+	status.NextRotationTime = new(metav1.NewTime(active.NotAfter.Add(-ca.Spec.Rotation.RotateBefore.Std())))
 }
 
 func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGeneration {
@@ -91,7 +90,7 @@ func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGenera
 		SubjectKeyID: keyID,
 		NotBefore:    metav1.NewTime(certificate.NotBefore),
 		NotAfter:     metav1.NewTime(certificate.NotAfter),
-		Certificates: ptr.To(seen.certificates[keyID]),
+		Certificates: new(seen.certificates[keyID]),
 	}
 }
 

@@ -63,8 +63,8 @@ func untilNext(now time.Time, plan issuance.Plan) time.Duration {
 	if !plan.RenewAt.IsZero() {
 		next = plan.RenewAt.Sub(now)
 	}
-	if plan.Obstacle != nil && unseen(plan.Obstacle.Reason) && (next == 0 || next > retryUnseen) {
-		next = retryUnseen
+	if plan.Obstacle != nil && unseen(plan.Obstacle.Reason) {
+		return sooner(next, retryUnseen)
 	}
 	return next
 }

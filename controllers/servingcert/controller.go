@@ -89,18 +89,23 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if err := r.tell(ctx, &service, result); err != nil {
-		return ctrl.Result{}, err
-	}
-	if policies.Unreadable() {
-		// Whom such a policy means is not known; nothing is removed that it may want.
-		return ctrl.Result{RequeueAfter: result.again}, nil
+	if err := r.tell(ctx, &service, result); err != nil || policies.Unreadable() {
+		// Whom an unreadable policy means is not known; nothing is removed that it may want.
+		return ctrl.Result{RequeueAfter: result.again}, err
 	}
 	inUse, err := r.cleanUp(ctx, &service, want.SecretName)
-	if inUse && (result.again == 0 || result.again > retryInUse) {
-		result.again = retryInUse
+	if inUse {
+		result.again = sooner(result.again, retryInUse)
 	}
 	return ctrl.Result{RequeueAfter: result.again}, err
+}
+
+// sooner is the shorter of two times; zero is never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b < a {
+		return b
+	}
+	return a
 }
 
 // unserved is what becomes of a Service that gets no certificate: nothing, unless it asks for one.

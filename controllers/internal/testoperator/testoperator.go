@@ -145,7 +145,7 @@ func Start(
 		return nil, err
 	}
 	options.Metrics = server.Options{BindAddress: "0"}
-	options.Controller.SkipNameValidation = ptr.To(true)
+	options.Controller.SkipNameValidation = new(true)
 	options.GracefulShutdownTimeout = ptr.To(10 * time.Second)
 	config, err := running.ServiceAccount(ctx, namespace, "manager")
 	if err != nil {

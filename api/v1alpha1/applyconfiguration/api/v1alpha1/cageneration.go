@@ -17,7 +17,7 @@ type CAGenerationApplyConfiguration struct {
 	SerialNumber *string `json:"serialNumber,omitempty"`
 	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2).
 	SubjectKeyID *string `json:"subjectKeyID,omitempty"`
-	// fingerprint: SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
+	// fingerprint is the SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
 	Fingerprint *string `json:"fingerprint,omitempty"`
 	// notBefore is the begin of the validity.
 	NotBefore *v1.Time `json:"notBefore,omitempty"`
