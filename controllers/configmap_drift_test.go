@@ -96,6 +96,7 @@ func TestConfigMapImmutable(t *testing.T) {
 
 // A ConfigMap in a namespace that is being deleted holds nothing up and is not made again.
 func TestConfigMapInANamespaceOnItsWayOut(t *testing.T) {
+	t.Parallel()
 	r := newRealm(t)
 	guarded := r.configMap("guarded", r.injects(), nil, func(c *corev1.ConfigMap) { c.Finalizers = []string{"example.org/guard"} })
 	plain := r.configMap("plain", r.injects(), nil)

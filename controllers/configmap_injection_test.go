@@ -163,3 +163,38 @@ func TestConfigMapInjectionMovesOntoNoForeignKey(t *testing.T) {
 		})
 	}
 }
+
+// ConfigMaps in which others publish are nobody's to ask for: the root CA of the API server, and the bundles themselves.
+func TestConfigMapInjectionIntoWhatOthersPublish(t *testing.T) {
+	r := newOpenShift(t)
+	published := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace("signing-cabundle")}
+	root := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "kube-root-ca.crt"}}
+	for name, annotations := range map[string]map[string]string{
+		"ours": r.injects(), "OpenShift's": {beta + "inject-cabundle": "true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, configMap := range []*corev1.ConfigMap{published, root} {
+				var before map[string]string
+				update(t, configMap, func(c *corev1.ConfigMap) {
+					before = maps.Clone(c.Data)
+					if c.Annotations == nil {
+						c.Annotations = map[string]string{}
+					}
+					maps.Copy(c.Annotations, annotations)
+				})
+				stop := follow(t, configMap)
+				r.settle()
+				for _, state := range stop() {
+					if !maps.Equal(state.Data, before) {
+						t.Errorf("ConfigMap %s became %v", configMap.Name, state.Data)
+					}
+				}
+				update(t, configMap, func(c *corev1.ConfigMap) {
+					for key := range annotations {
+						delete(c.Annotations, key)
+					}
+				})
+			}
+		})
+	}
+}
