@@ -93,7 +93,8 @@ func TestConfigMapsWhileTheOperatorIsAway(t *testing.T) {
 		return ""
 	})
 	version := kept.ResourceVersion
-	if holds(kept, 1); kept.ResourceVersion != version {
+	holds(kept, 1)
+	if kept.ResourceVersion != version {
 		t.Error("the restart has written a ConfigMap that was current")
 	}
 	stop()
