@@ -85,7 +85,7 @@ func (r realm) signingKey() *corev1.Secret {
 	var secret corev1.Secret
 	key := client.ObjectKey{Namespace: operatorNamespace, Name: r.ca.SigningKeySecretName()}
 	eventually(r.T, func(ctx context.Context) string {
-		if err := kube.Get(ctx, key, &secret); err != nil {
+		if err := r.admin().Get(ctx, key, &secret); err != nil {
 			return err.Error()
 		}
 		return ""

@@ -1,0 +1,162 @@
+package controllers_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// everything is a realm with something of each kind: what is served, what is not and why, what trusts.
+func everything(w world) realm {
+	w.Helper()
+	r := newRealmIn(w.T, w.kube, "everything", issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
+	})
+	unserved := r
+	unserved.name = "unserved"
+	createBy(w.T, w.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: unserved.name}})
+	createBy(w.T, w.kube, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "broken"}, Spec: v1alpha1.ServiceCASpec{
+		Source: v1alpha1.CASource{Secret: &v1alpha1.SecretSource{Name: "nowhere"}}}})
+	createBy(w.T, w.kube, &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "broken"}, Spec: v1alpha1.ServingCertPolicySpec{
+		ServiceCAName: "broken", NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"is": "broken"}}}})
+	createBy(w.T, w.kube, &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "tied"}, Spec: *r.policy.Spec.DeepCopy()})
+	createBy(w.T, w.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "broken", Labels: map[string]string{"is": "broken"}}})
+	broken := r
+	broken.name = "broken"
+	createBy(w.T, w.kube, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "foreign"}})
+	r.service("silent", nil)
+	r.service("asking", asks("asking-tls"))
+	r.service("openshift", map[string]string{beta + "serving-cert-secret-name": "openshift-tls"})
+	r.service("alpha", map[string]string{alpha + "serving-cert-secret-name": "alpha-tls"})
+	r.service("headless", nil, func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
+	r.service("foreign", asks("foreign"))
+	r.service("openshift-foreign", map[string]string{beta + "serving-cert-secret-name": "foreign"})
+	r.service("impossible", asks("No Name"))
+	r.service("first", asks("shared"))
+	r.service("second", asks("shared"))
+	unserved.service("alone", asks("alone-tls"))
+	broken.service("waiting", asks("waiting-tls"))
+	r.injected("trust")
+	createBy(w.T, w.kube, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "no-such-ca", Annotations: map[string]string{
+		v1alpha1.AnnotationInjectCABundle: "nobody"}}})
+	unserved.told("alone", "NoPolicy")
+	broken.told("waiting", "ServiceCANotReady")
+	for _, name := range []string{"foreign", "openshift-foreign", "impossible", "first", "second"} {
+		r.told(name, ": ")
+	}
+	r.report(func(p *v1alpha1.ServingCertPolicy) string {
+		if counts := *p.Status.Services; counts.Matched != 10 || counts.Issued != 6 {
+			return "not all are served"
+		}
+		return ""
+	})
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if *ca.Status.Active.Certificates != 6 || ca.Status.TrustBundle.CurrentTargets != 2 {
+			return "not all is counted"
+		}
+		return isReady(ca)
+	})
+	return r
+}
+
+// Once everything is in its place nothing is written any more: over resyncs of the caches, and over a restart.
+func TestAtRest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := newWire()
+	stop := w.start(first, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(time.Second) })
+	r := everything(w)
+	// That is at least three resyncs of everything.
+	first.quiet(t, 4*time.Second)
+	stop()
+	second := newWire()
+	w.start(second, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(time.Second) })
+	// Whatever the new one would write comes before what a Service that comes now gets, or before it rests.
+	r.service("late", asks("late-tls"))
+	r.secret("late-tls", r.issued("late."+r.name+".svc"))
+	r.report(func(p *v1alpha1.ServingCertPolicy) string {
+		if p.Status.Services.Issued != 7 {
+			return "the late Service is not counted"
+		}
+		return ""
+	})
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if *ca.Status.Active.Certificates != 7 {
+			return "the late Service is not counted"
+		}
+		return ""
+	})
+	second.quiet(t, 4*time.Second)
+	for _, write := range second.written() {
+		switch {
+		case strings.HasSuffix(write, "/secrets/late-tls"), strings.HasSuffix(write, "/servingcertpolicies/everything/status"),
+			strings.HasSuffix(write, "/servicecas/everything/status"), strings.HasSuffix(write, "/events"):
+		default:
+			t.Errorf("after a restart: %s", write)
+		}
+	}
+	if statuses := second.written("/status"); len(statuses) > 4 {
+		t.Errorf("one Service costs %d writes of statuses: %v", len(statuses), statuses)
+	}
+}
+
+// A certificate costs one write; where OpenShift's annotations promise a word on the Service, one more.
+func TestOneWritePerCertificate(t *testing.T) {
+	t.Parallel()
+	const plain, openShift = 30, 10
+	w := newWorld(t)
+	r := newRealmIn(t, w.kube, "economy")
+	for i := range plain {
+		r.service(fmt.Sprintf("plain-%d", i), asks(fmt.Sprintf("plain-%d-tls", i)))
+	}
+	for i := range openShift {
+		r.service(fmt.Sprintf("openshift-%d", i), map[string]string{beta + "serving-cert-secret-name": fmt.Sprintf("openshift-%d-tls", i)})
+	}
+	counted := func(through *wire) {
+		t.Helper()
+		r.serves(plain + openShift)
+		through.quiet(t, 2*time.Second)
+	}
+	through := newWire()
+	w.start(through)
+	counted(through)
+	namespace := "/namespaces/" + r.name
+	for what, count := range map[string]int{
+		namespace + "/secrets/plain-": plain, namespace + "/secrets/openshift-": openShift, namespace + "/secrets": plain + openShift,
+		namespace + "/services/plain-": 0, namespace + "/services/openshift-": openShift, namespace + "/configmaps": 0,
+		"/namespaces/" + operatorNamespace + "/": 2, "/servingcertpolicies/": len(through.written("/servingcertpolicies/economy/status")),
+	} {
+		if writes := through.written(what); len(writes) != count {
+			t.Errorf("%d writes of %s, want %d", len(writes), what, count)
+		}
+	}
+	if statuses := through.written("/status"); len(statuses) > 12 {
+		t.Errorf("%d writes of statuses: %v", len(statuses), statuses)
+	}
+	// Renewed by another CA, each costs one write again; the word on the Service changes with the CA.
+	through.forget()
+	if err := w.kube.Delete(t.Context(), r.signingKey()); err != nil {
+		t.Fatal(err)
+	}
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if len(ca.Status.Previous) != 1 || *ca.Status.Active.Certificates != plain+openShift {
+			return "not all are signed anew"
+		}
+		return ""
+	})
+	counted(through)
+	if writes := through.written(namespace + "/secrets/"); len(writes) != plain+openShift {
+		t.Errorf("a lost key costs %d writes of Secrets, want %d", len(writes), plain+openShift)
+	}
+	if writes := through.written(namespace + "/services/"); len(writes) != openShift {
+		t.Errorf("a lost key costs %d writes of Services, want %d", len(writes), openShift)
+	}
+}

@@ -1,0 +1,203 @@
+package controllers_test
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// crashes carries something out in a realm of its own, again and again: with an operator that dies at the first write about it,
+// at the second, and so on, until it lives to the end. A request at which it dies is never sent or, the next time, sent and never
+// answered. Each time another operator finishes what was begun.
+type crashes struct {
+	world
+	name string
+	// prepare is done by an operator in good health.
+	prepare func(realm)
+	// act is what the operator then has to react to.
+	act func(realm)
+	// verify waits for the end, and checks it.
+	verify func(realm)
+}
+
+func (c crashes) run() {
+	c.Helper()
+	through := newWire()
+	stop := c.start(through)
+	for _, answered := range []bool{false, true} {
+		for at := 1; ; at++ {
+			name := fmt.Sprintf("%s-%t-%02d", c.name, answered, at)
+			r := c.realm(name)
+			c.prepare(r)
+			through.arm(cut{about: name, at: at, answered: answered})
+			c.act(r)
+			if !c.dies(through, r) {
+				through.arm(cut{})
+				c.Logf("%s, requests at which it dies being answered: %t: %d writes", c.name, answered, at-1)
+				break
+			}
+			stop()
+			through = newWire()
+			stop = c.start(through)
+			c.verify(r)
+			if c.Failed() {
+				c.Fatalf("after a death at write %d of %s (answered: %t)", at, c.name, answered)
+			}
+		}
+	}
+}
+
+// realm has no ServiceCA and no policy yet.
+func (c crashes) realm(name string) realm {
+	made := metav1.ObjectMeta{Name: name}
+	return realm{
+		T: c.T, kube: c.kube, name: name, ca: &v1alpha1.ServiceCA{ObjectMeta: made},
+		policy: &v1alpha1.ServingCertPolicy{ObjectMeta: made, Spec: v1alpha1.ServingCertPolicySpec{
+			ServiceCAName: name, NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: name}},
+		}},
+	}
+}
+
+// dies waits until the operator is dead, or has done all that there is to do.
+func (c crashes) dies(through *wire, r realm) bool {
+	c.Helper()
+	dead := false
+	eventually(c.T, func(context.Context) string {
+		through.mu.Lock()
+		resting := time.Since(through.last) > 4*time.Second
+		through.mu.Unlock()
+		if dead = through.isDead(); !dead && !resting {
+			return "the operator is neither dead nor at rest"
+		}
+		return ""
+	})
+	if !dead {
+		c.verify(r)
+	}
+	return dead
+}
+
+// services are what each realm serves.
+var crashServices = []string{"web", "api", "db"}
+
+func bringUp(r realm) {
+	createBy(r.T, r.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	createBy(r.T, r.kube, r.ca)
+	createBy(r.T, r.kube, r.policy)
+	for _, name := range crashServices {
+		r.service(name, asks(name+"-tls"))
+	}
+	r.injected("trust")
+}
+
+// settled waits until all of a realm is served by a CA that trusts, besides itself, that many before it; and returns its root.
+func settled(r realm, before int) *x509.Certificate {
+	r.Helper()
+	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if problem := isReady(ca); problem != "" {
+			return problem
+		}
+		if len(ca.Status.Previous) != before || *ca.Status.Active.Certificates != 3 || ca.Status.TrustBundle.CurrentTargets != 2 {
+			return "the status is behind"
+		}
+		return ""
+	})
+	root := r.signer()
+	if ca.Status.Active.SerialNumber != root.SerialNumber.Text(16) {
+		r.Errorf("%s signs, and the Secret holds %s", ca.Status.Active.Subject, root.Subject)
+	}
+	for _, name := range crashServices {
+		r.handshake(r.secret(name+"-tls", r.signedBy(root, name+"."+r.name+".svc")), name+"."+r.name+".svc")
+	}
+	bundle, err := r.bundle(r.Context())
+	if count := strings.Count(bundle, "BEGIN CERTIFICATE"); err != nil || count != before+1 {
+		r.Errorf("the bundle holds %d roots, want %d: %v", count, before+1, err)
+	}
+	r.carries(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "trust"}})
+	var keys corev1.SecretList
+	if err := r.kube.List(r.Context(), &keys, client.InNamespace(operatorNamespace), client.MatchingLabels{v1alpha1.LabelServiceCA: r.name}); err != nil {
+		r.Fatal(err)
+	}
+	if len(keys.Items) != 1 || keys.Items[0].Name != r.ca.SigningKeySecretName() {
+		r.Errorf("there are %d Secrets of the CA", len(keys.Items))
+	}
+	return root
+}
+
+// A CA, its bundle, its certificates and what trusts it come to be, whenever the operator dies: one root, no more.
+func TestCrashAtEveryWriteOfABringUp(t *testing.T) {
+	t.Parallel()
+	crashes{
+		world: newWorld(t), name: "bring-up",
+		prepare: func(realm) {}, act: bringUp,
+		verify: func(r realm) { settled(r, 0) },
+	}.run()
+}
+
+// One new CA follows one that was lost, and the old root is kept.
+func TestCrashAtEveryWriteAfterALostKey(t *testing.T) {
+	t.Parallel()
+	var lost *x509.Certificate
+	crashes{
+		world: newWorld(t), name: "lost-key",
+		prepare: func(r realm) {
+			bringUp(r)
+			lost = settled(r, 0)
+		},
+		act: func(r realm) {
+			if err := r.kube.Delete(r.Context(), r.signingKey()); err != nil {
+				r.Fatal(err)
+			}
+		},
+		verify: func(r realm) {
+			differentGenerations(r.T, lost, settled(r, 1))
+			bundle, err := r.bundle(r.Context())
+			if problem := differs(bundle, []*x509.Certificate{lost, r.signer()}); problem != "" || err != nil {
+				r.Errorf("%s %v", problem, err)
+			}
+		},
+	}.run()
+}
+
+// A key that moves to another name is never lost on the way.
+func TestCrashAtEveryWriteOfARename(t *testing.T) {
+	t.Parallel()
+	var root *x509.Certificate
+	crashes{
+		world: newWorld(t), name: "rename",
+		prepare: func(r realm) {
+			bringUp(r)
+			root = settled(r, 0)
+		},
+		act: func(r realm) {
+			former := r.ca.DeepCopy()
+			r.ca.Spec.SigningKey.SecretName, r.ca.Spec.TrustBundle.ConfigMapName = r.name+"-moved", r.name+"-moved"
+			if err := r.kube.Patch(r.Context(), r.ca, client.MergeFrom(former)); err != nil {
+				r.Fatal(err)
+			}
+		},
+		verify: func(r realm) {
+			// The ServiceCA is ready all the time: the move is over when the former Secret has gone.
+			eventually(r.T, func(ctx context.Context) string {
+				var former corev1.Secret
+				err := r.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: r.name + "-signing-key"}, &former)
+				if err == nil {
+					return "the former Secret is still there"
+				}
+				return errorText(client.IgnoreNotFound(err))
+			})
+			if !settled(r, 0).Equal(root) {
+				r.Error("a new CA signs")
+			}
+		},
+	}.run()
+}
