@@ -28,7 +28,7 @@ help: ## List the targets
 
 .PHONY: run
 run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an embedded cluster; CLUSTER=current: in the one kubectl points at
-	@go run ./hack/demo
+	@CGO_ENABLED=0 go build -trimpath -o bin/demo ./hack/demo; exec bin/demo
 
 ##@ Develop
 

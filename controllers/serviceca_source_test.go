@@ -169,7 +169,7 @@ func TestSourceSecretExpires(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t, bringing("corp-"+realmName(t)))
-			end := time.Now().Add(5 * time.Second).Truncate(time.Second)
+			end := time.Now().Add(20 * time.Second).Truncate(time.Second)
 			signer := mint(t, "Short CA", parent, func(c *x509.Certificate) { c.NotAfter = end })
 			data, trusted := signer.data(t), signer.certificate
 			if parent != nil {

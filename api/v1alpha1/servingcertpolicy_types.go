@@ -178,7 +178,7 @@ type ServingCertificate struct {
 	ClusterDomains []string `json:"clusterDomains,omitempty"`
 
 	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's, each alone
-	// between dots, so that no two Services can come to the same name. A leading "*." is a wildcard.
+	// between dots. Keep both in a name, or Services of different namespaces come to the same one. A leading "*." is a wildcard.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16

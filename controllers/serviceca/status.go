@@ -32,7 +32,7 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 		ca.Status.DeepCopyInto(&status)
 	} else {
 		describe(&status, ca, decided.state, seen)
-		reportTrust(built, &status, decided.state, seen)
+		reportTrust(built, ca.Spec.Rotation, &status, decided.state, seen)
 		reportExpiry(built, now, &status)
 	}
 	reportReady(built, ca, &status, decided)
@@ -94,7 +94,7 @@ func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGenera
 	}
 }
 
-func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, current *state, seen evidence) {
+func reportTrust(built *conditions.Builder, spec v1alpha1.CARotation, status *v1alpha1.ServiceCAStatus, current *state, seen evidence) {
 	behind := seen.targets.All - seen.targets.Current - seen.targets.Blocked
 	strangers := int32(0)
 	for keyID, count := range seen.certificates {
@@ -117,7 +117,15 @@ func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, cu
 		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
 			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets.All))
 	}
-	built.Set(v1alpha1.ConditionRotating, false, "Stable", "no rotation is on its way")
+	built.Set(v1alpha1.ConditionRotating, false, "Stable", rotating(spec))
+}
+
+// rotating says that nothing rotates, above all to whoever asked for it.
+func rotating(spec v1alpha1.CARotation) string {
+	if spec.Trigger != "" {
+		return "no rotation is on its way: this version does not act on spec.rotation.trigger"
+	}
+	return "no rotation is on its way"
 }
 
 func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus) {

@@ -23,7 +23,7 @@ type ServingCertificateApplyConfiguration struct {
 	// clusterDomains are the cluster's DNS domains: the manager's --cluster-domain by default.
 	ClusterDomains []string `json:"clusterDomains,omitempty"`
 	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's, each alone
-	// between dots, so that no two Services can come to the same name. A leading "*." is a wildcard.
+	// between dots. Keep both in a name, or Services of different namespaces come to the same one. A leading "*." is a wildcard.
 	ExtraDNSNames []string `json:"extraDNSNames,omitempty"`
 	// caBundle Include adds the trust bundle to the Secret as `ca.crt`, as many charts expect; never for a Service that asks by
 	// an OpenShift annotation.
