@@ -64,8 +64,11 @@ func TestFault4EmptyBundleIsNeverInjected(t *testing.T) {
 	target := r.configMap("target", ask, nil)
 	eventuallyHolds(t, target, r.exactly)
 	stop := follow(t, target)
-	update(t, &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())}, func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] = "" })
+	bundle := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())}
+	update(t, bundle, func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] = "" })
 	eventuallyHolds(t, r.configMap("late", ask, nil), func() map[string]string { return map[string]string{"service-ca.crt": want} })
+	// One of the two that know all the roots has to be sound for the other to be repaired.
+	eventuallyHolds(t, bundle, func() map[string]string { return map[string]string{"ca-bundle.crt": want} })
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data["ca-bundle.crt"] = nil })
 	eventuallyHolds(t, r.configMap("later", ask, nil), func() map[string]string { return map[string]string{"service-ca.crt": want} })
 	eventually(t, func(context.Context) string {
