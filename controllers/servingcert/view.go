@@ -25,7 +25,7 @@ const (
 )
 
 // View reads from the caches what decides about a Service. It does not wait for writes that are on their way, as the manager's
-// client does: what it reads is about others.
+// client does: what it reads is about others. What it returns of lists is the caches' own, and not to be changed.
 type View struct {
 	client.Reader
 	Rules issuance.Rules
@@ -34,7 +34,7 @@ type View struct {
 // Policies are all ServingCertPolicies.
 func (v View) Policies(ctx context.Context) (policy.Set, error) {
 	var list v1alpha1.ServingCertPolicyList
-	if err := v.List(ctx, &list); err != nil {
+	if err := v.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return policy.Set{}, err
 	}
 	return policy.NewSet(list.Items), nil
@@ -69,7 +69,7 @@ func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Se
 // every Service would call theirs so.
 func (v View) candidates(ctx context.Context, policies policy.Set, namespace, secretName string) ([]*corev1.Service, error) {
 	var asking corev1.ServiceList
-	err := v.List(ctx, &asking, client.InNamespace(namespace), client.MatchingFields{indexAsked: secretName})
+	err := v.List(ctx, &asking, client.InNamespace(namespace), client.MatchingFields{indexAsked: secretName}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, err
 	}
