@@ -1,0 +1,109 @@
+package apply_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/servingcert/operator/controllers/internal/apply"
+)
+
+var secrets = corev1.Resource("secrets")
+
+// terminating is what the API server answers to a creation in a namespace on its way out.
+func terminating() error {
+	err := apierrors.NewForbidden(secrets, "web-tls", errors.New("because it is being terminated"))
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+	return err
+}
+
+// What a person has to put right is told apart from what passes, and from what needs nothing any more.
+func TestErrorsAreSorted(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err            error
+		refused, going bool
+	}{
+		"none":              {nil, false, false},
+		"a quota":           {apierrors.NewForbidden(secrets, "web-tls", errors.New("exceeded quota")), true, false},
+		"invalid":           {apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "web-tls", nil), true, false},
+		"too large":         {apierrors.NewRequestEntityTooLargeError("3 MiB"), true, false},
+		"a conflict":        {apierrors.NewConflict(secrets, "web-tls", errors.New("changed")), false, false},
+		"away":              {apierrors.NewServiceUnavailable("away"), false, false},
+		"another's fault":   {errors.New("no route to host"), false, false},
+		"gone":              {apierrors.NewNotFound(secrets, "web-tls"), false, true},
+		"a dying namespace": {terminating(), false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := apply.Refused(tc.err); got != tc.refused {
+				t.Errorf("refused: %t, want %t", got, tc.refused)
+			}
+			if got := apply.Going(tc.err); got != tc.going {
+				t.Errorf("going: %t, want %t", got, tc.going)
+			}
+		})
+	}
+}
+
+// A copy bears the labels and owners of what it was made from, but not its managers.
+func TestMadeBy(t *testing.T) {
+	t.Parallel()
+	made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{
+		{Manager: "kubectl-edit"}, {Manager: string(apply.ServingCert), Operation: metav1.ManagedFieldsOperationApply},
+	}}}
+	copied := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl-create"}}}}
+	if !apply.MadeBy(made, apply.ServingCert) {
+		t.Error("what we made is not known")
+	}
+	if apply.MadeBy(made, apply.ServiceCA) || apply.MadeBy(copied, apply.ServingCert) || apply.MadeBy(&corev1.Secret{}, apply.ServingCert) {
+		t.Error("what others made is taken for ours")
+	}
+}
+
+func TestUnchanged(t *testing.T) {
+	t.Parallel()
+	options := &client.DeleteOptions{}
+	apply.Unchanged(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "7"}}).ApplyToDelete(options)
+	if p := options.Preconditions; p == nil || *p.UID != "u" || *p.ResourceVersion != "7" {
+		t.Errorf("the preconditions are %+v", options.Preconditions)
+	}
+}
+
+// Annotations of others stay, one that is nil goes, and nothing to change is not written.
+func TestAnnotations(t *testing.T) {
+	t.Parallel()
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: "web", UID: "uid-of-web", Annotations: map[string]string{"theirs": "stays", "ours": "old", "former": "goes"},
+	}}
+	writes := 0
+	c := fake.NewClientBuilder().WithObjects(service).WithInterceptorFuncs(interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
+			writes++
+			return c.Patch(ctx, object, patch, options...)
+		},
+	}).Build()
+	if err := apply.Annotations(t.Context(), c, apply.ServingCert, service.DeepCopy(), nil); err != nil || writes != 0 {
+		t.Errorf("no change made %d writes: %v", writes, err)
+	}
+	changes := map[string]*string{"ours": ptr.To("new"), "former": nil}
+	if err := apply.Annotations(t.Context(), c, apply.ServingCert, service.DeepCopy(), changes); err != nil || writes != 1 {
+		t.Fatalf("two changes made %d writes: %v", writes, err)
+	}
+	var got corev1.Service
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(service), &got); err != nil {
+		t.Fatal(err)
+	}
+	if a := got.Annotations; len(a) != 2 || a["theirs"] != "stays" || a["ours"] != "new" {
+		t.Errorf("the annotations are %v", a)
+	}
+}
