@@ -58,12 +58,12 @@ func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, 
 }
 
 // Refused tells whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
-// a passing fault, or because the namespace is going away.
+// a passing fault, or because the namespace is going away. A webhook that gives no code denies by a bad request.
 func Refused(err error) bool {
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return false
 	}
-	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsRequestEntityTooLargeError(err)
+	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
 }
 
 // Going tells whether an object, or the namespace around it, is on its way out.

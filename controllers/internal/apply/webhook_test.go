@@ -1,0 +1,22 @@
+package apply_test
+
+import (
+	"net/http"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/controllers/internal/apply"
+)
+
+// A webhook that gives no code denies by a bad request without a reason, which is what most policy engines do.
+func TestWebhookRefuses(t *testing.T) {
+	t.Parallel()
+	denied := &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusBadRequest, Message: `admission webhook "policy.example.org" denied the request: no`,
+	}}
+	if !apply.Refused(denied) || apply.Going(denied) {
+		t.Errorf("%v is not taken for a refusal", denied)
+	}
+}
