@@ -95,7 +95,7 @@ func TestOperatorHasNoWildcardRights(t *testing.T) {
 		t.Fatal("the ClusterRole has no rules")
 	}
 	for _, rule := range rules {
-		for field, value := range rule.(map[string]any) { //nolint:errcheck,forcetypeassert // a rule is an object
+		for field, value := range rule.(map[string]any) { //nolint:forcetypeassert // a rule is an object
 			if list, ok := value.([]any); ok && slices.Contains(list, any("*")) {
 				t.Errorf("%s names everything: %v", field, rule)
 			}
