@@ -9,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -95,7 +94,7 @@ func TestAnnotations(t *testing.T) {
 	if err := apply.Annotations(t.Context(), c, apply.ServingCert, service.DeepCopy(), nil); err != nil || writes != 0 {
 		t.Errorf("no change made %d writes: %v", writes, err)
 	}
-	changes := map[string]*string{"ours": ptr.To("new"), "former": nil}
+	changes := map[string]*string{"ours": new("new"), "former": nil}
 	if err := apply.Annotations(t.Context(), c, apply.ServingCert, service.DeepCopy(), changes); err != nil || writes != 1 {
 		t.Fatalf("two changes made %d writes: %v", writes, err)
 	}

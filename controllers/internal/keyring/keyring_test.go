@@ -1,0 +1,288 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// now lies far off: a stray time.Now() shows.
+var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
+
+// shelf is the API server, as far as a keyring reads it: one Secret, or the error that it answers with; and one ServiceCA.
+type shelf struct {
+	client.Reader
+	secret    *corev1.Secret
+	err       error
+	serviceCA *v1alpha1.ServiceCA
+	reads     int
+}
+
+func (s *shelf) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	switch into := into.(type) {
+	case *corev1.Secret:
+		s.reads++
+		if s.err == nil && (s.secret == nil || key.Namespace != "system" || key.Name != s.secret.Name) {
+			return apierrors.NewNotFound(corev1.Resource("secrets"), key.Name)
+		}
+		if s.err == nil {
+			s.secret.DeepCopyInto(into)
+		}
+		return s.err
+	case *v1alpha1.ServiceCA:
+		if s.serviceCA == nil {
+			return apierrors.NewNotFound(schema.GroupResource{Resource: "servicecas"}, key.Name)
+		}
+		s.serviceCA.DeepCopyInto(into)
+		return nil
+	}
+	return fmt.Errorf("nobody should read a %T", into)
+}
+
+// scene is a keyring over a shelf, at a time that the test sets.
+type scene struct {
+	*testing.T
+	*shelf
+	keys  *keyring.Keyring
+	clock *clocktesting.FakePassiveClock
+}
+
+// newScene is a ServiceCA that is ready, with its key on the shelf.
+func newScene(t *testing.T) scene {
+	t.Helper()
+	s := scene{T: t, shelf: &shelf{}, clock: clocktesting.NewFakePassiveClock(now)}
+	s.keys = keyring.New(s.shelf, "system", s.clock)
+	s.secret, s.serviceCA = newCA(t)
+	return s
+}
+
+// newCA is a signing-key Secret, and the ServiceCA whose status names it.
+func newCA(t *testing.T) (*corev1.Secret, *v1alpha1.ServiceCA) {
+	t.Helper()
+	pair, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: time.Hour, Key: pki.KeySpecOf(v1alpha1.PrivateKey{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := pki.LoadAuthority(pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "default-signing-key"}, Data: map[string][]byte{
+		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey, keyring.BundleKey: pair.Certificate,
+	}}
+	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default", UID: "uid-of-default"}}
+	ca.Status.Active = &v1alpha1.CAGeneration{Subject: "signer", Fingerprint: authority.Fingerprint()}
+	ca.Status.TrustBundle = &v1alpha1.TrustBundleStatus{Hash: pki.Hash(pair.Certificate)}
+	return secret, ca
+}
+
+// gets fails unless the keyring hands out the CA of the scene's Secret.
+func (s scene) gets() {
+	s.Helper()
+	ca, err := s.keys.Get(s.Context(), s.serviceCA)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if got := ca.Authority.Fingerprint(); got != s.serviceCA.Status.Active.Fingerprint || !bytes.Equal(ca.Bundle, s.secret.Data[keyring.BundleKey]) {
+		s.Errorf("the keyring hands out the CA %s", got)
+	}
+}
+
+// refuses fails unless the keyring hands out nothing now, for a reason that says this.
+func (s scene) refuses(says string) {
+	s.Helper()
+	ca, err := s.keys.Get(s.Context(), s.serviceCA)
+	if ca != nil || !errors.Is(err, keyring.ErrNotReady) || !strings.Contains(err.Error(), says) {
+		s.Errorf("the keyring says %v, want it not ready, with %q", err, says)
+	}
+}
+
+func (s scene) hasRead(times int) {
+	s.Helper()
+	if s.reads != times {
+		s.Errorf("the key was read %d times, want %d", s.reads, times)
+	}
+}
+
+// A key is read once, however many ask and however long; a restart aside, nothing but a change of the status reads it again.
+func TestKeyIsReadOnce(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	for range 3 {
+		s.gets()
+		s.clock.SetTime(s.clock.Now().Add(1000 * time.Hour))
+	}
+	s.hasRead(1)
+	s.keys.Forget("another")
+	s.gets()
+	s.hasRead(1)
+	s.keys.Forget("default")
+	s.gets()
+	s.hasRead(2)
+	s.secret, s.serviceCA = newCA(t)
+	s.gets()
+	s.hasRead(3)
+	// Made again under the same name, with the same key.
+	s.serviceCA.UID = "uid-of-the-next"
+	s.gets()
+	s.hasRead(4)
+}
+
+// Nothing but what the status names may sign: whatever else the Secret holds is on its way, and no key is handed out.
+func TestOnlyTheNamedKeySigns(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(s *scene)
+		says   string
+	}{
+		"no key yet":        {func(s *scene) { s.serviceCA.Status.Active = nil }, "it has no signing key yet"},
+		"no bundle yet":     {func(s *scene) { s.serviceCA.Status.TrustBundle = nil }, "it has no signing key yet"},
+		"no fingerprint":    {func(s *scene) { s.serviceCA.Status.Active.Fingerprint = "" }, "it has no signing key yet"},
+		"another key":       {func(s *scene) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
+		"another bundle":    {func(s *scene) { s.serviceCA.Status.TrustBundle.Hash = pki.Hash(nil) }, "its signing key is changing"},
+		"no bundle":         {func(s *scene) { delete(s.secret.Data, keyring.BundleKey) }, "its signing key is changing"},
+		"no Secret":         {func(s *scene) { s.secret = nil }, "not found"},
+		"another name":      {func(s *scene) { s.serviceCA.Spec.SigningKey.SecretName = "other" }, "not found"},
+		"the wrong key":     {func(s *scene) { other, _ := newCA(s.T); s.secret.Data["tls.key"] = other.Data["tls.key"] }, "tls.key is not the private key"},
+		"an unreadable key": {func(s *scene) { s.secret.Data["tls.key"] = []byte("what?") }, "tls.key holds no readable private key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			tc.change(&s)
+			s.refuses(tc.says)
+		})
+	}
+}
+
+// A key that could not be used is not read again for every Service that asks, but soon; and a new status does not wait for that.
+func TestFailuresAreRememberedForAWhile(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	sound, broken := s.secret, s.secret.DeepCopy()
+	broken.Data["tls.key"] = []byte("what?")
+	s.secret = broken
+	for range 100 {
+		s.refuses("tls.key holds no readable private key")
+	}
+	s.hasRead(1)
+	s.secret = sound
+	s.refuses("tls.key holds no readable private key")
+	s.clock.SetTime(now.Add(time.Minute))
+	s.gets()
+	s.hasRead(2)
+
+	s = newScene(t)
+	s.secret = nil
+	s.refuses("not found")
+	s.secret, s.serviceCA = newCA(t)
+	s.gets()
+	s.hasRead(2)
+
+	// A clock that was set back makes nobody wait for it.
+	s = newScene(t)
+	sound, s.secret = s.secret, nil
+	s.refuses("not found")
+	s.secret = sound
+	s.clock.SetTime(now.Add(-1000 * time.Hour))
+	s.gets()
+}
+
+// That the API server did not answer says nothing of the key: the next who asks tries again.
+func TestFaultsAreNotRemembered(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.err = apierrors.NewServiceUnavailable("away")
+	if _, err := s.keys.Get(t.Context(), s.serviceCA); err == nil || errors.Is(err, keyring.ErrNotReady) {
+		t.Errorf("a fault of the API server is %v", err)
+	}
+	s.err = nil
+	s.gets()
+	s.hasRead(2)
+}
+
+// Who needs a CA is told why there is none, unless it will be there by itself.
+func TestFind(t *testing.T) {
+	t.Parallel()
+	unready := func(status metav1.ConditionStatus) func(*scene) {
+		return func(s *scene) {
+			s.serviceCA.Status = v1alpha1.ServiceCAStatus{Conditions: []metav1.Condition{
+				{Type: v1alpha1.ConditionReady, Status: status, Reason: "SourceInvalid", Message: "it expired"}}}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(*scene)
+		says   string
+		found  bool
+	}{
+		"ready":               {func(*scene) {}, "", true},
+		"none":                {func(s *scene) { s.serviceCA = nil }, "there is no ServiceCA default: create it", false},
+		"broken":              {unready(metav1.ConditionFalse), "ServiceCA default: it expired", false},
+		"ready in a moment":   {unready(metav1.ConditionTrue), "", false},
+		"nobody looked yet":   {func(s *scene) { s.serviceCA.Status = v1alpha1.ServiceCAStatus{} }, "", false},
+		"the key is changing": {func(s *scene) { s.secret, _ = newCA(s.T) }, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			tc.change(&s)
+			ca, obstacle, err := s.keys.Find(t.Context(), s.shelf, "default")
+			if err != nil || (ca != nil) != tc.found {
+				t.Fatalf("found %v: %v", ca, err)
+			}
+			if obstacle == nil {
+				obstacle = &issuance.Obstacle{}
+			}
+			if obstacle.Message != tc.says {
+				t.Errorf("it is told %q, want %q", obstacle.Message, tc.says)
+			}
+		})
+	}
+}
+
+// What changes the answer wakes who waits for it, and what is only counted does not.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(*v1alpha1.ServiceCA)
+		want   bool
+	}{
+		"nothing":    {func(*v1alpha1.ServiceCA) {}, false},
+		"a count":    {func(ca *v1alpha1.ServiceCA) { ca.Status.Active.Certificates = new(int32(7)) }, false},
+		"targets":    {func(ca *v1alpha1.ServiceCA) { ca.Status.TrustBundle.Targets++ }, false},
+		"a label":    {func(ca *v1alpha1.ServiceCA) { ca.Labels = map[string]string{"a": "b"} }, false},
+		"the key":    {func(ca *v1alpha1.ServiceCA) { ca.Status.Active.Fingerprint = "other" }, true},
+		"the bundle": {func(ca *v1alpha1.ServiceCA) { ca.Status.TrustBundle.Hash = "other" }, true},
+		"made again": {func(ca *v1alpha1.ServiceCA) { ca.UID = "other" }, true},
+		"it is unready": {func(ca *v1alpha1.ServiceCA) {
+			ca.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Message: "why"}}
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, before := newCA(t)
+			after := before.DeepCopy()
+			tc.change(after)
+			if got := keyring.Changed().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}); got != tc.want {
+				t.Errorf("it wakes who waits: %t, want %t", got, tc.want)
+			}
+		})
+	}
+}
