@@ -1,0 +1,50 @@
+package issuance_test
+
+import (
+	"bytes"
+	"encoding/pem"
+	"strings"
+	"testing"
+
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+// TestOversizedSecretIsNotParsed: a tenant's key may be as large as a Secret, and an RSA key of that size takes minutes to read.
+func TestOversizedSecretIsNotParsed(t *testing.T) {
+	t.Parallel()
+	block := func(kind string, size int) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: bytes.Repeat([]byte{0x30}, size)})
+	}
+	for name, tc := range map[string]struct {
+		spoil func(s *scene)
+		why   string
+	}{
+		"a key in PKCS #1": {func(s *scene) { s.secret.Data["tls.key"] = block("RSA PRIVATE KEY", 700<<10) }, "tls.key is longer than 8192 bytes"},
+		"a key in PKCS #8": {func(s *scene) { s.secret.Data["tls.key"] = block("PRIVATE KEY", 8<<10) }, "tls.key is longer than 8192 bytes"},
+		"a sound key, and much after it": {func(s *scene) {
+			s.secret.Data["tls.key"] = append(s.secret.Data["tls.key"], block("PRIVATE KEY", 8<<10)...)
+		}, "tls.key is longer than 8192 bytes"},
+		"a certificate": {func(s *scene) { s.secret.Data["tls.crt"] = block("CERTIFICATE", 256<<10) }, "tls.crt is longer than 262144 bytes"},
+		"a sound certificate, and many after it": {func(s *scene) {
+			s.secret.Data["tls.crt"] = bytes.Repeat(s.secret.Data["tls.crt"], 1000)
+		}, "tls.crt is longer than 262144 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := servedScene(t)
+			tc.spoil(s)
+			digest := s.digest()
+			if got := digest.StringData["tls.key"]; got != tc.why {
+				t.Errorf("the digest says %q, want %q", got, tc.why)
+			}
+			if size := len(digest.Data["tls.crt"]); strings.HasPrefix(tc.why, "tls.crt") && size != 64 {
+				t.Errorf("the digest holds %d bytes of what was not read, want its hash", size)
+			}
+			if end := issuance.End(digest); !end.IsZero() {
+				t.Errorf("it is said to end %s", end)
+			}
+			s.carryOut(s.expect(issuance.Issue))
+			s.expect(issuance.Keep)
+		})
+	}
+}

@@ -1,0 +1,97 @@
+package serviceca
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+)
+
+// apiServer answers like one whose clock tells that time, and holds these objects; tries counts what it was only asked to try.
+func apiServer(t *testing.T, at time.Time, tries *int, objects ...client.Object) client.WithWatch {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&v1alpha1.ServiceCA{}).
+		WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
+				object.SetCreationTimestamp(metav1.NewTime(at))
+				if asked := (&client.CreateOptions{}).ApplyOptions(options); len(asked.DryRun) > 0 {
+					*tries++
+				}
+				return c.Create(ctx, object, options...)
+			},
+			List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
+		}).Build()
+}
+
+// By a clock that is far ahead of the API server's nothing is given up; by one that is right, or a little wrong, it is.
+func TestExpiryByAClockThatIsAhead(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		// after is when our clock looks, since the CA was made; ahead is how far it is before the API server's.
+		after, ahead time.Duration
+		refused      bool
+		tries        int
+	}{
+		"years ahead":             {20 * 365 * 24 * time.Hour, 20 * 365 * 24 * time.Hour, true, 1},
+		"hours ahead":             {1001 * time.Hour, 2 * time.Hour, true, 1},
+		"minutes ahead":           {1001 * time.Hour, 10 * time.Minute, false, 1},
+		"right":                   {1001 * time.Hour, 0, false, 1},
+		"behind":                  {1001 * time.Hour, -24 * time.Hour, false, 1},
+		"ahead, and nothing ends": {400 * time.Hour, 399 * time.Hour, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "")
+			s.sound()
+			before, tries, at := s.secret.DeepCopy(), 0, now.Add(tc.after)
+			server := apiServer(t, at.Add(-tc.ahead), &tries, s.serviceCA, s.secret)
+			passive := clocktesting.NewFakePassiveClock(at)
+			r := &Reconciler{
+				Client: server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
+				Clock: passive, Namespace: "system",
+				Wanted: func(context.Context) (func(*corev1.Secret) bool, error) {
+					return func(*corev1.Secret) bool { return true }, nil
+				},
+			}
+			_, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)})
+			if refused := err != nil && strings.Contains(err.Error(), "ahead of the API server's"); refused != tc.refused || (err != nil && !refused) {
+				t.Fatalf("the error is %v", err)
+			}
+			if tries != tc.tries {
+				t.Errorf("the API server was asked for the time %d times, want %d", tries, tc.tries)
+			}
+			var after corev1.Secret
+			if err := server.Get(t.Context(), client.ObjectKeyFromObject(before), &after); err != nil {
+				t.Fatal(err)
+			}
+			kept := bytes.Equal(after.Data[corev1.TLSPrivateKeyKey], before.Data[corev1.TLSPrivateKeyKey])
+			if want := tc.refused || tc.tries == 0; kept != want {
+				t.Errorf("the key was kept: %t, want %t", kept, want)
+			}
+			var left corev1.ConfigMap
+			if err := server.Get(t.Context(), client.ObjectKey{Namespace: "system", Name: "default-trust-bundle"}, &left); (err == nil) == tc.refused {
+				t.Errorf("the bundle is published: %v", err)
+			}
+		})
+	}
+}

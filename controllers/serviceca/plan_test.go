@@ -1,0 +1,251 @@
+package serviceca
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// A backup of the signing key that is older than the CA which signed last gives up no root.
+func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.secret = nil
+	s.later(24 * time.Hour)
+	second := s.sound()
+	s.secret = backup
+	s.later(time.Hour)
+	restored := s.sound()
+	if !restored.authority.Certificate().Equal(first.authority.Certificate()) {
+		t.Errorf("%s signs, want the CA of the backup", restored.name())
+	}
+	if id := pki.KeyID(second.authority.Certificate().SubjectKeyId); !restored.bundle.Contains(id) || len(restored.bundle) != 2 {
+		t.Errorf("of 2 roots %d are trusted; that of the live certificates: %t", len(restored.bundle), restored.bundle.Contains(id))
+	}
+}
+
+// A bundle never gets empty: the root of the CA that signed last stays, even when it has ended.
+func TestBundleIsNeverEmpty(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "root", nil, lives(-time.Hour, time.Hour))
+	for name, made := range map[string]*handmade{
+		"a root ends":                         root,
+		"a root ends before its intermediate": mint(t, "issuing", root, lives(-time.Hour, 100*time.Hour)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "corp")
+			s.brought = brought(t, pemOf(root), made)
+			s.sound()
+			for _, later := range []time.Duration{2 * time.Hour, time.Hour, 1000 * time.Hour} {
+				s.later(later)
+				decided := s.takesPlace()
+				if len(decided.state.bundle) != 1 || !decided.state.bundle[0].Equal(root.Certificate) {
+					t.Errorf("%d roots are trusted", len(decided.state.bundle))
+				}
+				if decided.problem == nil || decided.problem.reason != reasonSourceInvalid {
+					t.Errorf("the problem is %+v", decided.problem)
+				}
+			}
+		})
+	}
+}
+
+// A root that was signed anew for the same key takes the place of the one that ended.
+func TestRootSignedAnew(t *testing.T) {
+	t.Parallel()
+	old := mint(t, "root", nil, lives(-1000*time.Hour, 10*time.Hour))
+	issuing := mint(t, "issuing", old, lives(-900*time.Hour, 500*time.Hour))
+	renewed := mintWith(t, "root", old.key, nil, lives(-time.Hour, 10_000*time.Hour))
+	s := newScene(t, "corp")
+	s.brought = brought(t, pemOf(old), issuing)
+	s.sound()
+	s.brought = brought(t, pemOf(renewed), issuing)
+	for range 2 {
+		s.later(time.Hour)
+		if made := s.sound(); !made.bundle[0].Equal(renewed.Certificate) || len(made.bundle) != 2 {
+			t.Errorf("%d roots are trusted, and the first ends %s", len(made.bundle), made.bundle[0].NotAfter)
+		}
+	}
+	if decided := plan(s.observed); decided.write {
+		t.Error("what has not changed is written again")
+	}
+}
+
+// Whatever is renewed of a chain that was brought, the CA that signs has it; and it names another fingerprint, so that the certificates
+// that were made before get it too.
+func TestRenewedChainIsTaken(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "root", nil)
+	upper := mint(t, "upper", root)
+	issuing := mint(t, "issuing", upper)
+	newUpper := mintWith(t, "upper", upper.key, root)
+	newIssuing := mintWith(t, "issuing", issuing.key, newUpper)
+	s := newScene(t, "corp")
+	fingerprints := map[string]bool{}
+	for i, chain := range [][]*handmade{{issuing, upper}, {issuing, newUpper}, {newIssuing, newUpper}} {
+		s.brought = brought(t, pemOf(root), chain...)
+		made := s.sound()
+		if got := made.authority.Chain(); len(got) != 2 || !got[0].Equal(chain[0].Certificate) || !got[1].Equal(chain[1].Certificate) {
+			t.Errorf("%d: the chain has %d certificates, and is not what was brought", i, len(got))
+		}
+		fingerprints[s.serviceCA.Status.Active.Fingerprint] = true
+		if len(made.bundle) != 1 || len(s.serviceCA.Status.Previous) != 0 {
+			t.Errorf("%d: %d roots are trusted, %d CAs are shown as former", i, len(made.bundle), len(s.serviceCA.Status.Previous))
+		}
+	}
+	if len(fingerprints) != 3 {
+		t.Errorf("3 chains have %d fingerprints", len(fingerprints))
+	}
+}
+
+// What no client would verify is refused with what to do; and what only looks odd works.
+func TestWhatIsBrought(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "root", nil)
+	nameless := func(subject pkix.Name) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.Subject = subject }
+	}
+	allowsNone := func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true }
+	upper, narrow := mint(t, "upper", root), mint(t, "narrow", root, allowsNone)
+	for name, tc := range map[string]struct {
+		chain []*handmade
+		root  []byte
+		// subject is what the status says of it, and refused why it is not taken.
+		subject, refused string
+	}{
+		"no common name":              {[]*handmade{mint(t, "", nil, nameless(pkix.Name{Organization: []string{"Corp"}}))}, nil, "O=Corp", ""},
+		"no subject":                  {[]*handmade{mint(t, "", nil, nameless(pkix.Name{}))}, nil, "", "tls.crt has no subject"},
+		"an intermediate in ca.crt":   {[]*handmade{mint(t, "issuing", upper)}, pemOf(upper, root), "", "the intermediates between them into tls.crt"},
+		"an intermediate in tls.crt":  {[]*handmade{mint(t, "issuing", upper), upper}, pemOf(root), "issuing", ""},
+		"the root in tls.crt too":     {[]*handmade{mint(t, "issuing", upper), upper, root}, pemOf(root), "issuing", ""},
+		"none below the one above it": {[]*handmade{mint(t, "issuing", narrow), narrow}, pemOf(root), "", "a CA above it allows none"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "corp")
+			s.brought = brought(t, tc.root, tc.chain...)
+			decided := s.takesPlace()
+			if tc.refused != "" {
+				if decided.state != nil || decided.problem == nil || decided.problem.reason != reasonSourceInvalid || !strings.Contains(decided.problem.message, tc.refused) {
+					t.Errorf("the problem is %+v, want %q", decided.problem, tc.refused)
+				}
+				return
+			}
+			if decided.problem != nil {
+				t.Fatal(decided.problem.message)
+			}
+			if got := s.serviceCA.Status.Active.Subject; got != tc.subject {
+				t.Errorf("the status names %q, want %q", got, tc.subject)
+			}
+			s.sound()
+		})
+	}
+}
+
+// A clock that leapt ahead and came back leaves no CA signing that nobody accepts yet.
+func TestClockLeapsAndComesBack(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	s.later(20 * 365 * 24 * time.Hour)
+	leapt := s.takesPlace()
+	if leapt.reason != reasonCAExpired || !leapt.byClock {
+		t.Fatalf("the reason is %q, by the clock alone: %t", leapt.reason, leapt.byClock)
+	}
+	s.now = now
+	back := s.takesPlace()
+	if back.problem == nil || back.problem.reason != reasonNotYetValid || !back.problem.passing {
+		t.Errorf("the problem is %+v", back.problem)
+	}
+	if back.write || !back.state.authority.Certificate().Equal(leapt.state.authority.Certificate()) {
+		t.Error("another CA signs because of the clock")
+	}
+}
+
+// What takes place by the clock alone is known for it, so that the clock can be checked first; nothing else has to wait for that.
+func TestWhatTheClockAloneDecides(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	if decided := s.takesPlace(); decided.byClock {
+		t.Error("a first CA is said to be the clock's")
+	}
+	s.secret = nil
+	s.later(400 * time.Hour)
+	if decided := s.takesPlace(); decided.byClock {
+		t.Error("a lost key is said to be the clock's")
+	}
+	s.later(time.Hour)
+	if decided := s.takesPlace(); decided.byClock || decided.write {
+		t.Error("nothing has changed")
+	}
+	s.later(700 * time.Hour)
+	if decided := s.takesPlace(); !decided.byClock || len(decided.state.bundle) != 1 {
+		t.Errorf("a former root has ended: by the clock %t, %d roots", decided.byClock, len(decided.state.bundle))
+	}
+}
+
+// However many CAs came before, the status can be written: the API takes 64 of them.
+func TestManyFormerCAs(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	for range maxPrevious + 6 {
+		s.later(time.Minute)
+		s.secret = nil
+		s.sound()
+	}
+	status := s.serviceCA.Status
+	if len(status.Previous) != 64 || status.TrustBundle.Certificates != maxPrevious+6 {
+		t.Fatalf("%d former CAs are shown and %d roots trusted, want 64 and %d", len(status.Previous), status.TrustBundle.Certificates, maxPrevious+6)
+	}
+	for i := range status.Previous[1:] {
+		if status.Previous[i].NotBefore.Before(&status.Previous[i+1].NotBefore) {
+			t.Fatalf("former CA %d is older than the one after it: the newest are shown first", i)
+		}
+	}
+}
+
+// A root that somebody put into the published bundle is not taken for one of ours, whatever key identifier it bears.
+func TestForgedRootIsNotRecovered(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	ours := s.sound().authority.Certificate()
+	forged := mint(t, ours.Subject.CommonName, nil, func(c *x509.Certificate) { c.SubjectKeyId = ours.SubjectKeyId })
+	s.published = append(s.published, pemOf(forged)...)
+	s.secret = nil
+	made := s.sound()
+	for _, root := range made.bundle {
+		if root.Equal(forged.Certificate) {
+			t.Error("a forged root is trusted")
+		}
+	}
+	if !made.bundle.Contains(pki.KeyID(ours.SubjectKeyId)) || len(made.bundle) != 2 {
+		t.Errorf("%d roots are trusted, want the new one and the lost one", len(made.bundle))
+	}
+}
+
+// A CA that was brought signs on when spec.source names it no more, and the status says so, and what to do.
+func TestBackToSelfSigned(t *testing.T) {
+	t.Parallel()
+	corp := mint(t, "corp", nil)
+	s := newScene(t, "corp")
+	s.brought = brought(t, nil, corp)
+	s.sound()
+	s.serviceCA.Spec.Source, s.brought = v1alpha1.CASource{SelfSigned: &v1alpha1.SelfSignedSource{}}, nil
+	if made := s.sound(); !made.authority.Certificate().Equal(corp.Certificate) {
+		t.Errorf("%s signs", made.name())
+	}
+	ready := meta.FindStatusCondition(s.serviceCA.Status.Conditions, v1alpha1.ConditionReady)
+	if !strings.Contains(ready.Message, "secret/corp") || !strings.Contains(ready.Message, "delete Secret default-signing-key") {
+		t.Errorf("Ready says %q", ready.Message)
+	}
+}
