@@ -1,0 +1,141 @@
+package serviceca
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+// says is a condition as "status reason: message".
+func says(status v1alpha1.ServiceCAStatus, kind string) string {
+	condition := meta.FindStatusCondition(status.Conditions, kind)
+	if condition == nil {
+		return "absent"
+	}
+	return fmt.Sprintf("%s %s: %s", condition.Status, condition.Reason, condition.Message)
+}
+
+func (s *history) status(seen evidence) v1alpha1.ServiceCAStatus {
+	return buildStatus(s.now, s.serviceCA, plan(s.observed), seen)
+}
+
+// Trust is established where every target carries the bundle and every certificate chains to it.
+func TestTrustEstablished(t *testing.T) {
+	t.Parallel()
+	s := newHistory(t)
+	s.settle()
+	s.secret = nil
+	s.settle()
+	active, previous := s.serviceCA.Status.Active.SubjectKeyID, s.serviceCA.Status.Previous[0].SubjectKeyID
+	for name, tc := range map[string]struct {
+		seen evidence
+		want string
+	}{
+		"nothing":  {evidence{}, "True TrustEstablished: all 0 targets"},
+		"all":      {evidence{trust.Targets{All: 3, Current: 3}, map[string]int32{active: 5}}, "True TrustEstablished: all 3 targets carry the bundle"},
+		"previous": {evidence{trust.Targets{All: 3, Current: 3}, map[string]int32{active: 5, previous: 2}}, "True TrustEstablished: "},
+		"behind":   {evidence{trust.Targets{All: 3, Current: 1}, map[string]int32{active: 5}}, "False TargetsBehind: 2 of 3 targets"},
+		"stranger": {evidence{trust.Targets{All: 3, Current: 3}, map[string]int32{active: 5, "abcd": 2}}, "False CertificatesBehind: 2 certificates"},
+		"blocked":  {evidence{trust.Targets{All: 3, Current: 2, Blocked: 1}, nil}, "False TargetsBlocked: 1 of 3 targets"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			status := s.status(tc.seen)
+			if got := says(status, v1alpha1.ConditionTrustEstablished); !strings.HasPrefix(got, tc.want) {
+				t.Errorf("TrustEstablished is %q, want %q", got, tc.want)
+			}
+			if got := says(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, "True Ready: signer@") {
+				t.Errorf("Ready is %q", got)
+			}
+			if *status.Active.Certificates != tc.seen.certificates[active] || *status.Previous[0].Certificates != tc.seen.certificates[previous] {
+				t.Errorf("the counts are %d and %d", *status.Active.Certificates, *status.Previous[0].Certificates)
+			}
+		})
+	}
+}
+
+// What a CA was is remembered while something is wrong with it, or its roots could not be known again.
+func TestStatusRemembers(t *testing.T) {
+	t.Parallel()
+	s := newHistory(t)
+	s.settle()
+	before := s.serviceCA.Status
+	s.spoil("tls.key", []byte("?"))
+	s.serviceCA.Generation = 7
+	s.now = s.now.Add(time.Hour)
+	s.settle()
+	after := s.serviceCA.Status
+	if after.Active == nil || after.Active.Fingerprint != before.Active.Fingerprint || after.TrustBundle.Hash != before.TrustBundle.Hash {
+		t.Errorf("the status is %+v", after)
+	}
+	if got := says(after, v1alpha1.ConditionStalled); after.ObservedGeneration != 7 || !strings.HasPrefix(got, "True SigningKeyInvalid: Secret default-signing-key: tls.key") {
+		t.Errorf("Stalled is %q, observed is %d", got, after.ObservedGeneration)
+	}
+	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
+	if ready.Status != metav1.ConditionFalse || !ready.LastTransitionTime.Time.Equal(s.now) {
+		t.Errorf("Ready is %+v", ready)
+	}
+}
+
+// Whoever has to act makes a ServiceCA Stalled, and what may come by itself makes it Reconciling: never both.
+func TestStalledOrReconciling(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		given                func(*history)
+		stalled, reconciling string
+	}{
+		"sound":             {func(*history) {}, "absent", "absent"},
+		"nothing brought":   {func(s *history) { s.brings(day); s.brought = nil }, "absent", "True SourceNotThere"},
+		"the wrong brought": {func(s *history) { s.brings(day); s.brought.Data = nil }, "True SourceInvalid", "absent"},
+		"clock set back":    {func(s *history) { s.settle(); s.now = s.now.Add(-day) }, "absent", "True NotYetValid"},
+		"unreadable":        {func(s *history) { s.settle(); s.spoil("tls.crt", nil) }, "True SigningKeyInvalid", "absent"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newHistory(t)
+			tc.given(s)
+			status := s.status(evidence{})
+			if got := says(status, v1alpha1.ConditionStalled); !strings.HasPrefix(got, tc.stalled) {
+				t.Errorf("Stalled is %q, want %q", got, tc.stalled)
+			}
+			if got := says(status, v1alpha1.ConditionReconciling); !strings.HasPrefix(got, tc.reconciling) {
+				t.Errorf("Reconciling is %q, want %q", got, tc.reconciling)
+			}
+		})
+	}
+}
+
+// The clock alone changes something at the threshold, and where a certificate begins or ends; nothing is forgotten, and nothing
+// is looked at without need.
+func TestUntilNext(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		given func(*history)
+		want  time.Duration
+	}{
+		"the threshold":                {func(*history) {}, 50 * day},
+		"the end":                      {func(s *history) { s.now = s.now.Add(60 * day) }, 40 * day},
+		"the end of one before":        {func(s *history) { s.now = s.now.Add(90 * day); s.secret = nil; s.settle() }, 10 * day},
+		"the begin of what is brought": {func(s *history) { s.secret = nil; s.brings(day); s.now = s.now.Add(-time.Hour) }, 55 * time.Minute},
+		"the end of what is brought":   {func(s *history) { s.brings(day); s.settle() }, day},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newHistory(t)
+			s.settle()
+			tc.given(s)
+			decided := plan(s.observed)
+			got := untilNext(s.observed, decided, buildStatus(s.now, s.serviceCA, decided, evidence{}))
+			if got > tc.want || got < tc.want-2*time.Second {
+				t.Errorf("it looks again after %s, want %s", got, tc.want)
+			}
+		})
+	}
+}
