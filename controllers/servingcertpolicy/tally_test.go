@@ -1,0 +1,190 @@
+package servingcertpolicy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+// now lies far off, and between two seconds.
+var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
+
+func service(namespace, name, told string) *corev1.Service {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	if told != "" {
+		s.Annotations = map[string]string{v1alpha1.AnnotationError: told}
+	}
+	return s
+}
+
+func obstacle() *issuance.Obstacle {
+	return issuance.NewObstacle(issuance.ReasonSecretNotOurs, "left alone")
+}
+
+// readyCA is a ServiceCA whose condition Ready is as given; absent where empty.
+func readyCA(status metav1.ConditionStatus) *v1alpha1.ServiceCA {
+	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	if status != "" {
+		ca.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: status, Message: "its message"}}
+	}
+	return ca
+}
+
+func newPolicy() *v1alpha1.ServingCertPolicy {
+	return &v1alpha1.ServingCertPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "default", Generation: 4}, Spec: v1alpha1.ServingCertPolicySpec{ServiceCAName: "default"},
+	}
+}
+
+func says(status v1alpha1.ServingCertPolicyStatus, kind string) string {
+	condition := meta.FindStatusCondition(status.Conditions, kind)
+	if condition == nil {
+		return "absent"
+	}
+	return fmt.Sprintf("%s %s: %s", condition.Status, condition.Reason, condition.Message)
+}
+
+// A Service is issued while it has a certificate that could serve, whatever else stands in its way; failed where somebody has to
+// act; and pending where nobody has.
+func TestCounts(t *testing.T) {
+	t.Parallel()
+	later := now.Add(time.Hour)
+	for name, tc := range map[string]struct {
+		told string
+		plan issuance.Plan
+		want v1alpha1.ServiceCounts
+		says string
+	}{
+		"sound":                     {"", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "True AllServed: all 1 Services are served; the first certificate ends 2071-03-14T16:09:26Z"},
+		"none yet":                  {"", issuance.Plan{}, v1alpha1.ServiceCounts{Matched: 1, Pending: 1}, "False Pending: 0 of 1 Services are served, and 1 will be soon"},
+		"ended":                     {"", issuance.Plan{NotAfter: now}, v1alpha1.ServiceCounts{Matched: 1, Pending: 1}, "False Pending: "},
+		"refused":                   {"", issuance.Plan{Obstacle: obstacle()}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: left alone"},
+		"told":                      {"SecretRefused: quota", issuance.Plan{}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: quota"},
+		"sound, and told":           {"SecretConflict: wanted", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "False Failures: 1 of 1 Services are served; shop/web: wanted"},
+		"told something of its own": {"nonsense", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "False Failures: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			counted := &tally{}
+			counted.add(now, service("shop", "web", tc.told), tc.plan)
+			status := counted.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
+			if *status.Services != tc.want {
+				t.Errorf("the counts are %+v, want %+v", *status.Services, tc.want)
+			}
+			if got := says(status, v1alpha1.ConditionAllServed); !strings.HasPrefix(got, tc.says) {
+				t.Errorf("AllServed is %q, want %q", got, tc.says)
+			}
+			if got := says(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, "True ") {
+				t.Errorf("Ready is %q: what a tenant does is no fault of the policy", got)
+			}
+			for _, failure := range status.Failures {
+				if failure.Reason == "" || failure.Namespace == "" || failure.Service == "" {
+					t.Errorf("the API server does not take a failure %+v", failure)
+				}
+			}
+		})
+	}
+}
+
+// The times are those of the first certificate to be renewed, and of the first to end.
+func TestTimes(t *testing.T) {
+	t.Parallel()
+	counted := &tally{}
+	for _, left := range []time.Duration{5 * time.Hour, 3 * time.Hour, 9 * time.Hour} {
+		counted.add(now, service("shop", left.String(), ""), issuance.Plan{NotAfter: now.Add(left), RenewAt: now.Add(10*time.Hour - left)})
+	}
+	counted.add(now, service("shop", "ends with its CA", ""), issuance.Plan{NotAfter: now.Add(20 * time.Hour)})
+	status := counted.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
+	if want := now.Add(3 * time.Hour).Truncate(time.Second); !status.EarliestExpiry.Time.Equal(want) {
+		t.Errorf("the earliest expiry is %s, want %s", status.EarliestExpiry, want)
+	}
+	if want := now.Add(time.Hour).Truncate(time.Second); !status.NextRenewalTime.Time.Equal(want) {
+		t.Errorf("the next renewal is %s, want %s", status.NextRenewalTime, want)
+	}
+	if none := (&tally{}).status(now, newPolicy(), nil); none.EarliestExpiry != nil || none.NextRenewalTime != nil || none.ObservedGeneration != 4 {
+		t.Errorf("a policy that serves nobody says %+v", none)
+	}
+}
+
+// Ready is about the policy and its CA.
+func TestReady(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		adjust         func(*v1alpha1.ServingCertPolicy)
+		ca             *v1alpha1.ServiceCA
+		ready, stalled string
+	}{
+		"ready":      {nil, readyCA(metav1.ConditionTrue), "True Ready: ServiceCA default signs for this policy", "absent"},
+		"no CA":      {nil, nil, "False ServiceCANotFound: there is no ServiceCA default: create it", "absent"},
+		"fresh CA":   {nil, readyCA(""), "False ServiceCANotReady: ServiceCA default has no signing key yet", "absent"},
+		"CA in need": {nil, readyCA(metav1.ConditionFalse), "False ServiceCANotReady: ServiceCA default: its message", "absent"},
+		"restarts":   {func(p *v1alpha1.ServingCertPolicy) { p.Spec.Restart.Strategy = v1alpha1.RollingRestart }, readyCA(metav1.ConditionTrue), "True Ready: ServiceCA default signs for this policy; this version restarts nothing", "absent"},
+		"no selector": {func(p *v1alpha1.ServingCertPolicy) {
+			p.Spec.ServiceSelector.MatchLabels = map[string]string{"no label": ""}
+		}, readyCA(metav1.ConditionTrue), "False InvalidSelector: spec.serviceSelector", "True InvalidSelector: spec.serviceSelector"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPolicy()
+			if tc.adjust != nil {
+				tc.adjust(p)
+			}
+			status := (&tally{}).status(now, p, tc.ca)
+			if got := says(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, tc.ready) {
+				t.Errorf("Ready is %q, want %q", got, tc.ready)
+			}
+			if got := says(status, v1alpha1.ConditionStalled); !strings.HasPrefix(got, tc.stalled) {
+				t.Errorf("Stalled is %q, want %q", got, tc.stalled)
+			}
+		})
+	}
+}
+
+// Ten failures at most are listed, by namespace and name, whatever the order in which they were found.
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	counted := &tally{}
+	for i := range 20 {
+		n := i * 7 % 20
+		counted.add(now, service(fmt.Sprintf("ns-%d", n%2), fmt.Sprintf("web-%02d", n), ""), issuance.Plan{Obstacle: obstacle()})
+	}
+	status := counted.status(now, newPolicy(), nil)
+	if len(status.Failures) != 10 || status.Services.Failed != 20 {
+		t.Fatalf("%d failures are listed, and %d counted", len(status.Failures), status.Services.Failed)
+	}
+	for i, failure := range status.Failures {
+		if failure.Namespace != "ns-0" || failure.Service != fmt.Sprintf("web-%02d", 2*i) {
+			t.Errorf("failure %d is that of %s/%s", i, failure.Namespace, failure.Service)
+		}
+	}
+	if got := says(status, v1alpha1.ConditionAllServed); !strings.Contains(got, "0 of 20 Services are served; ns-0/web-00: left alone") {
+		t.Errorf("AllServed is %q", got)
+	}
+}
+
+// Policies of one priority are told of each other; the same words come whatever the order in which they are found.
+func TestConflicts(t *testing.T) {
+	t.Parallel()
+	named := func(name string) *v1alpha1.ServingCertPolicy {
+		return &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	}
+	if got := says((&tally{}).status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "False NoConflict") {
+		t.Errorf("Conflicted is %q", got)
+	}
+	for _, others := range [][]*v1alpha1.ServingCertPolicy{{named("b"), named("c")}, {named("c"), named("b"), named("c")}} {
+		counted := &tally{}
+		counted.conflict(others...)
+		counted.conflict()
+		if got := says(counted.status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "True SamePriority: policy b has the same priority") {
+			t.Errorf("Conflicted is %q", got)
+		}
+	}
+}
