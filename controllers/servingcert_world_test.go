@@ -131,7 +131,7 @@ func (w *wire) send(next http.RoundTripper, request *http.Request) (*http.Respon
 	}
 	if w.cut.answered {
 		if response, err := next.RoundTrip(request); err == nil {
-			response.Body.Close() //nolint:gosec // it is lost anyway
+			response.Body.Close()
 		}
 	}
 	close(w.dead)
