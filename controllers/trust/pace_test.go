@@ -5,7 +5,14 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/servingcert/operator/api/v1alpha1"
 )
 
 // now lies far off: a stray time.Now() shows.
@@ -89,5 +96,21 @@ func TestPaceAtOnce(t *testing.T) {
 	group.Wait()
 	if got := p.writes[fought].number; got != concurrency {
 		t.Errorf("%d writes are counted, want %d", got, concurrency)
+	}
+}
+
+// Whoever was left alone is looked at again, when it has been calm for long enough.
+func TestPaceComesBack(t *testing.T) {
+	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Namespace: fought.Namespace, Name: fought.Name, Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: "default"},
+	}}
+	c := fake.NewClientBuilder().WithObjects(configMap).Build()
+	r := &Reconciler{Cache: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now.Add(time.Second))}
+	for range burst {
+		r.pace.write(fought, now)
+	}
+	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: fought})
+	if err != nil || result.RequeueAfter != calm-time.Second {
+		t.Errorf("it is looked at again after %s (%v), want %s", result.RequeueAfter, err, calm-time.Second)
 	}
 }

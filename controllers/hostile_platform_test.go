@@ -1,0 +1,92 @@
+package controllers_test
+
+import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// A CA need not have a common name to sign, but a subject: without one, nobody could name it as an issuer.
+func TestSourceSecretSubject(t *testing.T) {
+	t.Parallel()
+	is := func(subject pkix.Name) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.Subject = subject }
+	}
+	r := newRealm(t, bringing("corp-"+realmName(t)))
+	bring(t, "corp-"+r.name, mint(t, "", nil, is(pkix.Name{})).data(t))
+	r.service("web", asks("web-tls"))
+	r.serviceCA(isStalled("SourceInvalid", "has no subject", "make it with one"))
+	r.told("web", "ServiceCANotReady: ", "has no subject")
+
+	named := mint(t, "", nil, is(pkix.Name{Organization: []string{"Corp"}}))
+	bring(t, "corp-"+r.name, named.data(t))
+	ca := r.serviceCA(isReady)
+	if got := ca.Status.Active.Subject; got != "O=Corp" {
+		t.Errorf("the status names the CA %q", got)
+	}
+	r.handshake(r.secret("web-tls", r.signedBy(named.certificate)), "web."+r.name+".svc")
+	r.told("web")
+}
+
+// An intermediate that was renewed further up, in good time, reaches the certificates that were made before.
+func TestRenewedChainReachesEveryCertificate(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "Corp Root", nil)
+	upper := mint(t, "Corp Policy", root)
+	issuing := mint(t, "Corp Issuing", upper)
+	r := newRealm(t, bringing("corp-"+realmName(t)))
+	bring(t, "corp-"+r.name, with(issuing.data(t, upper), "ca.crt", root.pem()))
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.signedBy(issuing.certificate))
+	for _, renew := range []func(){
+		func() { upper = mintWith(t, "Corp Policy", upper.key, root) },
+		func() { issuing = mintWith(t, "Corp Issuing", issuing.key, upper) },
+	} {
+		renew()
+		bring(t, "corp-"+r.name, with(issuing.data(t, upper), "ca.crt", root.pem()))
+		secret := r.secret("web-tls", func(secret *corev1.Secret) string {
+			chain := parse(t, secret.Data[corev1.TLSCertKey])
+			if len(chain) != 3 || !chain[1].Equal(issuing.certificate) || !chain[2].Equal(upper.certificate) {
+				return "the certificate has the former chain"
+			}
+			return r.signedBy(issuing.certificate)(secret)
+		})
+		r.handshake(secret, "web."+r.name+".svc")
+		r.trusts(root.certificate)
+	}
+}
+
+// Whom a policy means that cannot be read is not known: what it made stays, until it can be read again.
+func TestPolicyThatBecomesUnreadableRemovesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, issueAll)
+	service := r.service("web", nil)
+	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	asking := r.service("asking", asks("asking-tls"))
+	other := r.secret("asking-tls", r.issued("asking."+r.name+".svc"))
+	selector := r.policy.Spec.ServiceSelector
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
+		p.Spec.ServiceSelector.MatchExpressions = []metav1.LabelSelectorRequirement{{Key: "-app", Operator: metav1.LabelSelectorOpExists}}
+	})
+	r.report(func(p *v1alpha1.ServingCertPolicy) string {
+		if stalled := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionStalled); stalled == nil || stalled.Reason != "InvalidSelector" {
+			return "the policy is not stalled"
+		}
+		return ""
+	})
+	r.told("asking", "NoPolicy: ")
+	touch(t, service)
+	touch(t, asking)
+	newRealmIn(t, kube, r.name+"-n").passes()
+	unchanged(t, served, other)
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceSelector = selector })
+	r.told("asking")
+	r.serves(2)
+	unchanged(t, served, other)
+}

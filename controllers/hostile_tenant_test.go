@@ -1,0 +1,119 @@
+package controllers_test
+
+import (
+	"bytes"
+	"encoding/pem"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// A key that somebody put in place before the Service was there is certified by nobody, even where keys are kept.
+func TestPlantedKeyIsNotCertified(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+	})
+	planted := mint(t, "Mallory", nil)
+	create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls", Labels: map[string]string{v1alpha1.LabelService: "web", v1alpha1.LabelServiceCA: r.ca.Name}},
+		Type:       corev1.SecretTypeTLS, Data: planted.data(t),
+	})
+	r.service("web", asks("web-tls"))
+	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	if sameKey(leaf(t, secret), planted.certificate) {
+		t.Error("the planted key was certified")
+	}
+	// From then on the key is one of ours, and is kept.
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "100h" })
+	renewed := r.secret("web-tls", func(s *corev1.Secret) string {
+		if s.ResourceVersion == secret.ResourceVersion {
+			return "the certificate is that of before"
+		}
+		return r.issued("web." + r.name + ".svc")(s)
+	})
+	if !sameKey(leaf(t, renewed), leaf(t, secret)) {
+		t.Error("the key was not kept")
+	}
+}
+
+// A Secret that another controller made for a Service, and that goes with it, bears no label of ours: it is left alone, above all by
+// a policy that serves every Service.
+func TestSecretOfAnotherControllerIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.ServiceSelector.MatchLabels = map[string]string{"served": "yes"}
+	})
+	service := r.service("web", nil)
+	foreign := r.foreign("web-tls", func(s *corev1.Secret) {
+		s.Type, s.Data = corev1.SecretTypeTLS, mint(t, "Theirs", nil).data(t)
+		s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: service.Name, UID: service.UID}}
+	})
+	update(t, service, func(s *corev1.Service) { s.Labels = map[string]string{"served": "yes"} })
+	r.policyReports("SecretNotOurs", "web")
+	r.told("web", "SecretNotOurs: ", "Secret web-tls was not made for this Service")
+	// Nor is it removed, when the policy wants another name.
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.SecretNameSuffix = "-cert" })
+	r.secret("web-cert", r.issued("web."+r.name+".svc"))
+	r.told("web")
+	r.serves(1)
+	unchanged(t, foreign)
+}
+
+// A key of hundreds of kilobytes is not read, but replaced; and other Services do not wait for it.
+func TestOversizedKeyIsReplaced(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	service := r.service("web", asks("web-tls"))
+	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	update(t, secret, func(s *corev1.Secret) {
+		s.Data[corev1.TLSPrivateKeyKey] = pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: bytes.Repeat([]byte{0x30}, 500<<10)})
+	})
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	event(t, service, corev1.EventTypeNormal, "Reissued", "tls.key is longer than")
+	r.serves(1)
+}
+
+// Nobody gets a certificate for the API server's own name by writing our annotation on its Service.
+func TestAPIServerIsAskedFor(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.NamespaceSelector.MatchLabels[corev1.LabelMetadataName] = metav1.NamespaceDefault
+		p.Spec.ServiceSelector.MatchLabels = map[string]string{"component": "apiserver"}
+		p.Spec.Priority = 100
+	})
+	name := r.name
+	r.name = metav1.NamespaceDefault
+	service := reload(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "kubernetes"}})
+	ask := func(annotations map[string]string) {
+		update(t, service, func(s *corev1.Service) { s.Annotations = annotations })
+	}
+	defer ask(nil)
+	for _, annotations := range []map[string]string{asks(name), {beta + "serving-cert-secret-name": name}} {
+		ask(annotations)
+		r.told("kubernetes", "NameNotPermitted: ", "API server's own Service")
+		r.policyReports("NameNotPermitted", "kubernetes")
+		r.absent(name)
+	}
+	ask(nil)
+	r.policyReports("")
+	r.absent(name)
+}
+
+// Somebody who removes the bundle as often as it comes is left alone for a while, and nobody else waits for that.
+func TestConfigMapFightCalmsDown(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	fought := r.injected("fought")
+	const burst = 5
+	for range burst {
+		r.carries(fought)
+		update(t, fought, func(c *corev1.ConfigMap) { c.Data = nil })
+	}
+	r.settle()
+	r.settle()
+	unchanged(t, fought)
+}
