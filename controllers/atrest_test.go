@@ -72,13 +72,13 @@ func TestAtRest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	first := newWire()
-	stop := w.start(first, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(time.Second) })
+	stop := w.start(first, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
 	r := everything(w)
 	// That is at least three resyncs of everything.
-	first.quiet(t, 4*time.Second)
+	first.quiet(t, 5*time.Second)
 	stop()
 	second := newWire()
-	w.start(second, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(time.Second) })
+	w.start(second, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
 	// Whatever the new one would write comes before what a Service that comes now gets, or before it rests.
 	r.service("late", asks("late-tls"))
 	r.secret("late-tls", r.issued("late."+r.name+".svc"))
@@ -94,7 +94,7 @@ func TestAtRest(t *testing.T) {
 		}
 		return ""
 	})
-	second.quiet(t, 4*time.Second)
+	second.quiet(t, 5*time.Second)
 	for _, write := range second.written() {
 		switch {
 		case strings.HasSuffix(write, "/secrets/late-tls"), strings.HasSuffix(write, "/servingcertpolicies/everything/status"),
