@@ -152,10 +152,15 @@ func TestOnlyTheNamedKeySigns(t *testing.T) {
 		change func(s *scene)
 		says   string
 	}{
-		"no key yet":        {func(s *scene) { s.serviceCA.Status.Active = nil }, "it has no signing key yet"},
-		"no bundle yet":     {func(s *scene) { s.serviceCA.Status.TrustBundle = nil }, "it has no signing key yet"},
-		"no fingerprint":    {func(s *scene) { s.serviceCA.Status.Active.Fingerprint = "" }, "it has no signing key yet"},
-		"another key":       {func(s *scene) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
+		"no key yet":     {func(s *scene) { s.serviceCA.Status.Active = nil }, "it has no signing key yet"},
+		"no bundle yet":  {func(s *scene) { s.serviceCA.Status.TrustBundle = nil }, "it has no signing key yet"},
+		"no fingerprint": {func(s *scene) { s.serviceCA.Status.Active.Fingerprint = "" }, "it has no signing key yet"},
+		"another key":    {func(s *scene) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
+		"another key below this bundle": {func(s *scene) {
+			other, _ := newCA(s.T)
+			other.Data[keyring.BundleKey] = s.secret.Data[keyring.BundleKey]
+			s.secret = other
+		}, "its signing key is changing"},
 		"another bundle":    {func(s *scene) { s.serviceCA.Status.TrustBundle.Hash = pki.Hash(nil) }, "its signing key is changing"},
 		"no bundle":         {func(s *scene) { delete(s.secret.Data, keyring.BundleKey) }, "its signing key is changing"},
 		"no Secret":         {func(s *scene) { s.secret = nil }, "not found"},
