@@ -98,19 +98,19 @@ func TestOpenShiftCertificateProfile(t *testing.T) {
 // DNS names, those of a headless Service too.
 func TestOpenShiftDNSNames(t *testing.T) {
 	r := newOpenShift(t)
-	name := "web." + r.name + ".svc"
+	plain, headless := "plain."+r.name+".svc", "headless."+r.name+".svc"
 	for _, tc := range []struct {
-		kind      string
+		service   string
 		clusterIP string
 		want      []string
 	}{
-		{"with a clusterIP", "", []string{name, name + ".cluster.local"}},
-		{"headless", corev1.ClusterIPNone, []string{"*." + name, "*." + name + ".cluster.local", name, name + ".cluster.local"}},
+		{"plain", "", []string{plain, plain + ".cluster.local"}},
+		{"headless", corev1.ClusterIPNone, []string{"*." + headless, "*." + headless + ".cluster.local", headless, headless + ".cluster.local"}},
 	} {
-		t.Run(tc.kind, func(t *testing.T) {
+		t.Run(tc.service, func(t *testing.T) {
 			inner := r
 			inner.T = t
-			_, secret := inner.served("web", func(s *corev1.Service) { s.Spec.ClusterIP = tc.clusterIP })
+			_, secret := inner.served(tc.service, func(s *corev1.Service) { s.Spec.ClusterIP = tc.clusterIP })
 			if got := slices.Sorted(slices.Values(leaf(t, secret).DNSNames)); !slices.Equal(got, tc.want) {
 				t.Errorf("the names are %v, want %v", got, tc.want)
 			}
