@@ -20,8 +20,13 @@ import (
 type flags struct {
 	namespace, clusterDomain, metricsAddress, probeAddress string
 	leaderElect                                            bool
+	reissueRate                                            float64
 	log                                                    zap.Options
 }
+
+// defaultReissueRate follows from a budget of 50 writes a second, a twentieth of what a small API server takes: a certificate costs one
+// write of its Secret, at most one Event, and one write of its Service where OpenShift's annotations ask for it.
+const defaultReissueRate = 50 / 2.5
 
 func parseFlags() flags {
 	var f flags
@@ -30,6 +35,7 @@ func parseFlags() flags {
 	flag.StringVar(&f.metricsAddress, "metrics-bind-address", "0", "address of the metrics endpoint, such as :8080; 0 turns it off")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
+	flag.Float64Var(&f.reissueRate, "reissue-rate", defaultReissueRate, "certificates reissued in a second after a CA has rotated; 0 for no limit")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	return f
@@ -51,7 +57,7 @@ func run(f flags) error {
 		return err
 	}
 	err = controllers.Setup(ctx, mgr, controllers.Options{
-		Namespace: f.namespace, ClusterDomain: f.clusterDomain, Clock: clock.RealClock{},
+		Namespace: f.namespace, ClusterDomain: f.clusterDomain, Clock: clock.RealClock{}, ReissueRate: f.reissueRate,
 	})
 	if err != nil {
 		return err

@@ -41,6 +41,8 @@ type Options struct {
 	ClusterDomain string
 	// Clock tells the time.
 	Clock clock.PassiveClock
+	// ReissueRate is how many certificates are reissued in a second after the CA has rotated; 0 for no limit.
+	ReissueRate float64
 }
 
 // ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
@@ -154,7 +156,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
-		Namespace: options.Namespace, Targets: targets.Target, Wanted: view.Wanted,
+		Namespace: options.Namespace, Targets: targets.Target, Fought: targets.Fought, Claims: view.Claims, ReissueRate: options.ReissueRate,
 	}
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,

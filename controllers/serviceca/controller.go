@@ -3,7 +3,6 @@ package serviceca
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"time"
 
@@ -21,6 +20,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // Reconciler reconciles ServiceCAs.
@@ -36,14 +38,18 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 	// Targets is the ServiceCA whose bundle an object asks for, empty when it asks for none.
 	Targets func(client.Object) string
-	// Wanted answers whether a policy wants a Secret for the Service that owns it, so that a stray one counts for nothing.
-	Wanted func(context.Context) (func(*corev1.Secret) bool, error)
+	// Claims answers what a Secret is to the Service that owns it, so that a stray one counts for nothing.
+	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
+	// ReissueRate is how many certificates are reissued in a second after the switch of the signer.
+	ReissueRate float64
 	// Namespace is the operator's own.
 	Namespace string
+	// Fought tells of targets that somebody else changes back again and again.
+	Fought func(client.ObjectKey) bool
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
-// published before the status lets anybody sign.
+// published before the status lets anybody sign. It takes one step of a rotation at a time; the change of the status leads to the next.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
@@ -53,52 +59,73 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if !ca.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
 	}
-	in, err := r.observe(ctx, &ca)
+	in, decided, seen, err := r.decide(ctx, &ca)
 	if err != nil {
 		return ctrl.Result{}, err
-	}
-	decided := plan(in)
-	if decided.byClock {
-		if err := r.checkClock(ctx, in.now); err != nil {
-			return ctrl.Result{}, err
-		}
 	}
 	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
 		return ctrl.Result{}, err
 	}
-	if err := decided.refused(reasonBundleRefused, r.publish(ctx, &ca, &decided)); err != nil {
+	changed, err := r.publish(ctx, in, &decided)
+	if err := decided.refused(reasonBundleRefused, err); err != nil {
 		return ctrl.Result{}, err
 	}
-	seen, err := r.evidence(ctx, &ca, decided)
-	if err != nil {
-		return ctrl.Result{}, err
+	if changed = changed || decided.secret != nil; changed && decided.state != nil {
+		if seen, err = r.evidence(ctx, &ca, decided.state, decided.state.Bundle().Encode()); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	status := buildStatus(in.now, &ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	r.announce(&ca, decided)
-	return ctrl.Result{RequeueAfter: untilNext(in, decided, status)}, r.cleanUp(ctx, &ca, decided)
+	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, r.cleanUp(ctx, &ca, decided)
 }
 
-// maxClockError is how far our clock may be ahead of the API server's when time alone makes us give something up.
+// decide looks and plans. What is to be written is planned once more by the clock of the API server: ours may have leapt, that of
+// another replica may differ, and what a key or a root that is given up depends on must not.
+func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, step, evidence, error) {
+	in, err := r.observe(ctx, ca)
+	if err != nil {
+		return in, step{}, evidence{}, err
+	}
+	given := resolve(in)
+	seen, err := r.evidence(ctx, ca, given.state, in.published)
+	if err != nil {
+		return in, step{}, seen, err
+	}
+	decided := plan(in, given, seen)
+	if decided.secret != nil {
+		if in.now, err = r.serverTime(ctx, in.now); err != nil {
+			return in, step{}, seen, err
+		}
+		decided = plan(in, resolve(in), seen)
+	}
+	return in, decided, seen, nil
+}
+
+// maxClockError is how far our clock may be ahead of the API server's: what we sign would be valid too late.
 const maxClockError = time.Hour
 
-// checkClock compares our clock with the API server's, which stamps even what it is only asked to try.
-func (r *Reconciler) checkClock(ctx context.Context, now time.Time) error {
+// serverTime asks the API server for the time, by what it stamps even where it is only asked to try.
+func (r *Reconciler) serverTime(ctx context.Context, now time.Time) (time.Time, error) {
 	probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, GenerateName: "clock-"}}
 	if err := r.Live.Create(ctx, probe, client.DryRunAll, apply.ServiceCA); err != nil {
-		return fmt.Errorf("ask the API server for the time: %w", err)
+		return now, fmt.Errorf("ask the API server for the time: %w", err)
 	}
 	if ahead := now.Sub(probe.CreationTimestamp.Time); ahead > maxClockError {
-		return fmt.Errorf("a certificate has expired by this clock, which is %s ahead of the API server's: correct it", ahead)
+		return now, fmt.Errorf("the clock of this node is %s ahead of the API server's: correct it", ahead.Round(time.Second))
 	}
-	return nil
+	return probe.CreationTimestamp.Time, nil
 }
 
 func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, error) {
 	in := observed{now: r.Clock.Now(), serviceCA: ca}
 	var err error
+	if in.longest, err = r.longest(ctx, ca.Name); err != nil {
+		return in, err
+	}
 	if in.secret, err = get(ctx, r.Live, r.key(ca.SigningKeySecretName()), &corev1.Secret{}); err != nil {
 		return in, err
 	}
@@ -115,9 +142,40 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 		in.published = []byte(published.Data[ca.Spec.TrustBundle.Key])
 	}
 	if source := ca.Spec.Source.Secret; source != nil {
-		in.brought, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{})
+		if in.brought, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{}); err != nil {
+			return in, err
+		}
 	}
-	return in, err
+	return in, r.recover(ctx, &in)
+}
+
+// recover looks for the bundle in what carries it, where neither the signing-key Secret nor the trust-bundle ConfigMap has it.
+func (r *Reconciler) recover(ctx context.Context, in *observed) error {
+	told := in.serviceCA.Status.TrustBundle
+	if told == nil || told.Hash == pki.Hash(in.published) || in.formerly != nil {
+		return nil
+	}
+	if in.secret != nil && pki.Hash(in.secret.Data[rotation.BundleKey]) == told.Hash {
+		return nil
+	}
+	var err error
+	in.carried, err = trust.Carried(ctx, r.Cache, r.Live, in.serviceCA.Name, told.Hash)
+	return err
+}
+
+// longest is the longest lifetime that a policy asks for certificates of this CA.
+func (r *Reconciler) longest(ctx context.Context, ca string) (time.Duration, error) {
+	var list v1alpha1.ServingCertPolicyList
+	if err := r.Cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return 0, err
+	}
+	var longest time.Duration
+	for _, policy := range list.Items {
+		if policy.Spec.ServiceCAName == ca {
+			longest = max(longest, policy.Spec.Certificate.Duration.Std())
+		}
+	}
+	return longest, nil
 }
 
 // formerSecret finds the signing key where spec.signingKey.secretName was changed: it moves, and no new CA begins. A copy that
@@ -147,22 +205,19 @@ func get[T client.Object](ctx context.Context, c client.Reader, key client.Objec
 	return into, err
 }
 
-// untilNext is the time until the clock alone changes something: the threshold, or the begin or end of a certificate.
-func untilNext(in observed, decided step, status v1alpha1.ServiceCAStatus) time.Duration {
-	var certificates []*x509.Certificate
+// untilNext is the time until the clock alone changes something: the threshold, the end of a wait, the begin or end of a certificate.
+func untilNext(in observed, decided step) time.Duration {
 	var moments []time.Time
 	if in.brought != nil {
 		for _, key := range []string{corev1.TLSCertKey, corev1.ServiceAccountRootCAKey} {
 			brought, _ := pki.ParseBundle(in.brought.Data[key])
-			certificates = append(certificates, brought...)
+			for _, certificate := range brought {
+				moments = append(moments, certificate.NotBefore, certificate.NotAfter)
+			}
 		}
 	}
 	if decided.state != nil {
-		certificates = append(append(certificates, decided.state.authority.Certificate()), decided.state.bundle...)
-		moments = append(moments, status.NextRotationTime.Time)
-	}
-	for _, certificate := range certificates {
-		moments = append(moments, certificate.NotBefore, certificate.NotAfter)
+		moments = append(moments, decided.state.Moments(in.serviceCA.Spec.Rotation)...)
 	}
 	next := decided.retry
 	for _, moment := range moments {
@@ -174,12 +229,8 @@ func untilNext(in observed, decided step, status v1alpha1.ServiceCAStatus) time.
 }
 
 func (r *Reconciler) announce(ca *v1alpha1.ServiceCA, decided step) {
-	if decided.reason != "" {
-		kind := corev1.EventTypeNormal
-		if decided.reason == reasonSigningKeyLost || decided.reason == reasonCAExpired {
-			kind = corev1.EventTypeWarning
-		}
-		r.Recorder.Eventf(ca, nil, kind, decided.reason, "Sign", "%s", decided.note)
+	for _, e := range decided.events {
+		r.Recorder.Eventf(ca, nil, e.kind, e.reason, "Rotate", "%s", e.note)
 	}
 	ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
 	if decided.problem != nil && (ready == nil || ready.Reason != decided.problem.reason) {

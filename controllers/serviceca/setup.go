@@ -31,10 +31,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) 
 	secret.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
-		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(&v1alpha1.ServiceCA{}).
 		WatchesRawSource(source.Kind[client.Object](ownSecrets, secret, handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
 		Watches(trust.ConfigMapMetadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
 		Watches(trust.ConfigMapMetadata(), later(r.Targets), builder.OnlyMetadata).
+		Watches(&v1alpha1.ServingCertPolicy{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, policy client.Object) []reconcile.Request {
+			return []reconcile.Request{request(caOf(policy))}
+		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Secret{}, later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
 		Complete(r)
 }
@@ -67,6 +70,14 @@ func (r *Reconciler) casWhere(ctx context.Context, holds func(*v1alpha1.ServiceC
 		}
 	}
 	return requests
+}
+
+// caOf is the ServiceCA that a policy names.
+func caOf(policy client.Object) string {
+	if p, ok := policy.(*v1alpha1.ServingCertPolicy); ok {
+		return p.Spec.ServiceCAName
+	}
+	return ""
 }
 
 func request(ca string) reconcile.Request {

@@ -1,8 +1,10 @@
 package serviceca
 
 import (
+	"cmp"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,18 +12,15 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/conditions"
 	"github.com/servingcert/operator/controllers/internal/pki"
-	"github.com/servingcert/operator/controllers/trust"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// maxPrevious is how many former generations a status lists.
-const maxPrevious = 64
-
-// evidence is what the status reports of the world outside the signing-key Secret.
-type evidence struct {
-	targets trust.Targets
-	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
-	certificates map[string]int32
-}
+const (
+	// maxPrevious is how many former generations a status lists.
+	maxPrevious = 64
+	// maxFingerprints is how many roots a status remembers.
+	maxFingerprints = 128
+)
 
 // buildStatus is the whole status of a ServiceCA.
 func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evidence) v1alpha1.ServiceCAStatus {
@@ -31,74 +30,111 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 		// What the CA was is remembered, so that nothing is forgotten once the problem is put right.
 		ca.Status.DeepCopyInto(&status)
 	} else {
-		describe(&status, ca, decided.state, seen)
-		reportTrust(built, ca.Spec.Rotation, &status, decided.state, seen)
-		reportExpiry(built, now, &status)
+		describe(&status, ca.Spec.Rotation, decided, seen)
+		reportTrust(built, &status, decided.state, seen)
+		reportRotation(built, decided)
+		reportExpiry(built, now, &status, decided)
 	}
-	reportReady(built, ca, &status, decided)
+	reportReady(built, &status, decided)
 	status.ObservedGeneration = ca.Generation
 	status.Conditions = built.List()
 	return status
 }
 
-func reportReady(built *conditions.Builder, ca *v1alpha1.ServiceCA, status *v1alpha1.ServiceCAStatus, decided step) {
-	if problem := decided.problem; problem != nil {
-		built.Set(v1alpha1.ConditionReady, false, problem.reason, problem.message)
-		standing := v1alpha1.ConditionStalled
-		if problem.passing {
-			standing = v1alpha1.ConditionReconciling
-		}
-		built.Set(standing, true, problem.reason, problem.message)
+func reportReady(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, decided step) {
+	standing := v1alpha1.ConditionStalled
+	problem := decided.problem
+	if problem == nil && status.Active == nil {
+		problem = withoutSigner(decided)
+	}
+	if problem == nil {
+		message := fmt.Sprintf("%s signs until %s", status.Active.Subject, status.Active.NotAfter.UTC().Format(time.RFC3339))
+		built.Set(v1alpha1.ConditionReady, true, reasonReady, message)
 		return
 	}
-	message := fmt.Sprintf("%s signs until %s", status.Active.Subject, status.Active.NotAfter.UTC().Format(time.RFC3339))
-	if ca.Spec.Source.Secret == nil && decided.state.source != selfSigned {
-		message += fmt.Sprintf("; it came from %s, which spec.source no longer names: delete Secret %s to begin a CA of the operator's own",
-			decided.state.source, ca.SigningKeySecretName())
+	if problem.passing {
+		standing = v1alpha1.ConditionReconciling
 	}
-	built.Set(v1alpha1.ConditionReady, true, reasonReady, message)
+	built.Set(v1alpha1.ConditionReady, false, problem.reason, problem.message)
+	built.Set(standing, true, problem.reason, problem.message)
 }
 
-func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, current *state, seen evidence) {
-	active := current.authority.Certificate()
-	status.Active = generation(active, seen)
-	status.Active.Fingerprint = current.authority.Fingerprint()
-	for _, root := range current.bundle {
-		// The root of an intermediate CA is trusted, and signs nothing here.
-		if root.Equal(active) || (len(current.authority.Chain()) > 0 && root.Equal(current.bundle[0])) {
-			continue
-		}
-		if len(status.Previous) < maxPrevious {
-			status.Previous = append(status.Previous, *generation(root, seen))
-		}
+// withoutSigner tells that nobody may sign for now.
+func withoutSigner(decided step) *problem {
+	return &problem{
+		reason: eventSigningKeyLost, passing: true,
+		message: "the signing key was lost, and its successor does not sign yet: " + strings.Join(decided.blockedBy, "; "),
 	}
-	encoded := current.bundle.Encode()
+}
+
+func describe(status *v1alpha1.ServiceCAStatus, spec v1alpha1.CARotation, decided step, seen evidence) {
+	state := decided.state
+	if state.Active != nil {
+		status.Active = signing(state.Active, seen)
+		status.Active.LongestDurationSeconds = new(int64(state.Longest / time.Second))
+		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-spec.RotateBefore.Std())))
+	}
+	if state.Next != nil {
+		status.Next = signing(state.Next, seen)
+	}
+	for _, previous := range state.Previous[:min(len(state.Previous), maxPrevious)] {
+		before := generation(previous.Root, seen.certificates[previous.KeyID])
+		before.SignedUntil = new(metav1.NewTime(previous.SignedUntil))
+		status.Previous = append(status.Previous, *before)
+	}
+	bundle := state.Bundle()
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
-		Hash: pki.Hash(encoded), Certificates: int32(len(current.bundle)),
+		Hash: pki.Hash(bundle.Encode()), Certificates: int32(len(bundle)),
 		Targets: seen.targets.All, CurrentTargets: seen.targets.Current,
 	}
-	status.Rotation = &v1alpha1.RotationStatus{Phase: v1alpha1.PhaseStable}
-	status.NextRotationTime = new(metav1.NewTime(active.NotAfter.Add(-ca.Spec.Rotation.RotateBefore.Std())))
+	for _, root := range bundle[:min(len(bundle), maxFingerprints)] {
+		status.TrustBundle.Fingerprints = append(status.TrustBundle.Fingerprints, pki.Fingerprint(root))
+	}
+	status.Rotation = &v1alpha1.RotationStatus{
+		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: decided.blockedBy,
+	}
+	if state.Phase != v1alpha1.PhaseStable {
+		status.Rotation.StartedAt, status.Rotation.Reason = timeOrNil(state.StartedAt), state.Reason
+	}
 }
 
-func generation(certificate *x509.Certificate, seen evidence) *v1alpha1.CAGeneration {
-	keyID := pki.KeyID(certificate.SubjectKeyId)
+func timeOrNil(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: t}
+}
+
+func signing(signer *rotation.Signer, seen evidence) *v1alpha1.CAGeneration {
+	described := generation(signer.Certificate(), seen.certificates[pki.KeyID(signer.Certificate().SubjectKeyId)])
+	described.Fingerprint = signer.Fingerprint()
+	return described
+}
+
+func generation(certificate *x509.Certificate, certificates int32) *v1alpha1.CAGeneration {
 	return &v1alpha1.CAGeneration{
 		Subject:      pki.NameOf(certificate),
 		Fingerprint:  pki.Fingerprint(certificate),
 		SerialNumber: certificate.SerialNumber.Text(16),
-		SubjectKeyID: keyID,
+		SubjectKeyID: pki.KeyID(certificate.SubjectKeyId),
 		NotBefore:    metav1.NewTime(certificate.NotBefore),
 		NotAfter:     metav1.NewTime(certificate.NotAfter),
-		Certificates: new(seen.certificates[keyID]),
+		Certificates: &certificates,
 	}
 }
 
-func reportTrust(built *conditions.Builder, spec v1alpha1.CARotation, status *v1alpha1.ServiceCAStatus, current *state, seen evidence) {
+func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, current *rotation.State, seen evidence) {
 	behind := seen.targets.All - seen.targets.Current - seen.targets.Blocked
+	known := map[string]bool{}
+	if status.Active != nil {
+		known[status.Active.SubjectKeyID] = true
+	}
+	for _, previous := range current.Previous {
+		known[previous.KeyID] = true
+	}
 	strangers := int32(0)
 	for keyID, count := range seen.certificates {
-		if keyID != status.Active.SubjectKeyID && !current.bundle.Contains(keyID) {
+		if !known[keyID] {
 			strangers += count
 		}
 	}
@@ -117,22 +153,25 @@ func reportTrust(built *conditions.Builder, spec v1alpha1.CARotation, status *v1
 		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
 			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets.All))
 	}
-	built.Set(v1alpha1.ConditionRotating, false, "Stable", rotating(spec))
 }
 
-// rotating says that nothing rotates, above all to whoever asked for it.
-func rotating(spec v1alpha1.CARotation) string {
-	if spec.Trigger != "" {
-		return "no rotation is on its way: this version does not act on spec.rotation.trigger"
-	}
-	return "no rotation is on its way"
-}
-
-func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus) {
-	if now.Before(status.NextRotationTime.Time) {
-		built.Set(v1alpha1.ConditionExpiringSoon, false, "NotDue", "the CA has longer to live than spec.rotation.rotateBefore")
+// reportRotation says that a rotation is under way, and what it waits for. Of one that only waits to begin, it says why.
+func reportRotation(built *conditions.Builder, decided step) {
+	waits := strings.Join(decided.blockedBy, "; ")
+	if phase := decided.state.Phase; phase != v1alpha1.PhaseStable {
+		built.Set(v1alpha1.ConditionRotating, true, string(phase), cmp.Or(waits, "the next step follows at once"))
 		return
 	}
-	built.Set(v1alpha1.ConditionExpiringSoon, true, "ThresholdPassed", fmt.Sprintf(
-		"less than spec.rotation.rotateBefore is left: the CA expires %s", status.Active.NotAfter.UTC().Format(time.RFC3339)))
+	built.Set(v1alpha1.ConditionRotating, false, string(v1alpha1.PhaseStable), cmp.Or(waits, "no rotation is on its way"))
+}
+
+// reportExpiry warns where the threshold has passed and nothing is done about it.
+func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus, decided step) {
+	due := status.NextRotationTime != nil && !now.Before(status.NextRotationTime.Time)
+	if !due || (decided.state.Preparing() && len(decided.blockedBy) > 0 && decided.blockedBy[0] != rotation.Paused) {
+		built.Set(v1alpha1.ConditionExpiringSoon, false, "NotDue", "the CA has longer to live than spec.rotation.rotateBefore, or its successor is on its way")
+		return
+	}
+	built.Set(v1alpha1.ConditionExpiringSoon, true, "ThresholdPassed", strings.Join(append([]string{fmt.Sprintf(
+		"less than spec.rotation.rotateBefore is left: the CA expires %s", status.Active.NotAfter.UTC().Format(time.RFC3339))}, decided.blockedBy...), "; "))
 }

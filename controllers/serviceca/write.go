@@ -6,37 +6,20 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/keyring"
-	"github.com/servingcert/operator/controllers/internal/pki"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // write brings the signing-key Secret to the decided state, by one call that fails where anybody was faster.
 func (r *Reconciler) write(ctx context.Context, in observed, decided step) error {
-	if !decided.write {
+	secret := decided.secret
+	if secret == nil {
 		return nil
 	}
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: in.serviceCA.SigningKeySecretName()},
-		Type:       corev1.SecretTypeTLS,
-	}
-	if in.secret != nil {
-		secret = in.secret.DeepCopy()
-	}
-	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelServiceCA, in.serviceCA.Name)
-	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, v1alpha1.AnnotationSource, decided.state.source)
-	if secret.Data == nil {
-		secret.Data = map[string][]byte{}
-	}
-	secret.Data[corev1.TLSCertKey] = decided.state.pair.Certificate
-	secret.Data[corev1.TLSPrivateKeyKey] = decided.state.pair.PrivateKey
-	secret.Data[keyring.BundleKey] = decided.state.bundle.Encode()
+	secret.Namespace = r.Namespace
 	var err error
 	if in.secret == nil {
 		err = r.Live.Create(ctx, secret, apply.ServiceCA)
@@ -51,24 +34,28 @@ func (r *Reconciler) write(ctx context.Context, in observed, decided step) error
 	return nil
 }
 
-// publish brings the trust-bundle ConfigMap up to date. Where somebody else made that ConfigMap, a new CA is not let sign.
-func (r *Reconciler) publish(ctx context.Context, ca *v1alpha1.ServiceCA, decided *step) error {
+// publish brings the trust-bundle ConfigMap up to date, and tells whether it had to. Where somebody else made that ConfigMap, a new CA
+// is not let sign.
+func (r *Reconciler) publish(ctx context.Context, in observed, decided *step) (changed bool, err error) {
 	if decided.state == nil {
-		return nil
+		return false, nil
 	}
-	name, key, bundle := ca.TrustBundleConfigMapName(), ca.Spec.TrustBundle.Key, string(decided.state.bundle.Encode())
+	ca := in.serviceCA
+	name, key, bundle := ca.TrustBundleConfigMapName(), ca.Spec.TrustBundle.Key, string(decided.state.Bundle().Encode())
 	published, err := get(ctx, r.Live, r.key(name), &corev1.ConfigMap{})
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case published != nil && published.Labels[v1alpha1.LabelServiceCA] != ca.Name:
-		decided.state = nil
-		decided.problem = &problem{reason: reasonBundleNotOurs, message: fmt.Sprintf("ConfigMap %s is left alone, because this ServiceCA did not make it: "+
+		*decided = step{problem: &problem{reason: reasonBundleNotOurs, message: fmt.Sprintf("ConfigMap %s is left alone, because this ServiceCA did not make it: "+
 			"set spec.trustBundle.configMapName to another name, or label the ConfigMap %s=%s to hand it over",
-			name, v1alpha1.LabelServiceCA, ca.Name)}
-		return nil
+			name, v1alpha1.LabelServiceCA, ca.Name)}}
+		return false, nil
 	case published != nil && published.Data[key] == bundle:
-		return nil
+		return false, nil
+	}
+	if err := r.stillThere(ctx, in, decided); err != nil {
+		return false, err
 	}
 	configMap := coreac.ConfigMap(name, r.Namespace).
 		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
@@ -80,9 +67,23 @@ func (r *Reconciler) publish(ctx context.Context, ca *v1alpha1.ServiceCA, decide
 		options = append(options, client.ForceOwnership)
 	}
 	if err := r.Live.Apply(ctx, configMap, options...); err != nil {
-		return fmt.Errorf("write ConfigMap %s: %w", name, err)
+		return false, fmt.Errorf("write ConfigMap %s: %w", name, err)
 	}
-	return nil
+	return true, nil
+}
+
+// stillThere makes sure that the bundle to be published is that of the signing-key Secret as it is now: while two managers overlap,
+// the slower one must not publish an older one.
+func (r *Reconciler) stillThere(ctx context.Context, in observed, decided *step) error {
+	read := in.secret
+	if decided.secret != nil {
+		read = decided.secret
+	}
+	now, err := get(ctx, r.Live, client.ObjectKeyFromObject(read), &corev1.Secret{})
+	if err == nil && (now == nil || now.ResourceVersion != read.ResourceVersion) {
+		err = fmt.Errorf("the signing-key Secret %s has changed meanwhile", read.Name)
+	}
+	return err
 }
 
 // cleanUp removes what this ServiceCA made under a former name, once it stands under the present one.
@@ -119,36 +120,4 @@ func (r *Reconciler) outdated(ctx context.Context, ca *v1alpha1.ServiceCA) (bool
 	var live v1alpha1.ServiceCA
 	err := r.Live.Get(ctx, client.ObjectKeyFromObject(ca), &live)
 	return err != nil || live.UID != ca.UID || live.Generation != ca.Generation, client.IgnoreNotFound(err)
-}
-
-// evidence counts the targets of the bundle, and the certificates of the CA.
-func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, decided step) (evidence, error) {
-	seen := evidence{certificates: map[string]int32{}}
-	if decided.state == nil {
-		return seen, nil
-	}
-	var err error
-	hash := pki.Hash(decided.state.bundle.Encode())
-	if seen.targets, err = trust.CountTargets(ctx, r.Cache, ca.Name, hash); err != nil {
-		return seen, err
-	}
-	// The trust-bundle ConfigMap is a target, and was published before this.
-	seen.targets.All++
-	seen.targets.Current++
-	isWanted, err := r.Wanted(ctx)
-	if err != nil {
-		return seen, err
-	}
-	var secrets corev1.SecretList
-	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
-		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca.Name}),
-	})
-	for i := range secrets.Items {
-		secret := &secrets.Items[i]
-		leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
-		if err == nil && r.Clock.Now().Before(leaf.NotAfter) && isWanted(secret) {
-			seen.certificates[pki.KeyID(leaf.AuthorityKeyId)]++
-		}
-	}
-	return seen, err
 }

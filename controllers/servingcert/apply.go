@@ -38,7 +38,7 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 	}
 	result := outcome{obstacle: plan.Obstacle, again: untilNext(found.now, plan)}
 	if !plan.NotAfter.IsZero() {
-		result.signedBy = found.ca.Certificate.Subject.CommonName
+		result.signedBy = plan.SignedBy
 	}
 	return result, nil
 }
@@ -99,7 +99,7 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	if err != nil {
 		return err
 	}
-	plan.NotAfter, plan.RenewAt = leaf.NotAfter, time.Time{}
+	plan.NotAfter, plan.RenewAt, plan.SignedBy = leaf.NotAfter, time.Time{}, leaf.Issuer.CommonName
 	r.announce(found, *plan)
 	return nil
 }
@@ -115,7 +115,7 @@ func (r *Reconciler) announce(found situation, plan issuance.Plan) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: found.service.Namespace, Name: plan.Want.SecretName}}
 	r.Recorder.Eventf(found.service, secret, corev1.EventTypeNormal, reason, "Issue",
 		"Secret %s has a new certificate, signed by %s and valid until %s, because %s", plan.Want.SecretName,
-		found.ca.Certificate.Subject.CommonName, plan.NotAfter.UTC().Format(time.RFC3339), plan.Why)
+		plan.SignedBy, plan.NotAfter.UTC().Format(time.RFC3339), plan.Why)
 }
 
 // keptKey is the private key that a renewal keeps, if the policy says so.

@@ -136,6 +136,10 @@ func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies pol
 		// A Service that has a certificate need not know that its CA is away: the policy tells.
 		return outcome{obstacle: obstacle, silent: obstacle == nil || found.secret != nil, again: retryUnseen}, nil
 	}
+	if ca.Authority != nil && ca.Longest < want.Duration {
+		// What is signed for longer must first be written down in the ServiceCA's state; its status then tells.
+		return outcome{silent: true}, nil
+	}
 	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
 		return outcome{}, err
 	}

@@ -92,25 +92,44 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 	return found, nil
 }
 
-// Wanted answers whether a policy wants a Secret for the Service that owns it.
-func (v View) Wanted(ctx context.Context) (func(*corev1.Secret) bool, error) {
+// Claim is what a Secret is to the Service that it was made for.
+type Claim int
+
+// The claims.
+const (
+	// Unclaimed: that Service is gone, or no policy wants the Secret for it.
+	Unclaimed Claim = iota
+	// Claimed: a policy wants it.
+	Claimed
+	// ClaimedInVain: a policy wants it, and the Service is told what stands in the way of a new certificate.
+	ClaimedInVain
+)
+
+// Claims answers what a Secret is to the Service that owns it.
+func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 	policies, err := v.Policies(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return func(secret *corev1.Secret) bool {
+	return func(secret *corev1.Secret) Claim {
 		var service corev1.Service
 		key := client.ObjectKey{Namespace: secret.Namespace, Name: secret.Labels[v1alpha1.LabelService]}
 		if v.Get(ctx, key, &service, client.UnsafeDisableDeepCopy) != nil || !issuance.HasOwner(secret, &service) {
-			return false
+			return Unclaimed
 		}
 		namespace, err := v.Namespace(ctx, secret.Namespace)
 		if err != nil {
-			return false
+			return Unclaimed
 		}
 		ruling, _ := policies.For(namespace.Labels, service.Labels)
 		want, wanted := v.Rules.Want(&service, ruling)
-		return wanted && want.SecretName == secret.Name
+		switch _, told := service.Annotations[v1alpha1.AnnotationError]; {
+		case !wanted || want.SecretName != secret.Name:
+			return Unclaimed
+		case told:
+			return ClaimedInVain
+		}
+		return Claimed
 	}, nil
 }
 

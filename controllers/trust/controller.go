@@ -51,6 +51,9 @@ func (r *Reconciler) Target(object client.Object) string {
 	return asked.ca
 }
 
+// Fought tells whether somebody else changes a ConfigMap back again and again.
+func (r *Reconciler) Fought(key client.ObjectKey) bool { return r.pace.wait(key, r.Clock.Now()) > 0 }
+
 // Reconcile brings the bundle in one ConfigMap up to date, or gives up what it put there.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	cached := ConfigMapMetadata()

@@ -3,6 +3,7 @@ package trust
 import (
 	"context"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
 // concurrency keeps one slow ConfigMap from holding up the others.
@@ -105,21 +107,74 @@ type Targets struct {
 	Current int32
 	// Blocked targets do not, because of something that only their owners can put right.
 	Blocked int32
+	// Behind are the others that carried, or should have carried, another bundle before; BehindNames are some.
+	Behind      int32
+	BehindNames []string
 }
 
-// CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA; the current one has this hash.
-func CountTargets(ctx context.Context, c client.Reader, ca, hash string) (Targets, error) {
+// Count counts a target.
+func (t *Targets) Count(current, blocked bool, name string) {
+	t.All++
+	switch {
+	case current:
+		t.Current++
+	case blocked:
+		t.Blocked++
+	default:
+		t.Behind++
+		t.BehindNames = Some(t.BehindNames, name)
+	}
+}
+
+// Some are a few names and one more, as long as they are few.
+func Some(names []string, more string) []string {
+	const few = 10
+	if len(names) < few {
+		names = append(names, more)
+	}
+	return names
+}
+
+// CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA; the current one has this hash. Those that were made since
+// then get no other bundle: nobody has to wait for them. Neither for those that are fought over.
+func CountTargets(
+	ctx context.Context, c client.Reader, fought func(client.ObjectKey) bool, ca, hash string, since time.Time,
+) (Targets, error) {
 	list, err := listTargets(ctx, c, ca)
-	counted := Targets{All: int32(len(list))}
+	var counted Targets
 	for i := range list {
-		carried, _, _ := readMark(&list[i])
-		_, told := list[i].Annotations[v1alpha1.AnnotationError]
-		switch {
-		case carried == hash:
-			counted.Current++
-		case told:
-			counted.Blocked++
+		target := &list[i]
+		carried, _, carries := readMark(target)
+		_, told := target.Annotations[v1alpha1.AnnotationError]
+		if !carries && !told && target.CreationTimestamp.After(since) {
+			counted.All++
+			continue
 		}
+		counted.Count(carried == hash, told || fought(client.ObjectKeyFromObject(target)), "ConfigMap "+target.Namespace+"/"+target.Name)
 	}
 	return counted, err
+}
+
+// manyTargets are more than have to be looked at where nobody writes marks of our own by hand.
+const manyTargets = 100
+
+// Carried is what ConfigMaps carry that say that they have the bundle of a ServiceCA with this hash, until one has.
+func Carried(ctx context.Context, c, live client.Reader, ca, hash string) ([][]byte, error) {
+	list, err := listTargets(ctx, c, ca)
+	var carried [][]byte
+	for i := range list {
+		of, key, _ := readMark(&list[i])
+		if of != hash || len(carried) == manyTargets {
+			continue
+		}
+		var configMap corev1.ConfigMap
+		if err := live.Get(ctx, client.ObjectKeyFromObject(&list[i]), &configMap); client.IgnoreNotFound(err) != nil {
+			return nil, err
+		}
+		carried = append(carried, []byte(configMap.Data[key]))
+		if pki.Hash(carried[len(carried)-1]) == hash {
+			break
+		}
+	}
+	return carried, err
 }

@@ -65,12 +65,18 @@ func ParseObstacle(annotation string) Obstacle {
 	return Obstacle{reason, shorten(message)}
 }
 
-// CA is what anybody may know of a ServiceCA that can sign.
+// CA is what anybody may know of a ServiceCA.
 type CA struct {
+	// Certificate is that of the CA that signs; nil while none may.
 	Certificate *x509.Certificate
 	Chain       []*x509.Certificate
-	// Bundle is the published trust bundle in PEM.
+	// Bridge leads to the roots of the generations before, for clients whose bundle is old.
+	Bridge []*x509.Certificate
+	// Bundle is the published trust bundle in PEM, and Roots are the certificates in it.
 	Bundle []byte
+	Roots  *x509.CertPool
+	// Reissue is when the certificates of the CAs before are replaced.
+	Reissue Reissue
 }
 
 // Action is what to do with a Secret.
@@ -102,6 +108,8 @@ type Plan struct {
 	NotAfter time.Time
 	// RenewAt is when that certificate is renewed; zero when a new one could not last longer.
 	RenewAt time.Time
+	// SignedBy is the common name of the CA that signed it.
+	SignedBy string
 }
 
 // Plan decides. The Secret is a digest of the one under the wanted name, nil when there is none; rivals are the other Services
@@ -150,6 +158,8 @@ func (w Want) yields(secret *corev1.Secret, holder *corev1.Service, rivals []*co
 func (w Want) unable(now time.Time, ca *CA) *Obstacle {
 	name, certificate := w.Policy.Spec.ServiceCAName, ca.Certificate
 	switch {
+	case certificate == nil:
+		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: its signing key was lost, and its successor does not sign yet", name)
 	case !now.Before(certificate.NotAfter):
 		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: %s expired %s and has no successor yet",
 			name, certificate.Subject.CommonName, certificate.NotAfter.UTC().Format(time.RFC3339))
@@ -167,28 +177,32 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 		plan.Why = "there was none"
 		return
 	}
-	leaf, err := w.sound(now, secret, ca)
+	leaf, err := w.sound(now, secret)
+	if err != nil {
+		plan.Why = err.Error()
+		return
+	}
+	before, err := w.signer(now, leaf, ca)
 	if err != nil {
 		plan.Why = err.Error()
 		return
 	}
 	if now.Before(leaf.NotAfter) {
-		plan.NotAfter = leaf.NotAfter
+		plan.NotAfter, plan.SignedBy = leaf.NotAfter, leaf.Issuer.CommonName
 	}
-	plan.RenewAt = w.renewAt(leaf, ca)
+	plan.RenewAt, plan.Why, plan.Renewal = w.renewAt(leaf, ca, before)
 	if ended := plan.NotAfter.IsZero(); ended || (!plan.RenewAt.IsZero() && !now.Before(plan.RenewAt)) {
-		plan.Why, plan.Renewal = "the one before it ends "+leaf.NotAfter.UTC().Format(time.RFC3339), true
 		return
 	}
-	plan.Action = Keep
+	plan.Action, plan.Why, plan.Renewal = Keep, "", false
 	bundleDrifted := w.includesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
 	if bundleDrifted || !w.bearsMetadata(secret, leaf.NotAfter, ca) {
 		plan.Action, plan.Why = Repair, "its labels, annotations or bundle were not as they should be"
 	}
 }
 
-// sound tells whether the Secret's certificate is what a new one would be, its end aside.
-func (w Want) sound(now time.Time, secret *corev1.Secret, ca *CA) (*pki.Leaf, error) {
+// sound tells whether the Secret's certificate is what a new one would be, its signer and its end aside.
+func (w Want) sound(now time.Time, secret *corev1.Secret) (*pki.Leaf, error) {
 	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
 	if err != nil {
 		return nil, err
@@ -199,20 +213,58 @@ func (w Want) sound(now time.Time, secret *corev1.Secret, ca *CA) (*pki.Leaf, er
 	if now.Before(leaf.NotBefore) {
 		return nil, fmt.Errorf("it was not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
-	if err := leaf.SignedBy(ca.Certificate, ca.Chain); err != nil {
-		return nil, err
-	}
 	if err := leaf.Satisfies(w.Leaf); err != nil {
 		return nil, err
 	}
 	if !HasOwner(secret, w.Service) {
 		return nil, fmt.Errorf("the Secret no longer belonged to this Service")
 	}
+	return leaf, nil
+}
+
+// signer tells whether a CA signed a leaf, with the end that it would sign today, or, as before says, a CA before it whose root is
+// still trusted. The error says why neither did.
+func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) {
+	if ca.Certificate == nil {
+		before = errors.New("the signing key of its CA was lost")
+	} else {
+		before = leaf.SignedBy(ca.Certificate, ca.Chain, ca.Bridge)
+	}
+	if before != nil {
+		if ca.Roots == nil || !now.Before(leaf.NotAfter) || leaf.VerifiesBy(ca.Roots, now) != nil {
+			return nil, before
+		}
+		return before, nil
+	}
 	if expected := pki.NotAfter(leaf.IssuedAt(), w.Duration, ca.Certificate); leaf.NotAfter.Sub(expected).Abs() > time.Second {
 		return nil, fmt.Errorf("its end was %s, and the policy wants %s",
 			leaf.NotAfter.UTC().Format(time.RFC3339), expected.UTC().Format(time.RFC3339))
 	}
-	return leaf, nil
+	return nil, nil
+}
+
+// renewAt is when a certificate is replaced, why, and whether that is for its age. A certificate that ends with its CA is not renewed:
+// a new one would end at the same time.
+func (w Want) renewAt(leaf *pki.Leaf, ca *CA, before error) (at time.Time, why string, renewal bool) {
+	why = "the one before it ends " + leaf.NotAfter.UTC().Format(time.RFC3339)
+	switch {
+	case ca.Certificate == nil || (before == nil && !leaf.NotAfter.Before(ca.Certificate.NotAfter)):
+		return time.Time{}, why, true
+	case before == nil:
+		return w.dueForAge(leaf), why, true
+	}
+	age, turn := w.dueForAge(leaf), ca.Reissue.turn(share(leaf))
+	if ca.Reissue.Paused || age.Before(turn) {
+		return age, why, true
+	}
+	return turn, before.Error(), false
+}
+
+// share is a number from 0 to 1 that depends on nothing but the certificate.
+func share(leaf *pki.Leaf) float64 {
+	hash := fnv.New32a()
+	_, _ = hash.Write(leaf.SerialNumber.Bytes())
+	return float64(hash.Sum32()) / (1 << 32)
 }
 
 // jitterShare is the part of the time before the renewal over which renewals are spread.
@@ -221,21 +273,14 @@ const jitterShare = 0.1
 // minAge is the part of its lifetime, one in so many, for which no certificate is renewed, whatever renewBefore says.
 const minAge = 20
 
-// renewAt is when a certificate is renewed: renewBefore before its end, and earlier by a share of its own, which depends on
-// nothing but the certificate. A certificate that ends with its CA is not renewed: a new one would end at the same time.
-func (w Want) renewAt(leaf *pki.Leaf, ca *CA) time.Time {
-	if !leaf.NotAfter.Before(ca.Certificate.NotAfter) {
-		return time.Time{}
-	}
+// dueForAge is when a certificate is renewed: renewBefore before its end, and earlier by a share of its own.
+func (w Want) dueForAge(leaf *pki.Leaf) time.Time {
 	lifetime := leaf.NotAfter.Sub(leaf.IssuedAt())
 	renewBefore := w.RenewBefore
 	if renewBefore == 0 {
 		renewBefore = lifetime / 3
 	}
-	hash := fnv.New32a()
-	_, _ = hash.Write(leaf.SerialNumber.Bytes())
-	share := float64(hash.Sum32()) / (1 << 32)
-	at := leaf.NotAfter.Add(-renewBefore - time.Duration(share*jitterShare*float64(lifetime-renewBefore)))
+	at := leaf.NotAfter.Add(-renewBefore - time.Duration(share(leaf)*jitterShare*float64(lifetime-renewBefore)))
 	if earliest := leaf.IssuedAt().Add(lifetime / minAge); at.Before(earliest) {
 		return earliest
 	}

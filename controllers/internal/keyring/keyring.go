@@ -4,7 +4,6 @@ package keyring
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -23,10 +22,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 )
-
-// BundleKey is where a signing-key Secret holds its trust bundle.
-const BundleKey = "ca-bundle.crt"
 
 // ErrNotReady means that a ServiceCA cannot sign now; a change of its status will tell when it can.
 var ErrNotReady = errors.New("is not ready")
@@ -34,12 +31,13 @@ var ErrNotReady = errors.New("is not ready")
 // failureLasts is how long a signing key that could not be used is not read again, however many Services ask.
 const failureLasts = 5 * time.Second
 
-// CA is a ServiceCA that can sign.
+// CA is a ServiceCA whose bundle is published, and that can sign.
 type CA struct {
 	issuance.CA
+	// Authority signs; nil while nobody may, because the key was lost and its successor is not trusted everywhere yet.
 	Authority *pki.Authority
-	// Roots are the certificates of the bundle.
-	Roots *x509.CertPool
+	// Longest is the longest lifetime that it may sign for.
+	Longest time.Duration
 }
 
 // Keyring holds the CAs in memory.
@@ -48,6 +46,8 @@ type Keyring struct {
 	reader    client.Reader
 	namespace string
 	clock     clock.PassiveClock
+	// started is when this process began to reissue.
+	started time.Time
 
 	mu   sync.Mutex
 	held map[string]held
@@ -57,6 +57,10 @@ type Keyring struct {
 type identity struct {
 	uid                 types.UID
 	fingerprint, bundle string
+	// longest is in seconds.
+	longest int64
+	// paused holds the reissuing of certificates that a CA before signed.
+	paused bool
 }
 
 // held is what was read for an identity.
@@ -70,14 +74,14 @@ type held struct {
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
 func New(reader client.Reader, namespace string, passive clock.PassiveClock) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, clock: passive, held: map[string]held{}}
+	return &Keyring{reader: reader, namespace: namespace, clock: passive, started: passive.Now(), held: map[string]held{}}
 }
 
 // Get is the CA that the status of a ServiceCA names, or ErrNotReady.
 func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, error) {
 	named := identify(serviceCA)
-	if named.fingerprint == "" || named.bundle == "" {
-		return nil, fmt.Errorf("ServiceCA %s %w: it has no signing key yet", serviceCA.Name, ErrNotReady)
+	if named.bundle == "" {
+		return nil, fmt.Errorf("ServiceCA %s %w: it has no bundle yet", serviceCA.Name, ErrNotReady)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -93,9 +97,12 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 }
 
 func identify(serviceCA *v1alpha1.ServiceCA) identity {
-	named := identity{uid: serviceCA.UID}
+	named := identity{uid: serviceCA.UID, paused: serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused}
 	if active := serviceCA.Status.Active; active != nil {
 		named.fingerprint = active.Fingerprint
+		if active.LongestDurationSeconds != nil {
+			named.longest = *active.LongestDurationSeconds
+		}
 	}
 	if bundle := serviceCA.Status.TrustBundle; bundle != nil {
 		named.bundle = bundle.Hash
@@ -112,22 +119,29 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	case err != nil:
 		return nil, fmt.Errorf("read the signing key of ServiceCA %s: %w", serviceCA.Name, err)
 	}
-	authority, err := pki.LoadAuthority(pki.Pair{
-		Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey],
-	})
-	if err != nil {
+	state, err := rotation.Read(k.clock.Now(), &secret)
+	if state == nil {
 		return nil, fmt.Errorf("ServiceCA %s %w: Secret %s: %w", serviceCA.Name, ErrNotReady, key, err)
 	}
-	bundle := secret.Data[BundleKey]
+	bundle := secret.Data[rotation.BundleKey]
 	roots, err := pki.ParseBundle(bundle)
-	if err != nil || authority.Fingerprint() != named.fingerprint || pki.Hash(bundle) != named.bundle {
+	signs := named.fingerprint != ""
+	other := signs && (state.Active == nil || state.Active.Fingerprint() != named.fingerprint)
+	if err != nil || other || pki.Hash(bundle) != named.bundle {
 		return nil, fmt.Errorf("ServiceCA %s %w: its signing key is changing", serviceCA.Name, ErrNotReady)
 	}
-	return &CA{
-		Authority: authority,
-		Roots:     roots.Pool(),
-		CA:        issuance.CA{Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: bundle},
-	}, nil
+	ca := &CA{
+		Longest: time.Duration(named.longest) * time.Second,
+		CA:      issuance.CA{Bundle: bundle, Roots: roots.Pool(), Reissue: issuance.Reissue{Started: k.started, Paused: named.paused}},
+	}
+	if state.Preparing() || state.Phase == v1alpha1.PhaseReissuing {
+		ca.Reissue.From, ca.Reissue.Over = state.Since, state.ReissueOver
+	}
+	if signs {
+		signer := state.Active
+		ca.Authority, ca.Certificate, ca.Chain, ca.Bridge = signer.Authority, signer.Certificate(), signer.Chain(), signer.Bridge()
+	}
+	return ca, nil
 }
 
 // Find is the CA of that name. Without one there is an obstacle for a person to read, or nothing at all where it will be ready

@@ -36,7 +36,7 @@ type Pair struct {
 	PrivateKey  []byte
 }
 
-// GenerateRoot makes a self-signed CA: pathLenConstraint 0, a subject that none of the generations before it bears, and critical
+// GenerateRoot makes a self-signed CA: pathLenConstraint MaxBridge, a subject that none of the generations before it bears, and critical
 // name constraints where the spec names domains (RFC 5280 §4.2.1.9, §4.2.1.10).
 func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pair, error) {
 	key, err := generateKey(spec.Key)
@@ -54,7 +54,7 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 		NotAfter:                    now.Add(spec.Duration),
 		IsCA:                        true,
 		BasicConstraintsValid:       true,
-		MaxPathLenZero:              true,
+		MaxPathLen:                  MaxBridge,
 		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		PermittedDNSDomainsCritical: len(spec.PermittedDNSDomains) > 0,
 		PermittedDNSDomains:         spec.PermittedDNSDomains,
@@ -93,7 +93,11 @@ type Authority struct {
 	certificate *x509.Certificate
 	// chain leads from the CA towards its root, without it: a server sends it, a client has the root.
 	chain []*x509.Certificate
-	key   crypto.Signer
+	// bridge leads on to the roots of the generations before it.
+	bridge []*x509.Certificate
+	key    crypto.Signer
+	// encoded is what the CA was read from.
+	encoded Pair
 }
 
 // LoadAuthority reads a CA: its certificate, followed by its intermediates, and its key. The error names the part that is
@@ -113,7 +117,7 @@ func LoadAuthority(pair Pair) (*Authority, error) {
 	if err := checkCA(certificates[0]); err != nil {
 		return nil, err
 	}
-	authority := &Authority{certificate: certificates[0], key: key}
+	authority := &Authority{certificate: certificates[0], key: key, encoded: pair}
 	if !selfSigned(certificates[0]) {
 		authority.chain = withoutRoots(certificates)
 	}
@@ -146,6 +150,17 @@ func withoutRoots(certificates []*x509.Certificate) []*x509.Certificate {
 
 // Certificate is the CA's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
+
+// Save puts the CA and, where it has one, its bridge into the data of a Secret, under these keys.
+func (a *Authority) Save(data map[string][]byte, certificate, privateKey, bridge string) {
+	data[certificate], data[privateKey] = a.encoded.Certificate, a.encoded.PrivateKey
+	if len(a.bridge) > 0 {
+		data[bridge] = encodeCertificates(a.bridge...)
+	}
+}
+
+// Key is what kind of key the CA has.
+func (a *Authority) Key() KeySpec { return keySpecOfPublic(a.certificate.PublicKey) }
 
 // Chain leads from the CA towards its root, without it; empty for a self-signed CA.
 func (a *Authority) Chain() []*x509.Certificate { return a.chain }

@@ -45,15 +45,18 @@ func CheckPair(pair Pair) error {
 	return nil
 }
 
-// SignedBy tells why a leaf is not this CA's, with this CA's chain after it; nil when it is.
-func (l *Leaf) SignedBy(ca *x509.Certificate, chain []*x509.Certificate) error {
+// SignedBy tells why a leaf is not this CA's, with this CA's chain and its bridge after it; nil when it is. A bridge that was longer
+// when the leaf was made does no harm.
+func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate) error {
 	if !bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId) || !bytes.Equal(l.RawIssuer, ca.RawSubject) {
 		return fmt.Errorf("it was signed by %q, and the CA is %q", l.Issuer.CommonName, ca.Subject.CommonName)
 	}
 	if err := l.CheckSignatureFrom(ca); err != nil {
 		return fmt.Errorf("the signature of the CA does not verify: %w", err)
 	}
-	if !slices.EqualFunc(l.chain, chain, (*x509.Certificate).Equal) {
+	path := slices.Concat(chain, bridge)
+	sent := min(len(l.chain), len(path))
+	if !slices.EqualFunc(l.chain[:sent], path, (*x509.Certificate).Equal) || !leadsOn(ca, path, l.chain[sent:]) {
 		return fmt.Errorf("the certificates after it in tls.crt are not the CA's chain")
 	}
 	return nil

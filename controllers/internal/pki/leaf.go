@@ -112,7 +112,7 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	if err != nil {
 		return Pair{}, fmt.Errorf("sign the certificate: %w", err)
 	}
-	return encodePair(der, a.chain, key)
+	return encodePair(der, a.path(), key)
 }
 
 func keyFor(spec KeySpec, previous []byte) (crypto.Signer, error) {

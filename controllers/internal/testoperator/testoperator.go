@@ -161,7 +161,7 @@ func Start(
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	err = controllers.Setup(ctx, mgr, controllers.Options{
-		Namespace: namespace, ClusterDomain: "cluster.local", Clock: clock.RealClock{},
+		Namespace: namespace, ClusterDomain: "cluster.local", Clock: clock.RealClock{}, ReissueRate: 200,
 	})
 	if err != nil {
 		cancel()

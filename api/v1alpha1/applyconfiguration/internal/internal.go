@@ -55,6 +55,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: fingerprint
       type:
         scalar: string
+    - name: longestDurationSeconds
+      type:
+        scalar: numeric
     - name: notAfter
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
@@ -64,6 +67,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: serialNumber
       type:
         scalar: string
+    - name: signedUntil
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: subject
       type:
         scalar: string
@@ -231,6 +237,8 @@ var schemaYAML = typed.YAMLObject(`types:
   scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.RotationPolicy
   scalar: string
+- name: com.github.servingcert.operator.api.v1alpha1.RotationReason
+  scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.RotationStatus
   map:
     fields:
@@ -240,9 +248,15 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: atomic
+    - name: lastTransitionTime
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: phase
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.CAPhase
+    - name: reason
+      type:
+        namedType: com.github.servingcert.operator.api.v1alpha1.RotationReason
     - name: startedAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
@@ -543,6 +557,12 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: currentTargets
       type:
         scalar: numeric
+    - name: fingerprints
+      type:
+        list:
+          elementType:
+            scalar: string
+          elementRelationship: atomic
     - name: hash
       type:
         scalar: string

@@ -9,7 +9,8 @@ import (
 // CACertificateApplyConfiguration represents a declarative configuration of the CACertificate type for use
 // with apply.
 //
-// CACertificate describes the certificate of a self-signed CA (RFC 5280, pathLenConstraint 0).
+// CACertificate describes the certificate of a self-signed CA. Its pathLenConstraint (RFC 5280 §4.2.1.9) is 3: as many generations
+// after it may be cross-signed below it, and no more.
 type CACertificateApplyConfiguration struct {
 	// commonName of the subject. Each generation's is unique: `<commonName>@<unix seconds>`.
 	CommonName *string `json:"commonName,omitempty"`

@@ -25,6 +25,10 @@ type CAGenerationApplyConfiguration struct {
 	NotAfter *v1.Time `json:"notAfter,omitempty"`
 	// certificates is the number of live serving certificates that chain to this generation.
 	Certificates *int32 `json:"certificates,omitempty"`
+	// longestDurationSeconds is the longest lifetime of a certificate that the active generation may sign, as the policies ask for it.
+	LongestDurationSeconds *int64 `json:"longestDurationSeconds,omitempty"`
+	// signedUntil is when the last certificate that a previous generation may have signed has expired.
+	SignedUntil *v1.Time `json:"signedUntil,omitempty"`
 }
 
 // CAGenerationApplyConfiguration constructs a declarative configuration of the CAGeneration type for use with
@@ -86,5 +90,21 @@ func (b *CAGenerationApplyConfiguration) WithNotAfter(value v1.Time) *CAGenerati
 // If called multiple times, the Certificates field is set to the value of the last call.
 func (b *CAGenerationApplyConfiguration) WithCertificates(value int32) *CAGenerationApplyConfiguration {
 	b.Certificates = &value
+	return b
+}
+
+// WithLongestDurationSeconds sets the LongestDurationSeconds field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LongestDurationSeconds field is set to the value of the last call.
+func (b *CAGenerationApplyConfiguration) WithLongestDurationSeconds(value int64) *CAGenerationApplyConfiguration {
+	b.LongestDurationSeconds = &value
+	return b
+}
+
+// WithSignedUntil sets the SignedUntil field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the SignedUntil field is set to the value of the last call.
+func (b *CAGenerationApplyConfiguration) WithSignedUntil(value v1.Time) *CAGenerationApplyConfiguration {
+	b.SignedUntil = &value
 	return b
 }

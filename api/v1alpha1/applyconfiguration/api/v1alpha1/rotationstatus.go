@@ -14,8 +14,12 @@ import (
 type RotationStatusApplyConfiguration struct {
 	// phase of the rotation.
 	Phase *apiv1alpha1.CAPhase `json:"phase,omitempty"`
-	// startedAt is when the rotation began.
+	// lastTransitionTime is when the phase began.
+	LastTransitionTime *v1.Time `json:"lastTransitionTime,omitempty"`
+	// startedAt is when the rotation began; absent in the phase Stable.
 	StartedAt *v1.Time `json:"startedAt,omitempty"`
+	// reason why the rotation began; absent in the phase Stable.
+	Reason *apiv1alpha1.RotationReason `json:"reason,omitempty"`
 	// trigger is the last value of spec.rotation.trigger that was acted on.
 	Trigger *string `json:"trigger,omitempty"`
 	// blockedBy says what the phase waits for, a sentence each.
@@ -36,11 +40,27 @@ func (b *RotationStatusApplyConfiguration) WithPhase(value apiv1alpha1.CAPhase) 
 	return b
 }
 
+// WithLastTransitionTime sets the LastTransitionTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the LastTransitionTime field is set to the value of the last call.
+func (b *RotationStatusApplyConfiguration) WithLastTransitionTime(value v1.Time) *RotationStatusApplyConfiguration {
+	b.LastTransitionTime = &value
+	return b
+}
+
 // WithStartedAt sets the StartedAt field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the StartedAt field is set to the value of the last call.
 func (b *RotationStatusApplyConfiguration) WithStartedAt(value v1.Time) *RotationStatusApplyConfiguration {
 	b.StartedAt = &value
+	return b
+}
+
+// WithReason sets the Reason field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Reason field is set to the value of the last call.
+func (b *RotationStatusApplyConfiguration) WithReason(value apiv1alpha1.RotationReason) *RotationStatusApplyConfiguration {
+	b.Reason = &value
 	return b
 }
 

@@ -9,6 +9,8 @@ package v1alpha1
 type TrustBundleStatusApplyConfiguration struct {
 	// hash of the bundle: SHA-256 in hexadecimal.
 	Hash *string `json:"hash,omitempty"`
+	// fingerprints of the certificates in the bundle: SHA-256 in hexadecimal.
+	Fingerprints []string `json:"fingerprints,omitempty"`
 	// certificates in the bundle.
 	Certificates *int32 `json:"certificates,omitempty"`
 	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap among them.
@@ -28,6 +30,16 @@ func TrustBundleStatus() *TrustBundleStatusApplyConfiguration {
 // If called multiple times, the Hash field is set to the value of the last call.
 func (b *TrustBundleStatusApplyConfiguration) WithHash(value string) *TrustBundleStatusApplyConfiguration {
 	b.Hash = &value
+	return b
+}
+
+// WithFingerprints adds the given value to the Fingerprints field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Fingerprints field.
+func (b *TrustBundleStatusApplyConfiguration) WithFingerprints(values ...string) *TrustBundleStatusApplyConfiguration {
+	for i := range values {
+		b.Fingerprints = append(b.Fingerprints, values[i])
+	}
 	return b
 }
 

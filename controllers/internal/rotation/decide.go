@@ -1,0 +1,208 @@
+package rotation
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// Evidence is what was seen in the cluster.
+type Evidence struct {
+	// Behind is the number of targets that do not carry the state's bundle yet, and that nobody but us keeps from it; BehindNames are some.
+	Behind      int32
+	BehindNames []string
+	// Outstanding is the number of live certificates that another CA than the active one signed; OutstandingNames are some.
+	Outstanding      int32
+	OutstandingNames []string
+}
+
+// Input is everything that decides.
+type Input struct {
+	Now      time.Time
+	Spec     v1alpha1.CARotation
+	State    *State
+	Evidence Evidence
+	// Cause is why spec.certificate or spec.source wants another CA; empty when they do not.
+	Cause v1alpha1.RotationReason
+	// NoSuccessor says why the source has no other CA to give, and what to do about it; empty when it has one.
+	NoSuccessor string
+}
+
+// Move is a step from one state to the next: one write of the signing-key Secret.
+type Move string
+
+// The moves.
+const (
+	// Stay leaves everything as it is.
+	Stay Move = ""
+	// Begin prepares the next CA: Publishing.
+	Begin Move = "Begin"
+	// Propagate gives clients the time to read the bundle: Propagating.
+	Propagate Move = "Propagate"
+	// Switch lets the next CA sign, and destroys the key of the one before: Reissuing.
+	Switch Move = "Switch"
+	// Retire waits for the end of what the CAs before have signed: Retiring.
+	Retire Move = "Retire"
+	// Settle ends the rotation: Stable.
+	Settle Move = "Settle"
+	// Forget drops roots, in whichever phase.
+	Forget Move = "Forget"
+)
+
+// Decision is what to do now.
+type Decision struct {
+	Move Move
+	// Reason is why a rotation begins.
+	Reason v1alpha1.RotationReason
+	// BlockedBy says what is waited for, a sentence each.
+	BlockedBy []string
+}
+
+// Paused is what a rotation waits for that is held by spec.rotation.mode.
+const Paused = "spec.rotation.mode Paused holds the rotation where it stands: set it to Automatic to go on"
+
+// Decide is the state machine: what to do, or what to wait for.
+func Decide(in Input) Decision {
+	decided := in.decide()
+	if in.Spec.Mode == v1alpha1.RotationPaused && (decided.Move != Stay || in.State.Phase != v1alpha1.PhaseStable) {
+		return Decision{BlockedBy: append([]string{Paused}, decided.BlockedBy...)}
+	}
+	return decided
+}
+
+func (in Input) decide() Decision {
+	if in.State.Preparing() {
+		return in.prepare()
+	}
+	if reason := in.due(); reason != "" && in.NoSuccessor == "" {
+		return Decision{Move: Begin, Reason: reason}
+	} else if reason != "" {
+		return in.within(Decision{BlockedBy: []string{fmt.Sprintf("a rotation is due (%s), and %s", reason, in.NoSuccessor)}})
+	}
+	return in.within(Decision{})
+}
+
+// due is why another CA should sign; empty when none should.
+func (in Input) due() v1alpha1.RotationReason {
+	left := in.State.Active.NotAfter().Sub(in.Now)
+	switch {
+	case left <= 0:
+		return v1alpha1.RotationCAExpired
+	case in.State.Restored:
+		return v1alpha1.RotationSigningKeyRestored
+	case in.triggered() && in.Spec.TriggerReason == v1alpha1.TriggerCompromise:
+		return v1alpha1.RotationCompromise
+	case in.triggered():
+		return v1alpha1.RotationTriggered
+	case in.Cause != "":
+		return in.Cause
+	case left < in.Spec.RotateBefore.Std():
+		return v1alpha1.RotationThresholdPassed
+	}
+	return ""
+}
+
+func (in Input) triggered() bool { return in.Spec.Trigger != "" && in.Spec.Trigger != in.State.Trigger }
+
+// prepare brings the next CA to everybody before it signs. Where nothing is alive that could fail, nothing is waited for.
+func (in Input) prepare() Decision {
+	state, decided := in.State, Decision{}
+	if in.triggered() {
+		decided.wait("spec.rotation.trigger %q waits until this rotation has switched the signer", in.Spec.Trigger)
+	}
+	switch switchAt := state.Since.Add(in.Spec.Propagation.Minimum.Std()); {
+	case !in.Now.Before(state.Next.NotAfter()):
+		if in.NoSuccessor != "" {
+			decided.wait("%s has expired before it signed, and %s", state.Next.Name(), in.NoSuccessor)
+			return decided
+		}
+		return Decision{Move: Begin, Reason: state.Reason}
+	case !state.Alive(in.Now):
+		return Decision{Move: Switch}
+	case in.Evidence.Behind > 0:
+		decided.wait("%d targets do not carry the bundle with %s yet: %s", in.Evidence.Behind, state.Next.Name(), some(in.Evidence.BehindNames))
+	case state.Phase == v1alpha1.PhasePublishing:
+		return Decision{Move: Propagate}
+	case in.Now.Before(switchAt):
+		decided.wait("every target carries the bundle with %s, and until %s clients are given the time to read it",
+			state.Next.Name(), switchAt.UTC().Format(time.RFC3339))
+	default:
+		return Decision{Move: Switch}
+	}
+	return decided
+}
+
+// within is what a phase after the switch comes to.
+func (in Input) within(decided Decision) Decision {
+	state := in.State
+	switch forgettable := in.forgettable(); {
+	case len(forgettable) > 0:
+		decided.Move = Forget
+	case state.Phase == v1alpha1.PhaseReissuing && in.Evidence.Outstanding > 0:
+		decided.wait("%d certificates of CAs before %s are not reissued yet: %s",
+			in.Evidence.Outstanding, state.Active.Name(), some(in.Evidence.OutstandingNames))
+	case state.Phase == v1alpha1.PhaseReissuing:
+		decided.Move = Retire
+	case state.Phase == v1alpha1.PhaseRetiring:
+		if in.retiring(&decided); len(decided.BlockedBy) == 0 {
+			decided.Move = Settle
+		}
+	}
+	return decided
+}
+
+// retiring waits for the end of what the CAs before have signed.
+func (in Input) retiring(decided *Decision) {
+	name, latest := in.State.Active.Name(), time.Time{}
+	for _, p := range in.State.Previous {
+		switch {
+		case p.Compromised && in.Evidence.Outstanding > 0:
+			decided.wait("%s is distrusted as soon as %d more certificates are reissued: %s",
+				pki.NameOf(p.Root), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
+		case p.Compromised:
+			decided.wait("%s is distrusted at %s: until then servers are given the time to read what %s signed", pki.NameOf(p.Root),
+				in.reissuedAt().UTC().Format(time.RFC3339), name)
+		case p.SignedUntil.After(latest):
+			latest = p.SignedUntil
+		}
+	}
+	if in.Now.Before(latest) {
+		decided.wait("certificates of CAs before %s may live in the memory of servers until %s", name, latest.UTC().Format(time.RFC3339))
+	}
+}
+
+// forgettable are the predecessors whose roots nobody needs any more.
+func (in Input) forgettable() map[string]bool {
+	found := map[string]bool{}
+	for _, p := range in.State.Previous {
+		unused := in.Spec.PreviousTrust == v1alpha1.TrustUntilUnused && !in.Now.Before(p.SignedUntil)
+		if !in.Now.Before(p.Root.NotAfter) || unused || (p.Compromised && in.reissued()) {
+			found[string(p.Root.Raw)] = true
+		}
+	}
+	return found
+}
+
+// reissued tells whether every certificate is, for so long that servers have read theirs.
+func (in Input) reissued() bool {
+	return in.State.Phase == v1alpha1.PhaseRetiring && in.Evidence.Outstanding == 0 && !in.Now.Before(in.reissuedAt())
+}
+
+func (in Input) reissuedAt() time.Time { return in.State.Since.Add(in.Spec.Propagation.Minimum.Std()) }
+
+func (d *Decision) wait(format string, arguments ...any) {
+	d.BlockedBy = append(d.BlockedBy, fmt.Sprintf(format, arguments...))
+}
+
+// some names a few objects.
+func some(names []string) string {
+	const most = 5
+	text := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		text += ", …"
+	}
+	return text
+}

@@ -1,0 +1,101 @@
+package rotation
+
+import (
+	"slices"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// Move is the state after a decision. next is the CA that a rotation begins with, and over the time for reissuing every certificate.
+func (in Input) Move(decided Decision, next *Signer, over time.Duration) (*State, error) {
+	state := in.State.clone()
+	switch decided.Move {
+	case Begin:
+		return in.begin(decided.Reason, next)
+	case Propagate:
+		state.enter(v1alpha1.PhasePropagating, in.Now)
+	case Switch:
+		state.switchSigner(in.Now, over)
+	case Retire:
+		state.enter(v1alpha1.PhaseRetiring, in.Now)
+	case Settle:
+		state.enter(v1alpha1.PhaseStable, in.Now)
+	case Forget:
+		forgettable := in.forgettable()
+		state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return forgettable[string(p.Root.Raw)] })
+		state.Active = state.bridged(state.Active)
+	case Stay:
+	}
+	return state, nil
+}
+
+// enter begins a phase; no clock that was set back lets it begin before the one before it.
+func (s *State) enter(phase v1alpha1.CAPhase, now time.Time) {
+	s.Phase = phase
+	if now = now.Truncate(time.Second); now.After(s.Since) {
+		s.Since = now
+	}
+}
+
+// begin prepares the next CA; the bridge to it is made here, while both keys exist.
+func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, error) {
+	state := in.State.clone()
+	prepared := *next
+	if state.Active != nil {
+		bridge, err := state.Active.BridgeTo(next.Certificate(), state.Active.Root)
+		if err != nil {
+			return nil, err
+		}
+		prepared.Authority = next.WithBridge(bridge)
+	}
+	state.Next, state.Reason, state.Restored = &prepared, reason, false
+	if in.triggered() {
+		state.Trigger = in.Spec.Trigger
+		state.Compromise = in.Spec.TriggerReason == v1alpha1.TriggerCompromise
+	} else {
+		state.Compromise = false
+	}
+	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return p.Root.Equal(next.Root) })
+	state.enter(v1alpha1.PhasePublishing, in.Now)
+	state.StartedAt = state.Since
+	return state, nil
+}
+
+// switchSigner lets the next CA sign. What the one before may have signed ends, at the latest, the longest duration from now.
+func (s *State) switchSigner(now time.Time, over time.Duration) {
+	if before := s.Active; before != nil && !before.Root.Equal(s.Next.Root) {
+		s.Previous = append(s.Previous, Predecessor{
+			Root: before.Root, KeyID: pki.KeyID(before.Certificate().SubjectKeyId), SignedUntil: s.SignedUntil(now),
+		})
+		s.sortPrevious()
+	}
+	if s.Compromise {
+		// Whoever had one key, may have had what stood beside it at any time.
+		for i := range s.Previous {
+			s.Previous[i].Compromised = true
+		}
+	}
+	s.Active, s.Next, s.ReissueOver = s.bridged(s.Next), nil, over
+	s.enter(v1alpha1.PhaseReissuing, now)
+}
+
+// SignedUntil is when every certificate has ended that the active CA may have signed until now.
+func (s *State) SignedUntil(now time.Time) time.Time {
+	return earlier(now.Add(s.Longest+SigningSlack), s.Active.NotAfter())
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// bridged is a CA with as much of its bridge as leads to roots that are trusted.
+func (s *State) bridged(signer *Signer) *Signer {
+	shortened := *signer
+	shortened.Authority = signer.WithBridge(pki.UsefulBridge(signer.Bridge(), s.Bundle()))
+	return &shortened
+}

@@ -1,0 +1,168 @@
+package rotation
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// The keys of a signing-key Secret besides tls.crt and tls.key, which are the CA that signs or, while none may, the next.
+const (
+	// BundleKey holds the roots that are trusted.
+	BundleKey = "ca-bundle.crt"
+	// BridgeKey holds what leads from the CA that signs to the roots before it, as on OpenShift.
+	BridgeKey = "intermediate-ca.crt"
+	// NextCertKey, NextPrivateKeyKey and NextBridgeKey hold the next CA.
+	NextCertKey       = "next.crt"
+	NextPrivateKeyKey = "next.key"
+	NextBridgeKey     = "next-intermediate-ca.crt"
+	// RecordKey holds the rest of the state.
+	RecordKey = "rotation.json"
+)
+
+// record is the part of a state that is no certificate. Times have seconds, as in a status.
+type record struct {
+	Phase              v1alpha1.CAPhase        `json:"phase"`
+	LastTransitionTime metav1.Time             `json:"lastTransitionTime"`
+	StartedAt          metav1.Time             `json:"startedAt,omitzero"`
+	Reason             v1alpha1.RotationReason `json:"reason,omitempty"`
+	Trigger            string                  `json:"trigger,omitempty"`
+	Compromise         bool                    `json:"compromise,omitempty"`
+	Restored           bool                    `json:"restored,omitempty"`
+	LongestDuration    metav1.Duration         `json:"longestDuration"`
+	ReissueOver        metav1.Duration         `json:"reissueOver,omitzero"`
+	NextSource         string                  `json:"nextSource,omitempty"`
+	Previous           []former                `json:"previous,omitempty"`
+}
+
+type former struct {
+	// Fingerprint is that of the root.
+	Fingerprint string      `json:"fingerprint"`
+	KeyID       string      `json:"keyID"`
+	SignedUntil metav1.Time `json:"signedUntil"`
+	Compromised bool        `json:"compromised,omitempty"`
+}
+
+// Read is the state in a signing-key Secret. A key that cannot be read is lost, and the error says why: the state then has no CA that
+// signs and, unless the next is sound, there is no state. Without a record, which the Secrets of other tools and versions lack, the worst is assumed.
+func Read(now time.Time, secret *corev1.Secret) (*State, error) {
+	var kept record
+	recorded := json.Unmarshal(secret.Data[RecordKey], &kept) == nil
+	state := kept.state()
+	first, lost := readSigner(now, secret, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+	next, noNext := readSigner(now, secret, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
+	switch {
+	case !state.Preparing():
+		state.Active = first
+	case len(secret.Data[NextCertKey]) == 0:
+		state.Next = first
+	default:
+		state.Active, state.Next = first, next
+	}
+	if state.Active == nil && state.Next == nil {
+		return nil, lost
+	}
+	if state.Active != nil {
+		state.Active.Source = secret.Annotations[v1alpha1.AnnotationSource]
+		if !recorded {
+			state.Longest = state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore)
+		}
+	}
+	if state.Next != nil {
+		state.Next.Source = kept.NextSource
+	} else if noNext != nil && state.Preparing() {
+		state.Phase = v1alpha1.PhaseReissuing
+	}
+	bundle, _ := pki.ParseBundle(secret.Data[BundleKey])
+	for _, root := range bundle {
+		if !state.signs(root) {
+			state.Know(kept.predecessor(root))
+		}
+	}
+	return state, lost
+}
+
+func (r record) state() *State {
+	if r.Phase == "" {
+		r.Phase = v1alpha1.PhaseStable
+	}
+	return &State{
+		Phase: r.Phase, Since: r.LastTransitionTime.Time, StartedAt: r.StartedAt.Time, Reason: r.Reason, Trigger: r.Trigger,
+		Compromise: r.Compromise, Restored: r.Restored, Longest: r.LongestDuration.Duration, ReissueOver: r.ReissueOver.Duration,
+	}
+}
+
+// predecessor is what is known of the CA that a root belongs to: of an unknown one that it may have signed until its end.
+func (r record) predecessor(root *x509.Certificate) Predecessor {
+	fingerprint := pki.Fingerprint(root)
+	if i := slices.IndexFunc(r.Previous, func(f former) bool { return f.Fingerprint == fingerprint }); i >= 0 {
+		known := r.Previous[i]
+		return Predecessor{Root: root, KeyID: known.KeyID, SignedUntil: known.SignedUntil.Time, Compromised: known.Compromised}
+	}
+	return Predecessor{Root: root, KeyID: pki.KeyID(root.SubjectKeyId), SignedUntil: root.NotAfter}
+}
+
+func readSigner(now time.Time, secret *corev1.Secret, certificate, privateKey, bridge string) (*Signer, error) {
+	authority, err := pki.LoadAuthority(pki.Pair{Certificate: secret.Data[certificate], PrivateKey: secret.Data[privateKey]})
+	if err != nil {
+		return nil, err
+	}
+	root, err := authority.Root(now, secret.Data[certificate], secret.Data[BundleKey])
+	if err != nil {
+		// It may have ended; when it began, it led to its root.
+		root, err = authority.Root(authority.Certificate().NotBefore, secret.Data[certificate], secret.Data[BundleKey])
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{Authority: authority.WithBridge(pki.ParseBridge(secret.Data[bridge])), Root: root}, nil
+}
+
+// Write puts the state into a signing-key Secret. What else lies there stays; a key that the state does not have is destroyed.
+func (s *State) Write(secret *corev1.Secret) error {
+	if secret.Data == nil {
+		secret.Data = map[string][]byte{}
+	}
+	for _, key := range []string{NextCertKey, NextPrivateKeyKey, NextBridgeKey, BridgeKey} {
+		delete(secret.Data, key)
+	}
+	first, source := s.Active, ""
+	if s.Active == nil {
+		first = s.Next
+	} else if s.Next != nil {
+		s.Next.Save(secret.Data, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
+	}
+	first.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+	if s.Active != nil {
+		source = s.Active.Source
+	}
+	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, v1alpha1.AnnotationSource, source)
+	secret.Data[BundleKey] = s.Bundle().Encode()
+	encoded, err := json.Marshal(s.record())
+	secret.Data[RecordKey] = encoded
+	return err
+}
+
+func (s *State) record() record {
+	kept := record{
+		Phase: s.Phase, LastTransitionTime: metav1.NewTime(s.Since), StartedAt: metav1.NewTime(s.StartedAt), Reason: s.Reason,
+		Trigger: s.Trigger, Compromise: s.Compromise, Restored: s.Restored,
+		LongestDuration: metav1.Duration{Duration: s.Longest}, ReissueOver: metav1.Duration{Duration: s.ReissueOver},
+	}
+	if s.Next != nil {
+		kept.NextSource = s.Next.Source
+	}
+	for _, p := range s.Previous {
+		kept.Previous = append(kept.Previous, former{
+			Fingerprint: pki.Fingerprint(p.Root), KeyID: p.KeyID, SignedUntil: metav1.NewTime(p.SignedUntil), Compromised: p.Compromised,
+		})
+	}
+	return kept
+}

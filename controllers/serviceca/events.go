@@ -1,0 +1,79 @@
+package serviceca
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// The reasons of the Events about a CA and its rotation.
+const (
+	eventCACreated       = "CACreated"
+	eventSigningKeyLost  = "SigningKeyLost"
+	eventKeyRestored     = "SigningKeyRestored"
+	eventRotationStarted = "RotationStarted"
+	eventBundlePublished = "BundlePublished"
+	eventSignerSwitched  = "SignerSwitched"
+	eventReissued        = "CertificatesReissued"
+	eventRotationEnded   = "RotationCompleted"
+	eventRootRetired     = "RootRetired"
+)
+
+// happening is an Event about a ServiceCA.
+type happening struct {
+	kind, reason, note string
+}
+
+// tellLost tells of a CA that begins where there was none, or where the key of the one before was lost.
+func tellLost(ca *v1alpha1.ServiceCA, state *rotation.State, why string) happening {
+	before := ca.Status.Active
+	switch {
+	case state.Active != nil && before == nil:
+		return happening{corev1.EventTypeNormal, eventCACreated, state.Active.Name() + " signs from now on"}
+	case state.Active != nil:
+		return happening{corev1.EventTypeWarning, eventSigningKeyLost, fmt.Sprintf("the signing key and the published bundle of %s were lost: %s took over, "+
+			"and clients with the new bundle do not trust %s any more", before.Subject, state.Active.Name(), before.Subject)}
+	}
+	return happening{corev1.EventTypeWarning, eventSigningKeyLost, fmt.Sprintf("the signing key was lost (%s): %s is published now, and signs once clients "+
+		"have read it; certificates that are there stay trusted, and none is renewed until then", why, state.Next.Name())}
+}
+
+func tellRestored(state *rotation.State) happening {
+	note := state.Active.Name() + " signs again, from a backup"
+	if state.Restored {
+		note += "; another CA had taken over from it: a rotation replaces both by a new one"
+	}
+	return happening{corev1.EventTypeWarning, eventKeyRestored, note}
+}
+
+// tellMove tells of a step of a rotation.
+func tellMove(before, after *rotation.State, decision rotation.Decision) happening {
+	switch decision.Move {
+	case rotation.Begin:
+		return happening{corev1.EventTypeNormal, eventRotationStarted, fmt.Sprintf("%s: %s is published, before it takes over from %s",
+			decision.Reason, after.Next.Name(), nameOf(before))}
+	case rotation.Propagate:
+		return happening{corev1.EventTypeNormal, eventBundlePublished, fmt.Sprintf("every target carries %s: clients are given the time to read it", after.Next.Name())}
+	case rotation.Switch:
+		return happening{corev1.EventTypeNormal, eventSignerSwitched, fmt.Sprintf("%s signs, and the private key before it is destroyed; certificates are reissued over %s",
+			after.Active.Name(), after.ReissueOver.Round(time.Second))}
+	case rotation.Retire:
+		return happening{corev1.EventTypeNormal, eventReissued, fmt.Sprintf("every certificate is signed by %s", after.Active.Name())}
+	case rotation.Settle:
+		return happening{corev1.EventTypeNormal, eventRotationEnded, fmt.Sprintf("no certificate of a CA before %s is alive", after.Active.Name())}
+	case rotation.Forget, rotation.Stay:
+	}
+	return happening{corev1.EventTypeNormal, eventRootRetired, fmt.Sprintf("%d roots of CAs before %s left the bundle",
+		len(before.Previous)-len(after.Previous), after.Active.Name())}
+}
+
+func nameOf(state *rotation.State) string {
+	if state.Active == nil {
+		return "the one that was lost"
+	}
+	return state.Active.Name()
+}

@@ -1,0 +1,82 @@
+package serviceca
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+// evidence is what was seen of the world outside the signing-key Secret.
+type evidence struct {
+	rotation.Evidence
+	targets trust.Targets
+	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
+	certificates map[string]int32
+	// reissueOver is the time that reissuing all of them takes.
+	reissueOver time.Duration
+}
+
+// evidence counts what carries the bundle of a state, and whose certificates are signed by whom.
+func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, state *rotation.State, published []byte) (evidence, error) {
+	seen := evidence{certificates: map[string]int32{}}
+	if state == nil {
+		return seen, nil
+	}
+	var err error
+	encoded := state.Bundle().Encode()
+	hash := pki.Hash(encoded)
+	if seen.targets, err = trust.CountTargets(ctx, r.Cache, r.Fought, ca.Name, hash, state.Since); err != nil {
+		return seen, err
+	}
+	seen.targets.Count(bytes.Equal(published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())
+	if err := r.countSecrets(ctx, ca.Name, hash, state, &seen); err != nil {
+		return seen, err
+	}
+	seen.Behind, seen.BehindNames = seen.targets.Behind, seen.targets.BehindNames
+	return seen, nil
+}
+
+func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *rotation.State, seen *evidence) error {
+	claimOf, err := r.Claims(ctx)
+	if err != nil {
+		return err
+	}
+	var secrets corev1.SecretList
+	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
+		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
+	})
+	live := 0
+	for i := range secrets.Items {
+		secret := &secrets.Items[i]
+		claim := claimOf(secret)
+		leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+		if err != nil || claim == servingcert.Unclaimed || !r.Clock.Now().Before(leaf.NotAfter) {
+			continue
+		}
+		live++
+		name, told := "Secret "+secret.Namespace+"/"+secret.Name, claim == servingcert.ClaimedInVain
+		signer := pki.KeyID(leaf.AuthorityKeyId)
+		seen.certificates[signer]++
+		if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !told {
+			seen.Outstanding++
+			seen.OutstandingNames = trust.Some(seen.OutstandingNames, name)
+		}
+		if carried, carries := secret.Annotations[v1alpha1.AnnotationCABundleHash]; carries {
+			seen.targets.Count(carried == hash, told, name)
+		}
+	}
+	if r.ReissueRate > 0 {
+		seen.reissueOver = time.Duration(float64(live) / r.ReissueRate * float64(time.Second))
+	}
+	return err
+}

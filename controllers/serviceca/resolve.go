@@ -1,0 +1,203 @@
+package serviceca
+
+import (
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// found is the CA as it was found, and what became of it meanwhile.
+type found struct {
+	// state is nil when there is no CA.
+	state   *rotation.State
+	problem *problem
+	events  []happening
+}
+
+// resolve reads the signing-key Secret. Where that is gone, broken or older than what has happened, it finds out from the published
+// bundle and from the status what clients trust, and gives up nothing of it.
+func resolve(in observed) found {
+	secret := in.secret
+	if secret == nil {
+		secret = in.formerly
+	}
+	if secret == nil {
+		return in.begin(v1alpha1.RotationSigningKeyLost, "its Secret is gone")
+	}
+	if secret.Labels[v1alpha1.LabelServiceCA] != in.serviceCA.Name {
+		return found{problem: notOurs(in.serviceCA, secret)}
+	}
+	state, lost := rotation.Read(in.now, secret)
+	if state == nil {
+		return in.begin(v1alpha1.RotationSigningKeyLost, fmt.Sprintf("Secret %s: %v", secret.Name, lost))
+	}
+	if in.outdated(state) {
+		return in.restored(state)
+	}
+	if _, err := pki.ParseBundle(secret.Data[rotation.BundleKey]); err != nil {
+		state.Know(in.recovered()...)
+	}
+	if state.Active == nil && lost != nil {
+		for i, p := range state.Previous {
+			state.Previous[i] = in.predecessor(p.Root)
+		}
+		return found{state: state, events: []happening{tellLost(in.serviceCA, state, lost.Error())}}
+	}
+	return found{state: state}
+}
+
+func notOurs(ca *v1alpha1.ServiceCA, secret *corev1.Secret) *problem {
+	owner := "this ServiceCA did not make it"
+	if other := secret.Labels[v1alpha1.LabelServiceCA]; other != "" {
+		owner = "it belongs to ServiceCA " + other
+	}
+	return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because %s: set spec.signingKey.secretName to another name, "+
+		"or label the Secret %s=%s to hand it over", secret.Name, owner, v1alpha1.LabelServiceCA, ca.Name)}
+}
+
+// begin makes a CA where there is none, or none that may sign. Where clients trust others, it must be known to them before it signs.
+func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
+	next, problem := in.first()
+	if problem != nil {
+		return found{problem: problem}
+	}
+	state := &rotation.State{
+		Phase: v1alpha1.PhasePublishing, Since: in.stamp(), StartedAt: in.stamp(), Reason: reason,
+		Trigger: in.serviceCA.Spec.Rotation.Trigger, Longest: in.longest, Next: next,
+	}
+	state.Know(in.recovered()...)
+	active := in.serviceCA.Status.Active
+	switch {
+	case !state.Alive(in.now):
+		state.Phase, state.Reason, state.StartedAt = v1alpha1.PhaseStable, "", time.Time{}
+		state.Active, state.Next = state.Next, nil
+	case active != nil && active.Fingerprint == next.Fingerprint() && in.knows(next.Root):
+		// Only our copy of a CA that was brought is lost.
+		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, state.Next, nil
+		return found{state: state}
+	case in.serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused:
+		return found{problem: pausedWithoutKey(why)}
+	}
+	return found{state: state, events: []happening{tellLost(in.serviceCA, state, why)}}
+}
+
+func pausedWithoutKey(why string) *problem {
+	return &problem{reason: reasonRotationPaused, message: fmt.Sprintf(
+		"the signing key is lost (%s), and spec.rotation.mode Paused keeps a new one from being made: set it to Automatic, or restore the key", why)}
+}
+
+// first is a CA of the source's.
+func (in observed) first() (*rotation.Signer, *problem) {
+	source := in.serviceCA.Spec.Source
+	switch {
+	case source.CertManager != nil:
+		return nil, notSupported()
+	case source.Secret != nil:
+		return in.broughtSigner()
+	}
+	var before pki.Bundle
+	for _, p := range in.recovered() {
+		before = append(before, p.Root)
+	}
+	signer, err := in.mint(before)
+	if err != nil {
+		return nil, &problem{reason: reasonSourceInvalid, message: "spec.certificate: " + err.Error()}
+	}
+	return signer, nil
+}
+
+// outdated tells whether a Secret is older than what the status reports. A status is always written later: so somebody has restored it.
+func (in observed) outdated(state *rotation.State) bool {
+	told := in.serviceCA.Status.Rotation
+	return told != nil && told.LastTransitionTime != nil && state.Since.Before(told.LastTransitionTime.Time)
+}
+
+// stamp is the time of a new phase, and never before what the status reports.
+func (in observed) stamp() time.Time {
+	now := in.now.Truncate(time.Second)
+	if told := in.serviceCA.Status.Rotation; told != nil && told.LastTransitionTime != nil && now.Before(told.LastTransitionTime.Time) {
+		return told.LastTransitionTime.Time
+	}
+	return now
+}
+
+// restored goes on with a CA from a backup. It may sign where clients still trust it; where another has signed meanwhile, it is
+// replaced by a new one, for its key had been given up.
+func (in observed) restored(state *rotation.State) found {
+	status := in.serviceCA.Status
+	state.Know(in.recovered()...)
+	same := state.Active != nil && status.Active != nil && status.Active.Fingerprint == state.Active.Fingerprint()
+	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
+		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
+	}
+	if told := status.Rotation; same && told.Phase != v1alpha1.PhasePublishing && told.Phase != v1alpha1.PhasePropagating {
+		state.Trigger = told.Trigger
+	}
+	state.Phase, state.Since, state.Restored, state.Next = v1alpha1.PhaseReissuing, in.stamp(), !same, nil
+	return found{state: state, events: []happening{tellRestored(state)}}
+}
+
+// compromised tells whether the CAs before are to be distrusted.
+func (in observed) compromised() bool {
+	told := in.serviceCA.Status.Rotation
+	return told != nil && told.Reason == v1alpha1.RotationCompromise &&
+		(told.Phase == v1alpha1.PhaseReissuing || told.Phase == v1alpha1.PhaseRetiring)
+}
+
+// recovered are the roots of this ServiceCA, as far as its status remembers them, that are published or that targets carry; but for
+// that of a CA which was only being prepared.
+func (in observed) recovered() []rotation.Predecessor {
+	var found []rotation.Predecessor
+	next := in.serviceCA.Status.Next
+	for _, encoded := range append([][]byte{in.published}, in.carried...) {
+		bundle, _ := pki.ParseBundle(encoded)
+		for _, root := range bundle {
+			known := slices.ContainsFunc(found, func(p rotation.Predecessor) bool { return p.Root.Equal(root) })
+			prepared := next != nil && next.Fingerprint == pki.Fingerprint(root)
+			if !known && !prepared && in.now.Before(root.NotAfter) && (in.isPublished(encoded) || in.knows(root)) {
+				found = append(found, in.predecessor(root))
+			}
+		}
+	}
+	return found
+}
+
+// isPublished tells whether this is the bundle that was published last. Where no status tells, what stands in our own ConfigMap is.
+func (in observed) isPublished(bundle []byte) bool {
+	told := in.serviceCA.Status.TrustBundle
+	return told == nil || told.Hash == pki.Hash(bundle)
+}
+
+// knows tells whether a root was in the bundle that was published last.
+func (in observed) knows(root *x509.Certificate) bool {
+	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
+	return (status.TrustBundle != nil && slices.Contains(status.TrustBundle.Fingerprints, fingerprint)) ||
+		(status.Active != nil && status.Active.Fingerprint == fingerprint) ||
+		slices.ContainsFunc(status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
+}
+
+// predecessor is what the status remembers of the CA that a root belongs to: of one that it forgot, that it may have signed until its end.
+func (in observed) predecessor(root *x509.Certificate) rotation.Predecessor {
+	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
+	made := rotation.Predecessor{Root: root, KeyID: pki.KeyID(root.SubjectKeyId), SignedUntil: root.NotAfter, Compromised: in.compromised()}
+	if active := status.Active; active != nil && active.Fingerprint == fingerprint && active.LongestDurationSeconds != nil {
+		made.Compromised = false
+		longest := time.Duration(*active.LongestDurationSeconds) * time.Second
+		if end := in.now.Add(longest + rotation.SigningSlack); end.Before(made.SignedUntil) {
+			made.SignedUntil = end
+		}
+	}
+	for _, before := range status.Previous {
+		if before.Fingerprint == fingerprint && before.SignedUntil != nil {
+			made.SignedUntil = before.SignedUntil.Time
+		}
+	}
+	return made
+}
