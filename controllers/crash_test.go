@@ -60,7 +60,9 @@ func (c crashes) run() {
 func (c crashes) realm(name string) realm {
 	made := metav1.ObjectMeta{Name: name}
 	return realm{
-		T: c.T, kube: c.kube, name: name, ca: &v1alpha1.ServiceCA{ObjectMeta: made},
+		T: c.T, kube: c.kube, name: name, ca: &v1alpha1.ServiceCA{ObjectMeta: made, Spec: v1alpha1.ServiceCASpec{
+			Rotation: v1alpha1.CARotation{Propagation: v1alpha1.Propagation{Minimum: "1s"}},
+		}},
 		policy: &v1alpha1.ServingCertPolicy{ObjectMeta: made, Spec: v1alpha1.ServingCertPolicySpec{
 			ServiceCAName: name, NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: name}},
 		}},

@@ -108,7 +108,10 @@ func newRealmIn(
 	t.Helper()
 	r := realm{
 		T: t, kube: kube, name: name,
-		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}},
+		// Nobody here reads a bundle late.
+		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.ServiceCASpec{
+			Rotation: v1alpha1.CARotation{Propagation: v1alpha1.Propagation{Minimum: "1s"}},
+		}},
 		policy: &v1alpha1.ServingCertPolicy{
 			ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: v1alpha1.ServingCertPolicySpec{

@@ -44,6 +44,7 @@ var openShiftSample = sync.OnceValues(func() (sample realm, err error) {
 			return sample, err
 		}
 	}
+	sample.ca.Spec.Rotation.Propagation.Minimum = "1s"
 	sample.policy.Spec.NamespaceSelector.MatchLabels = map[string]string{openShiftNamespaces: ""}
 	if err := kube.Create(context.Background(), sample.ca); err != nil {
 		return sample, err

@@ -3,6 +3,7 @@ package serviceca
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/servingcert"
 )
 
 // apiServer answers like one whose clock tells that time, and holds these objects; tries counts what it was only asked to try.
@@ -52,11 +54,11 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 		refused      bool
 		tries        int
 	}{
-		"years ahead":             {20 * 365 * 24 * time.Hour, 20 * 365 * 24 * time.Hour, true, 1},
-		"hours ahead":             {1001 * time.Hour, 2 * time.Hour, true, 1},
-		"minutes ahead":           {1001 * time.Hour, 10 * time.Minute, false, 1},
-		"right":                   {1001 * time.Hour, 0, false, 1},
-		"behind":                  {1001 * time.Hour, -24 * time.Hour, false, 1},
+		"years ahead":             {20 * 365 * 24 * time.Hour, 20 * 365 * 24 * time.Hour, true, 2},
+		"hours ahead":             {1001 * time.Hour, 2 * time.Hour, true, 2},
+		"minutes ahead":           {1001 * time.Hour, 10 * time.Minute, false, 2},
+		"right":                   {1001 * time.Hour, 0, false, 2},
+		"behind":                  {1001 * time.Hour, -24 * time.Hour, false, 2},
 		"ahead, and nothing ends": {400 * time.Hour, 399 * time.Hour, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,11 +71,16 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 			r := &Reconciler{
 				Client: server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
 				Clock: passive, Namespace: "system",
-				Wanted: func(context.Context) (func(*corev1.Secret) bool, error) {
-					return func(*corev1.Secret) bool { return true }, nil
+				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
+					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claimed }, nil
 				},
 			}
-			_, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)})
+			// The next CA is made known, and takes over at once from one that has ended.
+			var err error
+			for range 2 {
+				_, failed := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)})
+				err = errors.Join(err, failed)
+			}
 			if refused := err != nil && strings.Contains(err.Error(), "ahead of the API server's"); refused != tc.refused || (err != nil && !refused) {
 				t.Fatalf("the error is %v", err)
 			}

@@ -1,6 +1,7 @@
 package serviceca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,8 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
 // now lies far off: a stray time.Now() shows.
@@ -36,7 +37,7 @@ func newScene(t *testing.T, source string) *scene {
 		ObjectMeta: metav1.ObjectMeta{Name: "default", UID: "uid-of-default", Generation: 1},
 		Spec: v1alpha1.ServiceCASpec{
 			Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "1000h"},
-			Rotation:    v1alpha1.CARotation{RotateBefore: "500h"},
+			Rotation:    v1alpha1.CARotation{RotateBefore: "500h", Propagation: v1alpha1.Propagation{Minimum: "10m"}},
 			TrustBundle: v1alpha1.TrustBundleReference{Key: "ca-bundle.crt"},
 		},
 	}}}
@@ -46,42 +47,67 @@ func newScene(t *testing.T, source string) *scene {
 	return s
 }
 
-// takesPlace carries a plan out, as the controller does: the Secret, the bundle, the status.
+// takesPlace carries one step out, as the controller does: the Secret, the bundle, the status. Every target follows at once.
 func (s *scene) takesPlace() step {
 	s.Helper()
-	decided := plan(s.observed)
+	decided := s.plan()
+	if decided.secret != nil {
+		s.secret, s.formerly = decided.secret, nil
+		s.secret.Namespace, s.secret.UID = "system", "uid-of-secret"
+	}
 	if decided.state != nil {
-		s.secret, s.published = secretOf(decided.state), decided.state.bundle.Encode()
+		s.published = decided.state.Bundle().Encode()
 	}
 	s.serviceCA.Status = buildStatus(s.now, s.serviceCA, decided, evidence{})
 	return decided
 }
 
-// sound carries a plan out that nothing stands in the way of.
-func (s *scene) sound() *state {
-	s.Helper()
-	decided := s.takesPlace()
-	if decided.problem != nil {
-		s.Fatalf("%s: %s", decided.problem.reason, decided.problem.message)
-	}
-	return decided.state
+// plan is the next step, where every target carries what is published.
+func (s *scene) plan() step {
+	given := resolve(s.observed)
+	return plan(s.observed, given, behind(s.observed, given))
 }
+
+// behind is the evidence where every target carries what is published, and all certificates are reissued.
+func behind(in observed, given found) evidence {
+	var seen evidence
+	if given.state != nil && !bytes.Equal(in.published, given.state.Bundle().Encode()) {
+		seen.Behind, seen.BehindNames = 1, []string{"ConfigMap system/default-trust-bundle"}
+	}
+	return seen
+}
+
+// sound carries steps out, which nothing may stand in the way of, until nothing is left to be done but by time.
+func (s *scene) sound() *rotation.State {
+	s.Helper()
+	for range 10 {
+		decided := s.takesPlace()
+		if decided.problem != nil {
+			s.Fatalf("%s: %s", decided.problem.reason, decided.problem.message)
+		}
+		if decided.secret == nil {
+			return decided.state
+		}
+	}
+	s.Fatal("it does not come to rest")
+	return nil
+}
+
+// rotated is sound, after the time that a rotation takes.
+func (s *scene) rotated() *rotation.State {
+	s.Helper()
+	s.sound()
+	s.later(patience)
+	return s.sound()
+}
+
+const (
+	minimum = 10 * time.Minute
+	// patience is more than a rotation takes.
+	patience = minimum + time.Minute
+)
 
 func (s *scene) later(by time.Duration) { s.now = s.now.Add(by) }
-
-// secretOf is the signing-key Secret that holds a state.
-func secretOf(held *state) *corev1.Secret {
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "system", Name: "default-signing-key", UID: "uid-of-secret", Labels: map[string]string{v1alpha1.LabelServiceCA: "default"},
-			Annotations: map[string]string{v1alpha1.AnnotationSource: held.source},
-		},
-		Type: corev1.SecretTypeTLS,
-		Data: map[string][]byte{
-			corev1.TLSCertKey: held.pair.Certificate, corev1.TLSPrivateKeyKey: held.pair.PrivateKey, keyring.BundleKey: held.bundle.Encode(),
-		},
-	}
-}
 
 // handmade is a CA that a person has made somewhere else.
 type handmade struct {

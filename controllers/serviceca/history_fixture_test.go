@@ -9,7 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
@@ -29,28 +28,21 @@ func newHistory(t *testing.T) *history {
 	t.Helper()
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default", Generation: 1}, Spec: v1alpha1.ServiceCASpec{
 		Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "2400h", PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
-		Rotation:    v1alpha1.CARotation{RotateBefore: "1200h"},
+		Rotation:    v1alpha1.CARotation{RotateBefore: "1200h", Propagation: v1alpha1.Propagation{Minimum: "10m"}},
 	}}
 	return &history{t: t, observed: observed{now: now, serviceCA: ca}}
 }
 
-// act does what the plan says, up to a crash: after no step, after the write of the Secret, of the ConfigMap, or of the status.
+// act takes one step, up to a crash: before anything is written, after the write of the Secret, of the ConfigMap, or of the status.
 func (s *history) act(steps int) step {
 	s.t.Helper()
-	decided := plan(s.observed)
-	if decided.state != nil && steps > 0 {
-		s.secret = &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: "default-signing-key", Labels: map[string]string{v1alpha1.LabelServiceCA: "default"},
-				Annotations: map[string]string{v1alpha1.AnnotationSource: decided.state.source}},
-			Data: map[string][]byte{
-				corev1.TLSCertKey: decided.state.pair.Certificate, corev1.TLSPrivateKeyKey: decided.state.pair.PrivateKey,
-				keyring.BundleKey: decided.state.bundle.Encode(),
-			},
-		}
-		s.formerly = nil
+	given := resolve(s.observed)
+	decided := plan(s.observed, given, behind(s.observed, given))
+	if decided.secret != nil && steps > 0 {
+		s.secret, s.formerly = decided.secret, nil
 	}
 	if decided.state != nil && steps > 1 {
-		s.published = decided.state.bundle.Encode()
+		s.published = decided.state.Bundle().Encode()
 	}
 	if steps > 2 {
 		s.serviceCA = s.serviceCA.DeepCopy()
@@ -61,14 +53,26 @@ func (s *history) act(steps int) step {
 
 const all = 3
 
-// settle acts, and checks that nothing is left to be done.
-func (s *history) settle() step {
+// settle acts until nothing is left to be done but by time, and tells what happened.
+func (s *history) settle() (happened []happening) {
 	s.t.Helper()
-	first := s.act(all)
-	if again := s.act(all); again.write || again.reason != "" {
-		s.t.Errorf("it does not come to rest: %q %s", again.reason, again.note)
+	for range 10 {
+		decided := s.act(all)
+		happened = append(happened, decided.events...)
+		if decided.secret == nil {
+			return happened
+		}
 	}
-	return first
+	s.t.Fatal("it does not come to rest")
+	return nil
+}
+
+// pass settles again after the time that a rotation takes.
+func (s *history) pass() []happening {
+	s.t.Helper()
+	happened := s.settle()
+	s.now = s.now.Add(patience)
+	return append(happened, s.settle()...)
 }
 
 // roots are the certificates that clients trust now.
@@ -80,6 +84,10 @@ func (s *history) roots() pki.Bundle {
 	}
 	return bundle
 }
+
+func (s *history) rotation() *v1alpha1.CARotation { return &s.serviceCA.Spec.Rotation }
+
+func (s *history) pause() { s.rotation().Mode = v1alpha1.RotationPaused }
 
 // spoil replaces a value of the signing-key Secret; nil removes it.
 func (s *history) spoil(key string, value []byte) {

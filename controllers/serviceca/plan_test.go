@@ -7,13 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A backup of the signing key that is older than the CA which signed last gives up no root.
+// A backup of the signing key that is older than the CA which signed last signs again, gives up no root, and is replaced.
 func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "")
@@ -21,15 +20,75 @@ func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	backup := s.secret
 	s.secret = nil
 	s.later(24 * time.Hour)
-	second := s.sound()
+	second := s.rotated()
 	s.secret = backup
 	s.later(time.Hour)
-	restored := s.sound()
-	if !restored.authority.Certificate().Equal(first.authority.Certificate()) {
-		t.Errorf("%s signs, want the CA of the backup", restored.name())
+	restored := s.takesPlace().state
+	if restored.Active.Fingerprint() != first.Active.Fingerprint() {
+		t.Errorf("%s signs, want the CA of the backup", restored.Active.Name())
 	}
-	if id := pki.KeyID(second.authority.Certificate().SubjectKeyId); !restored.bundle.Contains(id) || len(restored.bundle) != 2 {
-		t.Errorf("of 2 roots %d are trusted; that of the live certificates: %t", len(restored.bundle), restored.bundle.Contains(id))
+	if !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) || restored.Next == nil {
+		t.Errorf("of 2 roots and the next %d are trusted", len(restored.Bundle()))
+	}
+	third := s.rotated()
+	if fingerprint := third.Active.Fingerprint(); fingerprint == first.Active.Fingerprint() || fingerprint == second.Active.Fingerprint() {
+		t.Errorf("%s signs, want a new CA", third.Active.Name())
+	}
+	if len(third.Bundle()) != 3 {
+		t.Errorf("of 3 roots %d are trusted", len(third.Bundle()))
+	}
+}
+
+// The key that was lost and comes back from a backup signs again at once: nothing has taken over from it yet.
+func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.secret = nil
+	s.later(24 * time.Hour)
+	if waiting := s.sound(); waiting.Active != nil || s.serviceCA.Status.Active != nil {
+		t.Error("somebody signs whose root is not known yet")
+	}
+	s.secret = backup
+	restored := s.takesPlace().state
+	if restored.Active.Fingerprint() != first.Active.Fingerprint() || len(restored.Bundle()) != 1 {
+		t.Errorf("%s signs, %d roots are trusted", restored.Active.Name(), len(restored.Bundle()))
+	}
+}
+
+// A key that was given up because it was compromised never signs again, whoever restores it.
+func TestRestoredAfterACompromise(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
+	s.later(time.Hour)
+	s.rotated()
+	s.secret = backup
+	s.later(time.Minute)
+	for range 3 {
+		if restored := s.takesPlace().state; restored.Active != nil && restored.Active.Fingerprint() == first.Active.Fingerprint() {
+			t.Fatal("the stolen key signs")
+		}
+	}
+}
+
+// What somebody puts into the signing-key Secret by hand does not sign before its root is known, and takes no trust away.
+func TestPutInByHand(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	other := brought(t, nil, mint(t, "by hand", nil))
+	s.secret = s.secret.DeepCopy()
+	for _, key := range []string{"tls.crt", "tls.key"} {
+		s.secret.Data[key] = other.Data[key]
+	}
+	s.secret.Data[rotation.BundleKey] = other.Data["tls.crt"]
+	s.later(time.Hour)
+	if state := s.takesPlace().state; state.Active != nil || !state.Bundle().Contains(pki.KeyID(first.Active.Certificate().SubjectKeyId)) {
+		t.Errorf("%+v signs, %d roots are trusted", state.Active, len(state.Bundle()))
 	}
 }
 
@@ -49,8 +108,8 @@ func TestBundleIsNeverEmpty(t *testing.T) {
 			for _, later := range []time.Duration{2 * time.Hour, time.Hour, 1000 * time.Hour} {
 				s.later(later)
 				decided := s.takesPlace()
-				if len(decided.state.bundle) != 1 || !decided.state.bundle[0].Equal(root.Certificate) {
-					t.Errorf("%d roots are trusted", len(decided.state.bundle))
+				if len(decided.state.Bundle()) != 1 || !decided.state.Bundle()[0].Equal(root.Certificate) {
+					t.Errorf("%d roots are trusted", len(decided.state.Bundle()))
 				}
 				if decided.problem == nil || decided.problem.reason != reasonSourceInvalid {
 					t.Errorf("the problem is %+v", decided.problem)
@@ -72,11 +131,11 @@ func TestRootSignedAnew(t *testing.T) {
 	s.brought = brought(t, pemOf(renewed), issuing)
 	for range 2 {
 		s.later(time.Hour)
-		if made := s.sound(); !made.bundle[0].Equal(renewed.Certificate) || len(made.bundle) != 2 {
-			t.Errorf("%d roots are trusted, and the first ends %s", len(made.bundle), made.bundle[0].NotAfter)
+		if made := s.rotated(); !made.Bundle()[0].Equal(renewed.Certificate) || len(made.Bundle()) != 2 || !made.Active.Root.Equal(renewed.Certificate) {
+			t.Errorf("%d roots are trusted, and the first ends %s", len(made.Bundle()), made.Bundle()[0].NotAfter)
 		}
 	}
-	if decided := plan(s.observed); decided.write {
+	if decided := s.plan(); decided.secret != nil {
 		t.Error("what has not changed is written again")
 	}
 }
@@ -94,13 +153,13 @@ func TestRenewedChainIsTaken(t *testing.T) {
 	fingerprints := map[string]bool{}
 	for i, chain := range [][]*handmade{{issuing, upper}, {issuing, newUpper}, {newIssuing, newUpper}} {
 		s.brought = brought(t, pemOf(root), chain...)
-		made := s.sound()
-		if got := made.authority.Chain(); len(got) != 2 || !got[0].Equal(chain[0].Certificate) || !got[1].Equal(chain[1].Certificate) {
+		made := s.rotated()
+		if got := made.Active.Chain(); len(got) != 2 || !got[0].Equal(chain[0].Certificate) || !got[1].Equal(chain[1].Certificate) {
 			t.Errorf("%d: the chain has %d certificates, and is not what was brought", i, len(got))
 		}
 		fingerprints[s.serviceCA.Status.Active.Fingerprint] = true
-		if len(made.bundle) != 1 || len(s.serviceCA.Status.Previous) != 0 {
-			t.Errorf("%d: %d roots are trusted, %d CAs are shown as former", i, len(made.bundle), len(s.serviceCA.Status.Previous))
+		if len(made.Bundle()) != 1 || len(s.serviceCA.Status.Previous) != 0 {
+			t.Errorf("%d: %d roots are trusted, %d CAs are shown as former", i, len(made.Bundle()), len(s.serviceCA.Status.Previous))
 		}
 	}
 	if len(fingerprints) != 3 {
@@ -156,41 +215,19 @@ func TestWhatIsBrought(t *testing.T) {
 func TestClockLeapsAndComesBack(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "")
-	s.sound()
+	first := s.sound()
 	s.later(20 * 365 * 24 * time.Hour)
-	leapt := s.takesPlace()
-	if leapt.reason != reasonCAExpired || !leapt.byClock {
-		t.Fatalf("the reason is %q, by the clock alone: %t", leapt.reason, leapt.byClock)
+	leapt := s.sound()
+	if leapt.Active.Fingerprint() == first.Active.Fingerprint() {
+		t.Fatal("an expired CA signs")
 	}
 	s.now = now
 	back := s.takesPlace()
 	if back.problem == nil || back.problem.reason != reasonNotYetValid || !back.problem.passing {
 		t.Errorf("the problem is %+v", back.problem)
 	}
-	if back.write || !back.state.authority.Certificate().Equal(leapt.state.authority.Certificate()) {
+	if back.secret != nil || back.state.Active.Fingerprint() != leapt.Active.Fingerprint() {
 		t.Error("another CA signs because of the clock")
-	}
-}
-
-// What takes place by the clock alone is known for it, so that the clock can be checked first; nothing else has to wait for that.
-func TestWhatTheClockAloneDecides(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, "")
-	if decided := s.takesPlace(); decided.byClock {
-		t.Error("a first CA is said to be the clock's")
-	}
-	s.secret = nil
-	s.later(400 * time.Hour)
-	if decided := s.takesPlace(); decided.byClock {
-		t.Error("a lost key is said to be the clock's")
-	}
-	s.later(time.Hour)
-	if decided := s.takesPlace(); decided.byClock || decided.write {
-		t.Error("nothing has changed")
-	}
-	s.later(700 * time.Hour)
-	if decided := s.takesPlace(); !decided.byClock || len(decided.state.bundle) != 1 {
-		t.Errorf("a former root has ended: by the clock %t, %d roots", decided.byClock, len(decided.state.bundle))
 	}
 }
 
@@ -201,7 +238,7 @@ func TestManyFormerCAs(t *testing.T) {
 	for range maxPrevious + 6 {
 		s.later(time.Minute)
 		s.secret = nil
-		s.sound()
+		s.rotated()
 	}
 	status := s.serviceCA.Status
 	if len(status.Previous) != 64 || status.TrustBundle.Certificates != maxPrevious+6 {
@@ -218,22 +255,22 @@ func TestManyFormerCAs(t *testing.T) {
 func TestForgedRootIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "")
-	ours := s.sound().authority.Certificate()
+	ours := s.sound().Active.Certificate()
 	forged := mint(t, ours.Subject.CommonName, nil, func(c *x509.Certificate) { c.SubjectKeyId = ours.SubjectKeyId })
 	s.published = append(s.published, pemOf(forged)...)
 	s.secret = nil
 	made := s.sound()
-	for _, root := range made.bundle {
+	for _, root := range made.Bundle() {
 		if root.Equal(forged.Certificate) {
 			t.Error("a forged root is trusted")
 		}
 	}
-	if !made.bundle.Contains(pki.KeyID(ours.SubjectKeyId)) || len(made.bundle) != 2 {
-		t.Errorf("%d roots are trusted, want the new one and the lost one", len(made.bundle))
+	if !made.Bundle().Contains(pki.KeyID(ours.SubjectKeyId)) || len(made.Bundle()) != 2 {
+		t.Errorf("%d roots are trusted, want the new one and the lost one", len(made.Bundle()))
 	}
 }
 
-// A CA that was brought signs on when spec.source names it no more, and the status says so, and what to do.
+// A CA that was brought is replaced by a new one when spec.source names it no more.
 func TestBackToSelfSigned(t *testing.T) {
 	t.Parallel()
 	corp := mint(t, "corp", nil)
@@ -241,11 +278,10 @@ func TestBackToSelfSigned(t *testing.T) {
 	s.brought = brought(t, nil, corp)
 	s.sound()
 	s.serviceCA.Spec.Source, s.brought = v1alpha1.CASource{SelfSigned: &v1alpha1.SelfSignedSource{}}, nil
-	if made := s.sound(); !made.authority.Certificate().Equal(corp.Certificate) {
-		t.Errorf("%s signs", made.name())
+	if made := s.sound(); made.Reason != v1alpha1.RotationSourceChanged || !made.Active.Certificate().Equal(corp.Certificate) {
+		t.Errorf("%s signs, because of %q", made.Active.Name(), made.Reason)
 	}
-	ready := meta.FindStatusCondition(s.serviceCA.Status.Conditions, v1alpha1.ConditionReady)
-	if !strings.Contains(ready.Message, "secret/corp") || !strings.Contains(ready.Message, "delete Secret default-signing-key") {
-		t.Errorf("Ready says %q", ready.Message)
+	if made := s.rotated(); made.Active.Source != rotation.SelfSigned || !made.Bundle().Contains(pki.KeyID(corp.SubjectKeyId)) {
+		t.Errorf("%s signs", made.Active.Name())
 	}
 }

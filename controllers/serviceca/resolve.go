@@ -38,10 +38,12 @@ func resolve(in observed) found {
 	if state == nil {
 		return in.begin(v1alpha1.RotationSigningKeyLost, fmt.Sprintf("Secret %s: %v", secret.Name, lost))
 	}
-	if in.outdated(state) {
+	told := in.toldSince()
+	if state.Since.Before(told) || (state.Since.Equal(told) && in.foreign(state)) {
 		return in.restored(state)
 	}
-	if _, err := pki.ParseBundle(secret.Data[rotation.BundleKey]); err != nil {
+	if !state.Since.After(told) {
+		// What the status reports has not changed since; but somebody may have taken roots away by hand.
 		state.Know(in.recovered()...)
 	}
 	if state.Active == nil && lost != nil {
@@ -75,13 +77,13 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 	state.Know(in.recovered()...)
 	active := in.serviceCA.Status.Active
 	switch {
-	case !state.Alive(in.now):
-		state.Phase, state.Reason, state.StartedAt = v1alpha1.PhaseStable, "", time.Time{}
-		state.Active, state.Next = state.Next, nil
 	case active != nil && active.Fingerprint == next.Fingerprint() && in.knows(next.Root):
 		// Only our copy of a CA that was brought is lost.
 		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, state.Next, nil
 		return found{state: state}
+	case !state.Alive(in.now):
+		state.Phase, state.Reason, state.StartedAt = v1alpha1.PhaseStable, "", time.Time{}
+		state.Active, state.Next = state.Next, nil
 	case in.serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused:
 		return found{problem: pausedWithoutKey(why)}
 	}
@@ -113,17 +115,33 @@ func (in observed) first() (*rotation.Signer, *problem) {
 	return signer, nil
 }
 
-// outdated tells whether a Secret is older than what the status reports. A status is always written later: so somebody has restored it.
-func (in observed) outdated(state *rotation.State) bool {
-	told := in.serviceCA.Status.Rotation
-	return told != nil && told.LastTransitionTime != nil && state.Since.Before(told.LastTransitionTime.Time)
+// toldSince is when the phase began that the status reports. A status is always written after the Secret: an older Secret is one that
+// somebody has restored.
+func (in observed) toldSince() time.Time {
+	if told := in.serviceCA.Status.Rotation; told != nil && told.LastTransitionTime != nil {
+		return told.LastTransitionTime.Time
+	}
+	return time.Time{}
 }
 
-// stamp is the time of a new phase, and never before what the status reports.
+// foreign tells whether a Secret holds another CA than was reported of it.
+func (in observed) foreign(state *rotation.State) bool {
+	status := in.serviceCA.Status
+	return status.TrustBundle != nil && !(sameSigner(status.Active, state.Active) && sameSigner(status.Next, state.Next))
+}
+
+func sameSigner(told *v1alpha1.CAGeneration, active *rotation.Signer) bool {
+	if told == nil || active == nil {
+		return told == nil && active == nil
+	}
+	return told.Fingerprint == active.Fingerprint()
+}
+
+// stamp is the time of a new phase, always later than what the status reports.
 func (in observed) stamp() time.Time {
-	now := in.now.Truncate(time.Second)
-	if told := in.serviceCA.Status.Rotation; told != nil && told.LastTransitionTime != nil && now.Before(told.LastTransitionTime.Time) {
-		return told.LastTransitionTime.Time
+	now, told := in.now.Truncate(time.Second), in.toldSince()
+	if !now.After(told) {
+		return told.Add(time.Second)
 	}
 	return now
 }
@@ -133,7 +151,12 @@ func (in observed) stamp() time.Time {
 func (in observed) restored(state *rotation.State) found {
 	status := in.serviceCA.Status
 	state.Know(in.recovered()...)
-	same := state.Active != nil && status.Active != nil && status.Active.Fingerprint == state.Active.Fingerprint()
+	last := status.Active
+	if last == nil && len(status.Previous) > 0 {
+		// Its key was lost, and nobody has signed since.
+		last = &status.Previous[0]
+	}
+	same := state.Active != nil && sameSigner(last, state.Active)
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}

@@ -23,7 +23,7 @@ func says(status v1alpha1.ServiceCAStatus, kind string) string {
 }
 
 func (s *history) status(seen evidence) v1alpha1.ServiceCAStatus {
-	return buildStatus(s.now, s.serviceCA, plan(s.observed), seen)
+	return buildStatus(s.now, s.serviceCA, plan(s.observed, resolve(s.observed), seen), seen)
 }
 
 // Trust is established where every target carries the bundle and every certificate chains to it.
@@ -31,19 +31,22 @@ func TestTrustEstablished(t *testing.T) {
 	t.Parallel()
 	s := newHistory(t)
 	s.settle()
-	s.secret = nil
-	s.settle()
+	s.rotation().Trigger = "now"
+	s.pass()
 	active, previous := s.serviceCA.Status.Active.SubjectKeyID, s.serviceCA.Status.Previous[0].SubjectKeyID
+	targets := func(all, current, blocked int32, certificates map[string]int32) evidence {
+		return evidence{targets: trust.Targets{All: all, Current: current, Blocked: blocked}, certificates: certificates}
+	}
 	for name, tc := range map[string]struct {
 		seen evidence
 		want string
 	}{
 		"nothing":  {evidence{}, "True TrustEstablished: all 0 targets"},
-		"all":      {evidence{trust.Targets{All: 3, Current: 3}, map[string]int32{active: 5}}, "True TrustEstablished: all 3 targets carry the bundle"},
-		"previous": {evidence{trust.Targets{All: 3, Current: 3}, map[string]int32{active: 5, previous: 2}}, "True TrustEstablished: "},
-		"behind":   {evidence{trust.Targets{All: 3, Current: 1}, map[string]int32{active: 5}}, "False TargetsBehind: 2 of 3 targets"},
-		"stranger": {evidence{trust.Targets{All: 3, Current: 3}, map[string]int32{active: 5, "abcd": 2}}, "False CertificatesBehind: 2 certificates"},
-		"blocked":  {evidence{trust.Targets{All: 3, Current: 2, Blocked: 1}, nil}, "False TargetsBlocked: 1 of 3 targets"},
+		"all":      {targets(3, 3, 0, map[string]int32{active: 5}), "True TrustEstablished: all 3 targets carry the bundle"},
+		"previous": {targets(3, 3, 0, map[string]int32{active: 5, previous: 2}), "True TrustEstablished: "},
+		"behind":   {targets(3, 1, 0, map[string]int32{active: 5}), "False TargetsBehind: 2 of 3 targets"},
+		"stranger": {targets(3, 3, 0, map[string]int32{active: 5, "abcd": 2}), "False CertificatesBehind: 2 certificates"},
+		"blocked":  {targets(3, 2, 1, nil), "False TargetsBlocked: 1 of 3 targets"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -67,7 +70,7 @@ func TestStatusRemembers(t *testing.T) {
 	s := newHistory(t)
 	s.settle()
 	before := s.serviceCA.Status
-	s.spoil("tls.key", []byte("?"))
+	delete(s.secret.Labels, v1alpha1.LabelServiceCA)
 	s.serviceCA.Generation = 7
 	s.now = s.now.Add(time.Hour)
 	s.settle()
@@ -75,7 +78,7 @@ func TestStatusRemembers(t *testing.T) {
 	if after.Active == nil || after.Active.Fingerprint != before.Active.Fingerprint || after.TrustBundle.Hash != before.TrustBundle.Hash {
 		t.Errorf("the status is %+v", after)
 	}
-	if got := says(after, v1alpha1.ConditionStalled); after.ObservedGeneration != 7 || !strings.HasPrefix(got, "True SigningKeyInvalid: Secret default-signing-key: tls.key") {
+	if got := says(after, v1alpha1.ConditionStalled); after.ObservedGeneration != 7 || !strings.HasPrefix(got, "True SigningKeyNotOurs: Secret default-signing-key") {
 		t.Errorf("Stalled is %q, observed is %d", got, after.ObservedGeneration)
 	}
 	ready := meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
@@ -95,7 +98,8 @@ func TestStalledOrReconciling(t *testing.T) {
 		"nothing brought":   {func(s *history) { s.brings(day); s.brought = nil }, "absent", "True SourceNotThere"},
 		"the wrong brought": {func(s *history) { s.brings(day); s.brought.Data = nil }, "True SourceInvalid", "absent"},
 		"clock set back":    {func(s *history) { s.settle(); s.now = s.now.Add(-day) }, "absent", "True NotYetValid"},
-		"unreadable":        {func(s *history) { s.settle(); s.spoil("tls.crt", nil) }, "True SigningKeyInvalid", "absent"},
+		"unreadable":        {func(s *history) { s.settle(); s.spoil("tls.crt", nil) }, "absent", "True SigningKeyLost"},
+		"and paused":        {func(s *history) { s.settle(); s.spoil("tls.crt", nil); s.pause() }, "True RotationPaused", "absent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -121,18 +125,19 @@ func TestUntilNext(t *testing.T) {
 		want  time.Duration
 	}{
 		"the threshold":                {func(*history) {}, 50 * day},
-		"the end":                      {func(s *history) { s.now = s.now.Add(60 * day) }, 40 * day},
-		"the end of one before":        {func(s *history) { s.now = s.now.Add(90 * day); s.secret = nil; s.settle() }, 10 * day},
+		"the end of the propagation":   {func(s *history) { s.now = s.now.Add(60 * day); s.settle() }, minimum + 2*time.Second},
+		"the end, while paused":        {func(s *history) { s.now = s.now.Add(60 * day); s.pause() }, 40 * day},
+		"the end of one before":        {func(s *history) { s.now = s.now.Add(98 * day); s.pass(); s.now = s.now.Add(day); s.settle() }, day - patience},
 		"the begin of what is brought": {func(s *history) { s.secret = nil; s.brings(day); s.now = s.now.Add(-time.Hour) }, 55 * time.Minute},
-		"the end of what is brought":   {func(s *history) { s.brings(day); s.settle() }, day},
+		"the end of what is brought":   {func(s *history) { s.brings(day); s.pass(); s.now = s.now.Add(patience); s.settle() }, day - 2*patience},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newHistory(t)
 			s.settle()
 			tc.given(s)
-			decided := plan(s.observed)
-			got := untilNext(s.observed, decided, buildStatus(s.now, s.serviceCA, decided, evidence{}))
+			given := resolve(s.observed)
+			got := untilNext(s.observed, plan(s.observed, given, behind(s.observed, given)))
 			if got > tc.want || got < tc.want-2*time.Second {
 				t.Errorf("it looks again after %s, want %s", got, tc.want)
 			}

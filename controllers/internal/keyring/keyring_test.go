@@ -21,6 +21,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
 // now lies far off: a stray time.Now() shows.
@@ -85,7 +86,7 @@ func newCA(t *testing.T) (*corev1.Secret, *v1alpha1.ServiceCA) {
 		t.Fatal(err)
 	}
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "default-signing-key"}, Data: map[string][]byte{
-		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey, keyring.BundleKey: pair.Certificate,
+		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey, rotation.BundleKey: pair.Certificate,
 	}}
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default", UID: "uid-of-default"}}
 	ca.Status.Active = &v1alpha1.CAGeneration{Subject: "signer", Fingerprint: authority.Fingerprint()}
@@ -100,7 +101,7 @@ func (s scene) gets() {
 	if err != nil {
 		s.Fatal(err)
 	}
-	if got := ca.Authority.Fingerprint(); got != s.serviceCA.Status.Active.Fingerprint || !bytes.Equal(ca.Bundle, s.secret.Data[keyring.BundleKey]) {
+	if got := ca.Authority.Fingerprint(); got != s.serviceCA.Status.Active.Fingerprint || !bytes.Equal(ca.Bundle, s.secret.Data[rotation.BundleKey]) {
 		s.Errorf("the keyring hands out the CA %s", got)
 	}
 }
@@ -145,6 +146,28 @@ func TestKeyIsReadOnce(t *testing.T) {
 	s.hasRead(4)
 }
 
+// Where the status names no key, the bundle is there for those who publish it, and nothing signs.
+func TestBundleWithoutASigner(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*v1alpha1.ServiceCA){
+		"no key yet":     func(ca *v1alpha1.ServiceCA) { ca.Status.Active = nil },
+		"no fingerprint": func(ca *v1alpha1.ServiceCA) { ca.Status.Active.Fingerprint = "" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			change(s.serviceCA)
+			ca, err := s.keys.Get(t.Context(), s.serviceCA)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ca.Authority != nil || ca.Certificate != nil || !bytes.Equal(ca.Bundle, s.secret.Data[rotation.BundleKey]) {
+				t.Errorf("%+v", ca)
+			}
+		})
+	}
+}
+
 // Nothing but what the status names may sign: whatever else the Secret holds is on its way, and no key is handed out.
 func TestOnlyTheNamedKeySigns(t *testing.T) {
 	t.Parallel()
@@ -152,17 +175,15 @@ func TestOnlyTheNamedKeySigns(t *testing.T) {
 		change func(s *scene)
 		says   string
 	}{
-		"no key yet":     {func(s *scene) { s.serviceCA.Status.Active = nil }, "it has no signing key yet"},
-		"no bundle yet":  {func(s *scene) { s.serviceCA.Status.TrustBundle = nil }, "it has no signing key yet"},
-		"no fingerprint": {func(s *scene) { s.serviceCA.Status.Active.Fingerprint = "" }, "it has no signing key yet"},
-		"another key":    {func(s *scene) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
+		"no bundle yet": {func(s *scene) { s.serviceCA.Status.TrustBundle = nil }, "it has no bundle yet"},
+		"another key":   {func(s *scene) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
 		"another key below this bundle": {func(s *scene) {
 			other, _ := newCA(s.T)
-			other.Data[keyring.BundleKey] = s.secret.Data[keyring.BundleKey]
+			other.Data[rotation.BundleKey] = s.secret.Data[rotation.BundleKey]
 			s.secret = other
 		}, "its signing key is changing"},
 		"another bundle":    {func(s *scene) { s.serviceCA.Status.TrustBundle.Hash = pki.Hash(nil) }, "its signing key is changing"},
-		"no bundle":         {func(s *scene) { delete(s.secret.Data, keyring.BundleKey) }, "its signing key is changing"},
+		"no bundle":         {func(s *scene) { delete(s.secret.Data, rotation.BundleKey) }, "its signing key is changing"},
 		"no Secret":         {func(s *scene) { s.secret = nil }, "not found"},
 		"another name":      {func(s *scene) { s.serviceCA.Spec.SigningKey.SecretName = "other" }, "not found"},
 		"the wrong key":     {func(s *scene) { other, _ := newCA(s.T); s.secret.Data["tls.key"] = other.Data["tls.key"] }, "tls.key is not the private key"},

@@ -101,15 +101,15 @@ func (a *Authority) Bridge() []*x509.Certificate { return a.bridge }
 // path is what a server sends after a certificate of the CA.
 func (a *Authority) path() []*x509.Certificate { return slices.Concat(a.chain, a.bridge) }
 
-// leadsOn tells whether each certificate was issued to the CA, or to whom one before it names as its issuer. What a bridge once led
-// to may be sent long after it has become useless.
+// leadsOn tells whether each certificate was issued to the CA, or to whom one before it names as its issuer, and none is a root. What a
+// bridge once led to may be sent long after it has become useless.
 func leadsOn(ca *x509.Certificate, before, rest []*x509.Certificate) bool {
 	met := [][]byte{ca.RawSubject}
 	for _, certificate := range before {
 		met = append(met, certificate.RawIssuer)
 	}
 	for _, certificate := range rest {
-		if !certificate.IsCA || !slices.ContainsFunc(met, func(name []byte) bool { return bytes.Equal(name, certificate.RawSubject) }) {
+		if !certificate.IsCA || selfSigned(certificate) || !slices.ContainsFunc(met, func(name []byte) bool { return bytes.Equal(name, certificate.RawSubject) }) {
 			return false
 		}
 		met = append(met, certificate.RawIssuer)

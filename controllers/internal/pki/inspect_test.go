@@ -100,7 +100,8 @@ func TestSignedBy(t *testing.T) {
 		{"a link is missing", "not the CA's chain", pemOf(sent[0], sent[1]), lower, chain},
 		{"one too many", "not the CA's chain", pemOf(sent[0], sent[1], sent[2], root.Certificate), lower, chain},
 		{"the wrong order", "not the CA's chain", pemOf(sent[0], sent[2], sent[1]), lower, chain},
-		{"a chain where none is wanted", "not the CA's chain", pair.Certificate, lower, nil},
+		{"another's chain where none is wanted", "not the CA's chain", pemOf(sent[0], sent[2]), lower, nil},
+		{"what may have been a bridge once", "", pair.Certificate, lower, nil},
 		{"the chain has changed", "not the CA's chain", pair.Certificate, lower, []*x509.Certificate{lower.Certificate, twin.Certificate}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

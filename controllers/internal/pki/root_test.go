@@ -56,7 +56,7 @@ func TestGenerateRoot(t *testing.T) {
 			if want := signatureOf(key); root.SignatureAlgorithm != want {
 				t.Errorf("signature = %v, want %v", root.SignatureAlgorithm, want)
 			}
-			if !root.BasicConstraintsValid || !root.IsCA || root.MaxPathLen != 0 || !root.MaxPathLenZero {
+			if !root.BasicConstraintsValid || !root.IsCA || root.MaxPathLen != pki.MaxBridge {
 				t.Errorf("basic constraints: valid %v, CA %v, path length %d (zero: %v)",
 					root.BasicConstraintsValid, root.IsCA, root.MaxPathLen, root.MaxPathLenZero)
 			}

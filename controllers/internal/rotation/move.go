@@ -31,12 +31,12 @@ func (in Input) Move(decided Decision, next *Signer, over time.Duration) (*State
 	return state, nil
 }
 
-// enter begins a phase; no clock that was set back lets it begin before the one before it.
+// enter begins a phase, always later than the one before it began.
 func (s *State) enter(phase v1alpha1.CAPhase, now time.Time) {
-	s.Phase = phase
-	if now = now.Truncate(time.Second); now.After(s.Since) {
-		s.Since = now
+	if now = now.Truncate(time.Second); !now.After(s.Since) {
+		now = s.Since.Add(time.Second)
 	}
+	s.Phase, s.Since = phase, now
 }
 
 // begin prepares the next CA; the bridge to it is made here, while both keys exist.

@@ -120,7 +120,10 @@ func (s *State) Alive(now time.Time) bool {
 
 // Moments are when the clock alone may change what is to be done.
 func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
-	moments := []time.Time{s.Since.Add(spec.Propagation.Minimum.Std())}
+	var moments []time.Time
+	if s.Preparing() || s.Phase == v1alpha1.PhaseRetiring {
+		moments = append(moments, s.Since.Add(spec.Propagation.Minimum.Std()))
+	}
 	for _, signer := range []*Signer{s.Active, s.Next} {
 		if signer != nil {
 			moments = append(moments, signer.Certificate().NotBefore, signer.NotAfter().Add(-spec.RotateBefore.Std()), signer.NotAfter())
