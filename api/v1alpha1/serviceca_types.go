@@ -52,12 +52,14 @@ type ServiceCAList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.certificate) || [self.rotation.rotateBefore, self.certificate.duration].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.rotateBefore) < duration(self.certificate.duration)",message="rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: about half of it is a good choice"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || [self.rotation.propagation.minimum, self.rotation.rotateBefore].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.propagation.minimum) < duration(self.rotation.rotateBefore)",message="rotation.propagation.minimum must be shorter than rotation.rotateBefore, or the CA would expire before its successor signs: 10m is a good choice"
 type ServiceCASpec struct {
-	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set.
+	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set. A change starts
+	// a rotation to the CA of the new source, and so does another CA in the Secret of source.secret.
 	// +optional
 	// +default={}
 	Source CASource `json:"source,omitzero"`
 
-	// certificate describes the CA's own certificate. With source.secret only what the Secret holds counts.
+	// certificate describes the next CA that is made: a change of privateKey or permittedDNSDomains starts a rotation to it, one of
+	// commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
 	// +optional
 	// +default={}
 	Certificate CACertificate `json:"certificate,omitzero"`
@@ -156,14 +158,14 @@ type CACertificate struct {
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$') || duration(self) >= duration('1m')",message="duration must be at least 1m: 18960h (26 months) is a good choice"
 	Duration Duration `json:"duration,omitempty"`
 
-	// privateKey of each generation.
+	// privateKey of each generation. A change starts a rotation.
 	// +optional
 	// +default={}
 	PrivateKey PrivateKey `json:"privateKey,omitzero"`
 
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
 	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
-	// cluster.local for the name below it. Empty: no constraint.
+	// cluster.local for the name below it. Empty: no constraint. A change starts a rotation.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=32
@@ -195,7 +197,7 @@ type TriggerReason string
 const (
 	// TriggerRoutine keeps the old CA trusted for as long as previousTrust says.
 	TriggerRoutine TriggerReason = "Routine"
-	// TriggerCompromise distrusts the old CA as soon as every certificate is reissued.
+	// TriggerCompromise distrusts every CA before as soon as every certificate is reissued and propagation.minimum has passed.
 	TriggerCompromise TriggerReason = "Compromise"
 )
 
@@ -220,17 +222,18 @@ type CARotation struct {
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="rotateBefore must be longer than 0s: about half of certificate.duration is a good choice"
 	RotateBefore Duration `json:"rotateBefore,omitempty"`
 
-	// mode Paused holds any rotation where it stands.
+	// mode Paused holds any rotation where it stands, also the one at the end of the CA.
 	// +optional
 	// +default="Automatic"
 	Mode RotationMode `json:"mode,omitempty"`
 
-	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git.
+	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git. The first CA of a ServiceCA
+	// takes it as acted on.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	Trigger string `json:"trigger,omitempty"`
 
-	// triggerReason says why trigger was changed.
+	// triggerReason says why trigger was changed; it counts when the rotation begins.
 	// +optional
 	// +default="Routine"
 	TriggerReason TriggerReason `json:"triggerReason,omitempty"`

@@ -40,6 +40,8 @@ func (a *Authority) crossSign(other *x509.Certificate) (*x509.Certificate, error
 	template := *other
 	template.SerialNumber = serial
 	template.SignatureAlgorithm = x509.UnknownSignatureAlgorithm
+	// Where both CAs bear one name, CreateCertificate would keep what the other says of its own issuer.
+	template.AuthorityKeyId = a.certificate.SubjectKeyId
 	if template.NotBefore.Before(a.certificate.NotBefore) {
 		template.NotBefore = a.certificate.NotBefore
 	}
@@ -58,21 +60,24 @@ func (a *Authority) crossSign(other *x509.Certificate) (*x509.Certificate, error
 // carries tells whether a certificate that the first of these CAs signed verifies by the root. Of validity, only that there is a
 // time at which all are valid matters: the newest begin.
 func carries(bridge []*x509.Certificate, root *x509.Certificate) bool {
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots, intermediates, begin := x509.NewCertPool(), x509.NewCertPool(), root.NotBefore
 	roots.AddCert(root)
-	for _, certificate := range bridge[1:] {
+	for _, certificate := range bridge {
 		intermediates.AddCert(certificate)
+		if certificate.NotBefore.After(begin) {
+			begin = certificate.NotBefore
+		}
 	}
 	chains, err := bridge[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: bridge[0].NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		Roots: roots, Intermediates: intermediates, CurrentTime: begin, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	return err == nil && slices.ContainsFunc(chains, allowsLeaf)
 }
 
 // UsefulBridge is the part of a bridge that leads to a root which clients still trust.
 func UsefulBridge(bridge []*x509.Certificate, trusted Bundle) []*x509.Certificate {
-	for i := len(bridge) - 1; i >= 0; i-- {
-		if slices.ContainsFunc(trusted, func(root *x509.Certificate) bool { return bridge[i].CheckSignatureFrom(root) == nil }) {
+	for i, certificate := range slices.Backward(bridge) {
+		if slices.ContainsFunc(trusted, func(root *x509.Certificate) bool { return certificate.CheckSignatureFrom(root) == nil }) {
 			return bridge[:i+1]
 		}
 	}

@@ -99,7 +99,7 @@ func (in Input) due() v1alpha1.RotationReason {
 		return v1alpha1.RotationTriggered
 	case in.Cause != "":
 		return in.Cause
-	case left < in.Spec.RotateBefore.Std():
+	case left <= in.Spec.RotateBefore.Std():
 		return v1alpha1.RotationThresholdPassed
 	}
 	return ""
@@ -147,7 +147,9 @@ func (in Input) within(decided Decision) Decision {
 	case state.Phase == v1alpha1.PhaseReissuing:
 		decided.Move = Retire
 	case state.Phase == v1alpha1.PhaseRetiring:
-		if in.retiring(&decided); len(decided.BlockedBy) == 0 {
+		due := len(decided.BlockedBy)
+		in.retiring(&decided)
+		if len(decided.BlockedBy) == due {
 			decided.Move = Settle
 		}
 	}

@@ -50,13 +50,15 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 		}
 		prepared.Authority = next.WithBridge(bridge)
 	}
-	state.Next, state.Reason, state.Restored = &prepared, reason, false
-	if in.triggered() {
-		state.Trigger = in.Spec.Trigger
-		state.Compromise = in.Spec.TriggerReason == v1alpha1.TriggerCompromise
-	} else {
+	if state.Next == nil {
+		// Where the next CA has ended before it signed, the rotation goes on with another, for the same reason.
 		state.Compromise = false
 	}
+	if in.triggered() {
+		state.Trigger = in.Spec.Trigger
+		state.Compromise = state.Compromise || in.Spec.TriggerReason == v1alpha1.TriggerCompromise
+	}
+	state.Next, state.Reason, state.Restored = &prepared, reason, false
 	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return p.Root.Equal(next.Root) })
 	state.enter(v1alpha1.PhasePublishing, in.Now)
 	state.StartedAt = state.Since

@@ -53,8 +53,7 @@ type former struct {
 // Read is the state in a signing-key Secret. A key that cannot be read is lost, and the error says why: the state then has no CA that
 // signs and, unless the next is sound, there is no state. Without a record, which the Secrets of other tools and versions lack, the worst is assumed.
 func Read(now time.Time, secret *corev1.Secret) (*State, error) {
-	var kept record
-	recorded := json.Unmarshal(secret.Data[RecordKey], &kept) == nil
+	kept, recorded := recordOf(secret)
 	state := kept.state()
 	first, lost := readSigner(now, secret, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
 	next, noNext := readSigner(now, secret, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
@@ -80,19 +79,33 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	} else if noNext != nil && state.Preparing() {
 		state.Phase = v1alpha1.PhaseReissuing
 	}
-	bundle, _ := pki.ParseBundle(secret.Data[BundleKey])
-	for _, root := range bundle {
-		if !state.signs(root) {
-			state.Know(kept.predecessor(root))
-		}
-	}
+	state.knowTrusted(secret.Data[BundleKey], kept)
 	return state, lost
 }
 
-func (r record) state() *State {
-	if r.Phase == "" {
-		r.Phase = v1alpha1.PhaseStable
+// knowTrusted adds the CAs that sign no more, by their roots in the bundle.
+func (s *State) knowTrusted(encoded []byte, kept record) {
+	bundle, _ := pki.ParseBundle(encoded)
+	for _, root := range bundle {
+		if !s.signs(root) {
+			s.Know(kept.predecessor(root))
+		}
 	}
+}
+
+var phases = []v1alpha1.CAPhase{
+	v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
+}
+
+// recordOf is the record in a Secret; that of a CA which nothing is known of where there is none that makes sense as a whole.
+func recordOf(secret *corev1.Secret) (kept record, recorded bool) {
+	if json.Unmarshal(secret.Data[RecordKey], &kept) != nil || !slices.Contains(phases, kept.Phase) {
+		return record{Phase: v1alpha1.PhaseStable}, false
+	}
+	return kept, true
+}
+
+func (r record) state() *State {
 	return &State{
 		Phase: r.Phase, Since: r.LastTransitionTime.Time, StartedAt: r.StartedAt.Time, Reason: r.Reason, Trigger: r.Trigger,
 		Compromise: r.Compromise, Restored: r.Restored, Longest: r.LongestDuration.Duration, ReissueOver: r.ReissueOver.Duration,

@@ -13,11 +13,12 @@ import (
 type CARotationApplyConfiguration struct {
 	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default.
 	RotateBefore *apiv1alpha1.Duration `json:"rotateBefore,omitempty"`
-	// mode Paused holds any rotation where it stands.
+	// mode Paused holds any rotation where it stands, also the one at the end of the CA.
 	Mode *apiv1alpha1.RotationMode `json:"mode,omitempty"`
-	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git.
+	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git. The first CA of a ServiceCA
+	// takes it as acted on.
 	Trigger *string `json:"trigger,omitempty"`
-	// triggerReason says why trigger was changed.
+	// triggerReason says why trigger was changed; it counts when the rotation begins.
 	TriggerReason *apiv1alpha1.TriggerReason `json:"triggerReason,omitempty"`
 	// propagation is how long clients may need to see a new bundle.
 	Propagation *PropagationApplyConfiguration `json:"propagation,omitempty"`

@@ -1,0 +1,151 @@
+package rotation_test
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// broken is the Secret of a CA that is propagating its next one, where some keys hold garbage.
+func broken(t *testing.T, phase v1alpha1.CAPhase, keys ...string) (*scene, *corev1.Secret) {
+	t.Helper()
+	s := newScene(t, in(phase), func(s *scene) {
+		if s.State.Next != nil {
+			s.State.Next.Source = "secret/corp"
+		}
+	})
+	secret := write(t, s.State)
+	for _, key := range keys {
+		secret.Data[key] = []byte("garbage")
+	}
+	return s, secret
+}
+
+// TestReadLostKey: a key that cannot be read signs no more. Its root stays trusted, for what it may have signed, and the next CA takes
+// over as it would have.
+func TestReadLostKey(t *testing.T) {
+	for _, key := range []string{corev1.TLSPrivateKeyKey, corev1.TLSCertKey} {
+		for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhasePublishing, v1alpha1.PhasePropagating} {
+			t.Run(key+" in "+string(phase), func(t *testing.T) {
+				s, secret := broken(t, phase, key)
+				got, err := rotation.Read(now, secret)
+				if err == nil || !strings.Contains(err.Error(), key) || got == nil {
+					t.Fatalf("Read = %v, %v; want a state, and what is wrong with %s", got, err, key)
+				}
+				if got.Active != nil || got.Phase != phase || got.Next.Name() != s.State.Next.Name() || got.Next.Source != "secret/corp" {
+					t.Errorf("in %s, active %v, next %s from %s", got.Phase, got.Active, got.Next.Name(), got.Next.Source)
+				}
+				lost := s.State.Active.Root
+				if len(got.Previous) != 1 || !got.Previous[0].Root.Equal(lost) || !got.Previous[0].SignedUntil.Equal(lost.NotAfter) {
+					t.Errorf("the CAs before are %v, want the lost one until its end", viewOf(got).Previous)
+				}
+				if diff := cmp.Diff(s.State.Bundle().Encode(), got.Bundle().Encode()); diff != "" {
+					t.Error("clients trust something else")
+				}
+				comesBack(t, got)
+			})
+		}
+	}
+}
+
+// TestReadBrokenNext: without the next CA, the one that signs goes on, and whatever there is of the other stays trusted.
+func TestReadBrokenNext(t *testing.T) {
+	for _, key := range []string{rotation.NextPrivateKeyKey, rotation.NextCertKey} {
+		t.Run(key, func(t *testing.T) {
+			s, secret := broken(t, v1alpha1.PhasePropagating, key)
+			got := read(t, secret)
+			if got.Phase != v1alpha1.PhaseReissuing || got.Next != nil || got.Active.Name() != s.State.Active.Name() {
+				t.Errorf("in %s, %v signs, next %v", got.Phase, got.Active, got.Next)
+			}
+			if diff := cmp.Diff(s.State.Bundle().Encode(), got.Bundle().Encode()); diff != "" {
+				t.Error("clients trust something else")
+			}
+			comesBack(t, got)
+		})
+	}
+}
+
+// TestReadNothing: where no key is sound, there is no state, and the error says why.
+func TestReadNothing(t *testing.T) {
+	tlsKey, nextKey := corev1.TLSPrivateKeyKey, rotation.NextPrivateKeyKey
+	for _, tc := range []struct {
+		name  string
+		phase v1alpha1.CAPhase
+		keys  []string
+	}{
+		{"the only key", v1alpha1.PhaseStable, []string{tlsKey}},
+		{"the only key, while another retires", v1alpha1.PhaseRetiring, []string{tlsKey}},
+		{"both keys", v1alpha1.PhasePropagating, []string{tlsKey, nextKey}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, secret := broken(t, tc.phase, tc.keys...)
+			if got, err := rotation.Read(now, secret); got != nil || err == nil || !strings.Contains(err.Error(), "tls.key") {
+				t.Errorf("Read = %v, %v; want no state, and what is wrong with tls.key", got, err)
+			}
+		})
+	}
+	if got, err := rotation.Read(now, &corev1.Secret{}); got != nil || err == nil {
+		t.Errorf("Read of an empty Secret = %v, %v", got, err)
+	}
+}
+
+// TestReadWithoutRoot: an intermediate that leads to no root that is known could not be trusted by anybody.
+func TestReadWithoutRoot(t *testing.T) {
+	root, key := certify(t, "root", nil, nil)
+	secret := write(t, &rotation.State{Phase: v1alpha1.PhaseStable, Active: below(t, root, key, "corp")})
+	delete(secret.Data, rotation.BundleKey)
+	if got, err := rotation.Read(now, secret); got != nil || err == nil || !strings.Contains(err.Error(), "does not lead to a root") {
+		t.Errorf("Read = %v, %v; want that it does not lead to a root", got, err)
+	}
+}
+
+// TestWriteKeeps what it does not know, and destroys the keys of ours that are not in the state.
+func TestWriteKeeps(t *testing.T) {
+	s := newScene(t, trigger("now", routine), func(s *scene) { s.Spec.Propagation.Minimum = "0s" })
+	next := generate(t, "next", now, lifetime)
+	s.move(rotation.Begin, next)
+	s.move(rotation.Propagate, nil)
+	s.Now = s.State.Since
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "default-signing-key", Annotations: map[string]string{"note": "x"}},
+		Data:       map[string][]byte{"keystore.jks": []byte("x")},
+	}
+	for range 2 {
+		if err := s.State.Write(secret); err != nil {
+			t.Fatal(err)
+		}
+		if got := secret.Data["keystore.jks"]; !bytes.Equal(got, []byte("x")) || secret.Annotations["note"] != "x" || secret.Name != "default-signing-key" {
+			t.Errorf("what others have put there is gone: %q, %v", got, secret.ObjectMeta)
+		}
+		if got := secret.Annotations[v1alpha1.AnnotationSource]; got != rotation.SelfSigned {
+			t.Errorf("the source is %q", got)
+		}
+		if s.State.Next != nil {
+			s.move(rotation.Switch, nil)
+		}
+	}
+	if len(secret.Data[rotation.BridgeKey]) == 0 {
+		t.Error("there is no bridge")
+	}
+	s.State.Active.Authority = s.State.Active.WithBridge(nil)
+	if err := s.State.Write(secret); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for key := range secret.Data {
+		left = append(left, key)
+	}
+	slices.Sort(left)
+	want := []string{"ca-bundle.crt", "keystore.jks", "rotation.json", "tls.crt", "tls.key"}
+	if diff := cmp.Diff(want, left); diff != "" {
+		t.Errorf("the keys (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,128 @@
+package rotation_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// TestBundleOrder: the newest root is the first, whatever its CA does, and each is there once.
+func TestBundleOrder(t *testing.T) {
+	var roots []*rotation.Signer
+	for i := range 4 {
+		roots = append(roots, generate(t, "signer", now.Add(-time.Duration(i)*day), lifetime))
+	}
+	former := func(i int) rotation.Predecessor { return rotation.Predecessor{Root: roots[i].Root} }
+	want := (&rotation.State{Active: roots[0], Previous: []rotation.Predecessor{former(1), former(2), former(3)}}).Bundle()
+	for name, state := range map[string]*rotation.State{
+		"the oldest signs":       {Active: roots[3], Next: roots[0], Previous: []rotation.Predecessor{former(1), former(2)}},
+		"nobody signs":           {Next: roots[2], Previous: []rotation.Predecessor{former(3), former(0), former(1)}},
+		"one stands there twice": {Active: roots[1], Next: roots[1], Previous: []rotation.Predecessor{former(0), former(3), former(2), former(1)}},
+	} {
+		if diff := cmp.Diff(want.Encode(), state.Bundle().Encode()); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", name, diff)
+		}
+	}
+	for i, root := range want {
+		if !root.Equal(roots[i].Root) {
+			t.Errorf("root %d is of %s", i, root.NotBefore)
+		}
+	}
+}
+
+// TestKnow: what is known of a CA already is not overwritten by what somebody has heard of it.
+func TestKnow(t *testing.T) {
+	s := newScene(t, in(v1alpha1.PhasePublishing), follows(day))
+	before := viewOf(s.State)
+	for _, root := range s.State.Bundle() {
+		s.State.Know(rotation.Predecessor{Root: root, SignedUntil: now.Add(lifetime), Compromised: true})
+	}
+	same(t, before, viewOf(s.State))
+	olderToo(day)(s)
+	if len(s.State.Previous) != 2 {
+		t.Errorf("%d CAs before, want 2", len(s.State.Previous))
+	}
+}
+
+// drawScene is a state in any phase, with any evidence.
+func drawScene(t *testing.T, rt *rapid.T) *scene {
+	t.Helper()
+	phases := []v1alpha1.CAPhase{
+		v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
+	}
+	s := newScene(t, in(rapid.SampledFrom(phases).Draw(rt, "phase")))
+	for name, edit := range map[string]func(*scene){
+		"an older CA": olderToo(20 * day), "unused roots are forgotten": untilUnused, "compromised": compromised, "paused": paused,
+		"a target lacks the bundle": behind("a"), "outstanding": outstanding("b"), "no successor": noSuccessor,
+	} {
+		if rapid.Bool().Draw(rt, name) {
+			edit(s)
+		}
+	}
+	if s.State.Preparing() && rapid.Bool().Draw(rt, "the key is lost") {
+		keyLost(s)
+	}
+	return s
+}
+
+// TestMoments: between two of them the clock changes nothing, so that nobody has to look at it; and from each on is decided what is
+// decided until the next.
+func TestMoments(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := drawScene(t, rt)
+		moments := append(s.State.Moments(s.Spec), second.Add(-lifetime), second.Add(2*lifetime))
+		slices.SortFunc(moments, time.Time.Compare)
+		moments = slices.CompactFunc(moments, time.Time.Equal)
+		for i, until := range moments[1:] {
+			s.Now = moments[i]
+			atFirst := rotation.Decide(s.Input)
+			inBetween := time.Duration(rapid.Int64Range(1, int64(until.Sub(s.Now))-1).Draw(rt, "in between"))
+			for _, later := range []time.Time{s.Now.Add(inBetween), until.Add(-1)} {
+				s.Now = later
+				if diff := cmp.Diff(atFirst, rotation.Decide(s.Input)); diff != "" {
+					rt.Errorf("from %s to %s (-then +later):\n%s", moments[i], later, diff)
+				}
+			}
+		}
+	})
+}
+
+// TestAlive is about the instants at which the last certificate ends.
+func TestAlive(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		given []func(*scene)
+		want  bool
+	}{
+		{"a CA signs", nil, true},
+		{"its last instant", given(left(1)), true},
+		{"its end", given(left(0)), false},
+		{"its end, and one before it has signed", given(follows(900*day), keyLost, at(rootEnds-1)), true},
+		{"the root of that one has ended", given(follows(900*day), keyLost, at(rootEnds)), false},
+		{"a last instant of what the one before signed", given(follows(day), keyLost, at(day-1)), true},
+		{"all that it signed has ended", given(follows(day), keyLost, at(day)), false},
+		{"only one that has not signed yet", given(in(v1alpha1.PhasePublishing), keyLost), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newScene(t, tc.given...)
+			if got := s.State.Alive(s.Now); got != tc.want {
+				t.Errorf("Alive = %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestNames: people know a CA by its name, and what stands in a status is what stands in its certificate.
+func TestNames(t *testing.T) {
+	signer := newScene(t).State.Active
+	if signer.Name() != pki.NameOf(signer.Certificate()) || !signer.NotAfter().Equal(signer.Certificate().NotAfter) {
+		t.Errorf("%s until %s", signer.Name(), signer.NotAfter())
+	}
+}

@@ -1,0 +1,80 @@
+package serviceca
+
+import (
+	"testing"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// The simulation finds every fault that an operator could have: here are some, and each is caught.
+func TestSimulationCatchesMutants(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]mutant{
+		"Publishing is skipped": {seen: func(seen *evidence) { seen.Behind = 0 }},
+		"Propagating is skipped": {in: func(in *observed) {
+			in.serviceCA.Spec.Rotation.Propagation.Minimum = "0s"
+		}},
+		"the old root goes at the switch": {out: func(_ observed, state *rotation.State) {
+			if state.Phase == v1alpha1.PhaseReissuing {
+				state.Previous = nil
+			}
+		}},
+		"a root goes when its certificates are reissued": {out: func(_ observed, state *rotation.State) {
+			for i := range state.Previous {
+				state.Previous[i].Compromised = true
+			}
+		}},
+		"the longest lifetime is forgotten": {in: func(in *observed) {
+			in.longest, in.serviceCA.Spec.Rotation.PreviousTrust = time.Hour, v1alpha1.TrustUntilUnused
+		}, out: func(_ observed, state *rotation.State) { state.Longest = max(state.Longest, 9000*time.Hour) }},
+		"a compromised CA goes before its certificates": {seen: func(seen *evidence) { seen.Outstanding = 0 }, in: func(in *observed) {
+			in.serviceCA.Spec.Rotation.TriggerReason = v1alpha1.TriggerCompromise
+		}},
+		"the cross-signed certificate is another's":   {out: crossSignedByAnother},
+		"what was published is lost with the key":     {in: func(in *observed) { in.published, in.carried = nil, nil }},
+		"a lost key's successor signs at once":        {out: signsAtOnce},
+		"the local clock is believed":                 {in: func(in *observed) { in.now = in.now.Add(24 * time.Hour) }},
+		"a restored CA signs, whether trusted or not": {in: func(in *observed) { in.serviceCA.Status.Rotation, in.serviceCA.Status.Active = nil, nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(40) {
+				if err := newWorld(seed+1, broken).run(*simulationSteps); err != nil {
+					t.Logf("seed %d: %v", seed+1, err)
+					return
+				}
+			}
+			t.Error("nobody noticed")
+		})
+	}
+}
+
+// crossSignedByAnother puts a certificate between the generations that looks right, and which another key has signed.
+func crossSignedByAnother(in observed, state *rotation.State) {
+	if state.Next == nil || state.Active == nil || len(state.Next.Bridge()) == 0 {
+		return
+	}
+	pair, err := pki.GenerateRoot(in.now, pki.RootSpec{CommonName: "another", Duration: time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}})
+	if err != nil {
+		panic(err)
+	}
+	another, err := pki.LoadAuthority(pair)
+	if err != nil {
+		panic(err)
+	}
+	bridge, err := another.BridgeTo(state.Next.Certificate(), another.Certificate())
+	if err != nil {
+		panic(err)
+	}
+	state.Next.Authority = state.Next.WithBridge(bridge)
+}
+
+// signsAtOnce lets the successor of a lost key sign before anybody knows its root.
+func signsAtOnce(_ observed, state *rotation.State) {
+	if state.Active == nil && state.Next != nil {
+		state.Active, state.Next, state.Phase = state.Next, nil, v1alpha1.PhaseReissuing
+	}
+}

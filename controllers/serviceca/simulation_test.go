@@ -1,0 +1,227 @@
+package serviceca
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+var (
+	simulationSeed  = flag.Uint64("simulation-seed", 0, "replay the simulation with this seed; 0 takes new ones")
+	simulationRuns  = flag.Int("simulation-runs", 12, "how many lives of a CA are simulated")
+	simulationSteps = flag.Int("simulation-steps", 1200, "how many steps each of them has")
+)
+
+// run lives the life of a CA.
+func (w *world) run(steps int) error {
+	for range steps {
+		if w.chance(12) {
+			w.happens()
+		}
+		w.serviceCAController()
+		w.trustController()
+		w.servingCertController()
+		w.shakeHands()
+		if w.failure != nil {
+			return w.failure
+		}
+		w.pass()
+	}
+	return nil
+}
+
+// shakeHands lets every server that may be running, with any certificate that it may hold, be verified by every client, with any
+// bundle that it may hold.
+func (w *world) shakeHands() {
+	clients := w.clients()
+	for _, s := range w.services {
+		s.leaves = slices.DeleteFunc(s.leaves, func(l leaf) bool {
+			given := !l.until.IsZero() && w.compromised[pki.KeyID(l.AuthorityKeyId)] && w.now.Sub(l.until) > bound
+			return given || !w.now.Before(l.NotAfter)
+		})
+		for _, server := range s.leaves {
+			for content, roots := range clients {
+				w.handshakes++
+				if err := server.VerifiesBy(roots, w.now); err != nil {
+					bundle, _ := pki.ParseBundle([]byte(content))
+					w.fail("a client with %s refuses a certificate of %s, made %s: %v", names(bundle), server.Issuer.CommonName, server.IssuedAt(), err)
+				}
+			}
+			w.shakeHandsOverTheBridge(server)
+		}
+	}
+}
+
+// shakeHandsOverTheBridge lets a client verify that knows nothing but the generation before, for as long as that is trusted.
+func (w *world) shakeHandsOverTheBridge(server leaf) {
+	root := w.bridged[pki.KeyID(server.AuthorityKeyId)]
+	if root == nil || !slices.ContainsFunc(w.trusted(), root.Equal) || !w.now.Before(root.NotAfter) || len(root.PermittedDNSDomains) > 0 {
+		return
+	}
+	w.handshakes++
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	if err := server.VerifiesBy(roots, w.now); err != nil {
+		w.fail("a client that knows only %s refuses a certificate of %s: %v", root.Subject.CommonName, server.Issuer.CommonName, err)
+	}
+}
+
+// clients are the bundles that clients may hold.
+func (w *world) clients() map[string]*x509.CertPool {
+	found := map[string]*x509.CertPool{}
+	for _, f := range append([]*file{w.published}, w.targets...) {
+		f.forget(w.now)
+		for _, v := range f.versions {
+			found[string(v.content)] = v.roots
+		}
+	}
+	return found
+}
+
+// trusted is the bundle that was published last.
+func (w *world) trusted() pki.Bundle {
+	bundle, _ := pki.ParseBundle(w.published.content)
+	return bundle
+}
+
+func names(bundle pki.Bundle) string {
+	var found []string
+	for _, root := range bundle {
+		found = append(found, root.Subject.CommonName)
+	}
+	return strings.Join(found, ", ")
+}
+
+// happens does what people, Git and accidents do.
+func (w *world) happens() {
+	spec := &w.ca.Spec
+	w.ca.Generation++
+	switch event := w.rng.IntN(22); event {
+	case 0, 1:
+		spec.Rotation.Trigger, spec.Rotation.TriggerReason = fmt.Sprint("routine", w.rng.IntN(1e6)), v1alpha1.TriggerRoutine
+	case 2:
+		spec.Rotation.Trigger, spec.Rotation.TriggerReason = fmt.Sprint("stolen", w.rng.IntN(1e6)), v1alpha1.TriggerCompromise
+	case 3:
+		algorithms := []v1alpha1.KeyAlgorithm{v1alpha1.Ed25519, v1alpha1.ECDSA}
+		spec.Certificate.PrivateKey.Algorithm = algorithms[w.rng.IntN(2)]
+	case 4:
+		domains := [][]string{nil, {"svc", "cluster.local"}}
+		spec.Certificate.PermittedDNSDomains = domains[w.rng.IntN(2)]
+	case 5:
+		w.bring()
+	case 6:
+		spec.Source.Secret = nil
+	case 7:
+		w.secret, w.version = nil, w.version+1
+	case 8:
+		w.spoil([]string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey}[w.rng.IntN(2)], []byte("?"))
+	case 9:
+		w.spoil([]string{rotation.NextPrivateKeyKey, rotation.RecordKey, rotation.BundleKey}[w.rng.IntN(3)], []byte("?"))
+	case 10, 11:
+		w.backup()
+	case 12:
+		if len(w.backups) > 0 {
+			w.secret, w.version = w.backups[w.rng.IntN(len(w.backups))].DeepCopy(), w.version+1
+		}
+	case 13:
+		w.published.content = nil
+	case 14:
+		w.published.content = []byte("by hand")
+	case 15:
+		w.lostAtOnce()
+	case 16:
+		w.targets[w.rng.IntN(len(w.targets))].remove(w.now)
+	case 17:
+		w.targets = append(w.targets, &file{content: []byte{}, made: w.now})
+	case 18:
+		modes := []v1alpha1.RotationMode{v1alpha1.RotationAutomatic, v1alpha1.RotationAutomatic, v1alpha1.RotationPaused}
+		spec.Rotation.Mode = modes[w.rng.IntN(3)]
+	case 19:
+		durations := []v1alpha1.Duration{"2160h", "240h", "8760h", "24h"}
+		w.policy.Spec.Certificate.Duration = durations[w.rng.IntN(4)]
+	case 20:
+		trusts := []v1alpha1.PreviousTrust{v1alpha1.TrustUntilExpiry, v1alpha1.TrustUntilUnused}
+		spec.Rotation.PreviousTrust = trusts[w.rng.IntN(2)]
+	case 21:
+		errors := []time.Duration{0, 0, -time.Hour, 50 * time.Minute, 30 * 24 * time.Hour, 20 * 365 * 24 * time.Hour}
+		w.clockError = errors[w.rng.IntN(6)]
+	}
+}
+
+// lostAtOnce loses key and bundle where a target still has the bundle.
+func (w *world) lostAtOnce() {
+	for _, target := range w.targets {
+		if told := w.ca.Status.TrustBundle; told != nil && pki.Hash(target.content) == told.Hash {
+			w.secret, w.published.content, w.version = nil, nil, w.version+1
+			return
+		}
+	}
+}
+
+// bring puts another CA into the Secret that the CA then comes from.
+func (w *world) bring() {
+	pair, err := pki.GenerateRoot(w.now, pki.RootSpec{CommonName: "brought", Duration: 20_000 * time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}})
+	if err != nil {
+		w.fail("%v", err)
+	}
+	w.ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp-ca"}
+	w.brought = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "corp-ca"}, Data: map[string][]byte{
+		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
+	}}
+}
+
+// seeds are those to simulate, printed so that each can be replayed.
+func seeds(t *testing.T, number int) []uint64 {
+	t.Helper()
+	if *simulationSeed != 0 {
+		return []uint64{*simulationSeed}
+	}
+	var chosen []uint64
+	for range number {
+		var random [8]byte
+		if _, err := rand.Read(random[:]); err != nil {
+			t.Fatal(err)
+		}
+		chosen = append(chosen, binary.LittleEndian.Uint64(random[:]))
+	}
+	return chosen
+}
+
+// Through decades of rotations, accidents, restores, crashes, wrong clocks and slow kubelets every server and every client verify each
+// other at each instant.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	handshakes, signers, years := 0, 0, 0.0
+	t.Run("lives", func(t *testing.T) {
+		for _, seed := range seeds(t, *simulationRuns) {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(seed, mutant{})
+				begin := w.now
+				if err := w.run(*simulationSteps); err != nil {
+					t.Errorf("%v\nreplay: go test ./controllers/serviceca -run TestSimulation -simulation-seed=%d\n%s",
+						err, seed, strings.Join(w.log[max(0, len(w.log)-20):], "\n"))
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				handshakes, signers, years = handshakes+w.handshakes, signers+len(w.signers), years+w.now.Sub(begin).Hours()/24/365
+			})
+		}
+	})
+	fmt.Printf("simulation: %d handshakes between certificates of %d CAs over %.0f years\n", handshakes, signers, years)
+}
