@@ -50,6 +50,11 @@ func tellRestored(state *rotation.State) happening {
 	return happening{corev1.EventTypeWarning, eventKeyRestored, note}
 }
 
+func tellCopied(state *rotation.State, why string) happening {
+	return happening{corev1.EventTypeWarning, eventKeyRestored, fmt.Sprintf("%s signs on: our copy of it was lost (%s), and is made again from %s",
+		state.Active.Name(), why, state.Active.Source)}
+}
+
 // tellMove tells of a step of a rotation.
 func tellMove(before, after *rotation.State, decision rotation.Decision) happening {
 	switch decision.Move {
@@ -64,7 +69,7 @@ func tellMove(before, after *rotation.State, decision rotation.Decision) happeni
 	case rotation.Retire:
 		return happening{corev1.EventTypeNormal, eventReissued, fmt.Sprintf("every certificate is signed by %s", after.Active.Name())}
 	case rotation.Settle:
-		return happening{corev1.EventTypeNormal, eventRotationEnded, fmt.Sprintf("no certificate of a CA before %s is alive", after.Active.Name())}
+		return happening{corev1.EventTypeNormal, eventRotationEnded, fmt.Sprintf("the rotation to %s is complete", after.Active.Name())}
 	case rotation.Forget, rotation.Stay:
 	}
 	return happening{corev1.EventTypeNormal, eventRootRetired, fmt.Sprintf("%d roots of CAs before %s left the bundle",

@@ -22,6 +22,8 @@ type evidence struct {
 	targets trust.Targets
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
+	// strangers is the number of those that the bundle does not verify.
+	strangers int32
 	// reissueOver is the time that reissuing all of them takes.
 	reissueOver time.Duration
 }
@@ -55,7 +57,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
 	})
-	live := 0
+	live, verifies, roots := 0, map[string]bool{}, state.Bundle().Pool()
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
 		claim := claimOf(secret)
@@ -67,6 +69,13 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		name, told := "Secret "+secret.Namespace+"/"+secret.Name, claim == servingcert.ClaimedInVain
 		signer := pki.KeyID(leaf.AuthorityKeyId)
 		seen.certificates[signer]++
+		if _, tried := verifies[signer]; !tried {
+			// Once for each signer: there are as many certificates as Services.
+			verifies[signer] = leaf.VerifiesBy(roots, r.Clock.Now()) == nil
+		}
+		if !verifies[signer] {
+			seen.strangers++
+		}
 		if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !told {
 			seen.Outstanding++
 			seen.OutstandingNames = trust.Some(seen.OutstandingNames, name)

@@ -74,13 +74,18 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 		Phase: v1alpha1.PhasePublishing, Since: in.stamp(), StartedAt: in.stamp(), Reason: reason,
 		Trigger: in.serviceCA.Spec.Rotation.Trigger, Longest: in.longest, Next: next,
 	}
+	state.Compromise = in.unfinishedCompromise()
 	state.Know(in.recovered()...)
 	active := in.serviceCA.Status.Active
 	switch {
 	case active != nil && active.Fingerprint == next.Fingerprint() && in.knows(next.Root):
 		// Only our copy of a CA that was brought is lost.
 		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, state.Next, nil
-		return found{state: state}
+		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
+		if in.secret != nil {
+			state.Active.Authority = state.Active.WithBridge(pki.ParseBridge(in.secret.Data[rotation.BridgeKey]))
+		}
+		return found{state: state, events: []happening{tellCopied(state, why)}}
 	case !state.Alive(in.now):
 		state.Phase, state.Reason, state.StartedAt = v1alpha1.PhaseStable, "", time.Time{}
 		state.Active, state.Next = state.Next, nil
@@ -156,6 +161,12 @@ func (in observed) restored(state *rotation.State) found {
 		// Its key was lost, and nobody has signed since.
 		last = &status.Previous[0]
 	}
+	if status.Next != nil && sameSigner(status.Next, state.Active) {
+		// It is the one that was being prepared: it signs when it is known, and not before.
+		state.Next, state.Active, state.Phase, state.Since = state.Active, nil, v1alpha1.PhasePublishing, in.stamp()
+		state.Reason, state.StartedAt, state.Compromise = v1alpha1.RotationSigningKeyLost, state.Since, in.unfinishedCompromise()
+		return found{state: state}
+	}
 	same := state.Active != nil && sameSigner(last, state.Active)
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
@@ -163,8 +174,34 @@ func (in observed) restored(state *rotation.State) found {
 	if told := status.Rotation; same && told.Phase != v1alpha1.PhasePublishing && told.Phase != v1alpha1.PhasePropagating {
 		state.Trigger = told.Trigger
 	}
+	state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 	state.Phase, state.Since, state.Restored, state.Next = v1alpha1.PhaseReissuing, in.stamp(), !same, nil
 	return found{state: state, events: []happening{tellRestored(state)}}
+}
+
+// unfinishedCompromise tells whether a key was to be given up as compromised that has been lost before it was.
+func (in observed) unfinishedCompromise() bool {
+	told, spec := in.serviceCA.Status.Rotation, in.serviceCA.Spec.Rotation
+	if told == nil {
+		return false
+	}
+	asked := spec.Trigger != "" && spec.Trigger != told.Trigger && spec.TriggerReason == v1alpha1.TriggerCompromise
+	preparing := told.Phase == v1alpha1.PhasePublishing || told.Phase == v1alpha1.PhasePropagating
+	return asked || (told.Reason == v1alpha1.RotationCompromise && preparing) || in.compromised()
+}
+
+// rememberedLongest is for how long from now what a CA has signed may live, as far as the status remembers.
+func (in observed) rememberedLongest(signer *rotation.Signer) time.Duration {
+	status, longest := in.serviceCA.Status, time.Duration(0)
+	if active := status.Active; sameSigner(active, signer) && active.LongestDurationSeconds != nil {
+		longest = time.Duration(*active.LongestDurationSeconds) * time.Second
+	}
+	for i := range status.Previous {
+		if before := &status.Previous[i]; sameSigner(before, signer) && before.SignedUntil != nil {
+			longest = max(longest, before.SignedUntil.Sub(in.now))
+		}
+	}
+	return longest
 }
 
 // compromised tells whether the CAs before are to be distrusted.
@@ -210,8 +247,11 @@ func (in observed) knows(root *x509.Certificate) bool {
 func (in observed) predecessor(root *x509.Certificate) rotation.Predecessor {
 	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
 	made := rotation.Predecessor{Root: root, KeyID: pki.KeyID(root.SubjectKeyId), SignedUntil: root.NotAfter, Compromised: in.compromised()}
-	if active := status.Active; active != nil && active.Fingerprint == fingerprint && active.LongestDurationSeconds != nil {
-		made.Compromised = false
+	unlisted := len(status.Previous) < maxPrevious &&
+		!slices.ContainsFunc(status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
+	if active := status.Active; active != nil && unlisted && active.LongestDurationSeconds != nil {
+		// The one that is not listed is the root of the CA that signed last.
+		made.KeyID, made.Compromised = active.SubjectKeyID, false
 		longest := time.Duration(*active.LongestDurationSeconds) * time.Second
 		if end := in.now.Add(longest + rotation.SigningSlack); end.Before(made.SignedUntil) {
 			made.SignedUntil = end

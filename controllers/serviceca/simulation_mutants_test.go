@@ -11,7 +11,6 @@ import (
 
 // The simulation finds every fault that an operator could have: here are some, and each is caught.
 func TestSimulationCatchesMutants(t *testing.T) {
-	t.Parallel()
 	for name, broken := range map[string]mutant{
 		"Publishing is skipped": {seen: func(seen *evidence) { seen.Behind = 0 }},
 		"Propagating is skipped": {in: func(in *observed) {
@@ -40,9 +39,8 @@ func TestSimulationCatchesMutants(t *testing.T) {
 		"a restored CA signs, whether trusted or not": {in: func(in *observed) { in.serviceCA.Status.Rotation, in.serviceCA.Status.Active = nil, nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			for seed := range uint64(40) {
-				if err := newWorld(seed+1, broken).run(*simulationSteps); err != nil {
+				if _, err := live(t, seed+1, broken); err != nil {
 					t.Logf("seed %d: %v", seed+1, err)
 					return
 				}

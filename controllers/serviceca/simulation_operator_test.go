@@ -86,8 +86,12 @@ func (w *world) remember(i intent) {
 	}
 	state := i.decided.state
 	w.outage(i)
+	if lost := func(h happening) bool { return h.reason == eventSigningKeyLost || h.reason == eventKeyRestored }; i.in.secret == nil || slices.ContainsFunc(i.decided.events, lost) {
+		// What was cross-signed is lost with the Secret.
+		clear(w.bridged)
+	}
 	if next := state.Next; next != nil && state.Active != nil && len(next.Bridge()) > 0 {
-		w.bridged[pki.KeyID(next.Certificate().SubjectKeyId)] = state.Active.Root
+		w.bridged[pki.KeyID(next.Certificate().SubjectKeyId)] = bridge{state.Active.Root, w.now}
 	}
 	if state.Phase == v1alpha1.PhaseReissuing && state.Compromise {
 		for _, previous := range state.Previous {
@@ -152,19 +156,8 @@ func (w *world) serviceCAController() {
 		if dies < 3 {
 			w.restartManager()
 		}
-		w.checkSigner()
 		if mine.decided.secret == nil {
 			return
-		}
-	}
-}
-
-// checkSigner makes sure that a CA which signs is in the published bundle.
-func (w *world) checkSigner() {
-	if active := w.ca.Status.Active; active != nil && w.ca.Status.TrustBundle != nil {
-		bundle, err := pki.ParseBundle(w.published.content)
-		if err != nil || len(bundle) == 0 {
-			w.fail("the published bundle is empty: %v", err)
 		}
 	}
 }

@@ -48,12 +48,18 @@ type world struct {
 	// signers are the CAs that have signed, by key identifier; compromised are those that are to be distrusted.
 	signers, compromised map[string]bool
 	// bridged are the roots that lead to a CA by its cross-signed certificate, by the key identifier of that CA.
-	bridged map[string]*x509.Certificate
+	bridged map[string]bridge
 
 	mutant     mutant
 	handshakes int
 	log        []string
 	failure    error
+}
+
+// bridge is what certificates made since then carry.
+type bridge struct {
+	root  *x509.Certificate
+	since time.Time
 }
 
 // file is what clients read a bundle from: a ConfigMap, as the kubelet mounts it.
@@ -100,7 +106,7 @@ func newWorld(seed uint64, broken mutant) *world {
 				PrivateKey: v1alpha1.ServingPrivateKey{PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
 			},
 		}},
-		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, bridged: map[string]*x509.Certificate{},
+		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, bridged: map[string]bridge{},
 	}
 	w.restartManager()
 	for i := range 3 {

@@ -18,6 +18,8 @@ import (
 const (
 	// maxPrevious is how many former generations a status lists.
 	maxPrevious = 64
+	// maxBlockedBy is how many sentences a status has of what is waited for.
+	maxBlockedBy = 16
 	// maxFingerprints is how many roots a status remembers.
 	maxFingerprints = 128
 )
@@ -31,7 +33,7 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 		ca.Status.DeepCopyInto(&status)
 	} else {
 		describe(&status, ca.Spec.Rotation, decided, seen)
-		reportTrust(built, &status, decided.state, seen)
+		reportTrust(built, seen)
 		reportRotation(built, decided)
 		reportExpiry(built, now, &status, decided)
 	}
@@ -91,7 +93,7 @@ func describe(status *v1alpha1.ServiceCAStatus, spec v1alpha1.CARotation, decide
 		status.TrustBundle.Fingerprints = append(status.TrustBundle.Fingerprints, pki.Fingerprint(root))
 	}
 	status.Rotation = &v1alpha1.RotationStatus{
-		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: decided.blockedBy,
+		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: decided.blockedBy[:min(len(decided.blockedBy), maxBlockedBy)],
 	}
 	if state.Phase != v1alpha1.PhaseStable {
 		status.Rotation.StartedAt, status.Rotation.Reason = timeOrNil(state.StartedAt), state.Reason
@@ -123,21 +125,9 @@ func generation(certificate *x509.Certificate, certificates int32) *v1alpha1.CAG
 	}
 }
 
-func reportTrust(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, current *rotation.State, seen evidence) {
+func reportTrust(built *conditions.Builder, seen evidence) {
 	behind := seen.targets.All - seen.targets.Current - seen.targets.Blocked
-	known := map[string]bool{}
-	if status.Active != nil {
-		known[status.Active.SubjectKeyID] = true
-	}
-	for _, previous := range current.Previous {
-		known[previous.KeyID] = true
-	}
-	strangers := int32(0)
-	for keyID, count := range seen.certificates {
-		if !known[keyID] {
-			strangers += count
-		}
-	}
+	strangers := seen.strangers
 	switch {
 	case behind > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBehind",
@@ -168,7 +158,8 @@ func reportRotation(built *conditions.Builder, decided step) {
 // reportExpiry warns where the threshold has passed and nothing is done about it.
 func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus, decided step) {
 	due := status.NextRotationTime != nil && !now.Before(status.NextRotationTime.Time)
-	if !due || (decided.state.Preparing() && len(decided.blockedBy) > 0 && decided.blockedBy[0] != rotation.Paused) {
+	paused := len(decided.blockedBy) > 0 && decided.blockedBy[0] == rotation.Paused
+	if !due || (decided.state.Preparing() && !paused) {
 		built.Set(v1alpha1.ConditionExpiringSoon, false, "NotDue", "the CA has longer to live than spec.rotation.rotateBefore, or its successor is on its way")
 		return
 	}

@@ -45,7 +45,7 @@ func TestTrustEstablished(t *testing.T) {
 		"all":      {targets(3, 3, 0, map[string]int32{active: 5}), "True TrustEstablished: all 3 targets carry the bundle"},
 		"previous": {targets(3, 3, 0, map[string]int32{active: 5, previous: 2}), "True TrustEstablished: "},
 		"behind":   {targets(3, 1, 0, map[string]int32{active: 5}), "False TargetsBehind: 2 of 3 targets"},
-		"stranger": {targets(3, 3, 0, map[string]int32{active: 5, "abcd": 2}), "False CertificatesBehind: 2 certificates"},
+		"stranger": {evidence{targets: trust.Targets{All: 3, Current: 3}, strangers: 2}, "False CertificatesBehind: 2 certificates"},
 		"blocked":  {targets(3, 2, 1, nil), "False TargetsBlocked: 1 of 3 targets"},
 	} {
 		t.Run(name, func(t *testing.T) {

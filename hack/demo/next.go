@@ -14,8 +14,8 @@ type suggestion struct {
 var suggestions = []suggestion{
 	{"Ask for a certificate for another Service, and see the Secret come:",
 		"kubectl annotate service api -n demo servingcert.dev/secret-name=api-tls && kubectl wait --for=create secret/api-tls -n demo"},
-	{"Lose the signing key: a new CA takes over, the old root stays in the bundle, every certificate is signed again:",
-		"kubectl delete secret default-signing-key -n servingcert-system && sleep 3 && kubectl describe serviceca default"},
+	{"Rotate the CA, as a commit would, and watch its phases; no handshake notices:",
+		"kubectl patch serviceca default --type=merge -p '{\"spec\":{\"rotation\":{\"trigger\":\"first\",\"propagation\":{\"minimum\":\"2m\"}}}}' && kubectl get serviceca default -w"},
 	{"Read why a certificate was made:",
 		"kubectl describe service web -n demo"},
 }

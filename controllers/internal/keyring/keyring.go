@@ -90,6 +90,10 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 		return known.ca, known.err
 	}
 	ca, err := k.read(ctx, serviceCA, named)
+	if ca != nil && known.paused && !named.paused {
+		// What was held is spread from now on, or all of it would come at once.
+		ca.Reissue.Started = now
+	}
 	if err == nil || errors.Is(err, ErrNotReady) {
 		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now}
 	}

@@ -93,10 +93,12 @@ func ParseBridge(encoded []byte) []*x509.Certificate {
 	return bridge
 }
 
-// WithBridge is the same CA, whose certificates are followed by this bridge.
+// WithBridge is the same CA, whose certificates are followed by this bridge; by none where it begins at another CA.
 func (a *Authority) WithBridge(bridge []*x509.Certificate) *Authority {
 	bridged := *a
-	bridged.bridge = bridge
+	if bridged.bridge = bridge; len(bridge) > 0 && !belongTogether(bridge[0], a.key) {
+		bridged.bridge = nil
+	}
 	return &bridged
 }
 

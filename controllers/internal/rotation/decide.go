@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ const (
 	Retire Move = "Retire"
 	// Settle ends the rotation: Stable.
 	Settle Move = "Settle"
-	// Forget drops roots, in whichever phase.
+	// Forget drops roots, in each phase but those that prepare the next.
 	Forget Move = "Forget"
 )
 
@@ -77,12 +78,22 @@ func (in Input) decide() Decision {
 	if in.State.Preparing() {
 		return in.prepare()
 	}
-	if reason := in.due(); reason != "" && in.NoSuccessor == "" {
+	decided, reason := Decision{}, in.due()
+	switch {
+	case reason == "":
+	case in.NoSuccessor != "":
+		decided.wait("a rotation is due (%s), and %s", reason, in.NoSuccessor)
+	case in.distrusting() && reason != v1alpha1.RotationCAExpired && reason != v1alpha1.RotationCompromise:
+		decided.wait("a rotation is due (%s), and waits until the CAs that were compromised are distrusted", reason)
+	default:
 		return Decision{Move: Begin, Reason: reason}
-	} else if reason != "" {
-		return in.within(Decision{BlockedBy: []string{fmt.Sprintf("a rotation is due (%s), and %s", reason, in.NoSuccessor)}})
 	}
-	return in.within(Decision{})
+	return in.within(decided)
+}
+
+// distrusting tells whether a CA that was compromised is still trusted.
+func (in Input) distrusting() bool {
+	return slices.ContainsFunc(in.State.Previous, func(p Predecessor) bool { return p.Compromised })
 }
 
 // due is why another CA should sign; empty when none should.
@@ -158,18 +169,21 @@ func (in Input) within(decided Decision) Decision {
 
 // retiring waits for the end of what the CAs before have signed.
 func (in Input) retiring(decided *Decision) {
-	name, latest := in.State.Active.Name(), time.Time{}
+	name, latest, compromised := in.State.Active.Name(), time.Time{}, []string(nil)
 	for _, p := range in.State.Previous {
-		switch {
-		case p.Compromised && in.Evidence.Outstanding > 0:
-			decided.wait("%s is distrusted as soon as %d more certificates are reissued: %s",
-				pki.NameOf(p.Root), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
-		case p.Compromised:
-			decided.wait("%s is distrusted at %s: until then servers are given the time to read what %s signed", pki.NameOf(p.Root),
-				in.reissuedAt().UTC().Format(time.RFC3339), name)
-		case p.SignedUntil.After(latest):
+		if p.Compromised {
+			compromised = append(compromised, pki.NameOf(p.Root))
+		} else if p.SignedUntil.After(latest) {
 			latest = p.SignedUntil
 		}
+	}
+	switch {
+	case len(compromised) > 0 && in.Evidence.Outstanding > 0:
+		decided.wait("%s: distrusted as soon as %d more certificates are reissued: %s",
+			some(compromised), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
+	case len(compromised) > 0:
+		decided.wait("%s: distrusted at %s, until when servers are given the time to read what %s signed",
+			some(compromised), in.reissuedAt().UTC().Format(time.RFC3339), name)
 	}
 	if in.Now.Before(latest) {
 		decided.wait("certificates of CAs before %s may live in the memory of servers until %s", name, latest.UTC().Format(time.RFC3339))

@@ -36,10 +36,12 @@ type record struct {
 	Trigger            string                  `json:"trigger,omitempty"`
 	Compromise         bool                    `json:"compromise,omitempty"`
 	Restored           bool                    `json:"restored,omitempty"`
-	LongestDuration    metav1.Duration         `json:"longestDuration"`
-	ReissueOver        metav1.Duration         `json:"reissueOver,omitzero"`
-	NextSource         string                  `json:"nextSource,omitempty"`
-	Previous           []former                `json:"previous,omitempty"`
+	// NoSigner is set while tls.crt and tls.key are the next CA's.
+	NoSigner        bool            `json:"noSigner,omitempty"`
+	LongestDuration metav1.Duration `json:"longestDuration"`
+	ReissueOver     metav1.Duration `json:"reissueOver,omitzero"`
+	NextSource      string          `json:"nextSource,omitempty"`
+	Previous        []former        `json:"previous,omitempty"`
 }
 
 type former struct {
@@ -60,7 +62,7 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	switch {
 	case !state.Preparing():
 		state.Active = first
-	case len(secret.Data[NextCertKey]) == 0:
+	case kept.NoSigner:
 		state.Next = first
 	default:
 		state.Active, state.Next = first, next
@@ -70,6 +72,10 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	}
 	if state.Active != nil {
 		state.Active.Source = secret.Annotations[v1alpha1.AnnotationSource]
+		if state.Active.Source == "" && state.Active.Root.Equal(state.Active.Certificate()) {
+			// Whoever restored it left the annotation out.
+			state.Active.Source = SelfSigned
+		}
 		if !recorded {
 			state.Longest = state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore)
 		}
@@ -77,7 +83,8 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	if state.Next != nil {
 		state.Next.Source = kept.NextSource
 	} else if noNext != nil && state.Preparing() {
-		state.Phase = v1alpha1.PhaseReissuing
+		// The next CA is lost before it signed: what led to it leads to another.
+		state.Phase, state.Trigger = v1alpha1.PhaseReissuing, ""
 	}
 	state.knowTrusted(secret.Data[BundleKey], kept)
 	return state, lost
@@ -166,7 +173,7 @@ func (s *State) Write(secret *corev1.Secret) error {
 func (s *State) record() record {
 	kept := record{
 		Phase: s.Phase, LastTransitionTime: metav1.NewTime(s.Since), StartedAt: metav1.NewTime(s.StartedAt), Reason: s.Reason,
-		Trigger: s.Trigger, Compromise: s.Compromise, Restored: s.Restored,
+		Trigger: s.Trigger, Compromise: s.Compromise, Restored: s.Restored, NoSigner: s.Active == nil,
 		LongestDuration: metav1.Duration{Duration: s.Longest}, ReissueOver: metav1.Duration{Duration: s.ReissueOver},
 	}
 	if s.Next != nil {

@@ -88,8 +88,8 @@ func TestDecideForget(t *testing.T) {
 // theirs, however long its certificates might live.
 func TestDecideCompromised(t *testing.T) {
 	retiring := in(v1alpha1.PhaseRetiring)
-	reading := []string{"BEFORE is distrusted at 2071-03-14T15:19:26Z: until then servers are given the time to read what ACTIVE signed"}
-	reissue := []string{"BEFORE is distrusted as soon as 1 more certificates are reissued: Secret a/b"}
+	reading := []string{"BEFORE: distrusted at 2071-03-14T15:19:26Z, until when servers are given the time to read what ACTIVE signed"}
+	reissue := []string{"BEFORE: distrusted as soon as 1 more certificates are reissued: Secret a/b"}
 	decide(t, []decision{
 		{"servers read what is new", given(retiring, compromised), rotation.Stay, "", reading},
 		{"for an instant more", given(retiring, compromised, at(minimum-1)), rotation.Stay, "", reading},

@@ -1,0 +1,182 @@
+package liverotation_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// volume is the name of the one volume of each pod.
+const volume = "trust"
+
+// bundleInSecret is where a Secret carries the bundle, if its policy wants that.
+const bundleInSecret = "ca.crt"
+
+// peer is a server or a client. Its process is part of the test, and reads what the kubelet mounts into its pod.
+type peer struct {
+	name, namespace string
+	mounts          corev1.VolumeSource
+	// file is where a client finds the bundle.
+	file string
+	// frozen peers read once, when they start, and again when their pod is replaced.
+	frozen bool
+	// kept peers are frozen, and replaced only where docs/rotation.md says that they have to be.
+	kept bool
+
+	// pods counts those that it has had; pod is the present one, and folder where its volume lies.
+	pods   int
+	pod    *corev1.Pod
+	folder string
+	// memory is what a frozen peer has read.
+	memory atomic.Pointer[files]
+	// address is where a server listens.
+	address string
+}
+
+// files are the contents of one version of a volume, by name.
+type files map[string][]byte
+
+// host is the name that clients verify.
+func (p *peer) host() string { return p.name + "." + p.namespace + ".svc" }
+
+func (p *peer) String() string {
+	switch {
+	case p.kept:
+		return p.name + " (frozen, never replaced without need)"
+	case p.frozen:
+		return p.name + " (frozen)"
+	}
+	return p.name + " (reloads)"
+}
+
+// nextPod is the pod that the peer is going to have.
+func (p *peer) nextPod() *corev1.Pod {
+	p.pods++
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: fmt.Sprintf("%s-%d", p.name, p.pods)},
+		Spec: corev1.PodSpec{
+			ServiceAccountName:            "default",
+			AutomountServiceAccountToken:  new(false),
+			TerminationGracePeriodSeconds: new(int64(0)),
+			Volumes:                       []corev1.Volume{{Name: volume, VolumeSource: p.mounts}},
+			Containers: []corev1.Container{{
+				Name: "main", Image: "example.com/anything",
+				VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/trust"}},
+			}},
+		},
+	}
+}
+
+// start begins the life of a process in a pod.
+func (p *peer) start(pod *corev1.Pod, folder string) error {
+	p.pod, p.folder = pod, folder
+	if !p.frozen {
+		return nil
+	}
+	read, err := mounted(folder)
+	p.memory.Store(&read)
+	return err
+}
+
+// files are what the process knows: what it remembers, or what is mounted now.
+func (p *peer) files() (files, error) {
+	if p.frozen {
+		return *p.memory.Load(), nil
+	}
+	return mounted(p.folder)
+}
+
+// certificate is what a server shows.
+func (p *peer) certificate() (*tls.Certificate, error) {
+	read, err := p.files()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(read[corev1.TLSCertKey], read[corev1.TLSPrivateKeyKey])
+	return &pair, err
+}
+
+// roots are what a client trusts.
+func (p *peer) roots() (*x509.CertPool, error) {
+	read, err := p.files()
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(read[p.file]) {
+		return nil, fmt.Errorf("%s holds no bundle", p.file)
+	}
+	return roots, nil
+}
+
+// mounted reads a volume. The kubelet writes a new folder, moves the link ..data to it and removes the folder before: whoever follows the
+// link once has files that belong together, and looks again where they have just gone.
+func mounted(folder string) (files, error) {
+	const attempts = 10
+	var err error
+	for range attempts {
+		var version string
+		if version, err = os.Readlink(filepath.Join(folder, "..data")); err != nil {
+			return nil, err
+		}
+		var read files
+		if read, err = readAll(filepath.Join(folder, version)); !errors.Is(err, fs.ErrNotExist) {
+			return read, err
+		}
+	}
+	return nil, err
+}
+
+func readAll(folder string) (files, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%s is being removed: %w", folder, fs.ErrNotExist)
+	}
+	read := files{}
+	for _, entry := range entries {
+		if read[entry.Name()], err = os.ReadFile(filepath.Join(folder, entry.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return read, nil
+}
+
+const serverCount = 20
+
+// newServers are servers of which half reload and a quarter is kept.
+func newServers() []*peer {
+	var servers []*peer
+	for i := range serverCount {
+		server := &peer{name: fmt.Sprintf("server-%02d", i), namespace: shop, frozen: i%2 == 1, kept: i%4 == 1}
+		server.mounts.Secret = &corev1.SecretVolumeSource{SecretName: server.secretName()}
+		servers = append(servers, server)
+	}
+	return servers
+}
+
+func (p *peer) secretName() string { return p.name + "-tls" }
+
+// newClients are clients by each way in which a bundle comes to a pod.
+func newClients(servers []*peer) []*peer {
+	configMap := corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: trustConfigMap}}}
+	return []*peer{
+		{name: "reloading", namespace: shop, mounts: configMap, file: v1alpha1.DefaultCABundleKey},
+		{name: "restarting", namespace: shop, mounts: configMap, file: v1alpha1.DefaultCABundleKey, frozen: true},
+		{name: "keeping", namespace: elsewhere, mounts: configMap, file: v1alpha1.DefaultCABundleKey, frozen: true, kept: true},
+		{name: "openshift", namespace: elsewhere, mounts: configMap, file: v1alpha1.DefaultCABundleKey},
+		{name: "secret", namespace: shop, mounts: servers[0].mounts, file: bundleInSecret},
+	}
+}
