@@ -108,14 +108,14 @@ func settled(r realm, before int) *x509.Certificate {
 		if problem := isReady(ca); problem != "" {
 			return problem
 		}
-		if len(ca.Status.Previous) != before || *ca.Status.Active.Certificates != 3 || ca.Status.TrustBundle.CurrentTargets != 2 {
+		if len(ca.Status.Previous) != before || *activeOf(ca).Certificates != 3 || ca.Status.TrustBundle.CurrentTargets != 2 {
 			return "the status is behind"
 		}
 		return ""
 	})
 	root := r.signer()
-	if ca.Status.Active.SerialNumber != root.SerialNumber.Text(16) {
-		r.Errorf("%s signs, and the Secret holds %s", ca.Status.Active.Subject, root.Subject)
+	if activeOf(ca).SerialNumber != root.SerialNumber.Text(16) {
+		r.Errorf("%s signs, and the Secret holds %s", activeOf(ca).Subject, root.Subject)
 	}
 	for _, name := range crashServices {
 		r.handshake(r.secret(name+"-tls", r.signedBy(root, name+"."+r.name+".svc")), name+"."+r.name+".svc")

@@ -27,7 +27,7 @@ func TestSourceSecretSubject(t *testing.T) {
 	named := mint(t, "", nil, is(pkix.Name{Organization: []string{"Corp"}}))
 	bring(t, "corp-"+r.name, named.data(t))
 	ca := r.serviceCA(isReady)
-	if got := ca.Status.Active.Subject; got != "O=Corp" {
+	if got := activeOf(ca).Subject; got != "O=Corp" {
 		t.Errorf("the status names the CA %q", got)
 	}
 	r.handshake(r.secret("web-tls", r.signedBy(named.certificate)), "web."+r.name+".svc")

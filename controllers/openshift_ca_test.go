@@ -61,11 +61,11 @@ func TestOpenShiftCAProfile(t *testing.T) {
 	name := regexp.MustCompile(`^openshift-service-serving-signer@\d+$`)
 	lifetime := signer.NotAfter.Sub(signer.NotBefore.Add(clockSkew))
 	for what, ok := range map[string]bool{
-		"RSA 2048":             isRSA && public.N.BitLen() == 2048,
-		"SHA256WithRSA":        signer.SignatureAlgorithm == x509.SHA256WithRSA,
-		"a CA for leaves only": signer.IsCA && signer.MaxPathLen == 0 && signer.MaxPathLenZero,
-		"the name":             name.MatchString(signer.Subject.CommonName),
-		"790 days":             math.Abs(float64(lifetime-790*day)) < float64(time.Minute),
+		"RSA 2048":      isRSA && public.N.BitLen() == 2048,
+		"SHA256WithRSA": signer.SignatureAlgorithm == x509.SHA256WithRSA,
+		"a CA for leaves, and for those after it": signer.IsCA && signer.MaxPathLen == 3,
+		"the name": name.MatchString(signer.Subject.CommonName),
+		"790 days": math.Abs(float64(lifetime-790*day)) < float64(time.Minute),
 	} {
 		if !ok {
 			t.Errorf("not so: %s", what)

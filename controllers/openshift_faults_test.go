@@ -98,12 +98,21 @@ func TestFault4RestoredKeyKeepsAllTrust(t *testing.T) {
 	eventuallyHolds(t, target, r.exactly)
 	stop := follow(t, target)
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data = backup })
-	r.secret("web-tls", r.signedBy(old, "web."+r.name+".svc"))
+	// The old key had been given up: a new CA follows both.
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if len(ca.Status.Previous) != 2 || *activeOf(ca).Certificates != 1 {
+			return "no other CA has taken over"
+		}
+		return isReady(ca)
+	})
+	r.secret("web-tls", r.signedBy(r.signer(), "web."+r.name+".svc"))
 	r.trustsToo(old, meanwhile)
 	eventuallyHolds(t, target, r.exactly)
 	for _, state := range stop() {
-		if problem := differs(state.Data["service-ca.crt"], []*x509.Certificate{old, meanwhile}); problem != "" {
-			t.Error(problem)
+		for _, root := range []*x509.Certificate{old, meanwhile} {
+			if problem := lacks(state.Data["service-ca.crt"], root); problem != "" {
+				t.Error(problem)
+			}
 		}
 	}
 }
@@ -156,7 +165,7 @@ func (r realm) loseKey() {
 		r.Fatal(err)
 	}
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if ca.Status.Active == nil || ca.Status.Active.Subject == parse(r.T, lost.Data["tls.crt"])[0].Subject.CommonName {
+		if activeOf(ca).Subject == parse(r.T, lost.Data["tls.crt"])[0].Subject.CommonName {
 			return "the lost CA is still the active one"
 		}
 		return isReady(ca)

@@ -93,7 +93,7 @@ func TestPolicyMovesToAnotherServiceCA(t *testing.T) {
 	}
 	counts := func(count int32) func(*v1alpha1.ServiceCA) string {
 		return func(ca *v1alpha1.ServiceCA) string {
-			if *ca.Status.Active.Certificates != count {
+			if *activeOf(ca).Certificates != count {
 				return "the certificates are not counted where they are"
 			}
 			return isReady(ca)

@@ -71,6 +71,14 @@ func (r realm) serviceCA(check func(*v1alpha1.ServiceCA) string) *v1alpha1.Servi
 	return &ca
 }
 
+// activeOf is the CA that signs; an empty one while none does.
+func activeOf(ca *v1alpha1.ServiceCA) v1alpha1.CAGeneration {
+	if ca.Status.Active == nil {
+		return v1alpha1.CAGeneration{Certificates: new(int32(-1))}
+	}
+	return *ca.Status.Active
+}
+
 // isReady accepts a ServiceCA that is as healthy as kstatus can tell.
 func isReady(ca *v1alpha1.ServiceCA) string {
 	if got := kstatusOf(ca); got != current || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionReady) {
@@ -165,10 +173,18 @@ func differs(bundle string, want []*x509.Certificate) string {
 		return fmt.Sprintf("the bundle holds %d certificates, want %d", got, len(want))
 	}
 	for _, certificate := range want {
-		encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
-		if !strings.Contains(bundle, string(encoded)) {
-			return "the bundle lacks " + certificate.Subject.CommonName
+		if problem := lacks(bundle, certificate); problem != "" {
+			return problem
 		}
+	}
+	return ""
+}
+
+// lacks tells that a certificate is not in a bundle in PEM.
+func lacks(bundle string, certificate *x509.Certificate) string {
+	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
+	if !strings.Contains(bundle, string(encoded)) {
+		return "the bundle lacks " + certificate.Subject.CommonName
 	}
 	return ""
 }

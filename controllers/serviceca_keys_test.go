@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -95,7 +96,7 @@ func TestSigningKeyDeleted(t *testing.T) {
 			r.handshake(r.secret(name+"-tls", r.signedBy(next)), name+"."+r.name+".svc")
 		}
 		ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-			if ca.Status.Active.SerialNumber != next.SerialNumber.Text(16) || *ca.Status.Active.Certificates != 2 || len(ca.Status.Previous) != len(roots) {
+			if activeOf(ca).SerialNumber != next.SerialNumber.Text(16) || *activeOf(ca).Certificates != 2 || len(ca.Status.Previous) != len(roots) {
 				return "the status is behind"
 			}
 			if *ca.Status.Previous[0].Certificates != 0 || ca.Status.Previous[0].SerialNumber != roots[0].SerialNumber.Text(16) {
@@ -109,7 +110,7 @@ func TestSigningKeyDeleted(t *testing.T) {
 			}
 			return isReady(ca)
 		})
-		event(t, ca, corev1.EventTypeWarning, "SigningKeyLost", "stays trusted until it expires")
+		event(t, ca, corev1.EventTypeWarning, "SigningKeyLost", "its Secret is gone", "certificates that are there stay trusted")
 		roots = append(parse(t, r.signingKey().Data[corev1.TLSCertKey]), roots...)
 		r.trusts(roots...)
 		r.carries(configMap)
@@ -137,7 +138,7 @@ func TestSigningKeyAndBundleDeleted(t *testing.T) {
 	event(t, r.serviceCA(isReady), corev1.EventTypeWarning, "SigningKeyLost")
 }
 
-// A signing key that cannot be read is nobody's to replace: it is left as it is, certificates are kept, and what is restored works on.
+// A signing key that cannot be read is lost: a new CA takes over when its root is known, and what there is stays trusted.
 func TestSigningKeyCorrupted(t *testing.T) {
 	t.Parallel()
 	other := mint(t, "Other", nil)
@@ -153,36 +154,42 @@ func TestSigningKeyCorrupted(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
 			r.service("web", asks("web-tls"))
-			served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+			r.secret("web-tls", r.issued("web."+r.name+".svc"))
 			r.serviceCA(isReady)
-			sound, root := r.signingKey(), r.signer()
-			corrupted := r.signingKey()
-			update(t, corrupted, func(s *corev1.Secret) { s.Data = corrupt(sound.Data) })
-			says := []string{corrupted.Name, "Restore it from a backup", "or delete it"}
-			event(t, r.serviceCA(isStalled("SigningKeyInvalid", says...)), corev1.EventTypeWarning, "SigningKeyInvalid", says...)
-			r.trusts(root)
-			unchanged(t, corrupted, served)
-			update(t, corrupted, func(s *corev1.Secret) { s.Data = sound.Data })
-			ca := r.serviceCA(isReady)
-			if ca.Status.Active.SerialNumber != root.SerialNumber.Text(16) {
-				t.Error("a key that was restored does not sign")
-			}
-			unchanged(t, served)
+			root := r.signer()
+			update(t, r.signingKey(), func(s *corev1.Secret) { s.Data = corrupt(s.Data) })
+			ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+				if active := activeOf(ca); active.SerialNumber == root.SerialNumber.Text(16) || *active.Certificates != 1 {
+					return "no other CA has taken over"
+				}
+				return isReady(ca)
+			})
+			event(t, ca, corev1.EventTypeWarning, "SigningKeyLost", r.ca.SigningKeySecretName(), "tls.")
+			r.handshake(r.secret("web-tls", r.signedBy(r.signer())), "web."+r.name+".svc")
+			r.trusts(r.signer(), root)
 		})
 	}
 }
 
-// A CA that a person puts into the signing-key Secret signs; what was trusted stays trusted.
+// A CA that a person puts into the signing-key Secret does not sign, for nobody knows its root: that is what source.secret is for. A new
+// one takes over, and what was trusted stays trusted.
 func TestSigningKeyReplacedByHand(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	r.service("web", asks("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.serviceCA(isReady)
-	before, other := r.signer(), mint(t, "Restored", nil)
+	before, other := r.signer(), mint(t, "By Hand", nil)
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data = other.data(t) })
-	r.secret("web-tls", r.signedBy(other.certificate))
-	r.trusts(other.certificate, before)
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if active := activeOf(ca); active.SerialNumber == before.SerialNumber.Text(16) || *active.Certificates != 1 {
+			return "no other CA has taken over"
+		}
+		return isReady(ca)
+	})
+	differentGenerations(t, before, r.signer())
+	r.secret("web-tls", r.signedBy(r.signer()))
+	r.trusts(r.signer(), before)
 }
 
 func TestTrustBundlePutBack(t *testing.T) {
@@ -219,7 +226,7 @@ func TestTrustBundlePutBack(t *testing.T) {
 func TestSigningKeyNotOurs(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
-	own := mint(t, "Handed Over", nil)
+	own := mint(t, "Handed Over", nil, func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(5, 0, 0) })
 	foreign := create(t, &corev1.Secret{ObjectMeta: inOperatorNamespace(name + "-signing-key"), Type: corev1.SecretTypeTLS, Data: own.data(t)})
 	r := newRealm(t)
 	r.service("web", asks("web-tls"))
@@ -229,8 +236,8 @@ func TestSigningKeyNotOurs(t *testing.T) {
 	unchanged(t, foreign)
 	update(t, foreign, func(s *corev1.Secret) { s.Labels = map[string]string{v1alpha1.LabelServiceCA: name} })
 	ca := r.serviceCA(isReady)
-	if want := hex.EncodeToString(own.certificate.SubjectKeyId); ca.Status.Active.SubjectKeyID != want {
-		t.Errorf("%s signs, want %s", ca.Status.Active.SubjectKeyID, want)
+	if want := hex.EncodeToString(own.certificate.SubjectKeyId); activeOf(ca).SubjectKeyID != want {
+		t.Errorf("%s signs, want %s", activeOf(ca).SubjectKeyID, want)
 	}
 	r.secret("web-tls", r.signedBy(own.certificate))
 	r.trusts(own.certificate)

@@ -106,7 +106,7 @@ func TestServiceCAStatus(t *testing.T) {
 			t.Errorf("%s is %s, want %s", what, pair[0], pair[1])
 		}
 	}
-	if !root.IsCA || root.MaxPathLen != 0 || !root.MaxPathLenZero || root.SerialNumber.BitLen() < 100 {
+	if !root.IsCA || root.MaxPathLen != 3 || root.SerialNumber.BitLen() < 100 {
 		t.Errorf("the root has CA %t, pathLen %d, serial %s", root.IsCA, root.MaxPathLen, root.SerialNumber)
 	}
 	for kind, want := range map[string]metav1.ConditionStatus{
@@ -136,16 +136,17 @@ func TestServiceCAStatus(t *testing.T) {
 			t.Errorf("%T bears %v", object, object.GetLabels())
 		}
 	}
-	if key := r.signingKey(); key.Type != corev1.SecretTypeTLS || len(key.Data) != 3 || key.Annotations[v1alpha1.AnnotationSource] != "selfSigned" {
+	if key := r.signingKey(); key.Type != corev1.SecretTypeTLS || len(key.Data) != 4 || key.Annotations[v1alpha1.AnnotationSource] != "selfSigned" {
 		t.Errorf("the signing key is of type %s with %d keys and %v", key.Type, len(key.Data), key.Annotations)
 	}
 }
 
-// ExpiringSoon says that the threshold has passed.
+// ExpiringSoon says that the threshold has passed, and that nothing is done about it.
 func TestServiceCAExpiringSoon(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 		ca.Spec.Certificate.Duration, ca.Spec.Rotation.RotateBefore, ca.Spec.Rotation.Propagation.Minimum = "90s", "87s", "1s"
+		ca.Spec.Rotation.Mode = v1alpha1.RotationPaused
 	})
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionExpiringSoon) {
@@ -195,7 +196,7 @@ func TestServiceCAColumns(t *testing.T) {
 	r := newRealm(t)
 	r.service("web", asks("web-tls"))
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if ca.Status.Active == nil || *ca.Status.Active.Certificates != 1 {
+		if *activeOf(ca).Certificates != 1 {
 			return "nothing is counted"
 		}
 		return isReady(ca)
@@ -204,9 +205,9 @@ func TestServiceCAColumns(t *testing.T) {
 		row := table(t, kubectl(t, "get", name, r.name, "-o", "wide"))
 		for column, want := range map[string]string{
 			"NAME": r.name, "READY": "True", "PHASE": "Stable", "CERTIFICATES": "1",
-			"EXPIRES": ca.Status.Active.NotAfter.UTC().Format(time.RFC3339),
+			"EXPIRES": activeOf(ca).NotAfter.UTC().Format(time.RFC3339),
 			"ROTATES": ca.Status.NextRotationTime.UTC().Format(time.RFC3339),
-			"MESSAGE": ca.Status.Active.Subject + " signs until " + ca.Status.Active.NotAfter.UTC().Format(time.RFC3339),
+			"MESSAGE": activeOf(ca).Subject + " signs until " + activeOf(ca).NotAfter.UTC().Format(time.RFC3339),
 		} {
 			if row[column] != want {
 				t.Errorf("%s is %q, want %q", column, row[column], want)
@@ -277,8 +278,8 @@ func TestServiceCADeletedAndMadeAgain(t *testing.T) {
 	})
 	create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
 	ca := r.serviceCA(isReady)
-	if !r.signer().Equal(root) || ca.Status.Active.SubjectKeyID != hex.EncodeToString(root.SubjectKeyId) {
-		t.Errorf("the new ServiceCA signs by %s, want %s", ca.Status.Active.Subject, root.Subject)
+	if !r.signer().Equal(root) || activeOf(ca).SubjectKeyID != hex.EncodeToString(root.SubjectKeyId) {
+		t.Errorf("the new ServiceCA signs by %s, want %s", activeOf(ca).Subject, root.Subject)
 	}
 	r.trusts(root)
 	r.service("api", asks("api-tls"))

@@ -123,7 +123,7 @@ func TestTrustBundleRenamed(t *testing.T) {
 	gone(t, published)
 	r.trusts(root)
 	ca := r.serviceCA(isReady)
-	if ca.Status.Active.SerialNumber != root.SerialNumber.Text(16) {
+	if activeOf(ca).SerialNumber != root.SerialNumber.Text(16) {
 		t.Error("a new CA signs")
 	}
 	unchanged(t, backup)

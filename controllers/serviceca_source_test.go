@@ -42,7 +42,7 @@ func TestSourceSecret(t *testing.T) {
 	r := newRealm(t, bringing("corp-"+realmName(t)))
 	bring(t, "corp-"+r.name, own.data(t))
 	ca := r.serviceCA(isReady)
-	if got, want := ca.Status.Active.SubjectKeyID, hex.EncodeToString(own.certificate.SubjectKeyId); got != want {
+	if got, want := activeOf(ca).SubjectKeyID, hex.EncodeToString(own.certificate.SubjectKeyId); got != want {
 		t.Errorf("subject key id %s signs, want %s", got, want)
 	}
 	r.trusts(own.certificate)
@@ -79,7 +79,7 @@ func TestSourceSecretIntermediate(t *testing.T) {
 		return r.signedBy(renewed.certificate)(secret)
 	})
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if want := renewed.certificate.SerialNumber.Text(16); ca.Status.Active.SerialNumber != want {
+		if want := renewed.certificate.SerialNumber.Text(16); activeOf(ca).SerialNumber != want {
 			return "the status names the former intermediate"
 		}
 		return isReady(ca)
@@ -213,12 +213,12 @@ func TestSourceSecretReplaced(t *testing.T) {
 	r.secret("web-tls", r.signedBy(second.certificate))
 	r.trusts(second.certificate, first.certificate, selfSigned)
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if len(ca.Status.Previous) != 2 || ca.Status.Previous[0].Subject != "Corp Root" || ca.Status.TrustBundle.Certificates != 3 {
+		if len(ca.Status.Previous) != 2 || ca.Status.Previous[1].Subject != "Corp Root" || ca.Status.TrustBundle.Certificates != 3 {
 			return "the CAs before are not shown, the newest first"
 		}
 		return isReady(ca)
 	})
-	event(t, ca, corev1.EventTypeNormal, "CAReplaced")
+	event(t, ca, corev1.EventTypeNormal, "RotationStarted", "SourceChanged")
 
 	// What is wrong with a successor leaves the one that signs alone.
 	bring(t, "corp-"+r.name, with(second.data(t), corev1.TLSPrivateKeyKey, first.keyPEM(t)))

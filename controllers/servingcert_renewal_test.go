@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,26 +149,36 @@ func TestCertificateEndsWithItsCA(t *testing.T) {
 			ca := r.serviceCA(isReady)
 			r.passes()
 			unchanged(t, secret)
-			if now := r.serviceCA(isReady); ca.ResourceVersion == "" || now.Status.Active.SerialNumber != ca.Status.Active.SerialNumber {
+			if now := r.serviceCA(isReady); ca.ResourceVersion == "" || activeOf(now).SerialNumber != activeOf(ca).SerialNumber {
 				t.Error("another CA signs")
 			}
 		})
 	}
 }
 
-// At the end of a CA that made no way for another, a new one takes over by itself.
+// At the end of a CA whose rotation was held, a new one takes over as soon as it may: nothing is alive that could fail.
 func TestCAEnds(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
-		ca.Spec.Certificate.Duration, ca.Spec.Rotation.RotateBefore, ca.Spec.Rotation.Propagation.Minimum = "1m", "2s", "1s"
+		ca.Spec.Certificate.Duration, ca.Spec.Rotation.RotateBefore, ca.Spec.Rotation.Propagation.Minimum = "1m", "59s", "58s"
+		ca.Spec.Rotation.Mode = v1alpha1.RotationPaused
 	})
 	configMap := r.injected("trust")
 	r.service("web", asks("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	first := r.signer()
 	time.Sleep(time.Until(first.NotAfter) - 5*time.Second) // nothing but time passes
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if waits := ca.Status.Rotation.BlockedBy; len(waits) == 0 || !strings.Contains(waits[0], "Paused") || time.Now().Before(first.NotAfter) {
+			return "it does not say what holds it"
+		}
+		return ""
+	})
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) {
+		ca.Spec.Rotation.Mode, ca.Spec.Rotation.RotateBefore, ca.Spec.Rotation.Propagation.Minimum = v1alpha1.RotationAutomatic, "10s", "5s"
+	})
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if ca.Status.Active.SerialNumber == first.SerialNumber.Text(16) {
+		if activeOf(ca).SerialNumber == first.SerialNumber.Text(16) {
 			return "the same CA signs"
 		}
 		return isReady(ca)
@@ -175,7 +186,7 @@ func TestCAEnds(t *testing.T) {
 	if time.Now().Before(first.NotAfter) {
 		t.Error("the CA was replaced before its end")
 	}
-	event(t, ca, corev1.EventTypeWarning, "CAExpired", first.Subject.CommonName+" had expired")
+	event(t, ca, corev1.EventTypeNormal, "RotationStarted", "CAExpired", first.Subject.CommonName)
 	r.handshake(r.secret("web-tls", r.signedBy(r.signer())), "web."+r.name+".svc")
 	r.trusts(r.signer())
 	r.carries(configMap)

@@ -147,7 +147,7 @@ func TestTenantReachesNoSecretOfOthers(t *testing.T) {
 	neighbour.passes()
 	unchanged(t, victim, key)
 	neighbour.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if *ca.Status.Active.Certificates != 1 {
+		if *activeOf(ca).Certificates != 1 {
 			return "a forged Secret is counted"
 		}
 		return isReady(ca)
@@ -171,7 +171,7 @@ func TestTenantForgesCertificates(t *testing.T) {
 	// Whatever is counted for the forged Secret is counted with this one, which comes later.
 	neighbour.service("late", asks("late-tls"))
 	ca := neighbour.serviceCA(func(ca *v1alpha1.ServiceCA) string {
-		if *ca.Status.Active.Certificates != 2 {
+		if *activeOf(ca).Certificates != 2 {
 			return "2 certificates are not counted"
 		}
 		return isReady(ca)

@@ -57,7 +57,7 @@ func (w world) start(through *wire, adjust ...func(*ctrl.Options)) (stop func())
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 			return tapped(func(request *http.Request) (*http.Response, error) { return through.send(next, request) })
 		})
-		options.GracefulShutdownTimeout = ptr.To(time.Second)
+		options.GracefulShutdownTimeout = ptr.To(30 * time.Second)
 		for _, a := range adjust {
 			a(options)
 		}

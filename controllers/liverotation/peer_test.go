@@ -70,7 +70,7 @@ func (p *peer) nextPod() *corev1.Pod {
 			TerminationGracePeriodSeconds: new(int64(0)),
 			Volumes:                       []corev1.Volume{{Name: volume, VolumeSource: p.mounts}},
 			Containers: []corev1.Container{{
-				Name: "main", Image: "example.com/anything",
+				Name: "main", Image: "example.com/anything", ImagePullPolicy: corev1.PullIfNotPresent,
 				VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/trust"}},
 			}},
 		},

@@ -23,7 +23,7 @@ const (
 	// pace is how often each client calls: often enough to meet every server within each phase, and seldom enough for two busy cores.
 	pace = 30 * time.Millisecond
 	// slowest is how long a handshake may take, on a machine with much else to do.
-	slowest = 30 * time.Second
+	slowest = time.Minute
 	// maxTold is how many failures are told.
 	maxTold = 20
 )

@@ -39,9 +39,10 @@ func TestSimulationCatchesMutants(t *testing.T) {
 		"a restored CA signs, whether trusted or not": {in: func(in *observed) { in.serviceCA.Status.Rotation, in.serviceCA.Status.Active = nil, nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(40) {
-				if _, err := live(t, seed+1, broken); err != nil {
-					t.Logf("seed %d: %v", seed+1, err)
+			// The rarer ones first where they are found today.
+			for _, seed := range append([]uint64{1, 8, 10}, seeds(t, 40)...) {
+				if _, err := live(t, seed, broken); err != nil {
+					t.Logf("seed %d: %v", seed, err)
 					return
 				}
 			}

@@ -103,7 +103,7 @@ func (r *Reconciler) inject(ctx context.Context, configMap *corev1.ConfigMap) (*
 	if err != nil || wanted.current(configMap) {
 		return nil, err
 	}
-	r.pace.write(types.NamespacedName{Namespace: configMap.Namespace, Name: configMap.Name}, r.Clock.Now())
+	r.pace.write(types.NamespacedName{Namespace: configMap.Namespace, Name: configMap.Name}, wanted.hash, r.Clock.Now())
 	if asked.form == formOwn {
 		return r.add(ctx, wanted, configMap)
 	}

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -8,7 +9,7 @@ import (
 )
 
 const (
-	// burst is how many writes to one ConfigMap may follow each other closely: the annotation, a rotation, a hand.
+	// burst is how often one ConfigMap may closely be given what it was given before: the annotation, another key, a hand.
 	burst = 5
 	// calm is how long somebody who keeps undoing our writes is left alone after a burst.
 	calm = 30 * time.Second
@@ -25,10 +26,12 @@ type pace struct {
 type series struct {
 	number int
 	last   time.Time
+	// given are the hashes of the bundles that were written.
+	given []string
 }
 
-// write counts a write.
-func (p *pace) write(key types.NamespacedName, now time.Time) {
+// write counts a write. It counts from the beginning where the bundle is a new one: that is the doing of a CA, and nobody's fight.
+func (p *pace) write(key types.NamespacedName, hash string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.writes == nil {
@@ -39,7 +42,13 @@ func (p *pace) write(key types.NamespacedName, now time.Time) {
 			delete(p.writes, other)
 		}
 	}
-	p.writes[key] = series{number: p.writes[key].number + 1, last: now}
+	s := p.writes[key]
+	if !slices.Contains(s.given, hash) {
+		s.number, s.given = 0, append(s.given, hash)
+	}
+	s.number++
+	s.last = now
+	p.writes[key] = s
 }
 
 // wait is how long to leave a ConfigMap alone.

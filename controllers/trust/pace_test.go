@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestPaceCalmsDown(t *testing.T) {
 		if wait := p.wait(fought, at); wait != 0 {
 			t.Fatalf("write %d of %d has to wait for %s", i+1, burst, wait)
 		}
-		p.write(fought, at)
+		p.write(fought, "bundle", at)
 	}
 	last := now.Add((burst - 1) * time.Second)
 	for after, want := range map[time.Duration]time.Duration{0: calm, time.Second: calm - time.Second, calm - 1: 1, calm: 0, time.Hour: 0} {
@@ -50,7 +51,7 @@ func TestPaceOfALongFight(t *testing.T) {
 	writes, end := 0, now.Add(time.Hour)
 	for at := now; at.Before(end); at = at.Add(100 * time.Millisecond) {
 		if p.wait(fought, at) == 0 {
-			p.write(fought, at)
+			p.write(fought, "bundle", at)
 			writes++
 		}
 	}
@@ -67,7 +68,34 @@ func TestPaceOfRareWrites(t *testing.T) {
 		if wait := p.wait(peaceful, at); wait != 0 {
 			t.Fatalf("write %d has to wait for %s", i+1, wait)
 		}
-		p.write(peaceful, at)
+		p.write(peaceful, "bundle", at)
+	}
+}
+
+// A CA that rotates again and again fights with nobody: each of its bundles is written at once.
+func TestPaceOfRotations(t *testing.T) {
+	var p pace
+	for i := range 10 * burst {
+		at := now.Add(time.Duration(i) * time.Second)
+		if wait := p.wait(peaceful, at); wait != 0 {
+			t.Fatalf("bundle %d has to wait for %s", i+1, wait)
+		}
+		p.write(peaceful, strconv.Itoa(i), at)
+	}
+}
+
+// Whoever asks for the bundles of two CAs in turn gets no more writes by it than those of one.
+func TestPaceOfTwoCAs(t *testing.T) {
+	var p pace
+	writes := 0
+	for i := range 10 * burst {
+		if p.wait(fought, now) == 0 {
+			p.write(fought, strconv.Itoa(i%2), now)
+			writes++
+		}
+	}
+	if most := burst + 1; writes != most {
+		t.Errorf("%d writes, want %d", writes, most)
 	}
 }
 
@@ -75,9 +103,9 @@ func TestPaceOfRareWrites(t *testing.T) {
 func TestPaceForgets(t *testing.T) {
 	var p pace
 	for i := range 100 {
-		p.write(types.NamespacedName{Namespace: "shop", Name: time.Duration(i).String()}, now)
+		p.write(types.NamespacedName{Namespace: "shop", Name: time.Duration(i).String()}, "bundle", now)
 	}
-	p.write(fought, now.Add(calm))
+	p.write(fought, "bundle", now.Add(calm))
 	if len(p.writes) != 1 {
 		t.Errorf("%d ConfigMaps are remembered, want 1", len(p.writes))
 	}
@@ -90,7 +118,7 @@ func TestPaceAtOnce(t *testing.T) {
 	for range concurrency {
 		group.Go(func() {
 			p.wait(fought, now)
-			p.write(fought, now)
+			p.write(fought, "bundle", now)
 		})
 	}
 	group.Wait()
@@ -107,7 +135,7 @@ func TestPaceComesBack(t *testing.T) {
 	c := fake.NewClientBuilder().WithObjects(configMap).Build()
 	r := &Reconciler{Cache: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now.Add(time.Second))}
 	for range burst {
-		r.pace.write(fought, now)
+		r.pace.write(fought, "bundle", now)
 	}
 	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: fought})
 	if err != nil || result.RequeueAfter != calm-time.Second {
