@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"testing"

@@ -61,7 +61,7 @@ func TestNothingPrivateIsShown(t *testing.T) {
 	keep(r.secret("web-tls", r.issued("web."+r.name+".svc")).Data)
 	keep(r.signingKey().Data)
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = served.Data[corev1.TLSCertKey] })
-	event(t, r.serviceCA(isReady), corev1.EventTypeWarning, "SigningKeyRestored", "tls.key holds no readable private key")
+	event(t, r.serviceCA(isReady), corev1.EventTypeWarning, "SigningKeyRestored", "tls.key is not the private key")
 	if len(private) < 12 {
 		t.Fatalf("only %d lines of keys are looked for", len(private))
 	}

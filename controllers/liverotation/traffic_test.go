@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
@@ -33,8 +32,8 @@ type traffic struct {
 	clients, servers []*peer
 	// pairs are by client and server.
 	pairs [][]pair
-	// phase is that of the CA when it was last looked at.
-	phase atomic.Pointer[v1alpha1.CAPhase]
+	// phase asks for that of the CA.
+	phase func() string
 
 	mu       sync.Mutex
 	failures []string
@@ -52,8 +51,8 @@ type pair struct {
 	signer atomic.Pointer[string]
 }
 
-func newTraffic(clients, servers []*peer) *traffic {
-	traffic := &traffic{clients: clients, servers: servers}
+func newTraffic(clients, servers []*peer, phase func() string) *traffic {
+	traffic := &traffic{clients: clients, servers: servers, phase: phase}
 	for range clients {
 		traffic.pairs = append(traffic.pairs, make([]pair, len(servers)))
 	}
@@ -176,15 +175,13 @@ func (p *pair) count(state tls.ConnectionState) {
 	p.hands.Add(1)
 }
 
+// fail notes what happened, when, and in which phase.
 func (r *traffic) fail(format string, arguments ...any) {
-	phase := v1alpha1.CAPhase("unknown")
-	if known := r.phase.Load(); known != nil {
-		phase = *known
-	}
+	what, when := fmt.Sprintf(format, arguments...), time.Now().UTC().Format("15:04:05.000")
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.failed++; r.failed <= maxTold {
-		r.failures = append(r.failures, fmt.Sprintf("%s, in phase %s: ", time.Now().UTC().Format("15:04:05.000"), phase)+fmt.Sprintf(format, arguments...))
+		r.failures = append(r.failures, fmt.Sprintf("%s, %s: %s", when, r.phase(), what))
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 	"github.com/servingcert/operator/hack/cluster"
 )
@@ -54,7 +53,7 @@ func newWorld(t *testing.T) *world {
 	}
 	servers := newServers()
 	w := &world{T: t, clients: newClients(servers), servers: servers}
-	w.traffic = newTraffic(w.clients, w.servers)
+	w.traffic = newTraffic(w.clients, w.servers, w.phase)
 	// All on one node: what its kubelet has brought to one pod, it brings to a new one from the beginning.
 	if w.cluster, err = cluster.Start(t.Context(), cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}}); err != nil {
 		t.Fatal(err)
@@ -146,13 +145,18 @@ func (w *world) change(changes ...func(*v1alpha1.ServiceCASpec)) {
 
 // look reads the ServiceCA.
 func (w *world) look(ctx context.Context) error {
-	if err := w.kube.Get(ctx, client.ObjectKeyFromObject(w.ca), w.ca); err != nil {
-		return err
+	return w.kube.Get(ctx, client.ObjectKeyFromObject(w.ca), w.ca)
+}
+
+// phase is that of the CA at this moment, for whoever tells of a failure.
+func (w *world) phase() string {
+	ctx, cancel := context.WithTimeout(context.Background(), slowest)
+	defer cancel()
+	var ca v1alpha1.ServiceCA
+	if err := w.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil || ca.Status.Rotation == nil {
+		return fmt.Sprintf("in an unknown phase (%v)", err)
 	}
-	if now := w.ca.Status.Rotation; now != nil {
-		w.traffic.phase.Store(new(now.Phase))
-	}
-	return nil
+	return "in phase " + string(ca.Status.Rotation.Phase)
 }
 
 func (w *world) status() v1alpha1.ServiceCAStatus {

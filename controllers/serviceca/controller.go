@@ -146,7 +146,8 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 			return in, err
 		}
 	}
-	return in, r.recover(ctx, &in)
+	err = r.recover(ctx, &in)
+	return in, err
 }
 
 // recover looks for the bundle in what carries it, where neither the signing-key Secret nor the trust-bundle ConfigMap has it.

@@ -57,35 +57,40 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
 	})
-	live, verifies, roots := 0, map[string]bool{}, state.Bundle().Pool()
+	now, live, verifies, roots := r.Clock.Now(), 0, map[string]bool{}, state.Bundle().Pool()
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
 		claim := claimOf(secret)
 		leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
-		if err != nil || claim == servingcert.Unclaimed || !r.Clock.Now().Before(leaf.NotAfter) {
+		if err != nil || claim == servingcert.Unclaimed || !now.Before(leaf.NotAfter) {
 			continue
 		}
 		live++
-		name, told := "Secret "+secret.Namespace+"/"+secret.Name, claim == servingcert.ClaimedInVain
 		signer := pki.KeyID(leaf.AuthorityKeyId)
-		seen.certificates[signer]++
 		if _, tried := verifies[signer]; !tried {
 			// Once for each signer: there are as many certificates as Services.
-			verifies[signer] = leaf.VerifiesBy(roots, r.Clock.Now()) == nil
+			verifies[signer] = leaf.VerifiesBy(roots, now) == nil
 		}
+		seen.count(secret, state, signer, claim == servingcert.ClaimedInVain, hash)
 		if !verifies[signer] {
 			seen.strangers++
-		}
-		if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !told {
-			seen.Outstanding++
-			seen.OutstandingNames = trust.Some(seen.OutstandingNames, name)
-		}
-		if carried, carries := secret.Annotations[v1alpha1.AnnotationCABundleHash]; carries {
-			seen.targets.Count(carried == hash, told, name)
 		}
 	}
 	if r.ReissueRate > 0 {
 		seen.reissueOver = time.Duration(float64(live) / r.ReissueRate * float64(time.Second))
 	}
 	return err
+}
+
+// count counts a live certificate, and the bundle beside it.
+func (e *evidence) count(secret *corev1.Secret, state *rotation.State, signer string, told bool, hash string) {
+	name := "Secret " + secret.Namespace + "/" + secret.Name
+	e.certificates[signer]++
+	if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !told {
+		e.Outstanding++
+		e.OutstandingNames = trust.Some(e.OutstandingNames, name)
+	}
+	if carried, carries := secret.Annotations[v1alpha1.AnnotationCABundleHash]; carries {
+		e.targets.Count(carried == hash, told, name)
+	}
 }

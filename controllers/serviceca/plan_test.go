@@ -39,6 +39,24 @@ func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	}
 }
 
+// A backup from the middle of a rotation knows the next CA as one that has not signed: the certificates that it signed since stay trusted.
+func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	s.serviceCA.Spec.Rotation.Trigger = "now"
+	s.later(time.Hour)
+	s.sound()
+	backup := s.secret
+	s.later(patience)
+	second := s.sound()
+	s.later(24 * time.Hour)
+	s.secret = backup
+	if restored := s.takesPlace().state; !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) {
+		t.Errorf("%s is not trusted any more", second.Active.Name())
+	}
+}
+
 // The key that was lost and comes back from a backup signs again at once: nothing has taken over from it yet.
 func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 	t.Parallel()

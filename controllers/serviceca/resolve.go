@@ -132,7 +132,7 @@ func (in observed) toldSince() time.Time {
 // foreign tells whether a Secret holds another CA than was reported of it.
 func (in observed) foreign(state *rotation.State) bool {
 	status := in.serviceCA.Status
-	return status.TrustBundle != nil && !(sameSigner(status.Active, state.Active) && sameSigner(status.Next, state.Next))
+	return status.TrustBundle != nil && (!sameSigner(status.Active, state.Active) || !sameSigner(status.Next, state.Next))
 }
 
 func sameSigner(told *v1alpha1.CAGeneration, active *rotation.Signer) bool {
@@ -155,27 +155,24 @@ func (in observed) stamp() time.Time {
 // replaced by a new one, for its key had been given up.
 func (in observed) restored(state *rotation.State) found {
 	status := in.serviceCA.Status
+	// What was being prepared then may have signed since.
+	state.Next = nil
 	state.Know(in.recovered()...)
-	last := status.Active
-	if last == nil && len(status.Previous) > 0 {
-		// Its key was lost, and nobody has signed since.
-		last = &status.Previous[0]
-	}
 	if status.Next != nil && sameSigner(status.Next, state.Active) {
 		// It is the one that was being prepared: it signs when it is known, and not before.
 		state.Next, state.Active, state.Phase, state.Since = state.Active, nil, v1alpha1.PhasePublishing, in.stamp()
 		state.Reason, state.StartedAt, state.Compromise = v1alpha1.RotationSigningKeyLost, state.Since, in.unfinishedCompromise()
 		return found{state: state}
 	}
-	same := state.Active != nil && sameSigner(last, state.Active)
+	same := state.Active != nil && sameSigner(in.lastSigner(), state.Active)
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}
-	if told := status.Rotation; same && told.Phase != v1alpha1.PhasePublishing && told.Phase != v1alpha1.PhasePropagating {
-		state.Trigger = told.Trigger
+	if same && !in.toldPreparing() {
+		state.Trigger = status.Rotation.Trigger
 	}
 	state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
-	state.Phase, state.Since, state.Restored, state.Next = v1alpha1.PhaseReissuing, in.stamp(), !same, nil
+	state.Phase, state.Since, state.Restored = v1alpha1.PhaseReissuing, in.stamp(), !same
 	return found{state: state, events: []happening{tellRestored(state)}}
 }
 
@@ -186,8 +183,23 @@ func (in observed) unfinishedCompromise() bool {
 		return false
 	}
 	asked := spec.Trigger != "" && spec.Trigger != told.Trigger && spec.TriggerReason == v1alpha1.TriggerCompromise
-	preparing := told.Phase == v1alpha1.PhasePublishing || told.Phase == v1alpha1.PhasePropagating
-	return asked || (told.Reason == v1alpha1.RotationCompromise && preparing) || in.compromised()
+	return asked || (told.Reason == v1alpha1.RotationCompromise && in.toldPreparing()) || in.compromised()
+}
+
+// lastSigner is the CA that signed last, as far as the status remembers.
+func (in observed) lastSigner() *v1alpha1.CAGeneration {
+	status := in.serviceCA.Status
+	if status.Active == nil && len(status.Previous) > 0 {
+		// Its key was lost, and nobody has signed since.
+		return &status.Previous[0]
+	}
+	return status.Active
+}
+
+// toldPreparing tells whether the status reports a rotation that has not switched the signer yet.
+func (in observed) toldPreparing() bool {
+	told := in.serviceCA.Status.Rotation
+	return told != nil && (told.Phase == v1alpha1.PhasePublishing || told.Phase == v1alpha1.PhasePropagating)
 }
 
 // rememberedLongest is for how long from now what a CA has signed may live, as far as the status remembers.

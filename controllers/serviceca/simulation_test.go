@@ -209,7 +209,8 @@ func live(t *testing.T, seed uint64, broken mutant) (*world, error) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed)
 	w := newWorld(seed, broken)
-	return w, w.run(*simulationSteps)
+	err := w.run(*simulationSteps)
+	return w, err
 }
 
 // Through decades of rotations, accidents, restores, crashes, wrong clocks and slow kubelets every server and every client verify each

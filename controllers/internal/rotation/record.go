@@ -70,24 +70,31 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	if state.Active == nil && state.Next == nil {
 		return nil, lost
 	}
-	if state.Active != nil {
-		state.Active.Source = secret.Annotations[v1alpha1.AnnotationSource]
-		if state.Active.Source == "" && state.Active.Root.Equal(state.Active.Certificate()) {
-			// Whoever restored it left the annotation out.
-			state.Active.Source = SelfSigned
-		}
-		if !recorded {
-			state.Longest = state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore)
-		}
-	}
-	if state.Next != nil {
-		state.Next.Source = kept.NextSource
-	} else if noNext != nil && state.Preparing() {
+	state.describe(secret.Annotations[v1alpha1.AnnotationSource], kept, recorded)
+	if state.Next == nil && noNext != nil && state.Preparing() {
 		// The next CA is lost before it signed: what led to it leads to another.
 		state.Phase, state.Trigger = v1alpha1.PhaseReissuing, ""
 	}
 	state.knowTrusted(secret.Data[BundleKey], kept)
 	return state, lost
+}
+
+// describe adds what is known of the CAs besides their certificates.
+func (s *State) describe(source string, kept record, recorded bool) {
+	if s.Next != nil {
+		s.Next.Source = kept.NextSource
+	}
+	if s.Active == nil {
+		return
+	}
+	s.Active.Source = source
+	if source == "" && s.Active.Root.Equal(s.Active.Certificate()) {
+		// Whoever restored it left the annotation out.
+		s.Active.Source = SelfSigned
+	}
+	if !recorded {
+		s.Longest = s.Active.NotAfter().Sub(s.Active.Certificate().NotBefore)
+	}
 }
 
 // knowTrusted adds the CAs that sign no more, by their roots in the bundle.
