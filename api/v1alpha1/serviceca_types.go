@@ -251,7 +251,7 @@ type CARotation struct {
 
 // Propagation is the time that a published bundle needs to reach its readers.
 type Propagation struct {
-	// minimum is the shortest time from the last published target to the switch of the signer: 10m by default.
+	// minimum is the shortest time from when every target carries the next bundle to the switch of the signer: 10m by default.
 	// +optional
 	// +default="10m"
 	Minimum Duration `json:"minimum,omitempty"`

@@ -11,7 +11,7 @@ import (
 //
 // Propagation is the time that a published bundle needs to reach its readers.
 type PropagationApplyConfiguration struct {
-	// minimum is the shortest time from the last published target to the switch of the signer: 10m by default.
+	// minimum is the shortest time from when every target carries the next bundle to the switch of the signer: 10m by default.
 	Minimum *apiv1alpha1.Duration `json:"minimum,omitempty"`
 }
 
