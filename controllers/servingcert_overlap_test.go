@@ -65,6 +65,15 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 		}
 		allSigned(lost)
 	}
+	// Rotations that both of them carry out.
+	for rotation := 4; rotation <= 6; rotation++ {
+		former := r.ca.DeepCopy()
+		r.ca.Spec.Rotation.Trigger = fmt.Sprintf("rotation %d", rotation)
+		if err := w.kube.Patch(t.Context(), r.ca, client.MergeFrom(former)); err != nil {
+			t.Fatal(err)
+		}
+		allSigned(rotation)
+	}
 	// A key that moves again and again is the same key.
 	root := r.signer()
 	for i := range 8 {

@@ -180,7 +180,8 @@ func (r *traffic) fail(format string, arguments ...any) {
 	what, when := fmt.Sprintf(format, arguments...), time.Now().UTC().Format("15:04:05.000")
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.failed++; r.failed <= maxTold {
+	r.failed++
+	if r.failed <= maxTold {
 		r.failures = append(r.failures, fmt.Sprintf("%s, %s: %s", when, r.phase(), what))
 	}
 }
