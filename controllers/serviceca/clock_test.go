@@ -72,7 +72,7 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 				Client: server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
 				Clock: passive, Namespace: "system",
 				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
-					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claimed }, nil
+					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
 				},
 			}
 			// The next CA is made known, and takes over at once from one that has ended.

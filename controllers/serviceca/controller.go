@@ -49,7 +49,7 @@ type Reconciler struct {
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
-// published before the status lets anybody sign. It takes one step of a rotation at a time; the change of the status leads to the next.
+// published before the status lets anybody sign. It takes one step of a rotation at a time.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
@@ -80,6 +80,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	r.announce(&ca, decided)
+	decided.lookAgain(seen)
 	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, r.cleanUp(ctx, &ca, decided)
 }
 
@@ -98,7 +99,8 @@ func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observ
 	decided := plan(in, given, seen)
 	if decided.secret != nil {
 		if in.now, err = r.serverTime(ctx, in.now); err != nil {
-			return in, step{}, seen, err
+			refusal := decided.refused(reasonKeyRefused, err)
+			return in, decided, seen, refusal
 		}
 		decided = plan(in, resolve(in), seen)
 	}

@@ -62,7 +62,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		secret := &secrets.Items[i]
 		claim := claimOf(secret)
 		leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
-		if err != nil || claim == servingcert.Unclaimed || !now.Before(leaf.NotAfter) {
+		if err != nil || !claim.Wanted || !now.Before(leaf.NotAfter) {
 			continue
 		}
 		live++
@@ -71,9 +71,14 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 			// Once for each signer: there are as many certificates as Services.
 			verifies[signer] = leaf.VerifiesBy(roots, now) == nil
 		}
-		seen.count(secret, state, signer, claim == servingcert.ClaimedInVain, hash)
+		seen.count(secret, state, signer, claim, hash)
 		if !verifies[signer] {
 			seen.strangers++
+		}
+		if active := state.Active; active != nil && leaf.NotAfter.After(latest(seen.Signed, state.SignedUntil(now))) &&
+			leaf.CheckSignatureFrom(active.Certificate()) == nil {
+			// By a clock that was ahead.
+			seen.Signed = leaf.NotAfter
 		}
 	}
 	if r.ReissueRate > 0 {
@@ -82,15 +87,22 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	return err
 }
 
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // count counts a live certificate, and the bundle beside it.
-func (e *evidence) count(secret *corev1.Secret, state *rotation.State, signer string, told bool, hash string) {
+func (e *evidence) count(secret *corev1.Secret, state *rotation.State, signer string, claim servingcert.Claim, hash string) {
 	name := "Secret " + secret.Namespace + "/" + secret.Name
 	e.certificates[signer]++
-	if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !told {
+	if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !claim.InVain {
 		e.Outstanding++
 		e.OutstandingNames = trust.Some(e.OutstandingNames, name)
 	}
-	if carried, carries := secret.Annotations[v1alpha1.AnnotationCABundleHash]; carries {
-		e.targets.Count(carried == hash, told, name)
+	if claim.IncludesBundle {
+		e.targets.Count(secret.Annotations[v1alpha1.AnnotationCABundleHash] == hash, claim.InVain, name)
 	}
 }

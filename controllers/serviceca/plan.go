@@ -71,6 +71,24 @@ type step struct {
 // retryRefused is how often a write that was refused, by a quota perhaps, is tried again.
 const retryRefused = 30 * time.Second
 
+const (
+	// nextStep is when a rotation takes the next step, at the soonest.
+	nextStep = 10 * time.Millisecond
+	// retryEvidence is how often it looks again for what no event tells of: a Service that is told of an obstacle, a fight that begins.
+	retryEvidence = 30 * time.Second
+)
+
+// lookAgain asks for the next step, and for what is waited for.
+func (s *step) lookAgain(seen evidence) {
+	switch {
+	case s.state == nil || s.retry != 0:
+	case s.secret != nil:
+		s.retry = nextStep
+	case s.state.Phase != v1alpha1.PhaseStable && seen.Behind+seen.Outstanding > 0:
+		s.retry = retryEvidence
+	}
+}
+
 // refused makes a write that the API server refused for good a problem that people are told of; any other error comes back.
 func (s *step) refused(reason string, err error) error {
 	if err == nil || !apply.Refused(err) {

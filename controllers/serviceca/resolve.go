@@ -42,9 +42,10 @@ func resolve(in observed) found {
 	if state.Since.Before(told) || (state.Since.Equal(told) && in.foreign(state)) {
 		return in.restored(state)
 	}
-	if !state.Since.After(told) {
-		// What the status reports has not changed since; but somebody may have taken roots away by hand.
+	if told.IsZero() || !state.Since.After(told) {
+		// What the status reports has not changed since; but somebody may have taken roots away by hand, or restored what was before.
 		state.Know(in.recovered()...)
+		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 	}
 	if state.Active == nil && lost != nil {
 		for i, p := range state.Previous {
@@ -164,7 +165,7 @@ func (in observed) restored(state *rotation.State) found {
 		state.Reason, state.StartedAt, state.Compromise = v1alpha1.RotationSigningKeyLost, state.Since, in.unfinishedCompromise()
 		return found{state: state}
 	}
-	same := state.Active != nil && sameSigner(in.lastSigner(), state.Active)
+	same := state.Active != nil && in.signedLast(state.Active)
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}
@@ -186,14 +187,14 @@ func (in observed) unfinishedCompromise() bool {
 	return asked || (told.Reason == v1alpha1.RotationCompromise && in.toldPreparing()) || in.compromised()
 }
 
-// lastSigner is the CA that signed last, as far as the status remembers.
-func (in observed) lastSigner() *v1alpha1.CAGeneration {
+// signedLast tells whether it was this CA that signed last, as far as the status remembers.
+func (in observed) signedLast(signer *rotation.Signer) bool {
 	status := in.serviceCA.Status
 	if status.Active == nil && len(status.Previous) > 0 {
 		// Its key was lost, and nobody has signed since.
-		return &status.Previous[0]
+		return status.Previous[0].Fingerprint == pki.Fingerprint(signer.Root)
 	}
-	return status.Active
+	return sameSigner(status.Active, signer)
 }
 
 // toldPreparing tells whether the status reports a rotation that has not switched the signer yet.
@@ -205,11 +206,14 @@ func (in observed) toldPreparing() bool {
 // rememberedLongest is for how long from now what a CA has signed may live, as far as the status remembers.
 func (in observed) rememberedLongest(signer *rotation.Signer) time.Duration {
 	status, longest := in.serviceCA.Status, time.Duration(0)
+	if signer == nil {
+		return 0
+	}
 	if active := status.Active; sameSigner(active, signer) && active.LongestDurationSeconds != nil {
 		longest = time.Duration(*active.LongestDurationSeconds) * time.Second
 	}
 	for i := range status.Previous {
-		if before := &status.Previous[i]; sameSigner(before, signer) && before.SignedUntil != nil {
+		if before := &status.Previous[i]; before.Fingerprint == pki.Fingerprint(signer.Root) && before.SignedUntil != nil {
 			longest = max(longest, before.SignedUntil.Sub(in.now))
 		}
 	}

@@ -31,7 +31,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) 
 	secret.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
-		For(&v1alpha1.ServiceCA{}).
+		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ServiceCA{}, later(func(ca client.Object) string { return ca.GetName() })).
 		WatchesRawSource(source.Kind[client.Object](ownSecrets, secret, handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
 		Watches(trust.ConfigMapMetadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
 		Watches(trust.ConfigMapMetadata(), later(r.Targets), builder.OnlyMetadata).

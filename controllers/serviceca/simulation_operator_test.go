@@ -35,10 +35,13 @@ func (w *world) decide() (intent, bool) {
 	w.mutant.sees(&seen)
 	decided := plan(in, given, seen)
 	if decided.secret != nil {
-		if w.clockError > maxClockError {
+		if w.clockError > maxClockError && !w.mutant.localClock {
 			return intent{}, false
 		}
-		in.now = w.now
+		if in.now = w.now; w.mutant.localClock {
+			// It leaps again and again.
+			in.now = w.now.Add(time.Duration(w.rng.IntN(20)) * time.Minute)
+		}
 		decided = plan(in, resolve(in), seen)
 	}
 	w.mutant.decides(in, &decided)
@@ -167,6 +170,8 @@ type mutant struct {
 	in   func(*observed)
 	seen func(*evidence)
 	out  func(observed, *rotation.State)
+	// localClock believes the clock of its node.
+	localClock bool
 }
 
 func (m mutant) observes(in *observed) {

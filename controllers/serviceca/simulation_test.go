@@ -22,26 +22,44 @@ import (
 
 var (
 	simulationSeed  = flag.Uint64("simulation-seed", 0, "replay the simulation with this seed; 0 takes new ones")
-	simulationRuns  = flag.Int("simulation-runs", 12, "how many lives of a CA are simulated")
-	simulationSteps = flag.Int("simulation-steps", 1200, "how many steps each of them has")
+	simulationRuns  = flag.Int("simulation-runs", 8, "how many lives of a CA are simulated")
+	simulationSteps = flag.Int("simulation-steps", 1000, "how many steps each of them has")
 )
 
 // run lives the life of a CA.
 func (w *world) run(steps int) error {
 	for range steps {
 		if w.chance(12) {
-			w.happens()
+			w.happensUnlessFatal()
 		}
 		w.serviceCAController()
 		w.trustController()
 		w.servingCertController()
 		w.shakeHands()
+		w.checkProgress()
 		if w.failure != nil {
 			return w.failure
 		}
 		w.pass()
 	}
 	return nil
+}
+
+// checkProgress makes sure that a rotation comes on which nothing holds.
+func (w *world) checkProgress() {
+	told := w.ca.Status.Rotation
+	held := w.clockError > maxClockError || w.ca.Spec.Rotation.Mode == v1alpha1.RotationPaused || w.ca.Spec.Source.Secret != nil
+	if told == nil || held || told.Phase == v1alpha1.PhaseStable || told.Phase == v1alpha1.PhaseRetiring || told.LastTransitionTime == nil ||
+		!told.LastTransitionTime.Equal(&w.standsSince) {
+		w.stands, w.standsSince = 0, metav1.Time{}
+		if told != nil && told.LastTransitionTime != nil {
+			w.standsSince = *told.LastTransitionTime
+		}
+		return
+	}
+	if w.stands++; w.stands > 40 {
+		w.fail("it stands still in %s: %v", told.Phase, told.BlockedBy)
+	}
 }
 
 // shakeHands lets every server that may be running, with any certificate that it may hold, be verified by every client, with any
@@ -105,6 +123,34 @@ func names(bundle pki.Bundle) string {
 		found = append(found, root.Subject.CommonName)
 	}
 	return strings.Join(found, ", ")
+}
+
+// happensUnlessFatal undoes what leaves no trace of the bundle anywhere: Secret, ConfigMap and targets. From that nobody recovers.
+func (w *world) happensUnlessFatal() {
+	secret, published, contents := w.secret, w.published.content, map[*file][]byte{}
+	for _, target := range w.targets {
+		contents[target] = target.content
+	}
+	w.happens()
+	told := w.ca.Status.TrustBundle
+	if told == nil {
+		return
+	}
+	left := [][]byte{w.published.content}
+	if w.secret != nil {
+		left = append(left, w.secret.Data[rotation.BundleKey])
+	}
+	for _, target := range w.targets {
+		left = append(left, target.content)
+	}
+	if slices.ContainsFunc(left, func(content []byte) bool { return pki.Hash(content) == told.Hash }) {
+		return
+	}
+	w.note("undone")
+	w.secret, w.published.content, w.version = secret, published, w.version+1
+	for target, content := range contents {
+		target.content = content
+	}
 }
 
 // happens does what people, Git and accidents do.

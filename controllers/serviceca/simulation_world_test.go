@@ -51,8 +51,11 @@ type world struct {
 
 	mutant     mutant
 	handshakes int
-	log        []string
-	failure    error
+	// stands is for how many steps the phase that began then has not come on, though nothing holds it.
+	stands      int
+	standsSince metav1.Time
+	log         []string
+	failure     error
 }
 
 // bridge is what certificates made since then carry.

@@ -73,7 +73,7 @@ func describe(status *v1alpha1.ServiceCAStatus, spec v1alpha1.CARotation, decide
 	state := decided.state
 	if state.Active != nil {
 		status.Active = signing(state.Active, seen)
-		status.Active.LongestDurationSeconds = new(int64(state.Longest / time.Second))
+		status.Active.LongestDurationSeconds = new(int64((state.Longest + time.Second - 1) / time.Second))
 		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-spec.RotateBefore.Std())))
 	}
 	if state.Next != nil {

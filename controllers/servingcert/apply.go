@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
@@ -130,8 +131,11 @@ func (r *Reconciler) keptKey(ctx context.Context, found situation) ([]byte, erro
 	return live.Data[corev1.TLSPrivateKeyKey], nil
 }
 
-// repair writes a sound certificate again, with what should surround it.
+// repair writes a sound certificate again, with what should surround it. What is not ours by our apply goes first.
 func (r *Reconciler) repair(ctx context.Context, found situation) error {
+	if found.want.BearsForeignBundle(found.secret) {
+		return apply.Annotations(ctx, r.Client, apply.ServingCert, found.secret.DeepCopy(), map[string]*string{v1alpha1.AnnotationCABundleHash: nil})
+	}
 	live, err := r.readLive(ctx, found.secret)
 	if err != nil {
 		return err

@@ -122,11 +122,12 @@ func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingC
 
 // serve brings the Secret of a Service up to date.
 func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies policy.Set, namespace map[string]string) (outcome, error) {
+	now := r.Clock.Now()
 	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
 	if err != nil {
 		return outcome{}, err
 	}
-	found := situation{now: r.Clock.Now(), service: want.Service, want: want, ca: ca}
+	found := situation{now: now, service: want.Service, want: want, ca: ca}
 	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
 	told := issuance.ParseObstacle(want.Service.Annotations[v1alpha1.AnnotationError])
 	if found.secret, err = r.secret(ctx, want, unseen(told.Reason)); err != nil {

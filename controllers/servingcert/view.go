@@ -93,17 +93,14 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 }
 
 // Claim is what a Secret is to the Service that it was made for.
-type Claim int
-
-// The claims.
-const (
-	// Unclaimed: that Service is gone, or no policy wants the Secret for it.
-	Unclaimed Claim = iota
-	// Claimed: a policy wants it.
-	Claimed
-	// ClaimedInVain: a policy wants it, and the Service is told what stands in the way of a new certificate.
-	ClaimedInVain
-)
+type Claim struct {
+	// Wanted: a policy wants it.
+	Wanted bool
+	// InVain: nothing new will come into it, for the Service is told of an obstacle, goes away, or moves to another CA. Nobody waits for it.
+	InVain bool
+	// IncludesBundle: it carries the trust bundle, too.
+	IncludesBundle bool
+}
 
 // Claims answers what a Secret is to the Service that owns it.
 func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
@@ -115,21 +112,21 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 		var service corev1.Service
 		key := client.ObjectKey{Namespace: secret.Namespace, Name: secret.Labels[v1alpha1.LabelService]}
 		if v.Get(ctx, key, &service, client.UnsafeDisableDeepCopy) != nil || !issuance.HasOwner(secret, &service) {
-			return Unclaimed
+			return Claim{}
 		}
 		namespace, err := v.Namespace(ctx, secret.Namespace)
 		if err != nil {
-			return Unclaimed
+			return Claim{}
 		}
 		ruling, _ := policies.For(namespace.Labels, service.Labels)
 		want, wanted := v.Rules.Want(&service, ruling)
-		switch _, told := service.Annotations[v1alpha1.AnnotationError]; {
-		case !wanted || want.SecretName != secret.Name:
-			return Unclaimed
-		case told:
-			return ClaimedInVain
+		if !wanted || want.SecretName != secret.Name {
+			return Claim{}
 		}
-		return Claimed
+		_, told := service.Annotations[v1alpha1.AnnotationError]
+		going := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
+		moves := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
+		return Claim{Wanted: true, InVain: told || going || moves, IncludesBundle: want.IncludesBundle()}
 	}, nil
 }
 

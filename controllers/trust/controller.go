@@ -26,6 +26,9 @@ import (
 // retryRefused is how often a ConfigMap is tried again that the API server refuses to change: no event would tell that it allows it.
 const retryRefused = 30 * time.Second
 
+// retryNoRootCA is how often the root CA of the API server is looked for: a new namespace gets it a moment later.
+const retryNoRootCA = 2 * time.Second
+
 // errNoRootCA means to try again: a new namespace gets the root CA a moment later. It is not the error of the ConfigMap itself
 // not being there any more.
 var errNoRootCA = errors.New("the namespace has no ConfigMap kube-root-ca.crt yet")
@@ -75,6 +78,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	var result ctrl.Result
+	if errors.Is(err, errNoRootCA) {
+		// No event of ours tells of it. A tenant that keeps it away is not waited for.
+		obstacle, err = issuance.NewObstacle(reasonNoRootCA, "%v", err), nil
+		result.RequeueAfter = retryNoRootCA
+	}
 	if err != nil && apply.Refused(err) {
 		obstacle, err = issuance.NewObstacle(reasonRefused, "%v", err), nil
 		result.RequeueAfter = retryRefused

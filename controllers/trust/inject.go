@@ -19,6 +19,7 @@ const (
 	reasonInvalidKey = "InvalidCABundleKey"
 	reasonKeyNotOurs = "KeyNotOurs"
 	reasonRefused    = "ConfigMapRefused"
+	reasonNoRootCA   = "NoRootCA"
 )
 
 // content is what a ConfigMap should hold.

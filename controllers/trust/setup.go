@@ -18,6 +18,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
@@ -126,13 +127,12 @@ func (t *Targets) Count(current, blocked bool, name string) {
 	}
 }
 
-// Some are a few names and one more, as long as they are few.
+// Some are the first few, by the alphabet, of some names and one more: the same ones, in whichever order they come.
 func Some(names []string, more string) []string {
 	const few = 10
-	if len(names) < few {
-		names = append(names, more)
-	}
-	return names
+	at, _ := slices.BinarySearch(names, more)
+	names = slices.Insert(names, at, more)
+	return names[:min(len(names), few)]
 }
 
 // CountTargets counts the ConfigMaps that ask for the bundle of a ServiceCA; the current one has this hash. Those that were made since
@@ -144,12 +144,14 @@ func CountTargets(
 	var counted Targets
 	for i := range list {
 		target := &list[i]
-		carried, _, carries := readMark(target)
-		_, told := target.Annotations[v1alpha1.AnnotationError]
-		if !carries && !told && target.CreationTimestamp.After(since) {
+		carried, _, _ := readMark(target)
+		if carried != hash && target.CreationTimestamp.After(since) {
 			counted.All++
 			continue
 		}
+		problem, told := target.Annotations[v1alpha1.AnnotationError]
+		// A CA that was not ready is nothing that an owner can put right.
+		told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
 		counted.Count(carried == hash, told || fought(client.ObjectKeyFromObject(target)), "ConfigMap "+target.Namespace+"/"+target.Name)
 	}
 	return counted, err
@@ -164,7 +166,7 @@ func Carried(ctx context.Context, c, live client.Reader, ca, hash string) ([][]b
 	var carried [][]byte
 	for i := range list {
 		of, key, _ := readMark(&list[i])
-		if of != hash || len(carried) == manyTargets {
+		if _, told := list[i].Annotations[v1alpha1.AnnotationError]; of != hash || told || len(carried) == manyTargets {
 			continue
 		}
 		var configMap corev1.ConfigMap

@@ -195,7 +195,7 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 		return
 	}
 	plan.Action, plan.Why, plan.Renewal = Keep, "", false
-	bundleDrifted := w.includesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
+	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
 	if bundleDrifted || !w.bearsMetadata(secret, leaf.NotAfter, ca) {
 		plan.Action, plan.Why = Repair, "its labels, annotations or bundle were not as they should be"
 	}

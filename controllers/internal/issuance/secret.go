@@ -111,7 +111,7 @@ func (w Want) labels() map[string]string {
 
 func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
 	annotations := map[string]string{}
-	if w.includesBundle() {
+	if w.IncludesBundle() {
 		annotations[v1alpha1.AnnotationCABundleHash] = pki.Hash(ca.Bundle)
 	}
 	if w.Family.IsOpenShift() {
@@ -124,10 +124,16 @@ func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
 	return annotations
 }
 
+// BearsForeignBundle tells whether somebody marked a Secret as one that carries the bundle, which it does not.
+func (w Want) BearsForeignBundle(secret *corev1.Secret) bool {
+	_, marked := secret.Annotations[v1alpha1.AnnotationCABundleHash]
+	return marked && !w.IncludesBundle()
+}
+
 // bearsMetadata tells whether a Secret has what annotations and labels say.
 func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, ca *CA) bool {
 	_, bearsBundle := secret.Annotations[v1alpha1.AnnotationCABundleHash]
-	return bearsBundle == w.includesBundle() &&
+	return bearsBundle == w.IncludesBundle() &&
 		containsAll(secret.Annotations, w.annotations(notAfter, ca)) && containsAll(secret.Labels, w.labels())
 }
 
@@ -148,7 +154,7 @@ func (w Want) Apply(pair pki.Pair, ca *CA, replaced *corev1.Secret) (*coreac.Sec
 		return nil, err
 	}
 	data := map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey}
-	if w.includesBundle() {
+	if w.IncludesBundle() {
 		data[bundleKey] = ca.Bundle
 	}
 	secret := coreac.Secret(w.SecretName, w.Service.Namespace).

@@ -84,8 +84,8 @@ func (r Rules) dnsNames(service *corev1.Service, certificate v1alpha1.ServingCer
 	return names
 }
 
-// includesBundle tells whether the Secret carries the bundle: never where OpenShift's annotation promises two keys and no more.
-func (w Want) includesBundle() bool {
+// IncludesBundle tells whether the Secret carries the bundle: never where OpenShift's annotation promises two keys and no more.
+func (w Want) IncludesBundle() bool {
 	return w.Policy.Spec.Certificate.CABundle == v1alpha1.CABundleInclude && !w.Family.IsOpenShift()
 }
 

@@ -31,6 +31,10 @@ var ErrNotReady = errors.New("is not ready")
 // failureLasts is how long a signing key that could not be used is not read again, however many Services ask.
 const failureLasts = 5 * time.Second
 
+// confirmed is how long a key is used before it is looked at again: a manager that stood still must not sign with one that was
+// destroyed meanwhile. rotation.SigningSlack allows for it.
+const confirmed = time.Minute
+
 // CA is a ServiceCA whose bundle is published, and that can sign.
 type CA struct {
 	issuance.CA
@@ -86,7 +90,11 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now, known := k.clock.Now(), k.held[serviceCA.Name]
-	if known.identity == named && (known.err == nil || now.Sub(known.asOf).Abs() < failureLasts) {
+	lasts := confirmed
+	if known.err != nil {
+		lasts = failureLasts
+	}
+	if known.identity == named && now.Sub(known.asOf).Abs() < lasts {
 		return known.ca, known.err
 	}
 	ca, err := k.read(ctx, serviceCA, named)

@@ -18,6 +18,8 @@ type Evidence struct {
 	// Outstanding is the number of live certificates that another CA than the active one signed; OutstandingNames are some.
 	Outstanding      int32
 	OutstandingNames []string
+	// Signed is the end of a live certificate that the active CA signed for longer than it should, by a clock that was ahead; zero without one.
+	Signed time.Time
 }
 
 // Input is everything that decides.
@@ -124,6 +126,9 @@ func (in Input) prepare() Decision {
 	if in.triggered() {
 		decided.wait("spec.rotation.trigger %q waits until this rotation has switched the signer", in.Spec.Trigger)
 	}
+	if in.Cause != "" {
+		decided.wait("a change of the spec or of the source (%s) waits until this rotation has switched the signer", in.Cause)
+	}
 	switch switchAt := state.Since.Add(in.Spec.Propagation.Minimum.Std()); {
 	case !in.Now.Before(state.Next.NotAfter()):
 		if in.NoSuccessor != "" {
@@ -152,7 +157,7 @@ func (in Input) within(decided Decision) Decision {
 	switch forgettable := in.forgettable(); {
 	case len(forgettable) > 0:
 		decided.Move = Forget
-	case state.Phase == v1alpha1.PhaseReissuing && in.Evidence.Outstanding > 0:
+	case state.Phase == v1alpha1.PhaseReissuing && in.Evidence.Outstanding > 0 && !in.resisted():
 		decided.wait("%d certificates of CAs before %s are not reissued yet: %s",
 			in.Evidence.Outstanding, state.Active.Name(), some(in.Evidence.OutstandingNames))
 	case state.Phase == v1alpha1.PhaseReissuing:
@@ -204,7 +209,16 @@ func (in Input) forgettable() map[string]bool {
 
 // reissued tells whether every certificate is, for so long that servers have read theirs.
 func (in Input) reissued() bool {
-	return in.State.Phase == v1alpha1.PhaseRetiring && in.Evidence.Outstanding == 0 && !in.Now.Before(in.reissuedAt())
+	return in.State.Phase == v1alpha1.PhaseRetiring && (in.Evidence.Outstanding == 0 || in.resisted()) && !in.Now.Before(in.reissuedAt())
+}
+
+// Patience is how long after its turn a certificate is waited for that is not reissued, before a CA that was compromised is distrusted
+// all the same: nobody can hold that up.
+const Patience = time.Hour
+
+// resisted tells whether what is not reissued after a compromise is not waited for any longer.
+func (in Input) resisted() bool {
+	return in.State.Compromise && !in.Now.Before(in.State.Since.Add(in.State.ReissueOver+Patience))
 }
 
 func (in Input) reissuedAt() time.Time { return in.State.Since.Add(in.Spec.Propagation.Minimum.Std()) }

@@ -119,7 +119,9 @@ func TestDecidePrepare(t *testing.T) {
 		{"a second trigger while targets lack it", given(publishing, two, again), rotation.Stay, "", []string{second, lacks}},
 		{"a second trigger while clients read it", given(propagating, again), rotation.Stay, "", []string{second, reading}},
 		{"a second trigger stops nothing", given(propagating, again, at(minimum)), rotation.Switch, "", nil},
-		{"another specification meanwhile", given(propagating, cause(v1alpha1.RotationSpecChanged)), rotation.Stay, "", []string{reading}},
+		{"another specification meanwhile", given(propagating, cause(v1alpha1.RotationSpecChanged)), rotation.Stay, "", []string{
+			"a change of the spec or of the source (SpecChanged) waits until this rotation has switched the signer", reading,
+		}},
 		{"the threshold passes meanwhile", given(propagating, two, left(1)), rotation.Stay, "", []string{lacks}},
 		{"the next CA ends in an instant", given(propagating, soonOver, two, at(time.Hour-1)), rotation.Stay, "", []string{lacks}},
 		{"the next CA has ended", given(propagating, soonOver, two, at(time.Hour)), rotation.Begin, v1alpha1.RotationTriggered, nil},

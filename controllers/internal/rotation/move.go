@@ -17,7 +17,7 @@ func (in Input) Move(decided Decision, next *Signer, over time.Duration) (*State
 	case Propagate:
 		state.enter(v1alpha1.PhasePropagating, in.Now)
 	case Switch:
-		state.switchSigner(in.Now, over)
+		state.switchSigner(in.Now, in.Evidence.Signed, over)
 	case Retire:
 		state.enter(v1alpha1.PhaseRetiring, in.Now)
 	case Settle:
@@ -66,10 +66,14 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 }
 
 // switchSigner lets the next CA sign. What the one before may have signed ends, at the latest, the longest duration from now.
-func (s *State) switchSigner(now time.Time, over time.Duration) {
+func (s *State) switchSigner(now, signed time.Time, over time.Duration) {
 	if before := s.Active; before != nil && !before.Root.Equal(s.Next.Root) {
+		until := s.SignedUntil(now)
+		if signed.After(until) {
+			until = earlier(signed, before.Root.NotAfter)
+		}
 		s.Previous = append(s.Previous, Predecessor{
-			Root: before.Root, KeyID: pki.KeyID(before.Certificate().SubjectKeyId), SignedUntil: s.SignedUntil(now),
+			Root: before.Root, KeyID: pki.KeyID(before.Certificate().SubjectKeyId), SignedUntil: until,
 		})
 		s.sortPrevious()
 	}
@@ -83,9 +87,9 @@ func (s *State) switchSigner(now time.Time, over time.Duration) {
 	s.enter(v1alpha1.PhaseReissuing, now)
 }
 
-// SignedUntil is when every certificate has ended that the active CA may have signed until now.
+// SignedUntil is when every certificate has ended that the active CA, or one before it under the same root, may have signed until now.
 func (s *State) SignedUntil(now time.Time) time.Time {
-	return earlier(now.Add(s.Longest+SigningSlack), s.Active.NotAfter())
+	return earlier(now.Add(s.Longest+SigningSlack), s.Active.Root.NotAfter)
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -171,6 +171,8 @@ func (s *State) Write(secret *corev1.Secret) error {
 		source = s.Active.Source
 	}
 	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, v1alpha1.AnnotationSource, source)
+	// It holds the whole Secret once more, keys and all, where one was restored with kubectl.
+	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
 	secret.Data[BundleKey] = s.Bundle().Encode()
 	encoded, err := json.Marshal(s.record())
 	secret.Data[RecordKey] = encoded

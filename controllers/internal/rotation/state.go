@@ -18,7 +18,7 @@ const SelfSigned = "selfSigned"
 
 // SigningSlack is how long after the switch a certificate may still be signed by the old key, by a reconciliation that had begun
 // before, and how far the clock of the signer may be ahead.
-const SigningSlack = pki.ClockSkew + time.Minute
+const SigningSlack = pki.ClockSkew + 2*time.Minute
 
 // Signer is a CA that signs, or is going to.
 type Signer struct {
@@ -112,7 +112,8 @@ func (s *State) Know(predecessors ...Predecessor) {
 
 // Alive tells whether a certificate that another CA than the next signed may still be valid somewhere.
 func (s *State) Alive(now time.Time) bool {
-	if s.Active != nil && now.Before(s.Active.NotAfter()) {
+	// Another CA under the same root may have signed for longer than this one lives.
+	if s.Active != nil && now.Before(s.Active.Root.NotAfter) {
 		return true
 	}
 	return slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return now.Before(p.SignedUntil) && now.Before(p.Root.NotAfter) })
@@ -123,6 +124,9 @@ func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
 	var moments []time.Time
 	if s.Preparing() || s.Phase == v1alpha1.PhaseRetiring {
 		moments = append(moments, s.Since.Add(spec.Propagation.Minimum.Std()))
+	}
+	if s.Compromise {
+		moments = append(moments, s.Since.Add(s.ReissueOver+Patience))
 	}
 	for _, signer := range []*Signer{s.Active, s.Next} {
 		if signer != nil {
