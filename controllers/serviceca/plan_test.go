@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -301,5 +303,73 @@ func TestBackToSelfSigned(t *testing.T) {
 	}
 	if made := s.rotated(); made.Active.Source != rotation.SelfSigned || !made.Bundle().Contains(pki.KeyID(corp.SubjectKeyId)) {
 		t.Errorf("%s signs", made.Active.Name())
+	}
+}
+
+// However short the certificates are that policies ask for today: what was signed for longer is remembered, over a backup from before.
+func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
+	t.Parallel()
+	const short, long = 90 * 24 * time.Hour, 365 * 24 * time.Hour
+	s := newScene(t, "")
+	s.longest = short
+	s.sound()
+	backup := s.secret
+	s.longest = long
+	s.sound()
+	s.longest, s.secret = short, backup
+	if restored := s.sound(); restored.Longest != long {
+		t.Errorf("certificates of %s are said to be the longest", restored.Longest)
+	}
+}
+
+// A ServiceCA that was made again remembers nothing, and a backup may be from before the last rotation: what is published stays.
+func TestOldBackupWithoutAStatus(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	backup := s.secret
+	s.serviceCA.Spec.Rotation.Trigger = "now"
+	s.later(time.Hour)
+	second := s.rotated()
+	s.secret, s.serviceCA.Status = backup, v1alpha1.ServiceCAStatus{}
+	if restored := s.takesPlace().state; !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) {
+		t.Error("the CA that signed last is not trusted any more")
+	}
+}
+
+// What kubectl keeps of a Secret that was restored by it holds the key too, and goes with the first write.
+func TestKeyIsInNoAnnotation(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	s.secret.Annotations["kubectl.kubernetes.io/last-applied-configuration"] = string(s.secret.Data["tls.key"])
+	s.sound()
+	for name, value := range s.secret.Annotations {
+		if strings.Contains(value, "PRIVATE KEY") {
+			t.Errorf("annotation %s holds the key", name)
+		}
+	}
+}
+
+// Two intermediates of one root: what the first signed for longer than the second lives is trusted until it ends.
+func TestIntermediatesOfOneRoot(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "root", nil, lives(-time.Hour, 50_000*time.Hour))
+	first := mint(t, "first", root, lives(-time.Hour, 20_000*time.Hour))
+	second := mint(t, "second", root, lives(-time.Hour, 700*time.Hour))
+	third := mint(t, "third", nil, lives(-time.Hour, 50_000*time.Hour))
+	s := newScene(t, "corp")
+	s.longest = 10_000 * time.Hour
+	for _, next := range [][]*handmade{{first}, {second}, {third}} {
+		trusted := pemOf(root)
+		if next[0] == third {
+			trusted = nil
+		}
+		s.brought = brought(t, trusted, next...)
+		s.later(time.Hour)
+		s.rotated()
+	}
+	if until := s.serviceCA.Status.Previous[0].SignedUntil; until.Before(new(metav1.NewTime(s.now.Add(9_990 * time.Hour)))) {
+		t.Errorf("certificates of the first are said to end by %s", until)
 	}
 }

@@ -1,7 +1,9 @@
 package trust
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -140,5 +142,18 @@ func TestPaceComesBack(t *testing.T) {
 	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: fought})
 	if err != nil || result.RequeueAfter != calm-time.Second {
 		t.Errorf("it is looked at again after %s (%v), want %s", result.RequeueAfter, err, calm-time.Second)
+	}
+}
+
+// The same names are told in whichever order they come, so that a status does not change for nothing.
+func TestSome(t *testing.T) {
+	t.Parallel()
+	var forwards, backwards []string
+	for i := range 26 {
+		forwards = Some(forwards, string(rune('a'+i)))
+		backwards = Some(backwards, string(rune('z'-i)))
+	}
+	if want := strings.Split("abcdefghij", ""); !slices.Equal(forwards, want) || !slices.Equal(backwards, want) {
+		t.Errorf("%v and %v are told, want %v", forwards, backwards, want)
 	}
 }

@@ -146,6 +146,19 @@ func TestKeyIsReadOnce(t *testing.T) {
 	s.hasRead(4)
 }
 
+// A manager that stood still, and whose caches still do, does not sign with a key that was replaced meanwhile.
+func TestStandstill(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.gets()
+	s.secret, _ = newCA(t)
+	if _, err := s.keys.Get(t.Context(), s.serviceCA); err != nil {
+		t.Errorf("a key that was looked at a moment ago is looked at again: %v", err)
+	}
+	s.clock.SetTime(s.clock.Now().Add(time.Hour))
+	s.refuses("its signing key is changing")
+}
+
 // Where the status names no key, the bundle is there for those who publish it, and nothing signs.
 func TestBundleWithoutASigner(t *testing.T) {
 	t.Parallel()
