@@ -38,15 +38,10 @@ func resolve(in observed) found {
 	if state == nil {
 		return in.begin(v1alpha1.RotationSigningKeyLost, fmt.Sprintf("Secret %s: %v", secret.Name, lost))
 	}
-	told := in.toldSince()
-	if state.Since.Before(told) || (state.Since.Equal(told) && in.foreign(state)) {
+	if told := in.toldSince(); state.Since.Before(told) || (state.Since.Equal(told) && in.foreign(state)) {
 		return in.restored(state)
 	}
-	if told.IsZero() || !state.Since.After(told) {
-		// What the status reports has not changed since; but somebody may have taken roots away by hand, or restored what was before.
-		state.Know(in.recovered()...)
-		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
-	}
+	in.remind(state)
 	if state.Active == nil && lost != nil {
 		for i, p := range state.Previous {
 			state.Previous[i] = in.predecessor(p.Root)
@@ -54,6 +49,14 @@ func resolve(in observed) found {
 		return found{state: state, events: []happening{tellLost(in.serviceCA, state, lost.Error())}}
 	}
 	return found{state: state}
+}
+
+// remind adds to a state what somebody may have taken from it by hand, or by restoring what was before, where the status still knows it.
+func (in observed) remind(state *rotation.State) {
+	if told := in.toldSince(); told.IsZero() || !state.Since.After(told) {
+		state.Know(in.recovered()...)
+		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
+	}
 }
 
 func notOurs(ca *v1alpha1.ServiceCA, secret *corev1.Secret) *problem {

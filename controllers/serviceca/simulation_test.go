@@ -57,7 +57,8 @@ func (w *world) checkProgress() {
 		}
 		return
 	}
-	if w.stands++; w.stands > 40 {
+	w.stands++
+	if w.stands > 40 {
 		w.fail("it stands still in %s: %v", told.Phase, told.BlockedBy)
 	}
 }

@@ -127,7 +127,8 @@ func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
 // BearsForeignBundle tells whether somebody marked a Secret as one that carries the bundle, which it does not.
 func (w Want) BearsForeignBundle(secret *corev1.Secret) bool {
 	_, marked := secret.Annotations[v1alpha1.AnnotationCABundleHash]
-	return marked && !w.IncludesBundle()
+	_, carries := secret.StringData[bundleKey]
+	return marked && !carries && !w.IncludesBundle()
 }
 
 // bearsMetadata tells whether a Secret has what annotations and labels say.
