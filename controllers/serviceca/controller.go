@@ -97,7 +97,7 @@ func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observ
 		return in, step{}, seen, err
 	}
 	decided := plan(in, given, seen)
-	if decided.secret != nil {
+	if decided.secret != nil || in.isBehind(given) {
 		if in.now, err = r.serverTime(ctx, in.now); err != nil {
 			refusal := decided.refused(reasonKeyRefused, err)
 			return in, decided, seen, refusal
@@ -106,6 +106,9 @@ func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observ
 	}
 	return in, decided, seen, nil
 }
+
+// isBehind tells whether our clock is behind that of the API server, by which the phase began: it would wait too long.
+func (in observed) isBehind(given found) bool { return given.state != nil && in.now.Before(given.state.Since.Add(-nextStep)) }
 
 // maxClockError is how far our clock may be ahead of the API server's: what we sign would be valid too late.
 const maxClockError = time.Hour

@@ -34,7 +34,7 @@ func (w *world) decide() (intent, bool) {
 	seen := w.evidence(given)
 	w.mutant.sees(&seen)
 	decided := plan(in, given, seen)
-	if decided.secret != nil {
+	if decided.secret != nil || in.isBehind(given) {
 		if w.clockError > maxClockError && !w.mutant.localClock {
 			return intent{}, false
 		}
