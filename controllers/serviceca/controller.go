@@ -108,7 +108,9 @@ func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observ
 }
 
 // isBehind tells whether our clock is behind that of the API server, by which the phase began: it would wait too long.
-func (in observed) isBehind(given found) bool { return given.state != nil && in.now.Before(given.state.Since.Add(-nextStep)) }
+func (in observed) isBehind(given found) bool {
+	return given.state != nil && in.now.Before(given.state.Since.Add(-nextStep))
+}
 
 // maxClockError is how far our clock may be ahead of the API server's: what we sign would be valid too late.
 const maxClockError = time.Hour
