@@ -172,7 +172,7 @@ func (in observed) restored(state *rotation.State) found {
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}
-	if same && !in.toldPreparing() {
+	if same && status.Rotation != nil && !in.toldPreparing() {
 		state.Trigger = status.Rotation.Trigger
 	}
 	state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
