@@ -14,8 +14,9 @@ type suggestion struct {
 var suggestions = []suggestion{
 	{"Ask for a certificate for another Service, and see the Secret come:",
 		"kubectl annotate service api -n demo servingcert.dev/secret-name=api-tls && kubectl wait --for=create secret/api-tls -n demo"},
-	{"Rotate the CA, as a commit would, and watch its phases; no handshake notices:",
-		"kubectl patch serviceca default --type=merge -p '{\"spec\":{\"rotation\":{\"trigger\":\"first\",\"propagation\":{\"minimum\":\"2m\"}}}}' && kubectl get serviceca default -w"},
+	{"Rotate the CA, as a commit would: the phases are among the Events, and no handshake fails:",
+		"kubectl patch serviceca default --type=merge -p '{\"spec\":{\"rotation\":{\"trigger\":\"first\",\"propagation\":{\"minimum\":\"10s\"}}}}' && " +
+			"kubectl wait serviceca/default --for=jsonpath='{.status.rotation.phase}'=Retiring --timeout=2m && kubectl describe serviceca default"},
 	{"Read why a certificate was made:",
 		"kubectl describe service web -n demo"},
 }
