@@ -1,0 +1,174 @@
+package serviceca
+
+import (
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// A backup of the signing key that is older than the CA which signed last signs again, gives up no root, and is replaced.
+func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.secret = nil
+	s.later(24 * time.Hour)
+	second := s.rotated()
+	s.secret = backup
+	s.later(time.Hour)
+	restored := s.takesPlace().state
+	if restored.Active.Fingerprint() != first.Active.Fingerprint() {
+		t.Errorf("%s signs, want the CA of the backup", restored.Active.Name())
+	}
+	if !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) || restored.Next == nil {
+		t.Errorf("of 2 roots and the next %d are trusted", len(restored.Bundle()))
+	}
+	third := s.rotated()
+	if fingerprint := third.Active.Fingerprint(); fingerprint == first.Active.Fingerprint() || fingerprint == second.Active.Fingerprint() {
+		t.Errorf("%s signs, want a new CA", third.Active.Name())
+	}
+	if len(third.Bundle()) != 3 {
+		t.Errorf("of 3 roots %d are trusted", len(third.Bundle()))
+	}
+}
+
+// A backup from the middle of a rotation knows the next CA as one that has not signed: the certificates that it signed since stay trusted.
+func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	s.serviceCA.Spec.Rotation.Trigger = "now"
+	s.later(time.Hour)
+	s.sound()
+	backup := s.secret
+	s.later(patience)
+	second := s.sound()
+	s.later(24 * time.Hour)
+	s.secret = backup
+	if restored := s.takesPlace().state; !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) {
+		t.Errorf("%s is not trusted any more", second.Active.Name())
+	}
+}
+
+// The key that was lost and comes back from a backup signs again at once: nothing has taken over from it yet.
+func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.secret = nil
+	s.later(24 * time.Hour)
+	if waiting := s.sound(); waiting.Active != nil || s.serviceCA.Status.Active != nil {
+		t.Error("somebody signs whose root is not known yet")
+	}
+	s.secret = backup
+	restored := s.takesPlace().state
+	if restored.Active.Fingerprint() != first.Active.Fingerprint() || len(restored.Bundle()) != 1 {
+		t.Errorf("%s signs, %d roots are trusted", restored.Active.Name(), len(restored.Bundle()))
+	}
+}
+
+// A key that was given up because it was compromised never signs again, whoever restores it.
+func TestRestoredAfterACompromise(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
+	s.later(time.Hour)
+	s.rotated()
+	s.secret = backup
+	s.later(time.Minute)
+	for range 3 {
+		if restored := s.takesPlace().state; restored.Active != nil && restored.Active.Fingerprint() == first.Active.Fingerprint() {
+			t.Fatal("the stolen key signs")
+		}
+	}
+}
+
+// What somebody puts into the signing-key Secret by hand does not sign before its root is known, and takes no trust away.
+func TestPutInByHand(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	other := brought(t, nil, mint(t, "by hand", nil))
+	s.secret = s.secret.DeepCopy()
+	for _, key := range []string{"tls.crt", "tls.key"} {
+		s.secret.Data[key] = other.Data[key]
+	}
+	s.secret.Data[rotation.BundleKey] = other.Data["tls.crt"]
+	s.later(time.Hour)
+	if state := s.takesPlace().state; state.Active != nil || !state.Bundle().Contains(pki.KeyID(first.Active.Certificate().SubjectKeyId)) {
+		t.Errorf("%+v signs, %d roots are trusted", state.Active, len(state.Bundle()))
+	}
+}
+
+// A root that somebody put into the published bundle is not taken for one of ours, whatever key identifier it bears.
+func TestForgedRootIsNotRecovered(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	ours := s.sound().Active.Certificate()
+	forged := mint(t, ours.Subject.CommonName, nil, func(c *x509.Certificate) { c.SubjectKeyId = ours.SubjectKeyId })
+	s.published = append(s.published, pemOf(forged)...)
+	s.secret = nil
+	made := s.sound()
+	for _, root := range made.Bundle() {
+		if root.Equal(forged.Certificate) {
+			t.Error("a forged root is trusted")
+		}
+	}
+	if !made.Bundle().Contains(pki.KeyID(ours.SubjectKeyId)) || len(made.Bundle()) != 2 {
+		t.Errorf("%d roots are trusted, want the new one and the lost one", len(made.Bundle()))
+	}
+}
+
+// However short the certificates are that policies ask for today: what was signed for longer is remembered, over a backup from before.
+func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
+	t.Parallel()
+	const short, long = 90 * 24 * time.Hour, 365 * 24 * time.Hour
+	s := newScene(t, "")
+	s.longest = short
+	s.sound()
+	backup := s.secret
+	s.longest = long
+	s.sound()
+	s.longest, s.secret = short, backup
+	if restored := s.sound(); restored.Longest != long {
+		t.Errorf("certificates of %s are said to be the longest", restored.Longest)
+	}
+}
+
+// A ServiceCA that was made again remembers nothing, and a backup may be from before the last rotation: what is published stays.
+func TestOldBackupWithoutAStatus(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	backup := s.secret
+	s.serviceCA.Spec.Rotation.Trigger = "now"
+	s.later(time.Hour)
+	second := s.rotated()
+	s.secret, s.serviceCA.Status = backup, v1alpha1.ServiceCAStatus{}
+	if restored := s.takesPlace().state; !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) {
+		t.Error("the CA that signed last is not trusted any more")
+	}
+}
+
+// What kubectl keeps of a Secret that was restored by it holds the key too, and goes with the first write.
+func TestKeyIsInNoAnnotation(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	s.sound()
+	s.secret.Annotations["kubectl.kubernetes.io/last-applied-configuration"] = string(s.secret.Data["tls.key"])
+	s.sound()
+	for name, value := range s.secret.Annotations {
+		if strings.Contains(value, "PRIVATE KEY") {
+			t.Errorf("annotation %s holds the key", name)
+		}
+	}
+}
