@@ -68,10 +68,9 @@ type step struct {
 	retry time.Duration
 }
 
-// retryRefused is how often a write that was refused, by a quota perhaps, is tried again.
-const retryRefused = 30 * time.Second
-
 const (
+	// retryRefused is how often a write that was refused, by a quota perhaps, is tried again.
+	retryRefused = 30 * time.Second
 	// nextStep is when a rotation takes the next step, at the soonest.
 	nextStep = 10 * time.Millisecond
 	// retryEvidence is how often it looks again for what no event tells of: a Service that is told of an obstacle, a fight that begins.
@@ -115,11 +114,12 @@ func plan(in observed, given found, seen evidence) step {
 	}
 	decision := rotation.Decide(input)
 	decided.blockedBy = decision.BlockedBy
-	if err := decided.move(in, input, decision, next, seen.reissueOver); err != nil {
-		return step{problem: &problem{reason: reasonSourceInvalid, message: "spec.certificate: " + err.Error()}}
+	err := decided.move(in, input, decision, next, seen.reissueOver)
+	if err == nil {
+		err = decided.compare(in)
 	}
-	if err := decided.compare(in); err != nil {
-		return step{problem: &problem{reason: reasonSigningKeyNotOur, message: err.Error()}}
+	if err != nil {
+		return step{problem: &problem{reason: reasonSourceInvalid, message: "spec.certificate: " + err.Error()}}
 	}
 	return decided
 }
