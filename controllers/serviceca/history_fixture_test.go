@@ -89,8 +89,11 @@ func (s *history) rotation() *v1alpha1.CARotation { return &s.serviceCA.Spec.Rot
 
 func (s *history) pause() { s.rotation().Mode = v1alpha1.RotationPaused }
 
-// spoil replaces a value of the signing-key Secret; nil removes it.
+// spoil replaces a value of the signing-key Secret; nil removes it. There may be no Secret: a CA that was brought and has ended is not made anew.
 func (s *history) spoil(key string, value []byte) {
+	if s.secret == nil {
+		return
+	}
 	s.secret = s.secret.DeepCopy()
 	s.secret.Data = maps.Clone(s.secret.Data)
 	if s.secret.Data[key] = value; value == nil {
