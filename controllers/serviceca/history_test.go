@@ -147,7 +147,10 @@ func TestPlanKeepsTrust(t *testing.T) {
 			case "key":
 				s.secret = nil
 			case "bundle":
-				s.published = nil
+				if s.published = nil; s.secret == nil {
+					// The key was lost, and there is no CA to take its place: now both are lost.
+					signed = nil
+				}
 			case "both":
 				s.secret, s.published, signed = nil, nil, nil
 			case "secret's bundle":
