@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	_ "time/tzdata" // the image has no time zones, which windows name
 
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"

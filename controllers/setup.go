@@ -7,7 +7,10 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -24,6 +27,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/serviceca"
 	"github.com/servingcert/operator/controllers/servingcert"
 	"github.com/servingcert/operator/controllers/servingcertpolicy"
@@ -46,11 +50,11 @@ type Options struct {
 }
 
 // ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
-// the digests of our own, of ConfigMaps and namespaces only metadata, of Services what decides about certificates. Its client
+// the digests of our own, of ConfigMaps and namespaces only metadata, of Services what decides about certificates, of workloads what they read. Its client
 // reads what it wrote.
 func ManagerOptions() (ctrl.Options, error) {
 	scheme := runtime.NewScheme()
-	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, v1alpha1.AddToScheme)
+	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme, v1alpha1.AddToScheme)
 	if err := builder.AddToScheme(scheme); err != nil {
 		return ctrl.Options{}, err
 	}
@@ -72,6 +76,9 @@ func ManagerOptions() (ctrl.Options, error) {
 					Field:     fields.OneTermEqualSelector("type", string(corev1.SecretTypeTLS)),
 					Transform: digest,
 				},
+				&appsv1.Deployment{}:            {Transform: slimWorkload},
+				&appsv1.StatefulSet{}:           {Transform: slimWorkload},
+				&appsv1.DaemonSet{}:             {Transform: slimWorkload},
 				&corev1.Service{}:               {Transform: slimService},
 				trust.ConfigMapMetadata():       {Transform: slimMetadata},
 				servingcert.NamespaceMetadata(): {Transform: slimMetadata},
@@ -95,9 +102,17 @@ func slimService(object any) (any, error) {
 	}
 	service.ManagedFields = nil
 	keepOurAnnotations(service)
-	service.Spec = corev1.ServiceSpec{ClusterIP: service.Spec.ClusterIP, Type: service.Spec.Type}
+	service.Spec = corev1.ServiceSpec{ClusterIP: service.Spec.ClusterIP, Type: service.Spec.Type, Selector: service.Spec.Selector}
 	service.Status = corev1.ServiceStatus{}
 	return service, nil
+}
+
+func slimWorkload(object any) (any, error) {
+	if workload, ok := object.(client.Object); ok {
+		restart.Slim(workload)
+		keepOurAnnotations(workload)
+	}
+	return object, nil
 }
 
 func slimMetadata(object any) (any, error) {
@@ -154,9 +169,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
 	}
+	restarts := restart.New(restart.Reconciler{
+		Client: mgr.GetClient(), View: view, Live: live, Recorder: events, Clock: options.Clock, Targets: targets.Target,
+	})
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		Namespace: options.Namespace, Targets: targets.Target, Fought: targets.Fought, Claims: view.Claims, ReissueRate: options.ReissueRate,
+		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 	}
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
@@ -164,12 +183,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	policies := &servingcertpolicy.Reconciler{
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
 	}
 	return errors.Join(
 		targets.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(mgr, ownSecrets),
 		services.SetupWithManager(ctx, mgr),
 		policies.SetupWithManager(mgr),
+		restarts.SetupWithManager(mgr),
 	)
 }
 

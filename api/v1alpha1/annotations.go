@@ -26,3 +26,18 @@ const (
 	// LabelService marks a serving certificate's Secret with the name of its Service.
 	LabelService = GroupName + "/service"
 )
+
+// The annotations of workloads.
+const (
+	// AnnotationRestart "false" on a Deployment, StatefulSet or DaemonSet: it is never restarted by the operator. People write it.
+	AnnotationRestart = GroupName + "/restart"
+	// AnnotationReload says how a workload learns of files that the kubelet refreshed; ReloadAutomatic, or by a restart. People write it.
+	AnnotationReload = GroupName + "/reload"
+	// ReloadAutomatic: by itself, so that it is restarted only for what the kubelet cannot refresh.
+	ReloadAutomatic = "automatic"
+	// AnnotationRestartedAt on a pod template is when the operator last restarted its pods.
+	AnnotationRestartedAt = GroupName + "/restarted-at"
+	// AnnotationRestarting on a workload is since when the operator restarts it, followed by "/unavailable" where it was not available
+	// before. It goes when every pod has been replaced and is available.
+	AnnotationRestarting = GroupName + "/restarting-since"
+)

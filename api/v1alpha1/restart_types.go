@@ -116,7 +116,7 @@ type RestartWindow struct {
 
 // RestartCounts counts workloads.
 type RestartCounts struct {
-	// pending workloads wait for their turn or their window.
+	// pending workloads hold an older certificate or bundle, and wait for their turn or their window, or for a strategy that restarts them.
 	// +required
 	Pending int32 `json:"pending"`
 	// inProgress workloads are rolling.
@@ -125,6 +125,9 @@ type RestartCounts struct {
 	// failed workloads missed their progress deadline.
 	// +required
 	Failed int32 `json:"failed"`
+	// optedOut workloads would need a restart, and their annotation servingcert.dev/restart forbids it.
+	// +optional
+	OptedOut int32 `json:"optedOut,omitempty"`
 	// lastCompletedAt is when a restart was last completed.
 	// +optional
 	LastCompletedAt *metav1.Time `json:"lastCompletedAt,omitempty"`

@@ -167,6 +167,11 @@ type TrustBundleStatus struct {
 	// +kubebuilder:validation:items:MaxLength=64
 	Fingerprints []string `json:"fingerprints,omitempty"`
 
+	// changedAt is when every target carried the last change that running processes must read: a root that was added, or a compromised
+	// one that was dropped. Containers that started earlier trust what was before; absent until the first such change.
+	// +optional
+	ChangedAt *metav1.Time `json:"changedAt,omitempty"`
+
 	// certificates in the bundle.
 	// +optional
 	Certificates int32 `json:"certificates,omitempty"`

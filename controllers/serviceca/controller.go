@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
@@ -42,6 +43,10 @@ type Reconciler struct {
 	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
 	// ReissueRate is how many certificates are reissued in a second after the switch of the signer.
 	ReissueRate float64
+	// Restarts is what a rotation waits for of the workloads that policies restart; RestartsChanged announces the ServiceCAs for which it is
+	// something else.
+	Restarts        func(ca string, changedAt time.Time) rotation.Restarts
+	RestartsChanged <-chan event.GenericEvent
 	// Namespace is the operator's own.
 	Namespace string
 	// Fought tells of targets that somebody else changes back again and again.

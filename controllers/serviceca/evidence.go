@@ -44,6 +44,7 @@ func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, state
 	if err := r.countSecrets(ctx, ca.Name, hash, state, &seen); err != nil {
 		return seen, err
 	}
+	seen.Restarts = r.Restarts(ca.Name, state.TrustChangedAt)
 	seen.Behind, seen.BehindNames = seen.targets.Behind, seen.targets.BehindNames
 	return seen, nil
 }

@@ -83,7 +83,7 @@ func (s *step) lookAgain(seen evidence) {
 	case s.state == nil || s.retry != 0:
 	case s.secret != nil:
 		s.retry = nextStep
-	case s.state.Phase != v1alpha1.PhaseStable && seen.Behind+seen.Outstanding > 0:
+	case s.state.Phase != v1alpha1.PhaseStable && seen.Behind+seen.Outstanding > 0 || seen.Restarts.Unseen:
 		s.retry = retryEvidence
 	}
 }
@@ -137,7 +137,7 @@ func (s *step) move(in observed, input rotation.Input, decision rotation.Decisio
 		return err
 	}
 	s.state = moved
-	if decision.Move != rotation.Stay {
+	if decision.Move != rotation.Stay && decision.Move != rotation.Announce {
 		s.events = append(s.events, tellMove(input.State, moved, decision))
 	}
 	return nil

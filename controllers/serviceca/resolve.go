@@ -24,6 +24,16 @@ type found struct {
 // resolve reads the signing-key Secret. Where that is gone, broken or older than what has happened, it finds out from the published
 // bundle and from the status what clients trust, and gives up nothing of it.
 func resolve(in observed) found {
+	given := in.find()
+	if told := in.serviceCA.Status.TrustBundle; given.state != nil && told != nil && told.ChangedAt.After(given.state.TrustChangedAt) {
+		// A backup, or a key that was lost, does not know when.
+		given.state.TrustChangedAt = told.ChangedAt.Time
+	}
+	return given
+}
+
+// find is the CA in the signing-key Secret, or what takes its place.
+func (in observed) find() found {
 	secret := in.secret
 	if secret == nil {
 		secret = in.formerly
@@ -77,6 +87,7 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 	state := &rotation.State{
 		Phase: v1alpha1.PhasePublishing, Since: in.stamp(), StartedAt: in.stamp(), Reason: reason,
 		Trigger: in.serviceCA.Spec.Rotation.Trigger, Longest: in.longest, Next: next,
+		TrustChanging: in.serviceCA.Status.TrustBundle != nil && !in.knows(next.Root),
 	}
 	state.Compromise = in.unfinishedCompromise()
 	state.Know(in.recovered()...)
@@ -166,6 +177,7 @@ func (in observed) restored(state *rotation.State) found {
 		// It is the one that was being prepared: it signs when it is known, and not before.
 		state.Next, state.Active, state.Phase, state.Since = state.Active, nil, v1alpha1.PhasePublishing, in.stamp()
 		state.Reason, state.StartedAt, state.Compromise = v1alpha1.RotationSigningKeyLost, state.Since, in.unfinishedCompromise()
+		state.TrustChanging = true
 		return found{state: state}
 	}
 	same := state.Active != nil && in.signedLast(state.Active)

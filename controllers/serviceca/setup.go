@@ -40,6 +40,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) 
 			return []reconcile.Request{request(caOf(policy))}
 		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Secret{}, later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
+		WatchesRawSource(source.Channel(r.RestartsChanged, later(func(ca client.Object) string { return ca.GetName() }))).
 		Complete(r)
 }
 
@@ -97,6 +98,9 @@ func later(caOf func(client.Object) string) handler.EventHandler {
 			add(e.Object, q)
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(e.Object, q)
+		},
+		GenericFunc: func(_ context.Context, e event.GenericEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 			add(e.Object, q)
 		},
 		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {

@@ -87,7 +87,7 @@ func describe(status *v1alpha1.ServiceCAStatus, spec v1alpha1.CARotation, decide
 	bundle := state.Bundle()
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
 		Hash: pki.Hash(bundle.Encode()), Certificates: int32(len(bundle)),
-		Targets: seen.targets.All, CurrentTargets: seen.targets.Current,
+		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, ChangedAt: timeOrNil(state.TrustChangedAt),
 	}
 	for _, root := range bundle[:min(len(bundle), maxFingerprints)] {
 		status.TrustBundle.Fingerprints = append(status.TrustBundle.Fingerprints, pki.Fingerprint(root))

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
@@ -27,6 +28,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -44,14 +46,18 @@ type Reconciler struct {
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
+	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
+	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
+	RestartsChanged <-chan event.GenericEvent
 }
 
 // SetupWithManager watches everything that a policy reports on.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	later := handler.Funcs{
-		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
-		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
-		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		UpdateFunc:  func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		DeleteFunc:  func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		GenericFunc: func(_ context.Context, _ event.GenericEvent, q queue) { q.AddAfter(everyPolicy, gather) },
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("servingcertpolicy").
@@ -60,6 +66,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, later, builder.WithPredicates(servingcert.ServiceChanged())).
 		Watches(&corev1.Secret{}, later).
 		Watches(servingcert.NamespaceMetadata(), later).
+		WatchesRawSource(source.Channel(r.RestartsChanged, later)).
 		Complete(r)
 }
 
@@ -97,11 +104,14 @@ func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.Serv
 	} else if err != nil {
 		ca = nil
 	}
+	if report, known := r.Restarts(p); known {
+		counted.restarts = &report
+	}
 	status := counted.status(now, p, ca)
 	if err := apply.Status(ctx, r.Client, apply.Policy, p.Status, status, ac.ServingCertPolicy(p.Name)); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionConflicted} {
+	for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionConflicted, v1alpha1.ConditionRestartHalted} {
 		after := meta.FindStatusCondition(status.Conditions, kind)
 		if after != nil && after.Status == metav1.ConditionTrue && !meta.IsStatusConditionTrue(p.Status.Conditions, kind) {
 			r.Recorder.Eventf(p, nil, corev1.EventTypeWarning, after.Reason, "Report", "%s", after.Message)

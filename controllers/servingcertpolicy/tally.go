@@ -8,12 +8,15 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/conditions"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/internal/window"
+	"github.com/servingcert/operator/controllers/restart"
 )
 
 // maxFailures is how many failures a status lists.
@@ -27,6 +30,8 @@ type tally struct {
 	earliestExpiry time.Time
 	// rivals are the policies of the same priority that select some of the same Services.
 	rivals map[string]bool
+	// restarts is what there is to say of restarts; nil as long as nobody has looked.
+	restarts *restart.Report
 }
 
 // add counts a Service that the policy serves, by what is to be done for it.
@@ -81,6 +86,7 @@ func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha
 	reportReady(built, p, ca)
 	t.reportServed(built)
 	t.reportConflicts(built)
+	restarts := t.reportRestarts(built, p.Status)
 	return v1alpha1.ServingCertPolicyStatus{
 		ObservedGeneration: p.Generation,
 		Conditions:         built.List(),
@@ -88,7 +94,24 @@ func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha
 		Failures:           t.failures[:min(len(t.failures), maxFailures)],
 		NextRenewalTime:    timeOrNil(t.nextRenewal),
 		EarliestExpiry:     timeOrNil(t.earliestExpiry),
+		Restarts:           restarts,
 	}
+}
+
+// reportRestarts says how the restarts stand; what was said before, as long as nobody has looked.
+func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.ServingCertPolicyStatus) *v1alpha1.RestartCounts {
+	if t.restarts == nil {
+		if said := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionRestartHalted); said != nil {
+			built.Set(v1alpha1.ConditionRestartHalted, said.Status == metav1.ConditionTrue, said.Reason, said.Message)
+		}
+		return before.Restarts
+	}
+	built.Set(v1alpha1.ConditionRestartHalted, t.restarts.Halted, t.restarts.Reason, t.restarts.Message)
+	counts := t.restarts.Counts
+	if before.Restarts != nil && counts.LastCompletedAt == nil {
+		counts.LastCompletedAt = before.Restarts.LastCompletedAt
+	}
+	return &counts
 }
 
 func timeOrNil(t time.Time) *metav1.Time {
@@ -104,6 +127,11 @@ func reportReady(built *conditions.Builder, p *v1alpha1.ServingCertPolicy, ca *v
 		built.Set(v1alpha1.ConditionStalled, true, "InvalidSelector", err.Error())
 		return
 	}
+	if _, err := window.Parse(p.Spec.Restart.Windows); err != nil {
+		built.Set(v1alpha1.ConditionReady, false, "InvalidWindow", err.Error())
+		built.Set(v1alpha1.ConditionStalled, true, "InvalidWindow", err.Error())
+		return
+	}
 	name := p.Spec.ServiceCAName
 	switch ready := readyOf(ca); {
 	case ca == nil:
@@ -112,9 +140,6 @@ func reportReady(built *conditions.Builder, p *v1alpha1.ServingCertPolicy, ca *v
 		built.Set(v1alpha1.ConditionReady, false, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s has no signing key yet", name))
 	case ready.Status != metav1.ConditionTrue:
 		built.Set(v1alpha1.ConditionReady, false, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s: %s", name, ready.Message))
-	case p.Spec.Restart.Strategy == v1alpha1.RollingRestart:
-		built.Set(v1alpha1.ConditionReady, true, "Ready", fmt.Sprintf("ServiceCA %s signs for this policy; "+
-			"this version restarts nothing, so spec.restart.strategy RollingRestart is not acted on", name))
 	default:
 		built.Set(v1alpha1.ConditionReady, true, "Ready", fmt.Sprintf("ServiceCA %s signs for this policy", name))
 	}

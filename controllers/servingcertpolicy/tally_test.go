@@ -126,7 +126,6 @@ func TestReady(t *testing.T) {
 		"no CA":      {nil, nil, "False ServiceCANotFound: there is no ServiceCA default: create it", "absent"},
 		"fresh CA":   {nil, readyCA(""), "False ServiceCANotReady: ServiceCA default has no signing key yet", "absent"},
 		"CA in need": {nil, readyCA(metav1.ConditionFalse), "False ServiceCANotReady: ServiceCA default: its message", "absent"},
-		"restarts":   {func(p *v1alpha1.ServingCertPolicy) { p.Spec.Restart.Strategy = v1alpha1.RollingRestart }, readyCA(metav1.ConditionTrue), "True Ready: ServiceCA default signs for this policy; this version restarts nothing", "absent"},
 		"no selector": {func(p *v1alpha1.ServingCertPolicy) {
 			p.Spec.ServiceSelector.MatchLabels = map[string]string{"no label": ""}
 		}, readyCA(metav1.ConditionTrue), "False InvalidSelector: spec.serviceSelector", "True InvalidSelector: spec.serviceSelector"},

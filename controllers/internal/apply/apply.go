@@ -26,6 +26,8 @@ const (
 	Policy = client.FieldOwner("servingcert-policy")
 	// Trust writes the bundle into what asks for it.
 	Trust = client.FieldOwner("servingcert-trust")
+	// Restart stamps the pod templates of workloads.
+	Restart = client.FieldOwner("servingcert-restart")
 )
 
 // Status applies a status where it differs from the one before. configuration is an empty apply configuration of the object.

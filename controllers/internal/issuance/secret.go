@@ -10,6 +10,7 @@ import (
 	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
@@ -37,9 +38,38 @@ func Digest(secret *corev1.Secret) {
 	}
 	secret.Data = map[string][]byte{corev1.TLSCertKey: certificatesAlone(certificate)}
 	secret.StringData = digest
-	secret.ManagedFields = nil
+	keepWriteTime(secret)
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
+}
+
+// keepWriteTime leaves of the managed fields when we last wrote some.
+func keepWriteTime(secret *corev1.Secret) {
+	var kept []metav1.ManagedFieldsEntry
+	for _, entry := range secret.ManagedFields {
+		if entry.Manager == string(apply.ServingCert) && entry.Operation == metav1.ManagedFieldsOperationApply {
+			kept = append(kept, metav1.ManagedFieldsEntry{Manager: string(apply.ServingCert), Operation: entry.Operation, Time: entry.Time})
+		}
+	}
+	secret.ManagedFields = kept
+}
+
+// writing is how long after it was signed a certificate is in its Secret, at the latest, as far as clocks agree.
+const writing = time.Minute
+
+// Issued is when the certificate in a digest was written, by the clock of the API server; where the Secret was written again since, it
+// is when the certificate was signed. Zero without a certificate.
+func Issued(secret *corev1.Secret) time.Time {
+	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+	if err != nil {
+		return time.Time{}
+	}
+	for _, entry := range secret.ManagedFields {
+		if entry.Time != nil && entry.Time.Sub(leaf.IssuedAt()) < writing {
+			return entry.Time.Time
+		}
+	}
+	return leaf.IssuedAt()
 }
 
 // certificatesAlone leaves out what people put beside the certificates, such as the key; of what cannot be read, the hash is left.

@@ -84,6 +84,23 @@ func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPol
 	return ruling, tied
 }
 
+// ForWorkload is the policy that rules a workload: the highest of those that rule the Services in front of it or, without any, the
+// highest that selects its namespace; nil when none does.
+func (s Set) ForWorkload(namespace labels.Set, services ...labels.Set) *v1alpha1.ServingCertPolicy {
+	var ruling []*v1alpha1.ServingCertPolicy
+	for _, service := range services {
+		if one, _ := s.For(namespace, service); one != nil {
+			ruling = append(ruling, one)
+		}
+	}
+	for _, c := range s.readable {
+		if slices.Contains(ruling, c.policy) || (len(ruling) == 0 && c.namespaces.Matches(namespace)) {
+			return c.policy
+		}
+	}
+	return nil
+}
+
 // Suffixes are the secretNameSuffixes of the policies that serve every Service, each once.
 func (s Set) Suffixes() []string {
 	var suffixes []string

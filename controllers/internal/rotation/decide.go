@@ -18,6 +18,8 @@ type Evidence struct {
 	// Outstanding is the number of live certificates that another CA than the active one signed; OutstandingNames are some.
 	Outstanding      int32
 	OutstandingNames []string
+	// Restarts are the workloads that have not read what they should.
+	Restarts Restarts
 	// Signed is the end of a live certificate that the active CA signed for longer than it should, by a clock that was ahead; zero without one.
 	Signed time.Time
 }
@@ -53,6 +55,8 @@ const (
 	Settle Move = "Settle"
 	// Forget drops roots, in each phase but those that prepare the next.
 	Forget Move = "Forget"
+	// Announce writes down that every target carries a change that processes must read.
+	Announce Move = "Announce"
 )
 
 // Decision is what to do now.
@@ -142,10 +146,20 @@ func (in Input) prepare() Decision {
 		decided.wait("%d targets do not carry the bundle with %s yet: %s", in.Evidence.Behind, state.Next.Name(), some(in.Evidence.BehindNames))
 	case state.Phase == v1alpha1.PhasePublishing:
 		return Decision{Move: Propagate}
-	case in.Now.Before(switchAt):
-		decided.wait("every target carries the bundle with %s, and until %s clients are given the time to read it",
-			state.Next.Name(), switchAt.UTC().Format(time.RFC3339))
 	default:
+		return in.propagate(decided, switchAt)
+	}
+	return decided
+}
+
+// propagate gives clients the time to read the bundle, and restarts those that do not read it by themselves.
+func (in Input) propagate(decided Decision, switchAt time.Time) Decision {
+	due := len(decided.BlockedBy)
+	if in.Now.Before(switchAt) {
+		decided.wait("every target carries the bundle with %s, and until %s clients are given the time to read it",
+			in.State.Next.Name(), switchAt.UTC().Format(time.RFC3339))
+	}
+	if in.restartClients(&decided); len(decided.BlockedBy) == due {
 		return Decision{Move: Switch}
 	}
 	return decided
@@ -157,6 +171,8 @@ func (in Input) within(decided Decision) Decision {
 	switch forgettable := in.forgettable(); {
 	case len(forgettable) > 0:
 		decided.Move = Forget
+	case state.TrustChanging && in.Evidence.Behind == 0:
+		decided.Move = Announce
 	case state.Phase == v1alpha1.PhaseReissuing && in.Evidence.Outstanding > 0 && !in.resisted():
 		decided.wait("%d certificates of CAs before %s are not reissued yet: %s",
 			in.Evidence.Outstanding, state.Active.Name(), some(in.Evidence.OutstandingNames))
@@ -186,12 +202,18 @@ func (in Input) retiring(decided *Decision) {
 	case len(compromised) > 0 && in.Evidence.Outstanding > 0:
 		decided.wait("%s: distrusted as soon as %d more certificates are reissued: %s",
 			some(compromised), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
+	case len(compromised) > 0 && !in.Now.Before(in.reissuedAt()):
+		decided.wait("%s: distrusted as soon as %d workloads are restarted that hold older certificates, and at the latest %s: %s", some(compromised),
+			in.Evidence.Restarts.Servers, in.State.Since.Add(RestartPatience).UTC().Format(time.RFC3339), some(in.Evidence.Restarts.ServerNames))
 	case len(compromised) > 0:
 		decided.wait("%s: distrusted at %s, until when servers are given the time to read what %s signed",
 			some(compromised), in.reissuedAt().UTC().Format(time.RFC3339), name)
 	}
 	if in.Now.Before(latest) {
 		decided.wait("certificates of CAs before %s may live in the memory of servers until %s", name, latest.UTC().Format(time.RFC3339))
+		if restarts := in.Evidence.Restarts; restarts.Servers > 0 {
+			decided.wait("%d workloads hold older certificates than their Secrets, and are going to be restarted: %s", restarts.Servers, some(restarts.ServerNames))
+		}
 	}
 }
 
@@ -207,9 +229,10 @@ func (in Input) forgettable() map[string]bool {
 	return found
 }
 
-// reissued tells whether every certificate is, for so long that servers have read theirs.
+// reissued tells whether every certificate is, for so long that servers have read theirs, or have been restarted.
 func (in Input) reissued() bool {
-	return in.State.Phase == v1alpha1.PhaseRetiring && (in.Evidence.Outstanding == 0 || in.resisted()) && !in.Now.Before(in.reissuedAt())
+	return in.State.Phase == v1alpha1.PhaseRetiring && (in.Evidence.Outstanding == 0 || in.resisted()) &&
+		!in.Now.Before(in.reissuedAt()) && !in.restartsServers()
 }
 
 // Patience is how long after its turn a certificate is waited for that is not reissued, before a CA that was compromised is distrusted

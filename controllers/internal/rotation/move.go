@@ -16,6 +16,7 @@ func (in Input) Move(decided Decision, next *Signer, over time.Duration) (*State
 		return in.begin(decided.Reason, next)
 	case Propagate:
 		state.enter(v1alpha1.PhasePropagating, in.Now)
+		state.announce(state.Since)
 	case Switch:
 		state.switchSigner(in.Now, in.Evidence.Signed, over)
 	case Retire:
@@ -24,11 +25,31 @@ func (in Input) Move(decided Decision, next *Signer, over time.Duration) (*State
 		state.enter(v1alpha1.PhaseStable, in.Now)
 	case Forget:
 		forgettable := in.forgettable()
-		state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return forgettable[string(p.Root.Raw)] })
+		state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool {
+			dropped := forgettable[string(p.Root.Raw)]
+			state.TrustChanging = state.TrustChanging || (dropped && p.Compromised && in.Now.Before(p.Root.NotAfter))
+			return dropped
+		})
 		state.Active = state.bridged(state.Active)
+	case Announce:
+		state.announce(in.Now)
 	case Stay:
 	}
 	return state, nil
+}
+
+// announce notes that every target carries a change that processes must read.
+func (s *State) announce(now time.Time) {
+	if s.TrustChanging {
+		s.TrustChangedAt, s.TrustChanging = later(now.Truncate(time.Second), s.TrustChangedAt), false
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // enter begins a phase, always later than the one before it began.
@@ -58,6 +79,7 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 		state.Trigger = in.Spec.Trigger
 		state.Compromise = state.Compromise || in.Spec.TriggerReason == v1alpha1.TriggerCompromise
 	}
+	state.TrustChanging = state.TrustChanging || !slices.ContainsFunc(state.Bundle(), next.Root.Equal)
 	state.Next, state.Reason, state.Restored = &prepared, reason, false
 	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return p.Root.Equal(next.Root) })
 	state.enter(v1alpha1.PhasePublishing, in.Now)

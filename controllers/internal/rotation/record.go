@@ -40,6 +40,8 @@ type record struct {
 	NoSigner        bool            `json:"noSigner,omitempty"`
 	LongestDuration metav1.Duration `json:"longestDuration"`
 	ReissueOver     metav1.Duration `json:"reissueOver,omitzero"`
+	TrustChangedAt  metav1.Time     `json:"trustChangedAt,omitzero"`
+	TrustChanging   bool            `json:"trustChanging,omitempty"`
 	NextSource      string          `json:"nextSource,omitempty"`
 	Previous        []former        `json:"previous,omitempty"`
 }
@@ -123,6 +125,7 @@ func (r record) state() *State {
 	return &State{
 		Phase: r.Phase, Since: r.LastTransitionTime.Time, StartedAt: r.StartedAt.Time, Reason: r.Reason, Trigger: r.Trigger,
 		Compromise: r.Compromise, Restored: r.Restored, Longest: r.LongestDuration.Duration, ReissueOver: r.ReissueOver.Duration,
+		TrustChangedAt: r.TrustChangedAt.Time, TrustChanging: r.TrustChanging,
 	}
 }
 
@@ -184,6 +187,7 @@ func (s *State) record() record {
 		Phase: s.Phase, LastTransitionTime: metav1.NewTime(s.Since), StartedAt: metav1.NewTime(s.StartedAt), Reason: s.Reason,
 		Trigger: s.Trigger, Compromise: s.Compromise, Restored: s.Restored, NoSigner: s.Active == nil,
 		LongestDuration: metav1.Duration{Duration: s.Longest}, ReissueOver: metav1.Duration{Duration: s.ReissueOver},
+		TrustChangedAt: metav1.NewTime(s.TrustChangedAt), TrustChanging: s.TrustChanging,
 	}
 	if s.Next != nil {
 		kept.NextSource = s.Next.Source

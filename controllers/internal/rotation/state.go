@@ -64,6 +64,10 @@ type State struct {
 	Longest time.Duration
 	// ReissueOver is the time over which the certificates are reissued after the last switch.
 	ReissueOver time.Duration
+	// TrustChangedAt is when every target carried the last change of the bundle that running processes must read: a root that was added, or a
+	// compromised one that was dropped. Zero before the first. TrustChanging is set while there is a later one.
+	TrustChangedAt time.Time
+	TrustChanging  bool
 	// Active signs; nil while nobody may, because the key was lost and its successor is not trusted everywhere yet.
 	Active *Signer
 	// Next is going to sign; nil outside of the phases Publishing and Propagating.
@@ -125,8 +129,11 @@ func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
 	if s.Preparing() || s.Phase == v1alpha1.PhaseRetiring {
 		moments = append(moments, s.Since.Add(spec.Propagation.Minimum.Std()))
 	}
+	if s.Phase == v1alpha1.PhasePropagating {
+		moments = append(moments, s.clientsUntil(spec))
+	}
 	if s.Compromise {
-		moments = append(moments, s.Since.Add(s.ReissueOver+Patience))
+		moments = append(moments, s.Since.Add(s.ReissueOver+Patience), s.Since.Add(RestartPatience))
 	}
 	for _, signer := range []*Signer{s.Active, s.Next} {
 		if signer != nil {

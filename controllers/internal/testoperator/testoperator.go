@@ -100,11 +100,20 @@ func Install(ctx context.Context, kube client.Client, namespace string) error {
 	if err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		return err
 	}
-	folder, err := Path("config", "rbac")
+	return grant(ctx, kube, namespace, "config", "rbac")
+}
+
+// AllowRestarts gives the operator the rights on workloads, as the kustomize component does.
+func AllowRestarts(ctx context.Context, kube client.Client, namespace string) error {
+	return grant(ctx, kube, namespace, "config", "components", "restarts")
+}
+
+func grant(ctx context.Context, kube client.Client, namespace string, folder ...string) error {
+	path, err := Path(folder...)
 	if err != nil {
 		return err
 	}
-	objects, err := Manifests(folder)
+	objects, err := Manifests(path)
 	if err != nil {
 		return err
 	}

@@ -211,6 +211,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: lastCompletedAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: optedOut
+      type:
+        scalar: numeric
     - name: pending
       type:
         scalar: numeric
@@ -554,6 +557,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: certificates
       type:
         scalar: numeric
+    - name: changedAt
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
     - name: currentTargets
       type:
         scalar: numeric

@@ -11,12 +11,14 @@ import (
 //
 // RestartCounts counts workloads.
 type RestartCountsApplyConfiguration struct {
-	// pending workloads wait for their turn or their window.
+	// pending workloads hold an older certificate or bundle, and wait for their turn or their window, or for a strategy that restarts them.
 	Pending *int32 `json:"pending,omitempty"`
 	// inProgress workloads are rolling.
 	InProgress *int32 `json:"inProgress,omitempty"`
 	// failed workloads missed their progress deadline.
 	Failed *int32 `json:"failed,omitempty"`
+	// optedOut workloads would need a restart, and their annotation servingcert.dev/restart forbids it.
+	OptedOut *int32 `json:"optedOut,omitempty"`
 	// lastCompletedAt is when a restart was last completed.
 	LastCompletedAt *v1.Time `json:"lastCompletedAt,omitempty"`
 }
@@ -48,6 +50,14 @@ func (b *RestartCountsApplyConfiguration) WithInProgress(value int32) *RestartCo
 // If called multiple times, the Failed field is set to the value of the last call.
 func (b *RestartCountsApplyConfiguration) WithFailed(value int32) *RestartCountsApplyConfiguration {
 	b.Failed = &value
+	return b
+}
+
+// WithOptedOut sets the OptedOut field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the OptedOut field is set to the value of the last call.
+func (b *RestartCountsApplyConfiguration) WithOptedOut(value int32) *RestartCountsApplyConfiguration {
+	b.OptedOut = &value
 	return b
 }
 

@@ -2,6 +2,10 @@
 
 package v1alpha1
 
+import (
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
 // TrustBundleStatusApplyConfiguration represents a declarative configuration of the TrustBundleStatus type for use
 // with apply.
 //
@@ -11,6 +15,9 @@ type TrustBundleStatusApplyConfiguration struct {
 	Hash *string `json:"hash,omitempty"`
 	// fingerprints of the certificates in the bundle: SHA-256 in hexadecimal.
 	Fingerprints []string `json:"fingerprints,omitempty"`
+	// changedAt is when every target carried the last change that running processes must read: a root that was added, or a compromised
+	// one that was dropped. Containers that started earlier trust what was before; absent until the first such change.
+	ChangedAt *v1.Time `json:"changedAt,omitempty"`
 	// certificates in the bundle.
 	Certificates *int32 `json:"certificates,omitempty"`
 	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap among them.
@@ -40,6 +47,14 @@ func (b *TrustBundleStatusApplyConfiguration) WithFingerprints(values ...string)
 	for i := range values {
 		b.Fingerprints = append(b.Fingerprints, values[i])
 	}
+	return b
+}
+
+// WithChangedAt sets the ChangedAt field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ChangedAt field is set to the value of the last call.
+func (b *TrustBundleStatusApplyConfiguration) WithChangedAt(value v1.Time) *TrustBundleStatusApplyConfiguration {
+	b.ChangedAt = &value
 	return b
 }
 

@@ -1,0 +1,200 @@
+package restart
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/inventory"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+// slack is how long after a change a container may have started that does not know of it yet: the node's clock and its view of the API
+// are a little behind.
+const slack = 5 * time.Second
+
+// change is a change of what a container reads.
+type change struct {
+	reason v1alpha1.RestartReason
+	// at is when it took place, by the clock of the API server.
+	at time.Time
+	// before: a container that started earlier does not know of it.
+	before    time.Time
+	container string
+	// of is the ServiceCA whose trust or certificate it is.
+	of   string
+	note string
+}
+
+// changes reads from the caches what has changed for workloads.
+type changes struct {
+	servingcert.View
+	claim   func(*corev1.Secret) servingcert.Claim
+	cas     map[string]*v1alpha1.ServiceCA
+	targets func(client.Object) string
+}
+
+// concerning are the last changes of everything that a workload reads and that its policy restarts it for.
+func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.ServingCertPolicy) ([]change, error) {
+	frozenOnly := p.Spec.Restart.Consumers == v1alpha1.RestartFrozenConsumers ||
+		w.GetAnnotations()[v1alpha1.AnnotationReload] == v1alpha1.ReloadAutomatic
+	var found []change
+	for _, use := range inventory.Uses(&w.template.Spec) {
+		if frozenOnly && !use.Frozen {
+			continue
+		}
+		of, err := c.of(ctx, w.GetNamespace(), use)
+		if err != nil {
+			return nil, err
+		}
+		for _, one := range of {
+			if slices.Contains(p.Spec.Restart.On, one.reason) {
+				one.container = use.Container
+				found = append(found, one)
+			}
+		}
+	}
+	return found, nil
+}
+
+// of are the last changes of one object.
+func (c changes) of(ctx context.Context, namespace string, use inventory.Use) ([]change, error) {
+	key := client.ObjectKey{Namespace: namespace, Name: use.Name}
+	switch use.Kind {
+	case inventory.Secret:
+		return c.ofSecret(ctx, key)
+	case inventory.ConfigMap:
+		configMap := trust.ConfigMapMetadata()
+		if err := c.Get(ctx, key, configMap, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, client.IgnoreNotFound(err)
+		}
+		return c.ofTrust(c.targets(configMap)), nil
+	case inventory.ClusterTrustBundle:
+		return c.ofTrust(use.Name), nil
+	}
+	return nil, nil
+}
+
+func (c changes) ofSecret(ctx context.Context, key client.ObjectKey) ([]change, error) {
+	secret := &corev1.Secret{}
+	if err := c.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	claim, at, ca := c.claim(secret), issuance.Issued(secret), secret.Labels[v1alpha1.LabelServiceCA]
+	if !claim.Wanted || at.IsZero() {
+		return nil, nil
+	}
+	renewed := change{
+		reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), of: ca,
+		note: fmt.Sprintf("the certificate in Secret %s was renewed %s", secret.Name, at.UTC().Format(time.RFC3339)),
+	}
+	if at.Sub(secret.CreationTimestamp.Time) < slack {
+		// The first certificate: who waited for it knows it. Who started before knew another, in a Secret of the same name.
+		renewed.before = secret.CreationTimestamp.Add(-slack)
+	}
+	found := []change{renewed}
+	if claim.IncludesBundle {
+		found = append(found, c.ofTrust(ca)...)
+	}
+	return found, nil
+}
+
+func (c changes) ofTrust(name string) []change {
+	ca := c.cas[name]
+	if ca == nil {
+		return nil
+	}
+	at := changedAt(ca)
+	if at.IsZero() {
+		return nil
+	}
+	return []change{{
+		reason: v1alpha1.RestartOnTrustChanged, at: at, before: at.Add(slack), of: name,
+		note: fmt.Sprintf("the trust bundle of ServiceCA %s changed %s", name, at.UTC().Format(time.RFC3339)),
+	}}
+}
+
+// changedAt is when the bundle of a ServiceCA last changed in a way that processes must know of; zero when it never did.
+func changedAt(ca *v1alpha1.ServiceCA) time.Time {
+	if bundle := ca.Status.TrustBundle; bundle != nil && bundle.ChangedAt != nil {
+		return bundle.ChangedAt.Time
+	}
+	return time.Time{}
+}
+
+// last is when the last of some changes took place.
+func last(all []change) time.Time {
+	var at time.Time
+	for _, one := range all {
+		if one.at.After(at) {
+			at = one.at
+		}
+	}
+	return at
+}
+
+// starts is what is known of the pods of a workload.
+type starts struct {
+	// oldest is when the first of the containers of a name started, of all pods.
+	oldest map[string]time.Time
+	// progress is when a pod was last made, or became ready.
+	progress time.Time
+}
+
+// look adds a pod.
+func (s *starts) look(pod *corev1.Pod) {
+	for _, container := range containers(&pod.Spec) {
+		if at, started := inventory.Started(pod, container); started {
+			if oldest, known := s.oldest[container]; !known || at.Before(oldest) {
+				s.oldest[container] = at
+			}
+		}
+	}
+	s.progressed(pod.CreationTimestamp)
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+			s.progressed(condition.LastTransitionTime)
+		}
+	}
+}
+
+func (s *starts) progressed(at metav1.Time) {
+	if at.After(s.progress) {
+		s.progress = at.Time
+	}
+}
+
+// unknown are the changes that some container started before.
+func (s *starts) unknown(all []change) []change {
+	return slices.DeleteFunc(slices.Clone(all), func(one change) bool {
+		oldest, runs := s.oldest[one.container]
+		return !runs || !oldest.Before(one.before)
+	})
+}
+
+func containers(pod *corev1.PodSpec) []string {
+	var names []string
+	for _, container := range pod.InitContainers {
+		names = append(names, container.Name)
+	}
+	for _, container := range pod.Containers {
+		names = append(names, container.Name)
+	}
+	return names
+}
+
+func newStarts(pods ...corev1.Pod) starts {
+	found := starts{oldest: map[string]time.Time{}}
+	for i := range pods {
+		found.look(&pods[i])
+	}
+	return found
+}

@@ -1,0 +1,125 @@
+package restart
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/window"
+)
+
+// gather is how long reasons gather before they make one restart.
+const gather = 10 * time.Second
+
+// maxInterval is when a policy is looked at again, at the latest.
+const maxInterval = 10 * time.Minute
+
+// plan is what is to be done for the workloads of one policy.
+type plan struct {
+	policy *v1alpha1.ServingCertPolicy
+	// begin are the workloads whose turn it is; evict those of which the next pod is to be replaced, finish those that are done.
+	begin, evict, finish []*item
+	// byState are all workloads.
+	byState map[state][]*item
+	// why a workload is held, has failed or is left alone.
+	why map[*item]string
+	// halts is the failed workload behind which the others wait; nil when none does.
+	halts *item
+	// closed: no window is open; opens is when one does, zero for never.
+	closed bool
+	opens  time.Time
+	// invalid is what is wrong with the windows.
+	invalid error
+	// again is when the clock alone may change something.
+	again time.Time
+}
+
+// planFor decides whose turn it is.
+func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *plan {
+	p := &plan{policy: policy, byState: map[state][]*item{}, why: map[*item]string{}, again: now.Add(maxInterval)}
+	for _, one := range items {
+		state, why := one.state(now)
+		p.byState[state] = append(p.byState[state], one)
+		p.why[one] = why
+	}
+	p.finish = p.byState[completed]
+	for _, one := range p.byState[restarting] {
+		switch {
+		case one.byEviction() && one.refusal == "":
+			p.evict = append(p.evict, one)
+		case one.byEviction():
+			p.lookAt(now.Add(retryEviction))
+		}
+		since, _, _ := one.marked()
+		p.lookAt(later(since, one.progress).Add(one.patience + time.Second))
+	}
+	p.halts = p.halting()
+	p.takeTurns(now)
+	return p
+}
+
+func (p *plan) restarts() bool { return p.policy.Spec.Restart.Strategy == v1alpha1.RollingRestart }
+
+// halting is a workload whose failed restart holds up the others. One that was not available before does not.
+func (p *plan) halting() *item {
+	if p.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
+		return nil
+	}
+	at := slices.IndexFunc(p.byState[failed], func(one *item) bool {
+		_, available, _ := one.marked()
+		return available
+	})
+	if at < 0 {
+		return nil
+	}
+	return p.byState[failed][at]
+}
+
+func (p *plan) takeTurns(now time.Time) {
+	windows, err := window.Parse(p.policy.Spec.Restart.Windows)
+	if p.invalid = err; err != nil || !p.restarts() || len(p.byState[pending]) == 0 {
+		return
+	}
+	if p.closed = !windows.Open(now); p.closed {
+		p.opens = windows.Next(now)
+		p.lookAt(p.opens)
+		return
+	}
+	free := int(max(p.policy.Spec.Restart.MaxConcurrent, 1)) - len(p.byState[restarting])
+	for _, one := range slices.SortedFunc(slices.Values(p.byState[pending]), earlierTurn) {
+		ready := last(one.unknown).Add(gather)
+		switch {
+		case now.Before(ready):
+			p.lookAt(ready)
+		case p.halts == nil && len(p.begin) < free:
+			p.begin = append(p.begin, one)
+		}
+	}
+}
+
+// earlierTurn puts what is available first, and then what holds the oldest.
+func earlierTurn(a, b *item) int {
+	return cmp.Or(
+		-compare(a.rollout.available, b.rollout.available),
+		last(a.unknown).Compare(last(b.unknown)),
+		cmp.Compare(a.String(), b.String()),
+	)
+}
+
+// compare puts false before true.
+func compare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+func (p *plan) lookAt(at time.Time) {
+	if !at.IsZero() && at.Before(p.again) {
+		p.again = at
+	}
+}

@@ -1,0 +1,98 @@
+package restart
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/utils/ptr"
+)
+
+// The kinds of workloads.
+const (
+	kindDeployment  = "Deployment"
+	kindStatefulSet = "StatefulSet"
+	kindDaemonSet   = "DaemonSet"
+)
+
+const (
+	// patience is how long a rollout may go without progress where the workload does not say: as long as a Deployment's by default.
+	patience = 10 * time.Minute
+	// maxPatience bounds what a workload may ask for: somebody waits in line behind it.
+	maxPatience = time.Hour
+)
+
+// rollout is how far a workload is with its own template, as `kubectl rollout status` tells it.
+type rollout struct {
+	// rolling: not every pod is of the current template yet.
+	rolling bool
+	// available: every pod that is wanted is, and every one is of the current template, where that is the workload's doing.
+	available bool
+	// missed: the workload's controller says that the rollout missed its deadline.
+	missed bool
+	// progress is when the workload's controller last saw some; zero where it does not tell.
+	progress time.Time
+	// paused by its owner.
+	paused bool
+	// byHand: pods are replaced when somebody removes them.
+	byHand bool
+	// updating: an update of the owner's waits for somebody to remove pods.
+	updating bool
+}
+
+func ofDeployment(d *appsv1.Deployment) *workload {
+	wanted, status := ptr.Deref(d.Spec.Replicas, 1), d.Status
+	rolling := status.ObservedGeneration < d.Generation || status.UpdatedReplicas < wanted || status.Replicas > status.UpdatedReplicas
+	var progress appsv1.DeploymentCondition
+	if at := slices.IndexFunc(status.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentProgressing }); at >= 0 {
+		progress = status.Conditions[at]
+	}
+	return &workload{
+		Object: d, kind: kindDeployment, template: &d.Spec.Template, selector: d.Spec.Selector,
+		patience: min(time.Duration(cmp.Or(ptr.Deref(d.Spec.ProgressDeadlineSeconds, 0), int32(patience/time.Second)))*time.Second, maxPatience),
+		rollout: rollout{
+			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted,
+			missed:   progress.Reason == "ProgressDeadlineExceeded" && status.ObservedGeneration >= d.Generation,
+			progress: progress.LastUpdateTime.Time, paused: d.Spec.Paused,
+		},
+	}
+}
+
+func ofStatefulSet(s *appsv1.StatefulSet) *workload {
+	wanted, status, strategy := ptr.Deref(s.Spec.Replicas, 1), s.Status, s.Spec.UpdateStrategy
+	onDelete := strategy.Type == appsv1.OnDeleteStatefulSetStrategyType
+	staged := strategy.RollingUpdate != nil && ptr.Deref(strategy.RollingUpdate.Partition, 0) > 0
+	observed, updated := status.ObservedGeneration >= s.Generation, status.UpdatedReplicas >= wanted
+	rolling := !observed || status.Replicas != wanted
+	if !onDelete && !staged {
+		rolling = rolling || !updated || status.CurrentRevision != status.UpdateRevision
+	}
+	return &workload{
+		Object: s, kind: kindStatefulSet, template: &s.Spec.Template, selector: s.Spec.Selector,
+		patience: patienceAfter(s.Spec.MinReadySeconds),
+		rollout: rollout{
+			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted,
+			byHand: onDelete || staged, updating: onDelete && !updated,
+		},
+	}
+}
+
+func ofDaemonSet(d *appsv1.DaemonSet) *workload {
+	wanted, status := d.Status.DesiredNumberScheduled, d.Status
+	onDelete := d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType
+	observed, updated := status.ObservedGeneration >= d.Generation, status.UpdatedNumberScheduled >= wanted
+	rolling := !observed || (!onDelete && !updated)
+	return &workload{
+		Object: d, kind: kindDaemonSet, template: &d.Spec.Template, selector: d.Spec.Selector,
+		patience: patienceAfter(d.Spec.MinReadySeconds),
+		rollout: rollout{
+			rolling: rolling, available: !rolling && status.NumberAvailable >= wanted,
+			byHand: onDelete, updating: onDelete && !updated,
+		},
+	}
+}
+
+func patienceAfter(minReadySeconds int32) time.Duration {
+	return min(patience+time.Duration(minReadySeconds)*time.Second, maxPatience)
+}

@@ -1,0 +1,106 @@
+package restart
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/servingcert"
+)
+
+// settle is how long what changes gathers before the workloads are looked at.
+const settle = time.Second
+
+// permissionInterval is how often the operator asks whether it may restart workloads by now.
+const permissionInterval = time.Minute
+
+// SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		err := wait.PollUntilContextCancel(ctx, permissionInterval, true, r.permitted)
+		if err != nil {
+			return nil //nolint:nilerr // the manager stops
+		}
+		r.findings.permit()
+		return r.watch(mgr)
+	}))
+}
+
+// permitted tells whether the operator may do all that a restart needs.
+func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
+	for _, needed := range needed() {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &needed}}
+		if err := r.Live.Create(ctx, review); err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "ask whether workloads may be restarted")
+			return false, nil
+		}
+		if !review.Status.Allowed {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// needed are the rights that config/components/restarts gives.
+func needed() []authorizationv1.ResourceAttributes {
+	all := []authorizationv1.ResourceAttributes{{Resource: "pods", Subresource: "eviction", Verb: "create"}}
+	for _, resource := range []string{"deployments", "statefulsets", "daemonsets"} {
+		for _, verb := range []string{"list", "watch", "patch"} {
+			all = append(all, authorizationv1.ResourceAttributes{Group: appsv1.GroupName, Resource: resource, Verb: verb})
+		}
+	}
+	return all
+}
+
+// watch starts the controller.
+func (r *Reconciler) watch(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("restart").
+		Watches(&appsv1.Deployment{}, gathered()).
+		Watches(&appsv1.StatefulSet{}, gathered()).
+		Watches(&appsv1.DaemonSet{}, gathered()).
+		Watches(&corev1.Secret{}, gathered()).
+		Watches(&v1alpha1.ServiceCA{}, gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
+			a, _ := before.(*v1alpha1.ServiceCA)
+			b, _ := after.(*v1alpha1.ServiceCA)
+			return a == nil || b == nil || !changedAt(a).Equal(changedAt(b))
+		}))).
+		Watches(&v1alpha1.ServingCertPolicy{}, gathered(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&corev1.Service{}, gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
+			a, _ := before.(*corev1.Service)
+			b, _ := after.(*corev1.Service)
+			return a == nil || b == nil || !maps.Equal(a.Spec.Selector, b.Spec.Selector) || !maps.Equal(a.Labels, b.Labels)
+		}))).
+		Watches(servingcert.NamespaceMetadata(), gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		Complete(r)
+}
+
+// changed passes over updates that change nothing that matters here.
+func changed(matters func(before, after client.Object) bool) predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return matters(e.ObjectOld, e.ObjectNew) }}
+}
+
+// gathered asks for a look at the workloads once what changes has gathered.
+func gathered() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyWorkload, settle) },
+		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyWorkload, settle) },
+		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyWorkload, settle) },
+	}
+}

@@ -1,0 +1,95 @@
+package restart
+
+import (
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/inventory"
+)
+
+// workload is a Deployment, StatefulSet or DaemonSet, as far as a restart is concerned.
+type workload struct {
+	client.Object
+	kind     string
+	template *corev1.PodTemplateSpec
+	selector *metav1.LabelSelector
+	rollout  rollout
+	// patience is how long its rollout may go without progress.
+	patience time.Duration
+}
+
+func (w *workload) String() string { return w.kind + " " + w.GetNamespace() + "/" + w.GetName() }
+
+// stamp is when the pods of the template were last restarted by us; zero when they never were.
+func (w *workload) stamp() time.Time {
+	at, _ := time.Parse(time.RFC3339, w.template.Annotations[v1alpha1.AnnotationRestartedAt])
+	return at
+}
+
+// slim leaves of a workload what a restart depends on.
+func slim(object client.Object, template *corev1.PodTemplateSpec) {
+	object.SetLabels(nil)
+	object.SetManagedFields(nil)
+	template.Spec = inventory.Slim(&template.Spec)
+	stamp, stamped := template.Annotations[v1alpha1.AnnotationRestartedAt]
+	if template.Annotations = nil; stamped {
+		template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: stamp}
+	}
+}
+
+// Slim leaves of a workload, for a cache, what a restart depends on; of its annotations, the caller decides.
+func Slim(object client.Object) {
+	switch o := object.(type) {
+	case *appsv1.Deployment:
+		slim(o, &o.Spec.Template)
+	case *appsv1.StatefulSet:
+		slim(o, &o.Spec.Template)
+		o.Spec.VolumeClaimTemplates = nil
+	case *appsv1.DaemonSet:
+		slim(o, &o.Spec.Template)
+	}
+}
+
+// owns tells whether a pod, which its selector takes, is of a workload.
+func (w *workload) owns(pod *corev1.Pod) bool {
+	owner := metav1.GetControllerOfNoCopy(pod)
+	switch {
+	case owner == nil:
+		return false
+	case w.kind == kindDeployment:
+		return owner.Kind == "ReplicaSet" && owner.Name == w.GetName()+"-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+	}
+	return owner.UID == w.GetUID()
+}
+
+// configuration is all that we own of a workload: the stamp of its template, and the mark that its restart is under way; empty ones are
+// given up. It takes effect on this very version only.
+func (w *workload) configuration(stamp, mark string) runtime.ApplyConfiguration {
+	template := coreac.PodTemplateSpec()
+	if stamp != "" {
+		template.WithAnnotations(map[string]string{v1alpha1.AnnotationRestartedAt: stamp})
+	}
+	marks := map[string]string{}
+	if mark != "" {
+		marks[v1alpha1.AnnotationRestarting] = mark
+	}
+	switch w.kind {
+	case kindDeployment:
+		return appsac.Deployment(w.GetName(), w.GetNamespace()).WithUID(w.GetUID()).WithResourceVersion(w.GetResourceVersion()).
+			WithAnnotations(marks).WithSpec(appsac.DeploymentSpec().WithTemplate(template))
+	case kindStatefulSet:
+		return appsac.StatefulSet(w.GetName(), w.GetNamespace()).WithUID(w.GetUID()).WithResourceVersion(w.GetResourceVersion()).
+			WithAnnotations(marks).WithSpec(appsac.StatefulSetSpec().WithTemplate(template))
+	default:
+		return appsac.DaemonSet(w.GetName(), w.GetNamespace()).WithUID(w.GetUID()).WithResourceVersion(w.GetResourceVersion()).
+			WithAnnotations(marks).WithSpec(appsac.DaemonSetSpec().WithTemplate(template))
+	}
+}
