@@ -25,7 +25,7 @@ type found struct {
 // bundle and from the status what clients trust, and gives up nothing of it.
 func resolve(in observed) found {
 	given := in.find()
-	if told := in.serviceCA.Status.TrustBundle; given.state != nil && told != nil && told.ChangedAt.After(given.state.TrustChangedAt) {
+	if told := in.serviceCA.Status.TrustBundle; given.state != nil && told != nil && told.ChangedAt != nil && told.ChangedAt.After(given.state.TrustChangedAt) {
 		// A backup, or a key that was lost, does not know when.
 		given.state.TrustChangedAt = told.ChangedAt.Time
 	}
