@@ -10,14 +10,19 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
 // volume is the name of the one volume of each pod.
 const volume = "trust"
+
+// peerLabel is borne by the pods of a Deployment.
+const peerLabel = "peer"
 
 // bundleInSecret is where a Secret carries the bundle, if its policy wants that.
 const bundleInSecret = "ca.crt"
@@ -28,19 +33,25 @@ type peer struct {
 	mounts          corev1.VolumeSource
 	// file is where a client finds the bundle.
 	file string
-	// frozen peers read once, when they start, and again when their pod is replaced.
+	// frozen peers read once, when they start, and again when their pod is replaced: by the operator, for they are Deployments.
 	frozen bool
-	// kept peers are frozen, and replaced only where docs/rotation.md says that they have to be.
+	// kept peers are frozen, and of no workload: the test replaces them where docs/rotation.md says that they have to be.
 	kept bool
 
-	// pods counts those that it has had; pod is the present one, and folder where its volume lies.
-	pods   int
-	pod    *corev1.Pod
-	folder string
+	// pods counts those that the test has made.
+	pods int
+	// home is the present pod.
+	home atomic.Pointer[home]
 	// memory is what a frozen peer has read.
 	memory atomic.Pointer[files]
 	// address is where a server listens.
 	address string
+}
+
+// home is a pod, and where its volume lies.
+type home struct {
+	pod    *corev1.Pod
+	folder string
 }
 
 // files are the contents of one version of a volume, by name.
@@ -59,27 +70,48 @@ func (p *peer) String() string {
 	return p.name + " (reloads)"
 }
 
-// nextPod is the pod that the peer is going to have.
+// deployed tells whether the peer is a Deployment.
+func (p *peer) deployed() bool { return p.frozen && !p.kept }
+
+// spec is that of its pods.
+func (p *peer) spec() corev1.PodSpec {
+	mount := corev1.VolumeMount{Name: volume, MountPath: "/trust"}
+	if p.frozen {
+		// So the kubelet never changes the file in the container.
+		mount.SubPath = p.file
+	}
+	return corev1.PodSpec{
+		ServiceAccountName:            "default",
+		AutomountServiceAccountToken:  new(false),
+		TerminationGracePeriodSeconds: new(int64(0)),
+		Volumes:                       []corev1.Volume{{Name: volume, VolumeSource: p.mounts}},
+		Containers: []corev1.Container{{
+			Name: "main", Image: "example.com/anything", ImagePullPolicy: corev1.PullIfNotPresent, VolumeMounts: []corev1.VolumeMount{mount},
+		}},
+	}
+}
+
+// nextPod is the pod that the peer is going to have, where it is no Deployment.
 func (p *peer) nextPod() *corev1.Pod {
 	p.pods++
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: fmt.Sprintf("%s-%d", p.name, p.pods)},
-		Spec: corev1.PodSpec{
-			ServiceAccountName:            "default",
-			AutomountServiceAccountToken:  new(false),
-			TerminationGracePeriodSeconds: new(int64(0)),
-			Volumes:                       []corev1.Volume{{Name: volume, VolumeSource: p.mounts}},
-			Containers: []corev1.Container{{
-				Name: "main", Image: "example.com/anything", ImagePullPolicy: corev1.PullIfNotPresent,
-				VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/trust"}},
-			}},
-		},
-	}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: fmt.Sprintf("%s-%d", p.name, p.pods)}, Spec: p.spec()}
+}
+
+// deployment is the peer where it is one. A new pod takes over before the old one goes.
+func (p *peer) deployment() *appsv1.Deployment {
+	bears := map[string]string{peerLabel: p.name}
+	return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: p.name}, Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: bears},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: bears}, Spec: p.spec()},
+		Strategy: appsv1.DeploymentStrategy{RollingUpdate: &appsv1.RollingUpdateDeployment{
+			MaxUnavailable: new(intstr.FromInt32(0)), MaxSurge: new(intstr.FromInt32(1)),
+		}},
+	}}
 }
 
 // start begins the life of a process in a pod.
 func (p *peer) start(pod *corev1.Pod, folder string) error {
-	p.pod, p.folder = pod, folder
+	p.home.Store(&home{pod, folder})
 	if !p.frozen {
 		return nil
 	}
@@ -93,7 +125,7 @@ func (p *peer) files() (files, error) {
 	if p.frozen {
 		return *p.memory.Load(), nil
 	}
-	return mounted(p.folder)
+	return mounted(p.home.Load().folder)
 }
 
 // certificate is what a server shows.
@@ -160,7 +192,7 @@ const serverCount = 20
 func newServers() []*peer {
 	var servers []*peer
 	for i := range serverCount {
-		server := &peer{name: fmt.Sprintf("server-%02d", i), namespace: shop, frozen: i%2 == 1, kept: i%4 == 1}
+		server := &peer{name: fmt.Sprintf("server-%02d", i), namespace: shop, frozen: i%2 == 1, kept: i%4 == 1, file: corev1.TLSCertKey}
 		server.mounts.Secret = &corev1.SecretVolumeSource{SecretName: server.secretName()}
 		servers = append(servers, server)
 	}

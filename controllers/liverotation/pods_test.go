@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,17 +19,81 @@ import (
 // start makes pods and, when all run, begins the processes in them.
 func (w *world) start(peers []*peer) {
 	w.Helper()
-	pods := make([]*corev1.Pod, len(peers))
-	for i, p := range peers {
-		pods[i] = p.nextPod()
-		w.create(pods[i])
+	pods := map[*peer]*corev1.Pod{}
+	for _, p := range peers {
+		if p.deployed() {
+			w.create(p.deployment())
+			continue
+		}
+		pods[p] = p.nextPod()
+		w.create(pods[p])
 	}
-	for i, p := range peers {
-		folder := w.runs(pods[i])
-		if err := p.start(pods[i], folder); err != nil {
+	for p, pod := range pods {
+		folder := w.runs(pod)
+		if err := p.start(pod, folder); err != nil {
 			w.Fatalf("%s starts: %v", p, err)
 		}
 	}
+	w.eventually(func(ctx context.Context) error {
+		if err := w.follow(ctx); err != nil {
+			return err
+		}
+		for _, p := range peers {
+			if p.home.Load() == nil {
+				return fmt.Errorf("%s has no pod", p)
+			}
+		}
+		return nil
+	})
+}
+
+// follow begins the process of a Deployment anew in each new pod that is ready.
+func (w *world) follow(ctx context.Context) error {
+	var pods corev1.PodList
+	if err := w.kube.List(ctx, &pods, client.HasLabels{peerLabel}); err != nil {
+		return err
+	}
+	for _, p := range slices.Concat(w.clients, w.servers) {
+		for i := range pods.Items {
+			pod := &pods.Items[i]
+			if !p.deployed() || pod.Labels[peerLabel] != p.name || pod.DeletionTimestamp != nil || !isReady(pod) {
+				continue
+			}
+			if now := p.home.Load(); now != nil && !now.pod.CreationTimestamp.Before(&pod.CreationTimestamp) {
+				continue
+			}
+			folder, err := w.cluster.VolumePath(pod, volume)
+			if err := errors.Join(err, p.start(pod, folder)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// followAlways does so until the test ends.
+func (w *world) followAlways() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ticker := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-w.Context().Done():
+				return
+			case <-ticker.C:
+			}
+			if err := w.follow(w.Context()); err != nil && w.Context().Err() == nil {
+				w.traffic.fail("follow the pods: %v", err)
+			}
+		}
+	}()
+	w.Cleanup(func() { <-ended })
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // runs waits until a pod is Ready, and returns the folder of its volume.
@@ -38,9 +103,7 @@ func (w *world) runs(pod *corev1.Pod) (folder string) {
 		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		}) {
+		if !isReady(pod) {
 			return fmt.Errorf("pod %s is %s and not ready", pod.Name, pod.Status.Phase)
 		}
 		var err error
@@ -50,12 +113,12 @@ func (w *world) runs(pod *corev1.Pod) (folder string) {
 	return folder
 }
 
-// replace is a rolling update of frozen peers: a new process in a new pod takes over, and then the old pod goes.
+// replace is a rolling update of peers that are no Deployments: a new process in a new pod takes over, and then the old pod goes.
 func (w *world) replace(peers ...*peer) {
 	w.Helper()
 	var old []*corev1.Pod
 	for _, p := range peers {
-		old = append(old, p.pod)
+		old = append(old, p.home.Load().pod)
 	}
 	w.start(peers)
 	for _, pod := range old {
@@ -66,17 +129,33 @@ func (w *world) replace(peers ...*peer) {
 	w.meet()
 }
 
-func (w *world) frozen() []*peer {
-	return slices.DeleteFunc(slices.Concat(w.clients, w.servers), func(p *peer) bool { return !p.frozen })
+// kept are the peers that nobody replaces but the test.
+func (w *world) kept() []*peer {
+	return slices.DeleteFunc(slices.Concat(w.clients, w.servers), func(p *peer) bool { return !p.kept })
 }
 
-// restarting are the frozen peers that are replaced after each rotation.
-func (w *world) restarting() []*peer {
-	return slices.DeleteFunc(w.frozen(), func(p *peer) bool { return p.kept })
+func (w *world) keptClients() []*peer {
+	return slices.DeleteFunc(w.kept(), func(p *peer) bool { return !slices.Contains(w.clients, p) })
 }
 
-func (w *world) frozenClients() []*peer {
-	return slices.DeleteFunc(w.frozen(), func(p *peer) bool { return !slices.Contains(w.clients, p) })
+// broughtOver waits until the operator has restarted every Deployment that holds something old: its servers show what the CA that signs has
+// signed.
+func (w *world) broughtOver() {
+	w.Helper()
+	var policy v1alpha1.ServingCertPolicy
+	w.eventually(func(ctx context.Context) error {
+		err := errors.Join(w.look(ctx), w.kube.Get(ctx, client.ObjectKey{Name: "default"}, &policy))
+		if counts := policy.Status.Restarts; err != nil || counts == nil || counts.Pending+counts.InProgress+counts.Failed > 0 {
+			return fmt.Errorf("not every Deployment is restarted: %+v %w", counts, err)
+		}
+		for _, server := range w.servers {
+			if shown := w.traffic.shownBy(server); server.deployed() && shown != w.ca.Status.Active.SubjectKeyID {
+				return fmt.Errorf("%s still shows a certificate of %s", server, shown)
+			}
+		}
+		return nil
+	})
+	w.meet()
 }
 
 // reissued waits until every Secret holds a certificate of the CA that signs, and the kubelet has brought it to every server.
@@ -94,9 +173,9 @@ func (w *world) reissued() {
 			}
 		}
 		for _, server := range w.servers {
-			read, err := mounted(server.folder)
+			read, err := mounted(server.home.Load().folder)
 			if err := errors.Join(err, signedBy(read, w.ca.Status.Active)); err != nil {
-				return fmt.Errorf("pod %s: %w", server.pod.Name, err)
+				return fmt.Errorf("%s: %w", server, err)
 			}
 		}
 		return nil
@@ -123,9 +202,9 @@ func (w *world) bundleIsMounted() {
 			return err
 		}
 		for _, c := range w.clients {
-			read, err := mounted(c.folder)
+			read, err := mounted(c.home.Load().folder)
 			if bundle := published.Data[w.ca.Spec.TrustBundle.Key]; err != nil || !bytes.Equal(read[c.file], []byte(bundle)) {
-				return fmt.Errorf("pod %s finds another bundle, with %d roots instead of %d (%w)", c.pod.Name,
+				return fmt.Errorf("%s finds another bundle, with %d roots instead of %d (%w)", c,
 					bytes.Count(read[c.file], []byte("BEGIN")), strings.Count(bundle, "BEGIN"), err)
 			}
 		}

@@ -31,16 +31,16 @@ func TestLiveRotation(t *testing.T) {
 
 	w.begin(v1alpha1.RotationTriggered, func() { w.change(trigger("first")) })
 	w.finish()
-	w.replace(w.restarting()...)
+	w.broughtOver()
 
 	w.specChangesAndTriggerComes()
 	w.clientsAreBehind(3)
 	w.serversShow(first)
-	w.replace(w.restarting()...)
+	w.broughtOver()
 
 	w.keyIsLost()
 	w.serversShow(first)
-	w.replace(w.restarting()...)
+	w.broughtOver()
 
 	w.compromised()
 	w.conclude()
@@ -75,7 +75,8 @@ func (w *world) specChangesAndTriggerComes() {
 	w.finish()
 }
 
-// keyIsLost: nobody can cross-sign with a key that is gone, so clients that never reload are replaced once the new root is published.
+// keyIsLost: nobody can cross-sign with a key that is gone, so clients that never reload are replaced once the new root is published. The
+// switch waits for those that the operator restarts.
 func (w *world) keyIsLost() {
 	w.Helper()
 	w.begin(v1alpha1.RotationSigningKeyLost, func() {
@@ -85,7 +86,10 @@ func (w *world) keyIsLost() {
 			w.Fatal(err)
 		}
 	})
-	w.replace(w.frozenClients()...)
+	w.await("waits for a client", func(ca *v1alpha1.ServiceCA) bool {
+		return strings.Contains(strings.Join(ca.Status.Rotation.BlockedBy, "\n"), "Deployment shop/restarting")
+	})
+	w.replace(w.keptClients()...)
 	w.change(minimum(propagation))
 	w.finish()
 }
@@ -102,7 +106,7 @@ func (w *world) compromised() {
 	w.await("switches", func(ca *v1alpha1.ServiceCA) bool { return ca.Status.Next == nil })
 	w.change(minimum(lingering))
 	w.finish()
-	w.replace(w.frozen()...)
+	w.replace(w.kept()...)
 	w.change(minimum(propagation))
 	w.await("trusts one root only", func(ca *v1alpha1.ServiceCA) bool {
 		return ca.Status.Rotation.Phase == v1alpha1.PhaseStable && ca.Status.TrustBundle.Certificates == 1

@@ -72,7 +72,9 @@ func newWorld(t *testing.T) *world {
 // deploy brings up the operator, and then everybody.
 func (w *world) deploy() {
 	w.Helper()
-	if err := testoperator.Install(w.Context(), w.kube, operatorNamespace); err != nil {
+	err := errors.Join(
+		testoperator.Install(w.Context(), w.kube, operatorNamespace), testoperator.AllowRestarts(w.Context(), w.kube, operatorNamespace))
+	if err != nil {
 		w.Fatal(err)
 	}
 	stop, err := testoperator.Start(context.Background(), w.cluster, operatorNamespace)
@@ -93,6 +95,7 @@ func (w *world) deploy() {
 	// The kubelet pulls no more than ten images at once, and each only once.
 	w.start(w.clients)
 	w.start(w.servers)
+	w.followAlways()
 }
 
 // objects are what people apply.
@@ -102,6 +105,7 @@ func (w *world) objects() []client.Object {
 	w.ca.Spec.Rotation = v1alpha1.CARotation{RotateBefore: "20m", Propagation: v1alpha1.Propagation{Minimum: propagation}}
 	policy := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	policy.Spec.Certificate = v1alpha1.ServingCertificate{Duration: "20m", CABundle: v1alpha1.CABundleInclude}
+	policy.Spec.Restart = v1alpha1.Restart{Strategy: v1alpha1.RollingRestart, Consumers: v1alpha1.RestartFrozenConsumers, MaxConcurrent: 5}
 	objects := []client.Object{w.ca, policy}
 	for namespace, annotations := range map[string]map[string]string{
 		shop:      {v1alpha1.AnnotationInjectCABundle: w.ca.Name},

@@ -96,7 +96,7 @@ func (c changes) ofSecret(ctx context.Context, key client.ObjectKey) ([]change, 
 		reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), of: ca,
 		note: fmt.Sprintf("the certificate in Secret %s was renewed %s", secret.Name, at.UTC().Format(time.RFC3339)),
 	}
-	if at.Sub(secret.CreationTimestamp.Time) < slack {
+	if at.Sub(secret.CreationTimestamp.Time) <= time.Second {
 		// The first certificate: who waited for it knows it. Who started before knew another, in a Secret of the same name.
 		renewed.before = secret.CreationTimestamp.Add(-slack)
 	}

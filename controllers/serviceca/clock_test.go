@@ -20,6 +20,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -74,6 +75,7 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
 					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
 				},
+				Restarts: func(string, time.Time) rotation.Restarts { return rotation.Restarts{} },
 			}
 			// The next CA is made known, and takes over at once from one that has ended.
 			var err error

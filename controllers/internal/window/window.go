@@ -75,14 +75,25 @@ const leap = 3 * time.Hour
 func (s span) after(now time.Time) time.Time {
 	var first time.Time
 	for wall := s.schedule.Next(wallClock(now.In(s.zone)).Add(-leap)); !wall.IsZero(); wall = s.schedule.Next(wall) {
-		begin := time.Date(wall.Year(), wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), 0, 0, s.zone)
+		begin := s.instant(wall)
 		if begin.After(now) && (first.IsZero() || begin.Before(first)) {
 			first = begin
 		}
 		// Around a leap, the begins may be out of order.
-		if !first.IsZero() && wall.Sub(wallClock(first)) > leap {
+		if !first.IsZero() && wall.Sub(wallClock(first.In(s.zone))) > leap {
 			break
 		}
+	}
+	return first
+}
+
+// instant is when the clock on the wall shows this for the first time or, where it leaps over it, when it would have.
+func (s span) instant(wall time.Time) time.Time {
+	_, before := wall.Add(-24 * time.Hour).In(s.zone).Zone()
+	_, after := wall.Add(24 * time.Hour).In(s.zone).Zone()
+	first, second := wall.Add(-time.Duration(before)*time.Second), wall.Add(-time.Duration(after)*time.Second)
+	if !wallClock(first.In(s.zone)).Equal(wall) && wallClock(second.In(s.zone)).Equal(wall) {
+		return second
 	}
 	return first
 }

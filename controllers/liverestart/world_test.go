@@ -1,0 +1,267 @@
+// Package liverestart_test restarts real workloads: the controllers of Kubernetes roll them, and kubelets run their pods.
+package liverestart_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+	"github.com/servingcert/operator/hack/cluster"
+)
+
+const (
+	operatorNamespace = "servingcert"
+	// patience is how long a test waits for what should come; nothing is measured by it.
+	patience = 4 * time.Minute
+)
+
+// world is the cluster of all tests, and the operator in it.
+var world struct {
+	cluster *cluster.Cluster
+	kube    client.Client
+	manager manager
+}
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	crds, err := testoperator.Path("config", "crd", "bases")
+	if err != nil {
+		return 1, err
+	}
+	// 250 pods at once; a kubelet takes 110.
+	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 4, CRDs: []string{crds}})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.manager.stop(), world.cluster.Err(), world.cluster.Stop()) }()
+	known := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+		return 1, err
+	}
+	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+		return 1, err
+	}
+	err = errors.Join(
+		testoperator.Install(ctx, world.kube, operatorNamespace),
+		testoperator.AllowRestarts(ctx, world.kube, operatorNamespace),
+		world.kube.Create(ctx, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
+		world.manager.start(),
+	)
+	if err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+// manager is the operator, which may die and come back.
+type manager struct {
+	mutex  sync.Mutex
+	ends   func() error
+	writes []string
+}
+
+func (m *manager) start() error {
+	stop, err := testoperator.Start(context.Background(), world.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counted{next, m} })
+	})
+	m.ends = stop
+	return err
+}
+
+func (m *manager) stop() error {
+	if m.ends == nil {
+		return nil
+	}
+	return m.ends()
+}
+
+// replace is what a new version, or a node that dies, comes to.
+func (m *manager) replace(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(m.stop(), m.start()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// written are the writes whose path ends by this.
+func (m *manager) written(suffix string) (found []string) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	for _, write := range m.writes {
+		if strings.HasSuffix(write, suffix) {
+			found = append(found, write)
+		}
+	}
+	return found
+}
+
+// counted notes every write.
+type counted struct {
+	http.RoundTripper
+	*manager
+}
+
+func (c counted) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.Method != http.MethodGet {
+		c.mutex.Lock()
+		c.writes = append(c.writes, request.Method+" "+request.URL.Path)
+		c.mutex.Unlock()
+	}
+	return c.RoundTripper.RoundTrip(request)
+}
+
+// realm is a namespace of its own with a policy for nobody else, and one Service whose certificate its workloads read.
+type realm struct {
+	*testing.T
+	name    string
+	policy  *v1alpha1.ServingCertPolicy
+	renewed int
+}
+
+// secretName is that of the Secret of each realm's Service.
+const secretName = "web-tls"
+
+// newRealm makes a realm, called like the test and, where it has several, by more.
+func newRealm(t *testing.T, restart v1alpha1.Restart, more ...string) *realm {
+	t.Helper()
+	r := &realm{T: t, name: strings.ToLower(strings.Join(append([]string{t.Name()}, more...), "-"))}
+	r.policy = &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: r.name}, Spec: v1alpha1.ServingCertPolicySpec{
+		NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: r.name}}, Restart: restart,
+	}}
+	r.create(r.policy)
+	r.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	r.create(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web", Annotations: map[string]string{v1alpha1.AnnotationSecretName: secretName}},
+		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443, TargetPort: intstr.FromInt32(8443)}}},
+	})
+	return r
+}
+
+// rolling restarts so many workloads at once.
+func rolling(atOnce int32) v1alpha1.Restart {
+	return v1alpha1.Restart{Strategy: v1alpha1.RollingRestart, MaxConcurrent: atOnce}
+}
+
+// create creates an object. A namespace has no ServiceAccount in its first moments, and then takes no pod; a policy goes with the test.
+func (r *realm) create(object client.Object) {
+	r.Helper()
+	if err := world.kube.Create(r.Context(), object); err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() {
+		if err := client.IgnoreNotFound(world.kube.Delete(context.Background(), object)); err != nil {
+			r.Error(err)
+		}
+	})
+}
+
+// edit changes an object, again where somebody else was faster.
+func edit[T client.Object](t *testing.T, object T, change func(T)) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) error {
+		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			return err
+		}
+		change(object)
+		err := world.kube.Update(ctx, object)
+		if err != nil && !apierrors.IsConflict(err) {
+			t.Fatal(err)
+		}
+		return err
+	})
+}
+
+// renew replaces the certificate, and returns when it has been.
+func (r *realm) renew() {
+	r.Helper()
+	var before, after corev1.Secret
+	key := client.ObjectKey{Namespace: r.name, Name: secretName}
+	eventually(r.T, func(ctx context.Context) error {
+		// Within a second, it might be the first certificate that was just written.
+		if err := world.kube.Get(ctx, key, &before); err != nil || time.Since(before.CreationTimestamp.Time) < 3*time.Second {
+			return fmt.Errorf("the first certificate is fresh (%w)", err)
+		}
+		return nil
+	})
+	r.renewed++
+	edit(r.T, r.policy, func(p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.ExtraDNSNames = []string{fmt.Sprintf("$(service).$(namespace).v%d.example.org", r.renewed)}
+	})
+	eventually(r.T, func(ctx context.Context) error {
+		err := world.kube.Get(ctx, key, &after)
+		if err == nil && string(after.Data[corev1.TLSCertKey]) == string(before.Data[corev1.TLSCertKey]) {
+			return errors.New("the certificate is not renewed")
+		}
+		return err
+	})
+}
+
+// says waits until the policy reports something on its restarts.
+func (r *realm) says(what string, check func(v1alpha1.RestartCounts, metav1.Condition) bool) {
+	r.Helper()
+	eventually(r.T, func(ctx context.Context) error {
+		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
+			return err
+		}
+		status := r.policy.Status
+		for _, condition := range status.Conditions {
+			if condition.Type == v1alpha1.ConditionRestartHalted && status.Restarts != nil && check(*status.Restarts, condition) {
+				return nil
+			}
+		}
+		return fmt.Errorf("the policy does not say %s: %+v %+v", what, status.Restarts, status.Conditions)
+	})
+}
+
+// done waits until no workload of the realm holds anything old.
+func (r *realm) done() {
+	r.Helper()
+	r.says("that all is current", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+		return counts.Pending+counts.InProgress+counts.Failed == 0 && counts.LastCompletedAt != nil && condition.Reason == "AllCurrent"
+	})
+}
+
+// eventually waits until check finds nothing wrong.
+func eventually(t *testing.T, check func(context.Context) error) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		if err := check(ctx); err == nil || ctx.Err() == nil {
+			last = err
+		}
+		return last == nil, nil
+	})
+	if err != nil {
+		t.Fatal(errors.Join(last, err))
+	}
+}
