@@ -27,7 +27,7 @@ const (
 	LabelService = GroupName + "/service"
 )
 
-// The annotations of workloads.
+// The annotations and labels of workloads.
 const (
 	// AnnotationRestart "false" on a Deployment, StatefulSet or DaemonSet: it is never restarted by the operator. People write it.
 	AnnotationRestart = GroupName + "/restart"
@@ -37,7 +37,7 @@ const (
 	ReloadAutomatic = "automatic"
 	// AnnotationRestartedAt on a pod template is when the operator last restarted its pods.
 	AnnotationRestartedAt = GroupName + "/restarted-at"
-	// AnnotationRestarting on a workload is since when the operator restarts it, followed by "/unavailable" where it was not available
-	// before. It goes when every pod has been replaced and is available.
-	AnnotationRestarting = GroupName + "/restarting-since"
+	// LabelRestarting on a workload is since when the operator restarts it, as 20060102T150405Z, followed by ".unavailable" where it was not
+	// available before. It goes when every pod has been replaced and is available. An annotation would count as a change of a Deployment.
+	LabelRestarting = GroupName + "/restarting-since"
 )

@@ -68,7 +68,7 @@ func (r *realm) isRestarted(w client.Object, before map[string]bool, times int64
 	if got := r.rollouts(w); got != times {
 		r.Errorf("the template of %s was changed %d times, want %d", w.GetName(), got, times)
 	}
-	if _, marked := w.GetAnnotations()[v1alpha1.AnnotationRestarting]; marked || (stampOf(w) != "") != (times > 0) {
+	if _, marked := w.GetLabels()[v1alpha1.LabelRestarting]; marked || (stampOf(w) != "") != (times > 0) {
 		r.Errorf("%s bears the mark %t, and the stamp %q", w.GetName(), marked, stampOf(w))
 	}
 	now := r.pods(w.GetName())

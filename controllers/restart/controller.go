@@ -96,7 +96,7 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *ite
 		p.move(one, pending, current)
 		return nil
 	}
-	mark, stamp := now.UTC().Format(time.RFC3339), one.template.Annotations[v1alpha1.AnnotationRestartedAt]
+	mark, stamp := now.UTC().Format(markLayout), one.template.Annotations[v1alpha1.AnnotationRestartedAt]
 	if !one.rollout.byHand {
 		stamp = later(now, last(one.unknown)).UTC().Format(time.RFC3339)
 	}

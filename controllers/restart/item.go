@@ -8,7 +8,10 @@ import (
 )
 
 // unavailable ends the mark of a workload that was not available before its restart.
-const unavailable = "/unavailable"
+const unavailable = ".unavailable"
+
+// markLayout is a time as a label may hold it.
+const markLayout = "20060102T150405Z"
 
 // item is a workload that reads something of ours, and how it stands.
 type item struct {
@@ -49,9 +52,9 @@ const (
 
 // marked tells since when it is restarted by us, and whether it was available before; false when it is not.
 func (i *item) marked() (since time.Time, available, marked bool) {
-	mark, marked := i.GetAnnotations()[v1alpha1.AnnotationRestarting]
+	mark, marked := i.GetLabels()[v1alpha1.LabelRestarting]
 	moment, wasUnavailable := strings.CutSuffix(mark, unavailable)
-	since, _ = time.Parse(time.RFC3339, moment)
+	since, _ = time.Parse(markLayout, moment)
 	return since, !wasUnavailable, marked
 }
 

@@ -36,7 +36,10 @@ func (w *workload) stamp() time.Time {
 
 // slim leaves of a workload what a restart depends on.
 func slim(object client.Object, template *corev1.PodTemplateSpec) {
-	object.SetLabels(nil)
+	mark, marked := object.GetLabels()[v1alpha1.LabelRestarting]
+	if object.SetLabels(nil); marked {
+		object.SetLabels(map[string]string{v1alpha1.LabelRestarting: mark})
+	}
 	object.SetManagedFields(nil)
 	template.Spec = inventory.Slim(&template.Spec)
 	stamp, stamped := template.Annotations[v1alpha1.AnnotationRestartedAt]
@@ -79,17 +82,17 @@ func (w *workload) configuration(stamp, mark string) runtime.ApplyConfiguration 
 	}
 	marks := map[string]string{}
 	if mark != "" {
-		marks[v1alpha1.AnnotationRestarting] = mark
+		marks[v1alpha1.LabelRestarting] = mark
 	}
 	switch w.kind {
 	case kindDeployment:
 		return appsac.Deployment(w.GetName(), w.GetNamespace()).WithUID(w.GetUID()).WithResourceVersion(w.GetResourceVersion()).
-			WithAnnotations(marks).WithSpec(appsac.DeploymentSpec().WithTemplate(template))
+			WithLabels(marks).WithSpec(appsac.DeploymentSpec().WithTemplate(template))
 	case kindStatefulSet:
 		return appsac.StatefulSet(w.GetName(), w.GetNamespace()).WithUID(w.GetUID()).WithResourceVersion(w.GetResourceVersion()).
-			WithAnnotations(marks).WithSpec(appsac.StatefulSetSpec().WithTemplate(template))
+			WithLabels(marks).WithSpec(appsac.StatefulSetSpec().WithTemplate(template))
 	default:
 		return appsac.DaemonSet(w.GetName(), w.GetNamespace()).WithUID(w.GetUID()).WithResourceVersion(w.GetResourceVersion()).
-			WithAnnotations(marks).WithSpec(appsac.DaemonSetSpec().WithTemplate(template))
+			WithLabels(marks).WithSpec(appsac.DaemonSetSpec().WithTemplate(template))
 	}
 }

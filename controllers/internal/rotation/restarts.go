@@ -47,8 +47,8 @@ func (in Input) restartClients(decided *Decision) {
 	case restarts.Unseen:
 		decided.wait("the workloads that read the bundle are being looked at")
 	case restarts.Clients > 0:
-		decided.wait("until %s, %d workloads are restarted that have not read the bundle with %s: %s",
-			until.UTC().Format(time.RFC3339), restarts.Clients, in.State.Next.Name(), some(restarts.ClientNames))
+		decided.wait("%d workloads that have not read the bundle with %s are going to be restarted, and are waited for until %s at the latest: %s",
+			restarts.Clients, in.State.Next.Name(), until.UTC().Format(time.RFC3339), some(restarts.ClientNames))
 	}
 }
 

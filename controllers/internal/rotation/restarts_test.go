@@ -1,0 +1,129 @@
+package rotation_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+func clients(names ...string) func(*scene) {
+	return func(s *scene) {
+		s.Evidence.Restarts.Clients, s.Evidence.Restarts.ClientNames = int32(len(names)), names
+	}
+}
+
+func servers(held int32, names ...string) func(*scene) {
+	return func(s *scene) {
+		s.Evidence.Restarts.Servers, s.Evidence.Restarts.ServerNames, s.Evidence.Restarts.HeldServers = int32(len(names)), names, held
+	}
+}
+
+func unseen(s *scene) { s.Evidence.Restarts.Unseen = true }
+func urgent(s *scene) { s.State.Compromise = true }
+
+// TestDecideClients: the signer is switched when clients have been restarted that do not read the bundle by themselves; not when its key was
+// compromised, and not so late that the CA would end first.
+func TestDecideClients(t *testing.T) {
+	propagating := in(v1alpha1.PhasePropagating)
+	waits := []string{"1 workloads that have not read the bundle with NEXT are going to be restarted, and are waited for until 2072-09-07T03:09:26Z at the latest: Deployment shop/web"}
+	const half = rotateBefore / 2
+	decide(t, []decision{
+		{"a client has not restarted", given(propagating, after(minimum), clients("Deployment shop/web")), rotation.Stay, "", waits},
+		{"nobody has looked", given(propagating, after(minimum), unseen), rotation.Stay, "", []string{"the workloads that read the bundle are being looked at"}},
+		{"all have restarted", given(propagating, after(minimum)), rotation.Switch, "", nil},
+		{"a server has not", given(propagating, after(minimum), servers(0, "Deployment shop/web")), rotation.Switch, "", nil},
+		{"the key was compromised", given(propagating, after(minimum), urgent, clients("Deployment shop/web"), unseen), rotation.Switch, "", nil},
+		{"the last instant of waiting", given(propagating, left(half+1), clients("Deployment shop/web")), rotation.Stay, "", waits},
+		{"nobody waits any longer", given(propagating, left(half), clients("Deployment shop/web")), rotation.Switch, "", nil},
+		{"nobody can sign, for an hour", given(propagating, keyLost, olderToo(day), at(minimum+rotation.Patience-1), clients("Deployment shop/web")), rotation.Stay, "",
+			[]string{"1 workloads that have not read the bundle with NEXT are going to be restarted, and are waited for until 2071-03-14T16:19:26Z at the latest: Deployment shop/web"}},
+		{"nobody can sign any longer", given(propagating, keyLost, olderToo(day), at(minimum+rotation.Patience), clients("Deployment shop/web")), rotation.Switch, "", nil},
+	})
+}
+
+// TestDecideServers: a root of a CA that was compromised is given up when servers have been restarted that hold what it signed, as far as
+// their policies do so now, and for a day at most. A rotation that is not urgent only tells of them.
+func TestDecideServers(t *testing.T) {
+	retiring := given(in(v1alpha1.PhaseRetiring), compromised, urgent)
+	decide(t, []decision{
+		{"a server has not restarted", slices.Concat(retiring, given(at(minimum), servers(0, "Deployment shop/web"))), rotation.Stay, "", []string{
+			"BEFORE: distrusted as soon as 1 workloads are restarted that hold older certificates, and at the latest 2071-03-15T15:09:26Z: Deployment shop/web"}},
+		{"nobody has looked", slices.Concat(retiring, given(at(minimum), unseen)), rotation.Stay, "", []string{
+			"BEFORE: distrusted as soon as 0 workloads are restarted that hold older certificates, and at the latest 2071-03-15T15:09:26Z: "}},
+		{"its window is closed", slices.Concat(retiring, given(at(minimum), servers(1, "Deployment shop/web"))), rotation.Forget, "", nil},
+		{"a day is over", slices.Concat(retiring, given(at(rotation.RestartPatience), servers(0, "Deployment shop/web"))), rotation.Forget, "", nil},
+		{"a client has not restarted", slices.Concat(retiring, given(at(minimum), clients("Deployment shop/web"))), rotation.Forget, "", nil},
+		{"no hurry", given(in(v1alpha1.PhaseRetiring), servers(0, "Deployment shop/web")), rotation.Stay, "", []string{
+			"certificates of CAs before ACTIVE may live in the memory of servers until 2071-05-13T15:09:26Z",
+			"1 workloads hold older certificates than their Secrets, and are going to be restarted: Deployment shop/web"}},
+		{"no hurry, and all has ended", given(in(v1alpha1.PhaseRetiring), at(60*day), servers(0, "Deployment shop/web")), rotation.Settle, "", nil},
+	})
+}
+
+// TestTrustChanged: processes have to read the bundle again when a root was added, or one dropped that was compromised, from when every target
+// carries it; and not when a root has ended.
+func TestTrustChanged(t *testing.T) {
+	s := newScene(t, trigger("now", v1alpha1.TriggerRoutine))
+	never := func(what string) {
+		t.Helper()
+		if !s.State.TrustChangedAt.IsZero() {
+			t.Errorf("%s, processes had to read at %s", what, s.State.TrustChangedAt)
+		}
+	}
+	never("before the first rotation")
+	s.move(rotation.Begin, generate(t, "next", now, lifetime))
+	never("as long as it is published")
+	s.Now = s.Now.Add(time.Minute)
+	s.move(rotation.Propagate, nil)
+	changed := s.State.TrustChangedAt
+	if !changed.Equal(second.Add(time.Minute)) || s.State.TrustChanging {
+		t.Errorf("processes have to read at %s, want one minute after %s", changed, second)
+	}
+	s.Now = s.Now.Add(time.Hour)
+	s.move(rotation.Switch, nil)
+	s.move(rotation.Retire, nil)
+	s.Now = s.State.Previous[0].SignedUntil
+	s.move(rotation.Settle, nil)
+	s.Now = s.State.Previous[0].Root.NotAfter
+	s.Spec.RotateBefore = "1h"
+	s.move(rotation.Forget, nil)
+	if !s.State.TrustChangedAt.Equal(changed) || s.State.TrustChanging {
+		t.Errorf("an ended root was dropped, and processes have to read at %s", s.State.TrustChangedAt)
+	}
+}
+
+// TestTrustChangedByDistrust: it is announced when every target carries the bundle without the roots that were compromised.
+func TestTrustChangedByDistrust(t *testing.T) {
+	s := newScene(t, in(v1alpha1.PhaseRetiring), compromised, urgent, at(minimum))
+	s.move(rotation.Forget, nil)
+	behind("ConfigMap a/b")(s)
+	s.move(rotation.Settle, nil)
+	if !s.State.TrustChangedAt.IsZero() {
+		t.Fatal("a target still carries the root")
+	}
+	behind()(s)
+	s.Now = s.Now.Add(time.Minute)
+	s.move(rotation.Announce, nil)
+	if want := second.Add(minimum + time.Minute); !s.State.TrustChangedAt.Equal(want) {
+		t.Errorf("processes have to read at %s, want %s", s.State.TrustChangedAt, want)
+	}
+	s.move(rotation.Stay, nil)
+}
+
+// TestTrustChangedLasts: it is part of what the Secret holds.
+func TestTrustChangedLasts(t *testing.T) {
+	s := newScene(t, func(s *scene) { s.State.TrustChangedAt, s.State.TrustChanging = second, true })
+	secret := &corev1.Secret{}
+	if err := s.State.Write(secret); err != nil {
+		t.Fatal(err)
+	}
+	read, err := rotation.Read(now, secret)
+	if got := must(t, read, err); !got.TrustChangedAt.Equal(second) || !got.TrustChanging {
+		t.Errorf("the Secret says %s and %t", got.TrustChangedAt, got.TrustChanging)
+	}
+}
