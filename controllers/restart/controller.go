@@ -55,8 +55,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	var failed []error
-	again := now.Add(maxInterval)
+	failed, again := seen.failed, now.Add(maxInterval)
 	var plans []*plan
 	for _, group := range seen.groups {
 		p := planFor(now, group.policy, group.items)
@@ -66,7 +65,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 		}
 		plans = append(plans, p)
 	}
-	r.findings.tell(ctx, plans, seen.changedAt)
+	r.findings.tell(ctx, plans, seen.changedAt, len(seen.failed) == 0)
 	return ctrl.Result{RequeueAfter: max(again.Sub(now), time.Second)}, errors.Join(failed...)
 }
 
@@ -115,7 +114,7 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *ite
 func (r *Reconciler) finish(ctx context.Context, now time.Time, p *plan, one *item) error {
 	done, err := r.write(ctx, now, one, one.template.Annotations[v1alpha1.AnnotationRestartedAt], "")
 	if done {
-		r.findings.complete(p.policy.Name, now)
+		r.findings.completedAt(p.policy.Name, now)
 	}
 	if err != nil {
 		return fmt.Errorf("end the restart of %s: %w", one, err)

@@ -2,6 +2,7 @@ package restart
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,8 +18,10 @@ import (
 // observed is what was found.
 type observed struct {
 	groups []group
-	// changedAt is when the bundle of each ServiceCA last changed, as far as the workloads were looked at for it.
+	// changedAt is when the bundle of each ServiceCA last changed that the workloads were looked at for.
 	changedAt map[string]time.Time
+	// failed are the workloads that could not be looked at. They are in nobody's way.
+	failed []error
 }
 
 // group are the workloads of one policy.
@@ -56,9 +59,8 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 		policy := rulings.of(w)
 		one, err := r.item(ctx, now, w, policy, reads)
 		if err != nil {
-			return seen, err
-		}
-		if one != nil {
+			seen.failed = append(seen.failed, fmt.Errorf("look at %s: %w", w, err))
+		} else if one != nil {
 			items[policy.Name].items = append(items[policy.Name].items, one)
 		}
 	}
@@ -86,9 +88,8 @@ func (r *Reconciler) item(ctx context.Context, now time.Time, w *workload, polic
 	if len(one.changes) == 0 && !marked {
 		return nil, nil
 	}
-	if one.progress = w.rollout.progress; w.kind == kindDeployment && w.rollout.rolling && !w.rollout.missed && !w.rollout.paused {
-		// Its pods are being replaced: what they hold shows when they have been.
-		one.unknown = one.changes
+	if one.progress = w.rollout.progress; marked && w.kind == kindDeployment {
+		// Its controller tells how it goes.
 		return one, nil
 	}
 	return one, r.know(ctx, one, false)

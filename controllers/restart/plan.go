@@ -123,3 +123,9 @@ func (p *plan) lookAt(at time.Time) {
 		p.again = at
 	}
 }
+
+// move notes that a workload has gone from one state to another.
+func (p *plan) move(one *item, from, to state) {
+	p.byState[from] = slices.DeleteFunc(slices.Clone(p.byState[from]), func(other *item) bool { return other == one })
+	p.byState[to] = append(p.byState[to], one)
+}

@@ -27,7 +27,7 @@ import (
 const settle = time.Second
 
 // permissionInterval is how often the operator asks whether it may restart workloads by now.
-const permissionInterval = time.Minute
+const permissionInterval = 15 * time.Second
 
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {

@@ -1,0 +1,225 @@
+package restart
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+func namesOf(items []*item) string {
+	var names []string
+	for _, one := range items {
+		names = append(names, one.GetName())
+	}
+	return strings.Join(names, " ")
+}
+
+func unready(d *appsv1.Deployment)   { d.Status.AvailableReplicas = 1 }
+func replacing(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 }
+
+func stuck(d *appsv1.Deployment) {
+	replacing(d)
+	progressedAt(now, "ProgressDeadlineExceeded")(d)
+}
+
+// Whose turn it is.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	atOnce := func(n int32) func(*v1alpha1.Restart) { return func(r *v1alpha1.Restart) { r.MaxConcurrent = n } }
+	goesOn := func(r *v1alpha1.Restart) { r.OnFailure = v1alpha1.RestartContinue }
+	closed := func(r *v1alpha1.Restart) {
+		r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 * * *", Duration: "1h", TimeZone: "UTC"}}
+	}
+	waits := func(name string, ago time.Duration, edits ...func(*appsv1.Deployment)) *item {
+		return stale(deployment(name, edits...), renewed(ago))
+	}
+	for name, tc := range map[string]struct {
+		policy *v1alpha1.ServingCertPolicy
+		items  []*item
+		begin  string
+		again  time.Duration
+	}{
+		"nobody":                         {rollingPolicy(), []*item{stale(deployment("a"))}, "", maxInterval},
+		"one at a time":                  {rollingPolicy(), []*item{waits("b", time.Minute), waits("a", time.Minute)}, "a", maxInterval},
+		"several at a time":              {rollingPolicy(atOnce(3)), []*item{waits("b", time.Minute), waits("a", time.Minute)}, "a b", maxInterval},
+		"the oldest first":               {rollingPolicy(), []*item{waits("a", time.Minute), waits("b", time.Hour)}, "b", maxInterval},
+		"who is well first":              {rollingPolicy(), []*item{waits("a", time.Hour, unready), waits("b", time.Minute)}, "b", maxInterval},
+		"who is unwell, too":             {rollingPolicy(), []*item{waits("a", time.Hour, unready)}, "a", maxInterval},
+		"reasons gather":                 {rollingPolicy(), []*item{waits("a", gather-time.Second)}, "", time.Second},
+		"the last reason counts":         {rollingPolicy(), []*item{stale(deployment("a"), renewed(time.Hour), trusts(time.Second))}, "", gather - time.Second},
+		"who gathers is not waited for":  {rollingPolicy(), []*item{waits("a", time.Second, unready), waits("b", gather)}, "b", gather - time.Second},
+		"one is under way":               {rollingPolicy(), []*item{marked(waits("a", time.Minute, replacing), time.Minute, ""), waits("b", time.Minute)}, "", 9 * time.Minute},
+		"one of two is under way":        {rollingPolicy(atOnce(2)), []*item{marked(waits("a", time.Minute, replacing), time.Minute, ""), waits("b", time.Minute), waits("c", time.Minute)}, "b", 9 * time.Minute},
+		"one has just been done":         {rollingPolicy(), []*item{marked(stale(deployment("a")), time.Minute, ""), waits("b", time.Minute)}, "b", maxInterval},
+		"another rolls anyway":           {rollingPolicy(), []*item{waits("a", time.Minute, replacing), waits("b", time.Minute)}, "b", maxInterval},
+		"one failed":                     {rollingPolicy(atOnce(5)), []*item{marked(waits("a", time.Minute, stuck), time.Minute, ""), waits("b", time.Minute)}, "", maxInterval},
+		"one failed, and never was well": {rollingPolicy(), []*item{marked(waits("a", time.Minute, stuck), time.Minute, unavailable), waits("b", time.Minute)}, "b", maxInterval},
+		"one failed, and it goes on":     {rollingPolicy(goesOn), []*item{marked(waits("a", time.Minute, stuck), time.Minute, ""), waits("b", time.Minute)}, "b", maxInterval},
+		"no window is open":              {rollingPolicy(closed), []*item{waits("a", time.Minute)}, "", maxInterval},
+		"the strategy is None":           {rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*item{waits("a", time.Minute)}, "", maxInterval},
+		"a window makes no sense": {rollingPolicy(func(r *v1alpha1.Restart) { r.Windows = []v1alpha1.RestartWindow{{Schedule: "nonsense"}} }),
+			[]*item{waits("a", time.Minute)}, "", maxInterval},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := planFor(now, tc.policy, tc.items)
+			if got := namesOf(p.begin); got != tc.begin {
+				t.Errorf("it is the turn of %q, want %q", got, tc.begin)
+			}
+			if got := p.again.Sub(now).Round(time.Second); got != tc.again {
+				t.Errorf("it looks again after %s, want %s", got, tc.again)
+			}
+		})
+	}
+}
+
+// Whatever the workloads: never more than maxConcurrent are under way, none begins behind one that halts, and nobody waits for nothing.
+func TestTurnsAreKept(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		policy := rollingPolicy(func(r *v1alpha1.Restart) {
+			r.MaxConcurrent = rapid.Int32Range(1, 5).Draw(t, "maxConcurrent")
+			r.OnFailure = rapid.SampledFrom([]v1alpha1.RestartFailurePolicy{v1alpha1.RestartHalt, v1alpha1.RestartContinue}).Draw(t, "onFailure")
+		})
+		var items []*item
+		for i := range rapid.IntRange(0, 12).Draw(t, "workloads") {
+			edits := rapid.SliceOfN(rapid.SampledFrom([]func(*appsv1.Deployment){unready, replacing, stuck}), 0, 2).Draw(t, "edits")
+			one := stale(deployment(fmt.Sprint(i), edits...), renewed(time.Hour))
+			if rapid.Bool().Draw(t, "marked") {
+				marked(one, time.Minute, rapid.SampledFrom([]string{"", unavailable}).Draw(t, "suffix"))
+			}
+			items = append(items, one)
+		}
+		p := planFor(now, policy, items)
+		under := len(p.byState[restarting]) + len(p.begin)
+		if len(p.begin) > 0 && (under > int(policy.Spec.Restart.MaxConcurrent) || p.halts != nil) {
+			t.Fatalf("%d are under way at once, behind %v", under, p.halts)
+		}
+		if left := len(p.byState[pending]) - len(p.begin); left > 0 && p.halts == nil && under < int(policy.Spec.Restart.MaxConcurrent) {
+			t.Fatalf("%d wait, though there is room", left)
+		}
+		total := 0
+		for _, some := range p.byState {
+			total += len(some)
+		}
+		if total != len(items) {
+			t.Fatalf("%d of %d workloads are told of", total, len(items))
+		}
+	})
+}
+
+// What the policy says.
+func TestReport(t *testing.T) {
+	t.Parallel()
+	halting := []*item{marked(stale(deployment("a", stuck)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour))}
+	paused := func(d *appsv1.Deployment) { d.Spec.Paused = true }
+	for name, tc := range map[string]struct {
+		policy *v1alpha1.ServingCertPolicy
+		items  []*item
+		counts v1alpha1.RestartCounts
+		halted bool
+		reason string
+		says   []string
+	}{
+		"all is well": {rollingPolicy(), nil, v1alpha1.RestartCounts{}, false, "AllCurrent", []string{"every workload runs with its current certificates and bundles"}},
+		"halted": {rollingPolicy(), halting, v1alpha1.RestartCounts{Pending: 1, Failed: 1}, true, "RolloutFailed", []string{
+			"Deployment shop/a was restarted, and it missed its progress deadline: no other workload is restarted until its rollout is complete",
+			"kubectl rollout undo", "spec.restart.onFailure"}},
+		"under way": {rollingPolicy(), []*item{marked(stale(deployment("a", replacing)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour)), stale(deployment("c", paused), renewed(time.Hour))},
+			v1alpha1.RestartCounts{Pending: 2, InProgress: 1}, false, "Restarting", []string{
+				"1 are being restarted: Deployment shop/a; 1 wait for their turn: Deployment shop/b; 1 cannot be restarted: Deployment shop/c (it is paused)"}},
+		"no window": {rollingPolicy(func(r *v1alpha1.Restart) {
+			r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 * * *", Duration: "1h", TimeZone: "UTC"}}
+		}), []*item{stale(deployment("b"), renewed(time.Hour))}, v1alpha1.RestartCounts{Pending: 1}, false, "Restarting", []string{"1 wait for their turn, from 2071-03-15T02:00:00Z: Deployment shop/b"}},
+		"a window that never opens": {rollingPolicy(func(r *v1alpha1.Restart) {
+			r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 31 2 *", Duration: "1h", TimeZone: "UTC"}}
+		}), []*item{stale(deployment("b"), renewed(time.Hour))}, v1alpha1.RestartCounts{Pending: 1}, false, "Restarting", []string{"in a window that never opens: Deployment shop/b"}},
+		"a window that makes no sense": {rollingPolicy(func(r *v1alpha1.Restart) { r.Windows = []v1alpha1.RestartWindow{{Schedule: "nonsense"}} }),
+			nil, v1alpha1.RestartCounts{}, true, "InvalidWindow", []string{"spec.restart.windows[0].schedule: "}},
+		"none": {rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*item{stale(deployment("b"), renewed(time.Hour))},
+			v1alpha1.RestartCounts{Pending: 1}, false, "StrategyNone", []string{"1 would be restarted by spec.restart.strategy RollingRestart: Deployment shop/b"}},
+		"opted out": {rollingPolicy(), []*item{stale(deployment("b", func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{v1alpha1.AnnotationRestart: "false"}
+		}), renewed(time.Hour))}, v1alpha1.RestartCounts{OptedOut: 1}, false, "Restarting", []string{"1 opted out: Deployment shop/b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			report := planFor(now, tc.policy, tc.items).report()
+			if report.Counts != tc.counts || report.Halted != tc.halted || report.Reason != tc.reason {
+				t.Errorf("it reports %+v", report)
+			}
+			for _, says := range tc.says {
+				if !strings.Contains(report.Message, says) {
+					t.Errorf("it says %q, want %q", report.Message, says)
+				}
+			}
+		})
+	}
+}
+
+// Many workloads make no long sentence, and the same one in whichever order they come.
+func TestReportIsShort(t *testing.T) {
+	t.Parallel()
+	var items []*item
+	for i := range 50 {
+		items = append(items, stale(deployment(fmt.Sprintf("web-%02d", i)), renewed(time.Hour)))
+	}
+	said := planFor(now, rollingPolicy(), items).report().Message
+	slices.Reverse(items)
+	if again := planFor(now, rollingPolicy(), items).report().Message; again != said || !strings.HasSuffix(said, "Deployment shop/web-03, Deployment shop/web-04, …") {
+		t.Errorf("it says %q, and then %q", said, again)
+	}
+}
+
+// A rotation waits for what its policy restarts, and for nobody else.
+func TestWaits(t *testing.T) {
+	t.Parallel()
+	both := func(name string, edits ...func(*appsv1.Deployment)) *item {
+		return stale(deployment(name, edits...), renewed(time.Hour), trusts(time.Hour), trusts(time.Minute))
+	}
+	one := func(held int32) rotation.Restarts {
+		return rotation.Restarts{
+			Clients: 1, ClientNames: []string{"Deployment shop/a"}, Servers: 1, ServerNames: []string{"Deployment shop/a"}, HeldServers: held,
+		}
+	}
+	never := func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }
+	closed := func(r *v1alpha1.Restart) {
+		r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 * * *", Duration: "1h", TimeZone: "UTC"}}
+	}
+	for name, tc := range map[string]struct {
+		policy *v1alpha1.ServingCertPolicy
+		item   *item
+		want   rotation.Restarts
+	}{
+		"it waits":                    {rollingPolicy(), both("a"), one(0)},
+		"it waits for a window":       {rollingPolicy(closed), both("a"), one(1)},
+		"it is under way":             {rollingPolicy(), marked(both("a", replacing), time.Minute, ""), one(0)},
+		"it rolls anyway":             {rollingPolicy(), both("a", replacing), one(0)},
+		"it failed, and halts":        {rollingPolicy(), marked(both("a", stuck), time.Minute, ""), one(1)},
+		"it failed, and nobody cares": {rollingPolicy(func(r *v1alpha1.Restart) { r.OnFailure = v1alpha1.RestartContinue }), marked(both("a", stuck), time.Minute, ""), rotation.Restarts{}},
+		"its own rollout failed":      {rollingPolicy(), both("a", stuck), rotation.Restarts{}},
+		"it is paused":                {rollingPolicy(), both("a", func(d *appsv1.Deployment) { d.Spec.Paused = true }), rotation.Restarts{}},
+		"it opts out": {rollingPolicy(), both("a", func(d *appsv1.Deployment) {
+			d.Annotations = map[string]string{v1alpha1.AnnotationRestart: "false"}
+		}), rotation.Restarts{}},
+		"nothing is restarted": {rollingPolicy(never), both("a"), rotation.Restarts{}},
+		"it is current":        {rollingPolicy(), stale(deployment("a")), rotation.Restarts{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			waits := map[string]rotation.Restarts{}
+			planFor(now, tc.policy, []*item{tc.item}).hold(waits)
+			if got := waits["default"]; fmt.Sprint(got) != fmt.Sprint(tc.want) {
+				t.Errorf("it waits for %+v, want %+v", got, tc.want)
+			}
+		})
+	}
+}
