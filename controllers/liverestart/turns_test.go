@@ -275,3 +275,17 @@ func TestNone(t *testing.T) {
 		t.Error("it was restarted")
 	}
 }
+
+// Several reasons within a short time make one restart.
+func TestGather(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, rolling(1))
+	w := r.deployment("web", byVolume)
+	r.run(w)
+	before := r.pods("web")
+	r.renew()
+	r.renew()
+	r.renew()
+	r.done()
+	r.isRestarted(w, before, 1)
+}

@@ -79,7 +79,6 @@ func run(m *testing.M) (code int, err error) {
 	}
 	err = errors.Join(
 		testoperator.Install(ctx, world.kube, operatorNamespace),
-		testoperator.AllowRestarts(ctx, world.kube, operatorNamespace),
 		world.kube.Create(ctx, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
 		world.manager.start(),
 	)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/restart"
 )
 
 // now lies far off, and between two seconds.
@@ -126,6 +127,9 @@ func TestReady(t *testing.T) {
 		"no CA":      {nil, nil, "False ServiceCANotFound: there is no ServiceCA default: create it", "absent"},
 		"fresh CA":   {nil, readyCA(""), "False ServiceCANotReady: ServiceCA default has no signing key yet", "absent"},
 		"CA in need": {nil, readyCA(metav1.ConditionFalse), "False ServiceCANotReady: ServiceCA default: its message", "absent"},
+		"no window": {func(p *v1alpha1.ServingCertPolicy) {
+			p.Spec.Restart.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 * * *", Duration: "1h", TimeZone: "Europe/Atlantis"}}
+		}, readyCA(metav1.ConditionTrue), "False InvalidWindow: spec.restart.windows[0].timeZone: unknown time zone", "True InvalidWindow: spec.restart.windows[0].timeZone"},
 		"no selector": {func(p *v1alpha1.ServingCertPolicy) {
 			p.Spec.ServiceSelector.MatchLabels = map[string]string{"no label": ""}
 		}, readyCA(metav1.ConditionTrue), "False InvalidSelector: spec.serviceSelector", "True InvalidSelector: spec.serviceSelector"},
@@ -185,5 +189,29 @@ func TestConflicts(t *testing.T) {
 		if got := says(counted.status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "True SamePriority: policy b has the same priority") {
 			t.Errorf("Conflicted is %q", got)
 		}
+	}
+}
+
+// What there is to say of restarts is said; as long as nobody has looked, what was said before.
+func TestRestarts(t *testing.T) {
+	t.Parallel()
+	long := metav1.NewTime(now.Add(-time.Hour).Truncate(time.Second))
+	before := newPolicy()
+	before.Status = (&tally{restarts: &restart.Report{
+		Counts: v1alpha1.RestartCounts{Pending: 3, LastCompletedAt: &long}, Reason: "Restarting", Message: "3 wait for their turn",
+	}}).status(now, before, nil)
+	if got := says(before.Status, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || before.Status.Restarts.Pending != 3 {
+		t.Fatalf("it says %q of %+v", got, before.Status.Restarts)
+	}
+	unknown := (&tally{}).status(now, before, nil)
+	if got := says(unknown, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || *unknown.Restarts != *before.Status.Restarts {
+		t.Errorf("after a restart of the manager it says %q of %+v", got, unknown.Restarts)
+	}
+	next := (&tally{restarts: &restart.Report{Halted: true, Reason: "RolloutFailed", Message: "web"}}).status(now, before, nil)
+	if got := says(next, v1alpha1.ConditionRestartHalted); got != "True RolloutFailed: web" || next.Restarts.Pending != 0 || !next.Restarts.LastCompletedAt.Equal(&long) {
+		t.Errorf("it says %q of %+v, and forgot when a restart was completed", got, next.Restarts)
+	}
+	if fresh := (&tally{}).status(now, newPolicy(), nil); fresh.Restarts != nil || says(fresh, v1alpha1.ConditionRestartHalted) != "absent" {
+		t.Errorf("nobody has looked, and it says %+v", fresh)
 	}
 }
