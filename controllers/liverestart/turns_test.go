@@ -109,7 +109,7 @@ func TestManyWorkloads(t *testing.T) {
 	most, watched := make(chan int), r.watchRollouts()
 	go func() { most <- watched() }()
 	r.renew()
-	r.says("that half are done", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.says("that half are done", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
 		return counts.LastCompletedAt != nil && counts.Pending < count/2
 	})
 	world.manager.replace(t)

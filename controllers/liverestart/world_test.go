@@ -2,6 +2,7 @@
 package liverestart_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -224,7 +225,7 @@ func (r *realm) renew() {
 	})
 	eventually(r.T, func(ctx context.Context) error {
 		err := world.kube.Get(ctx, key, &after)
-		if err == nil && string(after.Data[corev1.TLSCertKey]) == string(before.Data[corev1.TLSCertKey]) {
+		if err == nil && bytes.Equal(after.Data[corev1.TLSCertKey], before.Data[corev1.TLSCertKey]) {
 			return errors.New("the certificate is not renewed")
 		}
 		return err

@@ -37,7 +37,8 @@ func (w *workload) stamp() time.Time {
 // slim leaves of a workload what a restart depends on.
 func slim(object client.Object, template *corev1.PodTemplateSpec) {
 	mark, marked := object.GetLabels()[v1alpha1.LabelRestarting]
-	if object.SetLabels(nil); marked {
+	object.SetLabels(nil)
+	if marked {
 		object.SetLabels(map[string]string{v1alpha1.LabelRestarting: mark})
 	}
 	object.SetManagedFields(nil)

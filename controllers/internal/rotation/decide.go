@@ -159,7 +159,8 @@ func (in Input) propagate(decided Decision, switchAt time.Time) Decision {
 		decided.wait("every target carries the bundle with %s, and until %s clients are given the time to read it",
 			in.State.Next.Name(), switchAt.UTC().Format(time.RFC3339))
 	}
-	if in.restartClients(&decided); len(decided.BlockedBy) == due {
+	in.restartClients(&decided)
+	if len(decided.BlockedBy) == due {
 		return Decision{Move: Switch}
 	}
 	return decided
