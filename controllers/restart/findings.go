@@ -16,8 +16,9 @@ import (
 
 // findings are what the last look found.
 type findings struct {
-	mutex     sync.Mutex
-	permitted bool
+	mutex sync.Mutex
+	// asked: whether workloads may be looked at is known; permitted: they may.
+	asked, permitted bool
 	// complete: every workload was looked at.
 	complete  bool
 	reports   map[string]Report
@@ -32,11 +33,11 @@ func newFindings() *findings {
 	return &findings{completed: map[string]time.Time{}, policies: make(chan event.GenericEvent), cas: make(chan event.GenericEvent)}
 }
 
-// permit remembers that workloads may be restarted.
-func (f *findings) permit() {
+// permit remembers whether workloads may be restarted.
+func (f *findings) permit(permitted bool) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
-	f.permitted = true
+	f.asked, f.permitted = true, permitted
 }
 
 // completedAt remembers when a restart was completed.
@@ -57,17 +58,19 @@ func (f *findings) tell(ctx context.Context, plans []*plan, changedAt map[string
 	for name, report := range reports {
 		if at, ok := f.completed[name]; ok {
 			report.Counts.LastCompletedAt = &metav1.Time{Time: at.Truncate(time.Second)}
-			reports[name] = report
 		}
 	}
 	news := !reflect.DeepEqual(f.reports, reports)
-	moves := f.complete != complete || !reflect.DeepEqual(f.waits, waits) || !reflect.DeepEqual(f.changedAt, changedAt)
+	moved := map[string]bool{}
+	for ca, at := range changedAt {
+		moved[ca] = f.complete != complete || !f.changedAt[ca].Equal(at) || waits[ca].Moves(f.waits[ca])
+	}
 	f.complete, f.reports, f.waits, f.changedAt = complete, reports, waits, changedAt
 	f.mutex.Unlock()
 	if news {
 		announce(ctx, f.policies, &v1alpha1.ServingCertPolicy{})
 	}
-	for name := range changedAt {
+	for name, moves := range moved {
 		if moves {
 			announce(ctx, f.cas, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}})
 		}
@@ -92,6 +95,9 @@ func (r *Reconciler) Report(policy *v1alpha1.ServingCertPolicy) (Report, bool) {
 	f := r.findings
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
+	if !f.asked {
+		return Report{}, false
+	}
 	if !f.permitted {
 		return notPermitted(policy), true
 	}
@@ -104,7 +110,7 @@ func (r *Reconciler) RestartsFor(ca string, changedAt time.Time) rotation.Restar
 	f := r.findings
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
-	if !f.permitted {
+	if f.asked && !f.permitted {
 		return rotation.Restarts{}
 	}
 	waits := f.waits[ca]

@@ -102,10 +102,8 @@ func (i *item) restart(now, since time.Time) (state, string) {
 	return restarting, ""
 }
 
-// byEviction tells whether the next pod has to be evicted now.
-func (i *item) byEviction() bool {
-	return i.rollout.byHand && i.rollout.available && len(i.unknown) > 0
-}
+// byEviction tells whether pods are left to be evicted.
+func (i *item) byEviction() bool { return i.rollout.byHand && len(i.unknown) > 0 && !i.abandoned }
 
 func later(a, b time.Time) time.Time {
 	if b.After(a) {

@@ -44,13 +44,15 @@ func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *
 		p.why[one] = why
 	}
 	p.finish = p.byState[completed]
-	for _, one := range p.byState[restarting] {
+	for _, one := range slices.Concat(p.byState[restarting], p.byState[failed]) {
 		switch {
 		case one.byEviction() && one.refusal == "":
 			p.evict = append(p.evict, one)
 		case one.byEviction():
 			p.lookAt(now.Add(retryEviction))
 		}
+	}
+	for _, one := range p.byState[restarting] {
 		since, _, _ := one.marked()
 		p.lookAt(later(since, one.progress).Add(one.patience + time.Second))
 	}

@@ -153,7 +153,7 @@ func TestReport(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			report := planFor(now, tc.policy, tc.items).report()
-			if report.Counts != tc.counts || report.Halted != tc.halted || report.Reason != tc.reason {
+			if *report.Counts != tc.counts || report.Halted != tc.halted || report.Reason != tc.reason {
 				t.Errorf("it reports %+v", report)
 			}
 			for _, says := range tc.says {

@@ -12,7 +12,8 @@ import (
 
 // Report is what the status of a policy says of restarts.
 type Report struct {
-	Counts v1alpha1.RestartCounts
+	// Counts are nil where nobody may look.
+	Counts *v1alpha1.RestartCounts
 	// Halted, Reason and Message make the condition RestartHalted.
 	Halted          bool
 	Reason, Message string
@@ -47,7 +48,7 @@ func named(names []string) string {
 // report is what the policy's status says.
 func (p *plan) report() Report {
 	size := func(s state) int32 { return int32(len(p.byState[s])) }
-	report := Report{Counts: v1alpha1.RestartCounts{
+	report := Report{Counts: &v1alpha1.RestartCounts{
 		Pending:    size(pending) + size(rolling) + size(held),
 		InProgress: size(restarting), Failed: size(failed), OptedOut: size(optedOut),
 	}}

@@ -29,6 +29,8 @@ type rollout struct {
 	rolling bool
 	// available: every pod that is wanted is, and every one is of the current template, where that is the workload's doing.
 	available bool
+	// wanted is the number of pods.
+	wanted int32
 	// missed: the workload's controller says that the rollout missed its deadline.
 	missed bool
 	// progress is when the workload's controller last saw some; zero where it does not tell.
@@ -52,7 +54,7 @@ func ofDeployment(d *appsv1.Deployment) *workload {
 		Object: d, kind: kindDeployment, template: &d.Spec.Template, selector: d.Spec.Selector,
 		patience: min(time.Duration(cmp.Or(ptr.Deref(d.Spec.ProgressDeadlineSeconds, 0), int32(patience/time.Second)))*time.Second, maxPatience),
 		rollout: rollout{
-			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted,
+			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
 			missed:   progress.Reason == "ProgressDeadlineExceeded" && status.ObservedGeneration >= d.Generation,
 			progress: progress.LastUpdateTime.Time, paused: d.Spec.Paused,
 		},
@@ -72,7 +74,7 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 		Object: s, kind: kindStatefulSet, template: &s.Spec.Template, selector: s.Spec.Selector,
 		patience: patienceAfter(s.Spec.MinReadySeconds),
 		rollout: rollout{
-			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted,
+			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
 			byHand: onDelete || staged, updating: onDelete && !updated,
 		},
 	}
@@ -87,7 +89,7 @@ func ofDaemonSet(d *appsv1.DaemonSet) *workload {
 		Object: d, kind: kindDaemonSet, template: &d.Spec.Template, selector: d.Spec.Selector,
 		patience: patienceAfter(d.Spec.MinReadySeconds),
 		rollout: rollout{
-			rolling: rolling, available: !rolling && status.NumberAvailable >= wanted,
+			rolling: rolling, available: !rolling && status.NumberAvailable >= wanted, wanted: wanted,
 			byHand: onDelete, updating: onDelete && !updated,
 		},
 	}

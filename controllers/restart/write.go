@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -65,27 +66,49 @@ func (r *Reconciler) evict(ctx context.Context, now time.Time, one *item) error 
 	if err != nil {
 		return err
 	}
-	// A StatefulSet is rolled from its last pod on.
-	slices.SortFunc(pods, func(a, b corev1.Pod) int { return strings.Compare(ordinal(b.Name), ordinal(a.Name)) })
+	next := nextPod(one, pods)
+	if next == nil {
+		return nil
+	}
+	err = r.Live.SubResource("eviction").Create(ctx, next, &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Namespace: next.Namespace, Name: next.Name},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(next.UID))},
+	})
+	switch {
+	case err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+		return nil
+	case apierrors.IsTooManyRequests(err) || apply.Refused(err):
+		r.refuse(now, one, fmt.Sprintf("pod %s cannot be evicted: %v", next.Name, err), retryEviction)
+		return nil
+	}
+	return fmt.Errorf("evict pod %s/%s: %w", next.Namespace, next.Name, err)
+}
+
+// nextPod is the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready serves nobody
+// and comes first, then the last one by its ordinal, as a StatefulSet is rolled.
+func nextPod(one *item, pods []corev1.Pod) *corev1.Pod {
+	if len(pods) < int(one.rollout.wanted) {
+		return nil
+	}
+	slices.SortFunc(pods, func(a, b corev1.Pod) int {
+		return cmp.Or(compare(isReady(&a), isReady(&b)), strings.Compare(ordinal(b.Name), ordinal(a.Name)))
+	})
 	for i := range pods {
 		known := newStarts(pods[i])
-		if len(known.unknown(one.changes)) == 0 {
-			continue
-		}
-		err := r.Live.SubResource("eviction").Create(ctx, &pods[i], &policyv1.Eviction{
-			ObjectMeta:    metav1.ObjectMeta{Namespace: pods[i].Namespace, Name: pods[i].Name},
-			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pods[i].UID))},
-		})
-		switch {
-		case err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err):
-			return nil
-		case apierrors.IsTooManyRequests(err) || apply.Refused(err):
-			r.refuse(now, one, fmt.Sprintf("pod %s cannot be evicted: %v", pods[i].Name, err), retryEviction)
+		switch old := len(known.unknown(one.changes)) > 0; {
+		case old && (one.rollout.available || !isReady(&pods[i])):
+			return &pods[i]
+		case !old && !isReady(&pods[i]):
 			return nil
 		}
-		return fmt.Errorf("evict pod %s/%s: %w", pods[i].Namespace, pods[i].Name, err)
 	}
 	return nil
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // ordinal is a name by which the pods of a StatefulSet are in their order.

@@ -107,7 +107,10 @@ func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.Servin
 		return before.Restarts
 	}
 	built.Set(v1alpha1.ConditionRestartHalted, t.restarts.Halted, t.restarts.Reason, t.restarts.Message)
-	counts := t.restarts.Counts
+	if t.restarts.Counts == nil {
+		return nil
+	}
+	counts := *t.restarts.Counts
 	if before.Restarts != nil && counts.LastCompletedAt == nil {
 		counts.LastCompletedAt = before.Restarts.LastCompletedAt
 	}

@@ -198,7 +198,7 @@ func TestRestarts(t *testing.T) {
 	long := metav1.NewTime(now.Add(-time.Hour).Truncate(time.Second))
 	before := newPolicy()
 	before.Status = (&tally{restarts: &restart.Report{
-		Counts: v1alpha1.RestartCounts{Pending: 3, LastCompletedAt: &long}, Reason: "Restarting", Message: "3 wait for their turn",
+		Counts: &v1alpha1.RestartCounts{Pending: 3, LastCompletedAt: &long}, Reason: "Restarting", Message: "3 wait for their turn",
 	}}).status(now, before, nil)
 	if got := says(before.Status, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || before.Status.Restarts.Pending != 3 {
 		t.Fatalf("it says %q of %+v", got, before.Status.Restarts)
@@ -207,9 +207,12 @@ func TestRestarts(t *testing.T) {
 	if got := says(unknown, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || *unknown.Restarts != *before.Status.Restarts {
 		t.Errorf("after a restart of the manager it says %q of %+v", got, unknown.Restarts)
 	}
-	next := (&tally{restarts: &restart.Report{Halted: true, Reason: "RolloutFailed", Message: "web"}}).status(now, before, nil)
+	next := (&tally{restarts: &restart.Report{Counts: &v1alpha1.RestartCounts{}, Halted: true, Reason: "RolloutFailed", Message: "web"}}).status(now, before, nil)
 	if got := says(next, v1alpha1.ConditionRestartHalted); got != "True RolloutFailed: web" || next.Restarts.Pending != 0 || !next.Restarts.LastCompletedAt.Equal(&long) {
 		t.Errorf("it says %q of %+v, and forgot when a restart was completed", got, next.Restarts)
+	}
+	if blind := (&tally{restarts: &restart.Report{Halted: true, Reason: "NotPermitted", Message: "no"}}).status(now, before, nil); blind.Restarts != nil {
+		t.Errorf("nobody may look, and it says %+v", blind.Restarts)
 	}
 	if fresh := (&tally{}).status(now, newPolicy(), nil); fresh.Restarts != nil || says(fresh, v1alpha1.ConditionRestartHalted) != "absent" {
 		t.Errorf("nobody has looked, and it says %+v", fresh)

@@ -22,6 +22,14 @@ type Restarts struct {
 	HeldServers int32
 }
 
+// Waiting tells whether a rotation may be waiting for restarts.
+func (r Restarts) Waiting() bool { return r.Unseen || r.Clients+r.Servers > 0 }
+
+// Moves tells whether a rotation may go on, or has to wait, by what was seen before and by this. How many it waits for moves nothing.
+func (r Restarts) Moves(before Restarts) bool {
+	return (r.Clients > 0) != (before.Clients > 0) || (r.Servers > r.HeldServers) != (before.Servers > before.HeldServers)
+}
+
 // RestartPatience is how long after the last certificate was reissued servers are restarted, before a CA that was compromised is distrusted
 // all the same: long enough for thousands of them, and not for ever.
 const RestartPatience = 24 * time.Hour
