@@ -87,7 +87,7 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 	state := &rotation.State{
 		Phase: v1alpha1.PhasePublishing, Since: in.stamp(), StartedAt: in.stamp(), Reason: reason,
 		Trigger: in.serviceCA.Spec.Rotation.Trigger, Longest: in.longest, Next: next,
-		TrustChanging: in.serviceCA.Status.TrustBundle != nil && !in.knows(next.Root),
+		TrustChanging: in.serviceCA.Status.TrustBundle != nil,
 	}
 	state.Compromise = in.unfinishedCompromise()
 	state.Know(in.recovered()...)
@@ -95,7 +95,7 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 	switch {
 	case active != nil && active.Fingerprint == next.Fingerprint() && in.knows(next.Root):
 		// Only our copy of a CA that was brought is lost.
-		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, state.Next, nil
+		state.Phase, state.Active, state.Next, state.TrustChanging = v1alpha1.PhaseReissuing, state.Next, nil, false
 		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 		if in.secret != nil {
 			state.Active.Authority = state.Active.WithBridge(pki.ParseBridge(in.secret.Data[rotation.BridgeKey]))

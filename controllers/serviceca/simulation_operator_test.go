@@ -109,12 +109,8 @@ func (w *world) remember(i intent) {
 // outage notes where nothing has been alive any more: servers and clients then wait for new files, and it is over sooner when they do.
 func (w *world) outage(i intent) {
 	state := i.decided.state
-	before := &rotation.State{}
-	if i.in.secret != nil {
-		if read, _ := rotation.Read(i.in.now, i.in.secret); read != nil {
-			before = read
-		}
-	}
+	before := stateOf(i.in.now, i.in.secret)
+	w.restarter.excuse(i.in.now, before, state, i.in.serviceCA.Spec.Rotation.Propagation.Minimum.Std())
 	if state.Active == nil || (i.in.secret != nil && before.Alive(i.in.now)) || slices.ContainsFunc(state.Previous, func(p rotation.Predecessor) bool {
 		return i.in.now.Before(p.SignedUntil)
 	}) {
@@ -123,6 +119,7 @@ func (w *world) outage(i intent) {
 	for _, f := range append([]*file{w.published}, w.targets...) {
 		f.versions = nil
 	}
+	clear(w.restarter.frozen)
 }
 
 // destroyed checks that no key which signs no more stands in the Secret.

@@ -35,6 +35,7 @@ func (w *world) run(steps int) error {
 		w.serviceCAController()
 		w.trustController()
 		w.servingCertController()
+		w.restarts()
 		w.shakeHands()
 		w.checkProgress()
 		if w.failure != nil {
@@ -81,6 +82,7 @@ func (w *world) shakeHands() {
 				}
 			}
 			w.shakeHandsOverTheBridge(server)
+			w.shakeHandsWithFrozen(server)
 		}
 	}
 }

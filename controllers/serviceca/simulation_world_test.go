@@ -49,6 +49,7 @@ type world struct {
 	// bridged are the roots that lead to a CA by its cross-signed certificate, by the key identifier of that CA.
 	bridged map[string]bridge
 
+	restarter  restarter
 	mutant     mutant
 	handshakes int
 	// stands is for how many steps the phase that began then has not come on, though nothing holds it.
@@ -110,6 +111,7 @@ func newWorld(seed uint64, broken mutant) *world {
 		}},
 		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, bridged: map[string]bridge{},
 	}
+	w.restarter = newRestarter(seed)
 	w.restartManager()
 	for i := range 3 {
 		w.services = append(w.services, &service{Service: &corev1.Service{ObjectMeta: metav1.ObjectMeta{
@@ -123,6 +125,7 @@ func newWorld(seed uint64, broken mutant) *world {
 
 // restartManager forgets what is only in memory.
 func (w *world) restartManager() {
+	w.restarter.looked = time.Time{}
 	w.keys = keyring.New(shelf{w: w}, "system", clocktesting.NewFakePassiveClock(w.now))
 }
 
@@ -274,7 +277,7 @@ func (w *world) evidence(given found) evidence {
 			seen.Outstanding++
 		}
 	}
-	seen.Behind = seen.targets.Behind
+	seen.Behind, seen.Restarts = seen.targets.Behind, w.restarter.awaited(given.state.TrustChangedAt)
 	seen.reissueOver = time.Duration(w.rng.IntN(600)) * time.Second
 	return seen
 }

@@ -79,7 +79,8 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 		state.Trigger = in.Spec.Trigger
 		state.Compromise = state.Compromise || in.Spec.TriggerReason == v1alpha1.TriggerCompromise
 	}
-	state.TrustChanging = state.TrustChanging || !slices.ContainsFunc(state.Bundle(), next.Root.Equal)
+	// Though its root is known already: a rotation that was begun before, and lost, may have published it.
+	state.TrustChanging = state.TrustChanging || state.Active == nil || !state.Active.Root.Equal(next.Root)
 	state.Next, state.Reason, state.Restored = &prepared, reason, false
 	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return p.Root.Equal(next.Root) })
 	state.enter(v1alpha1.PhasePublishing, in.Now)

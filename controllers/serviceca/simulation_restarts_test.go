@@ -1,0 +1,117 @@
+package serviceca
+
+import (
+	"math/rand/v2"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// readsLate is how long after a change a process that starts may still read what was before.
+const readsLate = 5 * time.Second
+
+// restarter is what restarts the clients that never read their bundle again.
+type restarter struct {
+	// rng is its own, so that it changes nothing for all others.
+	rng *rand.Rand
+	// looked is when the bundle had changed that it looked at the clients for; zero as long as it has not.
+	looked time.Time
+	frozen map[*file]*process
+}
+
+// process is a client that has read its bundle once, when it started.
+type process struct {
+	started time.Time
+	held    version
+	// excused: it has not been restarted for a change that nobody waited for.
+	excused bool
+}
+
+func newRestarter(seed uint64) restarter {
+	return restarter{rng: rand.New(rand.NewPCG(seed, 1)), frozen: map[*file]*process{}}
+}
+
+// restarts restarts some of the clients that have to read a bundle again, and starts one for each target.
+func (w *world) restarts() {
+	r := &w.restarter
+	changed := changedAt(w.ca)
+	r.looked = changed
+	for _, target := range w.targets {
+		client := r.frozen[target]
+		switch last := len(target.versions) - 1; {
+		case target.content == nil:
+			delete(r.frozen, target)
+		case last < 0:
+		case client == nil, client.old(changed) && (r.rng.IntN(3) == 0 || w.now.Sub(changed) > 20*time.Minute):
+			r.frozen[target] = &process{started: w.now, held: target.versions[last]}
+		}
+	}
+}
+
+func (p *process) old(changed time.Time) bool {
+	return !changed.IsZero() && p.started.Before(changed.Add(readsLate))
+}
+
+func changedAt(ca *v1alpha1.ServiceCA) time.Time {
+	if bundle := ca.Status.TrustBundle; bundle != nil && bundle.ChangedAt != nil {
+		return bundle.ChangedAt.Time
+	}
+	return time.Time{}
+}
+
+// awaited is what the rotation sees of it.
+func (r restarter) awaited(changed time.Time) rotation.Restarts {
+	seen := rotation.Restarts{Unseen: !r.looked.Equal(changed)}
+	for _, client := range r.frozen {
+		if client.old(changed) {
+			seen.Clients++
+			seen.ClientNames = []string{"a client"}
+		}
+	}
+	return seen
+}
+
+// excuse notes which clients a switch of the signer does not wait for: those of a rotation that is urgent, or that has waited for long enough.
+func (r restarter) excuse(now time.Time, before, after *rotation.State, minimum time.Duration) {
+	if before.Next == nil || after.Next != nil || after.Phase != v1alpha1.PhaseReissuing {
+		return
+	}
+	waited := now.Sub(before.Since) >= minimum+rotation.Patience
+	for _, client := range r.frozen {
+		if client.old(after.TrustChangedAt) && (after.Compromise || waited) {
+			client.excused = true
+		}
+	}
+}
+
+// shakeHandsWithFrozen lets clients verify that were restarted when they had to be, and otherwise never.
+func (w *world) shakeHandsWithFrozen(server leaf) {
+	if w.compromised[pki.KeyID(server.AuthorityKeyId)] {
+		return
+	}
+	for _, client := range w.restarter.frozen {
+		if client.excused {
+			continue
+		}
+		w.handshakes++
+		if err := server.VerifiesBy(client.held.roots, w.now); err != nil {
+			bundle, _ := pki.ParseBundle(client.held.content)
+			w.fail("a client that started %s with %s refuses a certificate of %s, made %s: %v",
+				client.started.Format(time.DateTime), names(bundle), server.Issuer.CommonName, server.IssuedAt(), err)
+		}
+	}
+}
+
+// stateOf is what a signing-key Secret holds; an empty state where that is nothing.
+func stateOf(now time.Time, secret *corev1.Secret) *rotation.State {
+	if secret != nil {
+		if read, _ := rotation.Read(now, secret); read != nil {
+			return read
+		}
+	}
+	return &rotation.State{}
+}
