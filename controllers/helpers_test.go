@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what should come; nothing is measured by it.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
 func eventually(t *testing.T, check func(ctx context.Context) string) {
