@@ -35,8 +35,8 @@ func newRestarter(seed uint64) restarter {
 	return restarter{rng: rand.New(rand.NewPCG(seed, 1)), frozen: map[*file]*process{}}
 }
 
-// restarts restarts some of the clients that have to read a bundle again, and starts one for each target.
-func (w *world) restarts() {
+// bringOver restarts some of the clients that have to read a bundle again, and starts one for each target.
+func (w *world) bringOver() {
 	r := &w.restarter
 	changed := changedAt(w.ca)
 	r.looked = changed

@@ -35,7 +35,7 @@ func (w *world) run(steps int) error {
 		w.serviceCAController()
 		w.trustController()
 		w.servingCertController()
-		w.restarts()
+		w.bringOver()
 		w.shakeHands()
 		w.checkProgress()
 		if w.failure != nil {
