@@ -88,9 +88,10 @@ func (r *Reconciler) carryOut(ctx context.Context, now time.Time, p *plan) error
 
 // begin restarts a workload, unless its pods have been replaced in the meantime.
 func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *item) error {
-	if err := r.know(ctx, one, true); err != nil {
+	if err := r.meet(ctx, one.GetNamespace(), []*item{one}); err != nil {
 		return err
 	}
+	r.know(now, one)
 	if len(one.unknown) == 0 {
 		p.move(one, pending, current)
 		return nil
@@ -105,6 +106,8 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *ite
 	if done, err := r.write(ctx, now, one, stamp, mark); !done {
 		return err
 	}
+	known := r.pods[one.GetUID()]
+	known.restarted, known.began = last(one.unknown), now
 	p.move(one, pending, restarting)
 	r.Recorder.Eventf(one.Object, nil, corev1.EventTypeNormal, "Restarted", "Restart", "policy %s restarts it: %s", p.policy.Name, notes(one.unknown))
 	return nil

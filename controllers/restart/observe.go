@@ -7,9 +7,6 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -55,15 +52,17 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 	for i := range rulings.policies {
 		items[rulings.policies[i].Name] = &group{policy: &rulings.policies[i]}
 	}
+	var unseen []*item
 	for _, w := range workloads {
 		policy := rulings.of(w)
 		one, err := r.item(ctx, now, w, policy, reads)
 		if err != nil {
 			seen.failed = append(seen.failed, fmt.Errorf("look at %s: %w", w, err))
 		} else if one != nil {
-			items[policy.Name].items = append(items[policy.Name].items, one)
+			items[policy.Name].items, unseen = append(items[policy.Name].items, one), append(unseen, one)
 		}
 	}
+	seen.failed = append(seen.failed, r.look(ctx, now, unseen)...)
 	for _, found := range items {
 		seen.groups = append(seen.groups, *found)
 	}
@@ -71,7 +70,7 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 	return seen, nil
 }
 
-// item is a workload with what it does not know; nil for one that nothing concerns.
+// item is a workload with the changes that its pods may not know of; nil for one that nothing concerns.
 func (r *Reconciler) item(ctx context.Context, now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, reads changes) (*item, error) {
 	one := &item{workload: w, refusal: r.refusals.of(w, now)}
 	one.abandoned = policy.Spec.Restart.Strategy != v1alpha1.RollingRestart || one.optsOut()
@@ -88,11 +87,8 @@ func (r *Reconciler) item(ctx context.Context, now time.Time, w *workload, polic
 	if len(one.changes) == 0 && !marked {
 		return nil, nil
 	}
-	if one.progress = w.rollout.progress; marked && w.kind == kindDeployment {
-		// Its controller tells how it goes.
-		return one, nil
-	}
-	return one, r.know(ctx, one, false)
+	one.progress = w.rollout.progress
+	return one, nil
 }
 
 // workloads are all Deployments, StatefulSets and DaemonSets.
@@ -130,58 +126,4 @@ func (r *Reconciler) changes(ctx context.Context) (changes, error) {
 	var err error
 	read.claim, err = r.View.Claims(ctx)
 	return read, err
-}
-
-// memory is what was found out about the pods of workloads, as long as these do not change: pods are in no cache.
-type memory map[types.UID]remembered
-
-type remembered struct {
-	version string
-	starts
-}
-
-// know finds out which changes the pods of a workload do not know of.
-func (r *Reconciler) know(ctx context.Context, one *item, anew bool) error {
-	known, ok := r.pods[one.GetUID()]
-	if anew || !ok || known.version != one.GetResourceVersion() {
-		pods, err := r.list(ctx, one.workload)
-		if err != nil {
-			return err
-		}
-		known = remembered{one.GetResourceVersion(), newStarts(pods...)}
-		r.pods[one.GetUID()] = known
-	}
-	one.unknown, one.progress = known.unknown(one.changes), later(one.progress, known.progress)
-	return nil
-}
-
-// forget what is known of workloads that are gone.
-func (r *Reconciler) forget(present []*workload) {
-	there := map[types.UID]bool{}
-	for _, w := range present {
-		there[w.GetUID()] = true
-	}
-	for uid := range r.pods {
-		if !there[uid] {
-			delete(r.pods, uid)
-		}
-	}
-	for uid := range r.refusals {
-		if !there[uid] {
-			delete(r.refusals, uid)
-		}
-	}
-}
-
-// list are the pods of a workload that run, or are going to.
-func (r *Reconciler) list(ctx context.Context, w *workload) ([]corev1.Pod, error) {
-	selector, err := metav1.LabelSelectorAsSelector(w.selector)
-	if err != nil {
-		return nil, err
-	}
-	var pods corev1.PodList
-	err = r.Live.List(ctx, &pods, client.InNamespace(w.GetNamespace()), client.MatchingLabelsSelector{Selector: selector})
-	return slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool {
-		return !w.owns(&pod) || pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-	}), err
 }

@@ -62,18 +62,6 @@ func Slim(object client.Object) {
 	}
 }
 
-// owns tells whether a pod, which its selector takes, is of a workload.
-func (w *workload) owns(pod *corev1.Pod) bool {
-	owner := metav1.GetControllerOfNoCopy(pod)
-	switch {
-	case owner == nil:
-		return false
-	case w.kind == kindDeployment:
-		return owner.Kind == "ReplicaSet" && owner.Name == w.GetName()+"-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
-	}
-	return owner.UID == w.GetUID()
-}
-
 // configuration is all that we own of a workload: the stamp of its template, and the mark that its restart is under way; empty ones are
 // given up. It takes effect on this very version only.
 func (w *workload) configuration(stamp, mark string) runtime.ApplyConfiguration {

@@ -62,15 +62,15 @@ func (r *Reconciler) refuse(now time.Time, one *item, message string, retry time
 
 // evict replaces the next pod of a workload that does not replace its pods by itself, as far as PodDisruptionBudgets allow.
 func (r *Reconciler) evict(ctx context.Context, now time.Time, one *item) error {
-	pods, err := r.list(ctx, one.workload)
-	if err != nil {
+	var pods []corev1.Pod
+	if err := r.eachPodOf(ctx, one.workload, func(pod *corev1.Pod) { pods = append(pods, *pod) }); err != nil {
 		return err
 	}
 	next := nextPod(one, pods)
 	if next == nil {
 		return nil
 	}
-	err = r.Live.SubResource("eviction").Create(ctx, next, &policyv1.Eviction{
+	err := r.Live.SubResource("eviction").Create(ctx, next, &policyv1.Eviction{
 		ObjectMeta:    metav1.ObjectMeta{Namespace: next.Namespace, Name: next.Name},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(next.UID))},
 	})
