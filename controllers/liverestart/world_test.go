@@ -94,11 +94,19 @@ type manager struct {
 	mutex  sync.Mutex
 	ends   func() error
 	writes []string
+	// mortal: it dies of its next write to a workload, before or after the API server has seen it; dies is closed then.
+	mortal bool
+	dies   chan struct{}
+	deaths int
 }
 
 func (m *manager) start() error {
+	dies := make(chan struct{})
+	m.mutex.Lock()
+	m.dies = dies
+	m.mutex.Unlock()
 	stop, err := testoperator.Start(context.Background(), world.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
-		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counted{next, m} })
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counted{next, m, dies} })
 	})
 	m.ends = stop
 	return err
@@ -135,15 +143,52 @@ func (m *manager) written(suffix string) (found []string) {
 type counted struct {
 	http.RoundTripper
 	*manager
+	dead <-chan struct{}
 }
 
 func (c counted) RoundTrip(request *http.Request) (*http.Response, error) {
-	if request.Method != http.MethodGet {
-		c.mutex.Lock()
-		c.writes = append(c.writes, request.Method+" "+request.URL.Path)
-		c.mutex.Unlock()
+	switch fate := c.note(request); fate {
+	case dead:
+		return nil, errDead
+	case diesAfter:
+		if response, err := c.RoundTripper.RoundTrip(request); err == nil {
+			response.Body.Close()
+		}
+		return nil, errDead
 	}
 	return c.RoundTripper.RoundTrip(request)
+}
+
+var errDead = errors.New("the manager is dead")
+
+// fate is what becomes of a request.
+type fate int
+
+const (
+	lives fate = iota
+	dead
+	diesAfter
+)
+
+// note notes a write, and tells whether the manager outlives it. It dies before the API server has seen it, and after, in turn.
+func (c counted) note(request *http.Request) fate {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	select {
+	case <-c.dead:
+		return dead
+	default:
+	}
+	if request.Method == http.MethodGet {
+		return lives
+	}
+	c.writes = append(c.writes, request.Method+" "+request.URL.Path)
+	if !c.mortal || !(strings.HasPrefix(request.URL.Path, "/apis/apps/") || strings.HasSuffix(request.URL.Path, "/eviction")) {
+		return lives
+	}
+	close(c.dies)
+	c.deaths++
+	return dead + fate(c.deaths%2)
 }
 
 // realm is a namespace of its own with a policy for nobody else, and one Service whose certificate its workloads read.

@@ -1,0 +1,70 @@
+package liverestart_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// The manager dies of each write of a restart, before and after the API server has seen it, and another one takes over: every workload is
+// restarted once all the same. It is the only test then, for the others need the manager.
+func TestDeathAtEachWrite(t *testing.T) {
+	r := newRealm(t, rolling(1))
+	set := r.statefulSet("by-hand", byVolume)
+	set.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+	rolled := []client.Object{r.deployment("web", byVolume), r.statefulSet("set", byVolume), r.daemonSet("daemons", byVolume)}
+	all := append([]client.Object{set}, rolled...)
+	r.run(all...)
+	before := map[string]map[string]bool{}
+	for _, w := range all {
+		before[w.GetName()] = r.pods(w.GetName())
+	}
+	r.renew()
+	world.manager.mutex.Lock()
+	world.manager.mortal = true
+	world.manager.mutex.Unlock()
+	for alive := true; alive; {
+		select {
+		case <-world.manager.dies:
+			world.manager.replace(t)
+		case <-time.After(100 * time.Millisecond):
+			alive = !r.allReplaced(all, before)
+		}
+	}
+	world.manager.mutex.Lock()
+	world.manager.mortal = false
+	world.manager.mutex.Unlock()
+	r.done()
+	for _, w := range rolled {
+		r.isRestarted(w, before[w.GetName()], 1)
+	}
+	r.isRestarted(set, before[set.Name], 0)
+	// Each begins and ends, and two pods are evicted: once in vain, and once so that nobody knows.
+	if world.manager.deaths < 8 {
+		t.Errorf("the manager died only %d times", world.manager.deaths)
+	}
+}
+
+// allReplaced tells whether every pod is another one, and every workload is at rest.
+func (r *realm) allReplaced(workloads []client.Object, before map[string]map[string]bool) bool {
+	r.Helper()
+	for _, w := range workloads {
+		if err := world.kube.Get(context.Background(), client.ObjectKeyFromObject(w), w); err != nil {
+			r.Fatal(err)
+		}
+		if _, marked := w.GetLabels()[v1alpha1.LabelRestarting]; marked {
+			return false
+		}
+		for uid := range r.pods(w.GetName()) {
+			if before[w.GetName()][uid] {
+				return false
+			}
+		}
+	}
+	return true
+}
