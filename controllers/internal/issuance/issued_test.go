@@ -30,6 +30,7 @@ func TestIssued(t *testing.T) {
 	}{
 		"nobody wrote":              {nil, 0},
 		"at once":                   {[]metav1.ManagedFieldsEntry{wrote(ours, apply, 2*time.Second)}, 2 * time.Second},
+		"the signer's clock behind": {[]metav1.ManagedFieldsEntry{wrote(ours, apply, 4*time.Minute)}, 4 * time.Minute},
 		"the signer's clock ahead":  {[]metav1.ManagedFieldsEntry{wrote(ours, apply, -50*time.Minute)}, -50 * time.Minute},
 		"another annotation, later": {[]metav1.ManagedFieldsEntry{wrote(ours, apply, time.Hour)}, 0},
 		"somebody else":             {[]metav1.ManagedFieldsEntry{wrote("kubectl", apply, 2*time.Second), wrote(ours, metav1.ManagedFieldsOperationUpdate, 2*time.Second)}, 0},

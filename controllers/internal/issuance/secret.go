@@ -54,18 +54,15 @@ func keepWriteTime(secret *corev1.Secret) {
 	secret.ManagedFields = kept
 }
 
-// writing is how long after it was signed a certificate is in its Secret, at the latest, as far as clocks agree.
-const writing = time.Minute
-
-// Issued is when the certificate in a digest was written, by the clock of the API server; where the Secret was written again since, it
-// is when the certificate was signed. Zero without a certificate.
+// Issued is when the certificate in a digest was written, by the clock of the API server; where the Secret was written again later than
+// clocks differ, it is when the certificate was signed. Zero without a certificate.
 func Issued(secret *corev1.Secret) time.Time {
 	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
 	if err != nil {
 		return time.Time{}
 	}
 	for _, entry := range secret.ManagedFields {
-		if entry.Time != nil && entry.Time.Sub(leaf.IssuedAt()) < writing {
+		if entry.Time != nil && entry.Time.Sub(leaf.IssuedAt()) < pki.ClockSkew {
 			return entry.Time.Time
 		}
 	}
