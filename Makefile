@@ -42,6 +42,12 @@ test: controlplane ## Run every test, against an embedded cluster
 	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
 	@go -C hack/controlplane test $(TEST_FLAGS) ./build/... | sed '/\[no test files\]/d'
 
+SERVICES ?= 1000
+
+.PHONY: bench
+bench: controlplane build ## Measure the operator on the embedded cluster, beside a floor; SERVICES=10000 for many
+	@go run ./hack/bench --services=$(SERVICES)
+
 .PHONY: controlplane
 controlplane: ## Build the embedded cluster into bin/k8s: minutes the first time
 	@go -C hack/controlplane run ./build --out $(CURDIR)/bin/k8s

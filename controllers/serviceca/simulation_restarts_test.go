@@ -1,6 +1,8 @@
 package serviceca
 
 import (
+	"crypto/x509"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -88,15 +90,27 @@ func (r restarter) excuse(now time.Time, before, after *rotation.State, minimum 
 	}
 }
 
-// shakeHandsWithFrozen lets clients verify that were restarted when they had to be, and otherwise never.
-func (w *world) shakeHandsWithFrozen(server leaf) {
+// frozen are the clients that were restarted when they had to be, and otherwise never; but for those that hold what others hold, too.
+func (w *world) frozen(others map[string]*x509.CertPool) []*process {
+	var found []*process
+	seen := maps.Clone(others)
+	for _, target := range w.targets {
+		client := w.restarter.frozen[target]
+		if client == nil || client.excused || seen[string(client.held.content)] != nil {
+			continue
+		}
+		seen[string(client.held.content)] = client.held.roots
+		found = append(found, client)
+	}
+	return found
+}
+
+// shakeHandsWithFrozen lets clients verify that only a restart brings over.
+func (w *world) shakeHandsWithFrozen(server leaf, clients []*process) {
 	if w.compromised[pki.KeyID(server.AuthorityKeyId)] {
 		return
 	}
-	for _, client := range w.restarter.frozen {
-		if client.excused {
-			continue
-		}
+	for _, client := range clients {
 		w.handshakes++
 		if err := server.VerifiesBy(client.held.roots, w.now); err != nil {
 			bundle, _ := pki.ParseBundle(client.held.content)

@@ -68,6 +68,7 @@ func (w *world) checkProgress() {
 // bundle that it may hold.
 func (w *world) shakeHands() {
 	clients := w.clients()
+	frozen := w.frozen(clients)
 	for _, s := range w.services {
 		s.leaves = slices.DeleteFunc(s.leaves, func(l leaf) bool {
 			given := !l.until.IsZero() && w.compromised[pki.KeyID(l.AuthorityKeyId)] && w.now.Sub(l.until) > bound
@@ -82,7 +83,7 @@ func (w *world) shakeHands() {
 				}
 			}
 			w.shakeHandsOverTheBridge(server)
-			w.shakeHandsWithFrozen(server)
+			w.shakeHandsWithFrozen(server, frozen)
 		}
 	}
 }
