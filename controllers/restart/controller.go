@@ -59,6 +59,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	var plans []*plan
 	for _, group := range seen.groups {
 		p := planFor(now, group.policy, group.items)
+		// A manager that has died cannot tell when it completed one.
+		r.findings.completedAt(group.policy.Name, group.restarted)
 		failed = append(failed, r.carryOut(ctx, now, p))
 		if p.again.Before(again) {
 			again = p.again

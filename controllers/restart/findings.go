@@ -40,11 +40,11 @@ func (f *findings) permit(permitted bool) {
 	f.asked, f.permitted = true, permitted
 }
 
-// completedAt remembers when a restart was completed.
+// completedAt remembers when a restart of a policy was completed, or was at the earliest; zero for never.
 func (f *findings) completedAt(policy string, at time.Time) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
-	f.completed[policy] = at
+	f.completed[policy] = later(f.completed[policy], at)
 }
 
 // tell keeps what was found, and announces what is new.
@@ -56,7 +56,7 @@ func (f *findings) tell(ctx context.Context, plans []*plan, changedAt map[string
 	}
 	f.mutex.Lock()
 	for name, report := range reports {
-		if at, ok := f.completed[name]; ok {
+		if at := f.completed[name]; !at.IsZero() {
 			report.Counts.LastCompletedAt = &metav1.Time{Time: at.Truncate(time.Second)}
 		}
 	}

@@ -25,6 +25,8 @@ type observed struct {
 type group struct {
 	policy *v1alpha1.ServingCertPolicy
 	items  []*item
+	// restarted is when the last of them was, as far as their stamps tell.
+	restarted time.Time
 }
 
 // noPolicy rules the workloads that no policy rules any more.
@@ -55,6 +57,9 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 	var unseen []*item
 	for _, w := range workloads {
 		policy := rulings.of(w)
+		if under := w.GetLabels()[v1alpha1.LabelRestarting]; under == "" {
+			items[policy.Name].restarted = later(items[policy.Name].restarted, w.stamp())
+		}
 		one, err := r.item(ctx, now, w, policy, reads)
 		if err != nil {
 			seen.failed = append(seen.failed, fmt.Errorf("look at %s: %w", w, err))

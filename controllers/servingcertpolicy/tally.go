@@ -111,8 +111,8 @@ func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.Servin
 		return nil
 	}
 	counts := *t.restarts.Counts
-	if before.Restarts != nil && counts.LastCompletedAt == nil {
-		counts.LastCompletedAt = before.Restarts.LastCompletedAt
+	if said := before.Restarts; said != nil && said.LastCompletedAt != nil && (counts.LastCompletedAt == nil || counts.LastCompletedAt.Before(said.LastCompletedAt)) {
+		counts.LastCompletedAt = said.LastCompletedAt
 	}
 	return &counts
 }

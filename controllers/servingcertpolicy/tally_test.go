@@ -211,6 +211,11 @@ func TestRestarts(t *testing.T) {
 	if got := says(next, v1alpha1.ConditionRestartHalted); got != "True RolloutFailed: web" || next.Restarts.Pending != 0 || !next.Restarts.LastCompletedAt.Equal(&long) {
 		t.Errorf("it says %q of %+v, and forgot when a restart was completed", got, next.Restarts)
 	}
+	earlier := metav1.NewTime(long.Add(-time.Minute))
+	again := (&tally{restarts: &restart.Report{Counts: &v1alpha1.RestartCounts{LastCompletedAt: &earlier}}}).status(now, before, nil)
+	if !again.Restarts.LastCompletedAt.Equal(&long) {
+		t.Errorf("a new manager knows no better when a restart was completed, and it says %s", again.Restarts.LastCompletedAt)
+	}
 	if blind := (&tally{restarts: &restart.Report{Halted: true, Reason: "NotPermitted", Message: "no"}}).status(now, before, nil); blind.Restarts != nil {
 		t.Errorf("nobody may look, and it says %+v", blind.Restarts)
 	}

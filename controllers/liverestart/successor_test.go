@@ -2,8 +2,8 @@ package liverestart_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,14 +28,14 @@ func TestDeathAtEachWrite(t *testing.T) {
 	world.manager.mutex.Lock()
 	world.manager.mortal = true
 	world.manager.mutex.Unlock()
-	for alive := true; alive; {
+	eventually(t, func(context.Context) error {
 		select {
 		case <-world.manager.dies:
 			world.manager.replace(t)
-		case <-time.After(100 * time.Millisecond):
-			alive = !r.allReplaced(all, before)
+		default:
 		}
-	}
+		return r.allReplaced(all, before)
+	})
 	world.manager.mutex.Lock()
 	world.manager.mortal = false
 	world.manager.mutex.Unlock()
@@ -50,21 +50,21 @@ func TestDeathAtEachWrite(t *testing.T) {
 	}
 }
 
-// allReplaced tells whether every pod is another one, and every workload is at rest.
-func (r *realm) allReplaced(workloads []client.Object, before map[string]map[string]bool) bool {
+// allReplaced tells what is left of the pods before, or still under way.
+func (r *realm) allReplaced(workloads []client.Object, before map[string]map[string]bool) error {
 	r.Helper()
 	for _, w := range workloads {
-		if err := world.kube.Get(context.Background(), client.ObjectKeyFromObject(w), w); err != nil {
-			r.Fatal(err)
+		if err := world.kube.Get(r.Context(), client.ObjectKeyFromObject(w), w); err != nil {
+			return err
 		}
 		if _, marked := w.GetLabels()[v1alpha1.LabelRestarting]; marked {
-			return false
+			return fmt.Errorf("%s is being restarted", w.GetName())
 		}
 		for uid := range r.pods(w.GetName()) {
 			if before[w.GetName()][uid] {
-				return false
+				return fmt.Errorf("a pod of %s is left", w.GetName())
 			}
 		}
 	}
-	return true
+	return nil
 }
