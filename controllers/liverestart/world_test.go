@@ -147,7 +147,8 @@ type counted struct {
 }
 
 func (c counted) RoundTrip(request *http.Request) (*http.Response, error) {
-	switch fate := c.note(request); fate {
+	switch c.note(request) {
+	case lives:
 	case dead:
 		return nil, errDead
 	case diesAfter:
@@ -183,7 +184,8 @@ func (c counted) note(request *http.Request) fate {
 		return lives
 	}
 	c.writes = append(c.writes, request.Method+" "+request.URL.Path)
-	if !c.mortal || !(strings.HasPrefix(request.URL.Path, "/apis/apps/") || strings.HasSuffix(request.URL.Path, "/eviction")) {
+	ofWorkload := strings.HasPrefix(request.URL.Path, "/apis/apps/") || strings.HasSuffix(request.URL.Path, "/eviction")
+	if !c.mortal || !ofWorkload {
 		return lives
 	}
 	close(c.dies)

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -37,6 +38,8 @@ type Reconciler struct {
 	// Targets is the ServiceCA whose bundle a ConfigMap asks for, empty when it asks for none.
 	Targets func(client.Object) string
 
+	// seen is what gathers before the workloads are looked at.
+	seen     *gather.Changes
 	pods     memory
 	refusals refusals
 	findings *findings
@@ -44,7 +47,7 @@ type Reconciler struct {
 
 // New completes a reconciler.
 func New(r Reconciler) *Reconciler {
-	r.pods, r.refusals, r.findings = memory{}, refusals{}, newFindings()
+	r.seen, r.pods, r.refusals, r.findings = &gather.Changes{}, memory{}, refusals{}, newFindings()
 	return &r
 }
 
@@ -52,6 +55,7 @@ func New(r Reconciler) *Reconciler {
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	now := r.Clock.Now()
 	seen, err := r.observe(ctx, now)
+	r.seen.Counted(r.Clock.Since(now))
 	if err != nil {
 		return ctrl.Result{}, err
 	}

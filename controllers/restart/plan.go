@@ -9,8 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/window"
 )
 
-// gather is how long reasons gather before they make one restart.
-const gather = 10 * time.Second
+// gathering is how long reasons gather before they make one restart.
+const gathering = 10 * time.Second
 
 // maxInterval is when a policy is looked at again, at the latest.
 const maxInterval = 10 * time.Minute
@@ -90,7 +90,7 @@ func (p *plan) takeTurns(now time.Time) {
 	}
 	free := int(max(p.policy.Spec.Restart.MaxConcurrent, 1)) - len(p.byState[restarting])
 	for _, one := range slices.SortedFunc(slices.Values(p.byState[pending]), earlierTurn) {
-		ready := last(one.unknown).Add(gather)
+		ready := last(one.unknown).Add(gathering)
 		switch {
 		case now.Before(ready):
 			p.lookAt(ready)

@@ -24,9 +24,6 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// settle is how long what changes gathers before the workloads are looked at.
-const settle = time.Second
-
 // permissionInterval is how often the operator asks whether it may restart workloads by now.
 const permissionInterval = 15 * time.Second
 
@@ -82,22 +79,22 @@ func needed() []authorizationv1.ResourceAttributes {
 func (r *Reconciler) watch(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("restart").
-		Watches(&appsv1.Deployment{}, gathered()).
-		Watches(&appsv1.StatefulSet{}, gathered()).
-		Watches(&appsv1.DaemonSet{}, gathered()).
-		Watches(&corev1.Secret{}, gathered()).
-		Watches(&v1alpha1.ServiceCA{}, gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
+		Watches(&appsv1.Deployment{}, r.gathered()).
+		Watches(&appsv1.StatefulSet{}, r.gathered()).
+		Watches(&appsv1.DaemonSet{}, r.gathered()).
+		Watches(&corev1.Secret{}, r.gathered()).
+		Watches(&v1alpha1.ServiceCA{}, r.gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
 			a, _ := before.(*v1alpha1.ServiceCA)
 			b, _ := after.(*v1alpha1.ServiceCA)
 			return a == nil || b == nil || !changedAt(a).Equal(changedAt(b))
 		}))).
-		Watches(&v1alpha1.ServingCertPolicy{}, gathered(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&corev1.Service{}, gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
+		Watches(&v1alpha1.ServingCertPolicy{}, r.gathered(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&corev1.Service{}, r.gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
 			a, _ := before.(*corev1.Service)
 			b, _ := after.(*corev1.Service)
 			return a == nil || b == nil || !maps.Equal(a.Spec.Selector, b.Spec.Selector) || !maps.Equal(a.Labels, b.Labels)
 		}))).
-		Watches(servingcert.NamespaceMetadata(), gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		Watches(servingcert.NamespaceMetadata(), r.gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		Complete(r)
 }
 
@@ -107,11 +104,11 @@ func changed(matters func(before, after client.Object) bool) predicate.Predicate
 }
 
 // gathered asks for a look at the workloads once what changes has gathered.
-func gathered() handler.EventHandler {
+func (r *Reconciler) gathered() handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyWorkload, settle) },
-		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyWorkload, settle) },
-		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyWorkload, settle) },
+		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyWorkload, r.seen.Delay()) },
+		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyWorkload, r.seen.Delay()) },
+		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyWorkload, r.seen.Delay()) },
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -51,6 +52,9 @@ type Reconciler struct {
 	Namespace string
 	// Fought tells of targets that somebody else changes back again and again.
 	Fought func(client.ObjectKey) bool
+
+	// changes gather before they are counted.
+	changes gather.Changes
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is

@@ -34,6 +34,8 @@ func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, state
 	if state == nil {
 		return seen, nil
 	}
+	begin := r.Clock.Now()
+	defer func() { r.changes.Counted(r.Clock.Since(begin)) }()
 	var err error
 	encoded := state.Bundle().Encode()
 	hash := pki.Hash(encoded)

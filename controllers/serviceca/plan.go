@@ -83,7 +83,8 @@ func (s *step) lookAgain(seen evidence) {
 	case s.state == nil || s.retry != 0:
 	case s.secret != nil:
 		s.retry = nextStep
-	case s.state.Phase != v1alpha1.PhaseStable && (seen.Behind+seen.Outstanding > 0 || seen.Restarts.Waiting()):
+	case s.state.TrustChanging && seen.Behind > 0,
+		s.state.Phase != v1alpha1.PhaseStable && (seen.Behind+seen.Outstanding > 0 || seen.Restarts.Waiting()):
 		s.retry = retryEvidence
 	}
 }

@@ -87,10 +87,11 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 	state := &rotation.State{
 		Phase: v1alpha1.PhasePublishing, Since: in.stamp(), StartedAt: in.stamp(), Reason: reason,
 		Trigger: in.serviceCA.Spec.Rotation.Trigger, Longest: in.longest, Next: next,
-		TrustChanging: in.serviceCA.Status.TrustBundle != nil,
 	}
 	state.Compromise = in.unfinishedCompromise()
 	state.Know(in.recovered()...)
+	// Without a status, as after the ServiceCA was made again, clients hold what is still published.
+	state.TrustChanging = in.serviceCA.Status.TrustBundle != nil || len(state.Previous) > 0
 	active := in.serviceCA.Status.Active
 	switch {
 	case active != nil && active.Fingerprint == next.Fingerprint() && in.knows(next.Root):

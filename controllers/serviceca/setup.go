@@ -2,7 +2,6 @@ package serviceca
 
 import (
 	"context"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,9 +21,6 @@ import (
 	"github.com/servingcert/operator/controllers/trust"
 )
 
-// countAfter gathers what changes the counts of a status, so that status writes are bounded by time and not by Services.
-const countAfter = time.Second
-
 // SetupWithManager watches ServiceCAs, the Secrets of the operator's own namespace by their metadata, and what the status counts.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) error {
 	secret := &metav1.PartialObjectMetadata{}
@@ -32,15 +28,15 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) 
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
 		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.ServiceCA{}, later(func(ca client.Object) string { return ca.GetName() })).
+		Watches(&v1alpha1.ServiceCA{}, r.later(func(ca client.Object) string { return ca.GetName() })).
 		WatchesRawSource(source.Kind[client.Object](ownSecrets, secret, handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
 		Watches(trust.ConfigMapMetadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
-		Watches(trust.ConfigMapMetadata(), later(r.Targets), builder.OnlyMetadata).
+		Watches(trust.ConfigMapMetadata(), r.later(r.Targets), builder.OnlyMetadata).
 		Watches(&v1alpha1.ServingCertPolicy{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, policy client.Object) []reconcile.Request {
 			return []reconcile.Request{request(caOf(policy))}
 		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&corev1.Secret{}, later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
-		WatchesRawSource(source.Channel(r.RestartsChanged, later(func(ca client.Object) string { return ca.GetName() }))).
+		Watches(&corev1.Secret{}, r.later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
+		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
 		Complete(r)
 }
 
@@ -86,11 +82,11 @@ func request(ca string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: ca}}
 }
 
-// later asks for a ServiceCA once the changes that concern its counts have gathered.
-func later(caOf func(client.Object) string) handler.EventHandler {
+// later asks for a ServiceCA once the changes that concern its counts have gathered: status writes are bounded by time, and not by Services.
+func (r *Reconciler) later(caOf func(client.Object) string) handler.EventHandler {
 	add := func(object client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		if ca := caOf(object); ca != "" {
-			queue.AddAfter(request(ca), countAfter)
+			queue.AddAfter(request(ca), r.changes.Delay())
 		}
 	}
 	return handler.Funcs{

@@ -25,15 +25,13 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
-
-// gather is how long changes gather before the policies are reported on: status writes are bounded by time, not by Services.
-const gather = time.Second
 
 // everyPolicy is the one request: every Service is looked at once, for all policies together.
 var everyPolicy = reconcile.Request{NamespacedName: types.NamespacedName{Name: "policies"}}
@@ -49,15 +47,18 @@ type Reconciler struct {
 	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
 	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
 	RestartsChanged <-chan event.GenericEvent
+
+	// changes gather before the policies are reported on: status writes are bounded by time, not by Services.
+	changes gather.Changes
 }
 
 // SetupWithManager watches everything that a policy reports on.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	later := handler.Funcs{
-		CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
-		UpdateFunc:  func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyPolicy, gather) },
-		DeleteFunc:  func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyPolicy, gather) },
-		GenericFunc: func(_ context.Context, _ event.GenericEvent, q queue) { q.AddAfter(everyPolicy, gather) },
+		CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
+		UpdateFunc:  func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
+		DeleteFunc:  func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
+		GenericFunc: func(_ context.Context, _ event.GenericEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("servingcertpolicy").
@@ -78,6 +79,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	}
 	now := r.Clock.Now()
 	tallies, err := r.count(ctx, now, list.Items)
+	r.changes.Counted(r.Clock.Since(now))
 	if err != nil {
 		return ctrl.Result{}, err
 	}

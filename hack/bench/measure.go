@@ -25,8 +25,8 @@ const (
 	namespaces = 20
 	// samples is how many Services are annotated, one after the other.
 	samples = 200
-	// quiet is for how long nothing is written before the manager is taken to be at rest.
-	quiet = 5 * time.Second
+	// quiet is for how long nothing is written before the manager is taken to be at rest: longer than it gathers what it reports.
+	quiet = 12 * time.Second
 )
 
 // each runs a function for each number, many at once.

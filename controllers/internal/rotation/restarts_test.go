@@ -23,8 +23,9 @@ func servers(held int32, names ...string) func(*scene) {
 	}
 }
 
-func unseen(s *scene) { s.Evidence.Restarts.Unseen = true }
-func urgent(s *scene) { s.State.Compromise = true }
+func unseen(s *scene)   { s.Evidence.Restarts.Unseen = true }
+func urgent(s *scene)   { s.State.Compromise = true }
+func changing(s *scene) { s.State.TrustChanging = true }
 
 // TestDecideClients: the signer is switched when clients have been restarted that do not read the bundle by themselves; not when its key was
 // compromised, and not so late that the CA would end first.

@@ -61,10 +61,14 @@ func drawScene(t *testing.T, rt *rapid.T) *scene {
 	for name, edit := range map[string]func(*scene){
 		"an older CA": olderToo(20 * day), "unused roots are forgotten": untilUnused, "compromised": compromised, "paused": paused,
 		"a target lacks the bundle": behind("a"), "outstanding": outstanding("b"), "no successor": noSuccessor,
+		"urgent": urgent, "nobody has looked": unseen, "clients to restart": clients("c"), "a change is on its way": changing,
 	} {
 		if rapid.Bool().Draw(rt, name) {
 			edit(s)
 		}
+	}
+	if rapid.Bool().Draw(rt, "servers to restart") {
+		servers(rapid.Int32Range(0, 2).Draw(rt, "held"), "d", "e")(s)
 	}
 	if s.State.Preparing() && rapid.Bool().Draw(rt, "the key is lost") {
 		keyLost(s)
