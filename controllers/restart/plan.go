@@ -63,19 +63,18 @@ func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *
 
 func (p *plan) restarts() bool { return p.policy.Spec.Restart.Strategy == v1alpha1.RollingRestart }
 
-// halting is a workload whose failed restart holds up the others. One that was not available before does not.
+// halting is a workload whose failed restart holds up the others, the first by name. One that was not available before does not.
 func (p *plan) halting() *item {
 	if p.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
 		return nil
 	}
-	at := slices.IndexFunc(p.byState[failed], func(one *item) bool {
-		_, available, _ := one.marked()
-		return available
-	})
-	if at < 0 {
-		return nil
+	var first *item
+	for _, one := range p.byState[failed] {
+		if _, available, _ := one.marked(); available && (first == nil || one.String() < first.String()) {
+			first = one
+		}
 	}
-	return p.byState[failed][at]
+	return first
 }
 
 func (p *plan) takeTurns(now time.Time) {

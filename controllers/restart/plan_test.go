@@ -165,6 +165,17 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// The same one is named, in whichever order the failed ones come.
+func TestHaltIsStable(t *testing.T) {
+	t.Parallel()
+	failed := func(name string) *item { return marked(stale(deployment(name, stuck)), time.Minute, "") }
+	for _, items := range [][]*item{{failed("a"), failed("b")}, {failed("b"), failed("a")}} {
+		if got := planFor(now, rollingPolicy(), items).halts; got == nil || got.GetName() != "a" {
+			t.Errorf("%v halts, want a", got)
+		}
+	}
+}
+
 // Many workloads make no long sentence, and the same one in whichever order they come.
 func TestReportIsShort(t *testing.T) {
 	t.Parallel()

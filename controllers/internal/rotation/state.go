@@ -133,7 +133,11 @@ func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
 		moments = append(moments, s.clientsUntil(spec))
 	}
 	if s.Compromise {
-		moments = append(moments, s.Since.Add(s.ReissueOver+Patience), s.Since.Add(RestartPatience))
+		moments = append(moments, s.Since.Add(s.ReissueOver+Patience))
+	}
+	if slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return p.Compromised }) {
+		// A later rotation may be under way by then, which is no compromise.
+		moments = append(moments, s.Since.Add(RestartPatience))
 	}
 	for _, signer := range []*Signer{s.Active, s.Next} {
 		if signer != nil {
