@@ -153,7 +153,7 @@ func TestSourceSecretWrong(t *testing.T) {
 // A CA that was made where the clock is ahead becomes good by itself.
 func TestSourceSecretValidSoon(t *testing.T) {
 	t.Parallel()
-	own := mint(t, "Corp Root", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(8 * time.Second) })
+	own := mint(t, "Corp Root", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Second) })
 	r := newRealm(t, bringing("corp-"+realmName(t)))
 	bring(t, "corp-"+r.name, own.data(t))
 	r.serviceCA(isStalled("SourceInvalid", "not valid before"))
