@@ -204,8 +204,8 @@ func (in Input) retiring(decided *Decision) {
 		decided.wait("%s: distrusted as soon as %d more certificates are reissued: %s",
 			some(compromised), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
 	case len(compromised) > 0 && !in.Now.Before(in.reissuedAt()):
-		decided.wait("%s: distrusted as soon as %d workloads are restarted that hold older certificates, and at the latest %s: %s", some(compromised),
-			in.Evidence.Restarts.Servers, in.State.Since.Add(RestartPatience).UTC().Format(time.RFC3339), some(in.Evidence.Restarts.ServerNames))
+		decided.wait("%s: distrusted as soon as %s, and at the latest %s", some(compromised),
+			in.Evidence.Restarts.servers(), in.State.Since.Add(RestartPatience).UTC().Format(time.RFC3339))
 	case len(compromised) > 0:
 		decided.wait("%s: distrusted at %s, until when servers are given the time to read what %s signed",
 			some(compromised), in.reissuedAt().UTC().Format(time.RFC3339), name)

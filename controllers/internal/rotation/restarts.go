@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -28,6 +29,14 @@ func (r Restarts) Waiting() bool { return r.Unseen || r.Clients+r.Servers > 0 }
 // Moves tells whether a rotation may go on, or has to wait, by what was seen before and by this. How many it waits for moves nothing.
 func (r Restarts) Moves(before Restarts) bool {
 	return (r.Clients > 0) != (before.Clients > 0) || (r.Servers > r.HeldServers) != (before.Servers > before.HeldServers)
+}
+
+// servers says which of them a CA is trusted for that was compromised.
+func (r Restarts) servers() string {
+	if r.Unseen {
+		return "the workloads that hold older certificates have been looked at"
+	}
+	return fmt.Sprintf("%d workloads are restarted that hold older certificates (%s)", r.Servers, some(r.ServerNames))
 }
 
 // RestartPatience is how long after the last certificate was reissued servers are restarted, before a CA that was compromised is distrusted

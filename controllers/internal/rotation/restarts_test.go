@@ -2,10 +2,9 @@ package rotation_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -53,9 +52,9 @@ func TestDecideServers(t *testing.T) {
 	retiring := given(in(v1alpha1.PhaseRetiring), compromised, urgent)
 	decide(t, []decision{
 		{"a server has not restarted", slices.Concat(retiring, given(at(minimum), servers(0, "Deployment shop/web"))), rotation.Stay, "", []string{
-			"BEFORE: distrusted as soon as 1 workloads are restarted that hold older certificates, and at the latest 2071-03-15T15:09:26Z: Deployment shop/web"}},
+			"BEFORE: distrusted as soon as 1 workloads are restarted that hold older certificates (Deployment shop/web), and at the latest 2071-03-15T15:09:26Z"}},
 		{"nobody has looked", slices.Concat(retiring, given(at(minimum), unseen)), rotation.Stay, "", []string{
-			"BEFORE: distrusted as soon as 0 workloads are restarted that hold older certificates, and at the latest 2071-03-15T15:09:26Z: "}},
+			"BEFORE: distrusted as soon as the workloads that hold older certificates have been looked at, and at the latest 2071-03-15T15:09:26Z"}},
 		{"its window is closed", slices.Concat(retiring, given(at(minimum), servers(1, "Deployment shop/web"))), rotation.Forget, "", nil},
 		{"a day is over", slices.Concat(retiring, given(at(rotation.RestartPatience), servers(0, "Deployment shop/web"))), rotation.Forget, "", nil},
 		{"a client has not restarted", slices.Concat(retiring, given(at(minimum), clients("Deployment shop/web"))), rotation.Forget, "", nil},
@@ -116,15 +115,70 @@ func TestTrustChangedByDistrust(t *testing.T) {
 	s.move(rotation.Stay, nil)
 }
 
+// TestTrustChanging: a change is on its way from where a root is added to what processes have to trust, or one dropped that they must not trust,
+// until every target carries it; and at nothing else.
+func TestTrustChanging(t *testing.T) {
+	ended := func(s *scene) { s.State.Next = generate(s, "ended", now.Add(-2*time.Hour), time.Hour) }
+	for _, tc := range []struct {
+		name  string
+		given []func(*scene)
+		move  rotation.Move
+		// changing is whether a change is on its way then, and changed whether one has just come to every target.
+		changing, changed bool
+	}{
+		{"a root is added", given(trigger("now", routine)), rotation.Begin, true, false},
+		{"another, for the first has ended", given(in(v1alpha1.PhasePropagating), ended), rotation.Begin, true, false},
+		{"another, while one is dropped", given(in(v1alpha1.PhaseRetiring), trigger("now", routine), changing), rotation.Begin, true, false},
+		{"every target carries it", given(in(v1alpha1.PhasePublishing), changing), rotation.Propagate, false, true},
+		{"nobody held anything before", given(in(v1alpha1.PhasePublishing)), rotation.Propagate, false, false},
+		{"nothing is alive", given(in(v1alpha1.PhasePublishing), keyLost, changing), rotation.Switch, true, false},
+		{"it signs, and every target carries it", given(in(v1alpha1.PhaseReissuing), changing), rotation.Announce, false, true},
+		{"a target does not, and reissuing goes on", given(in(v1alpha1.PhaseReissuing), changing, behind("a")), rotation.Retire, true, false},
+		{"at rest, every target carries it", given(changing), rotation.Announce, false, true},
+		{"at rest, a target does not", given(changing, behind("a")), rotation.Stay, true, false},
+		{"paused", given(changing, paused), rotation.Stay, true, false},
+		{"a compromised root is dropped", given(in(v1alpha1.PhaseRetiring), compromised, urgent, at(minimum)), rotation.Forget, true, false},
+		{"one that has ended", given(in(v1alpha1.PhaseRetiring), compromised, at(rootEnds)), rotation.Forget, false, false},
+		{"an unused one", given(in(v1alpha1.PhaseRetiring), untilUnused, at(60*day)), rotation.Forget, false, false},
+		{"an unused one that was compromised", given(in(v1alpha1.PhaseReissuing), compromised, untilUnused, at(60*day)), rotation.Forget, true, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newScene(t, tc.given...)
+			s.move(tc.move, generate(t, "another", s.Now, lifetime))
+			if s.State.TrustChanging != tc.changing || s.State.TrustChangedAt.IsZero() == tc.changed {
+				t.Errorf("a change is on its way: %t, and came %s; want %t, %t", s.State.TrustChanging, s.State.TrustChangedAt, tc.changing, tc.changed)
+			}
+		})
+	}
+}
+
+// TestTrustChangedLater: a change is never said to be older than the one before, whatever the clock says, and has no part of a second.
+func TestTrustChangedLater(t *testing.T) {
+	s := newScene(t, changing, func(s *scene) { s.State.TrustChangedAt = second.Add(time.Hour) })
+	s.move(rotation.Announce, nil)
+	if got := s.State.TrustChangedAt; !got.Equal(second.Add(time.Hour)) {
+		t.Errorf("it went back to %s", got)
+	}
+	changing(s)
+	s.Now = now.Add(2 * time.Hour)
+	s.move(rotation.Announce, nil)
+	if got := s.State.TrustChangedAt; !got.Equal(second.Add(2 * time.Hour)) {
+		t.Errorf("it came %s, want %s", got, second.Add(2*time.Hour))
+	}
+}
+
 // TestTrustChangedLasts: it is part of what the Secret holds.
 func TestTrustChangedLasts(t *testing.T) {
 	s := newScene(t, func(s *scene) { s.State.TrustChangedAt, s.State.TrustChanging = second, true })
-	secret := &corev1.Secret{}
-	if err := s.State.Write(secret); err != nil {
-		t.Fatal(err)
-	}
-	read, err := rotation.Read(now, secret)
-	if got := must(t, read, err); !got.TrustChangedAt.Equal(second) || !got.TrustChanging {
+	secret := write(t, s.State)
+	if got := read(t, secret); !got.TrustChangedAt.Equal(second) || !got.TrustChanging {
 		t.Errorf("the Secret says %s and %t", got.TrustChangedAt, got.TrustChanging)
+	}
+	secret = write(t, newScene(t).State)
+	if kept := string(secret.Data[rotation.RecordKey]); strings.Contains(kept, "trustChang") {
+		t.Errorf("the record of a first CA is %s", kept)
+	}
+	if got := read(t, secret); !got.TrustChangedAt.IsZero() || got.TrustChanging {
+		t.Errorf("a Secret that says nothing says %s and %t", got.TrustChangedAt, got.TrustChanging)
 	}
 }
