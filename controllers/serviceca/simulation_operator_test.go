@@ -110,7 +110,7 @@ func (w *world) remember(i intent) {
 func (w *world) outage(i intent) {
 	state := i.decided.state
 	before := stateOf(i.in.now, i.in.secret)
-	w.restarter.excuse(i.in.now, before, state, i.in.serviceCA.Spec.Rotation.Propagation.Minimum.Std())
+	w.restarter.excuse(w.now, before, state, i.in.serviceCA.Spec.Rotation)
 	if state.Active == nil || (i.in.secret != nil && before.Alive(i.in.now)) || slices.ContainsFunc(state.Previous, func(p rotation.Predecessor) bool {
 		return i.in.now.Before(p.SignedUntil)
 	}) {
@@ -200,5 +200,15 @@ func (w *world) pass() {
 	if told != nil && (told.Phase == v1alpha1.PhaseStable || told.Phase == v1alpha1.PhaseRetiring) && w.chance(50) {
 		step = time.Duration(w.rng.Int64N(int64(30 * 24 * time.Hour)))
 	}
+	if slices.ContainsFunc(w.services, w.heldUp) {
+		// The operator has an hour for it, and looks at it more than once in this time.
+		step = min(step, 4*time.Minute)
+	}
 	w.now = w.now.Add(step.Truncate(time.Second) + time.Second)
+}
+
+// heldUp tells whether a certificate of a compromised CA is not reissued yet.
+func (w *world) heldUp(s *service) bool {
+	last := len(s.leaves) - 1
+	return last >= 0 && w.compromised[pki.KeyID(s.leaves[last].AuthorityKeyId)] && w.now.Before(s.leaves[last].NotAfter)
 }

@@ -78,11 +78,14 @@ func (r restarter) awaited(changed time.Time) rotation.Restarts {
 }
 
 // excuse notes which clients a switch of the signer does not wait for: those of a rotation that is urgent, or that has waited for long enough.
-func (r restarter) excuse(now time.Time, before, after *rotation.State, minimum time.Duration) {
+func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1alpha1.CARotation) {
 	if before.Next == nil || after.Next != nil || after.Phase != v1alpha1.PhaseReissuing {
 		return
 	}
-	waited := now.Sub(before.Since) >= minimum+rotation.Patience
+	waited := now.Sub(before.Since) >= spec.Propagation.Minimum.Std()+rotation.Patience
+	if before.Active != nil {
+		waited = before.Active.NotAfter().Sub(now) <= spec.RotateBefore.Std()/2
+	}
 	for _, client := range r.frozen {
 		if client.old(after.TrustChangedAt) && (after.Compromise || waited) {
 			client.excused = true
