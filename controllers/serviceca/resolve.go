@@ -252,7 +252,7 @@ func (in observed) recovered() []rotation.Predecessor {
 		bundle, _ := pki.ParseBundle(encoded)
 		for _, root := range bundle {
 			known := slices.ContainsFunc(found, func(p rotation.Predecessor) bool { return p.Root.Equal(root) })
-			prepared := next != nil && next.Fingerprint == pki.Fingerprint(root)
+			prepared := next != nil && next.Fingerprint == pki.Fingerprint(root) && !in.signedBefore(root)
 			if !known && !prepared && in.now.Before(root.NotAfter) && (in.isPublished(encoded) || in.knows(root)) {
 				found = append(found, in.predecessor(root))
 			}
@@ -272,15 +272,20 @@ func (in observed) knows(root *x509.Certificate) bool {
 	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
 	return (status.TrustBundle != nil && slices.Contains(status.TrustBundle.Fingerprints, fingerprint)) ||
 		(status.Active != nil && status.Active.Fingerprint == fingerprint) ||
-		slices.ContainsFunc(status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
+		in.signedBefore(root)
+}
+
+// signedBefore tells whether a root is of a CA that has signed, and then another.
+func (in observed) signedBefore(root *x509.Certificate) bool {
+	fingerprint := pki.Fingerprint(root)
+	return slices.ContainsFunc(in.serviceCA.Status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
 }
 
 // predecessor is what the status remembers of the CA that a root belongs to: of one that it forgot, that it may have signed until its end.
 func (in observed) predecessor(root *x509.Certificate) rotation.Predecessor {
 	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
 	made := rotation.Predecessor{Root: root, KeyID: pki.KeyID(root.SubjectKeyId), SignedUntil: root.NotAfter, Compromised: in.compromised()}
-	unlisted := len(status.Previous) < maxPrevious &&
-		!slices.ContainsFunc(status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
+	unlisted := len(status.Previous) < maxPrevious && !in.signedBefore(root)
 	if active := status.Active; active != nil && unlisted && active.LongestDurationSeconds != nil {
 		// The one that is not listed is the root of the CA that signed last.
 		made.KeyID, made.Compromised = active.SubjectKeyID, false

@@ -268,7 +268,7 @@ func live(t *testing.T, seed uint64, broken mutant) (*world, error) {
 func TestSimulation(t *testing.T) {
 	handshakes, signers, years := 0, 0, 0.0
 	// Some that have found faults, and new ones.
-	lives := append([]uint64{1, 2, 11923696908560707695, 15241618095934277739, 6383223314425963595}, seeds(t, *simulationRuns)...)
+	lives := append([]uint64{1, 2, 11923696908560707695, 15241618095934277739, 6383223314425963595, 12612405527395544488}, seeds(t, *simulationRuns)...)
 	if *simulationSeed != 0 {
 		lives = seeds(t, 1)
 	}

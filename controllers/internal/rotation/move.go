@@ -82,7 +82,6 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 	// Though its root is known already: a rotation that was begun before, and lost, may have published it.
 	state.TrustChanging = state.TrustChanging || state.Active == nil || !state.Active.Root.Equal(next.Root)
 	state.Next, state.Reason, state.Restored = &prepared, reason, false
-	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool { return p.Root.Equal(next.Root) })
 	state.enter(v1alpha1.PhasePublishing, in.Now)
 	state.StartedAt = state.Since
 	return state, nil
@@ -106,6 +105,7 @@ func (s *State) switchSigner(now, signed time.Time, over time.Duration) {
 			s.Previous[i].Compromised = true
 		}
 	}
+	s.Previous = slices.DeleteFunc(s.Previous, func(p Predecessor) bool { return p.Root.Equal(s.Next.Root) })
 	s.Active, s.Next, s.ReissueOver = s.bridged(s.Next), nil, over
 	s.enter(v1alpha1.PhaseReissuing, now)
 }

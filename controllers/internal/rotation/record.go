@@ -99,14 +99,15 @@ func (s *State) describe(source string, kept record, recorded bool) {
 	}
 }
 
-// knowTrusted adds the CAs that sign no more, by their roots in the bundle.
+// knowTrusted adds the CAs that sign no more, by their roots in the bundle; among them one that signed before and is to sign again.
 func (s *State) knowTrusted(encoded []byte, kept record) {
 	bundle, _ := pki.ParseBundle(encoded)
 	for _, root := range bundle {
-		if !s.signs(root) {
-			s.Know(kept.predecessor(root))
+		if again := s.Next != nil && s.Next.Root.Equal(root) && kept.knows(root); again || !s.signs(root) {
+			s.Previous = append(s.Previous, kept.predecessor(root))
 		}
 	}
+	s.sortPrevious()
 }
 
 var phases = []v1alpha1.CAPhase{
@@ -127,6 +128,11 @@ func (r record) state() *State {
 		Compromise: r.Compromise, Restored: r.Restored, Longest: r.LongestDuration.Duration, ReissueOver: r.ReissueOver.Duration,
 		TrustChangedAt: r.TrustChangedAt.Time, TrustChanging: r.TrustChanging,
 	}
+}
+
+func (r record) knows(root *x509.Certificate) bool {
+	fingerprint := pki.Fingerprint(root)
+	return slices.ContainsFunc(r.Previous, func(f former) bool { return f.Fingerprint == fingerprint })
 }
 
 // predecessor is what is known of the CA that a root belongs to: of an unknown one that it may have signed until its end.
