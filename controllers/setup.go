@@ -7,8 +7,10 @@ import (
 	"strings"
 	"time"
 
+	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -25,12 +27,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/certificatesigning"
+	"github.com/servingcert/operator/controllers/certmanager"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/podcertificate"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/serviceca"
 	"github.com/servingcert/operator/controllers/servingcert"
 	"github.com/servingcert/operator/controllers/servingcertpolicy"
+	"github.com/servingcert/operator/controllers/signing"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -54,7 +60,8 @@ type Options struct {
 // reads what it wrote.
 func ManagerOptions() (ctrl.Options, error) {
 	scheme := runtime.NewScheme()
-	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme, v1alpha1.AddToScheme)
+	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme,
+		certificatesv1.AddToScheme, cmapi.AddToScheme, v1alpha1.AddToScheme)
 	if err := builder.AddToScheme(scheme); err != nil {
 		return ctrl.Options{}, err
 	}
@@ -185,7 +192,20 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
 	}
+	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock}
+	pods := &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
+		Door: podcertificate.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
+	}
+	requests := &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
+		Door: certificatesigning.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
+	}
+	issuer := &signing.Reconciler[*cmapi.CertificateRequest]{
+		Door: certmanager.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
+	}
 	return errors.Join(
+		pods.SetupWithManager(mgr),
+		requests.SetupWithManager(mgr),
+		issuer.SetupWithManager(mgr),
 		targets.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(mgr, ownSecrets),
 		services.SetupWithManager(ctx, mgr),

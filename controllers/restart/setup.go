@@ -3,47 +3,35 @@ package restart
 import (
 	"context"
 	"maps"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// permissionInterval is how often the operator asks whether it may restart workloads by now.
-const permissionInterval = 15 * time.Second
-
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		err := wait.PollUntilContextCancel(ctx, permissionInterval, true, func(ctx context.Context) (bool, error) {
-			permitted, err := r.permitted(ctx)
-			if err != nil {
-				ctrl.LoggerFrom(ctx).Error(err, "find out whether workloads may be restarted")
-				return false, nil
-			}
+	available := func(ctx context.Context) (bool, error) {
+		permitted, err := r.permitted(ctx)
+		if err == nil {
 			r.findings.permit(permitted)
-			return permitted, nil
-		})
-		if err != nil {
-			return nil //nolint:nilerr // the manager stops
 		}
-		return r.watch(mgr)
-	}))
+		return permitted, err
+	}
+	return optional.Start(mgr, available, func(context.Context) error { return r.watch(mgr) })
 }
 
 // permitted tells whether the operator may do all that config/components/restarts allows: half of it would let the controller wait for ever.

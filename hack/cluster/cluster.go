@@ -33,6 +33,8 @@ type Options struct {
 	Controllers bool
 	// Nodes adds that many nodes, named node-0 and up, and with them kube-scheduler and Controllers.
 	Nodes int
+	// HurriedNodes refresh pod certificates every one or two minutes: the API server lets nobody ask for that before ten.
+	HurriedNodes bool
 	// Logs is a folder for the components' logs. By default they go when the cluster does.
 	Logs string
 }

@@ -110,5 +110,6 @@ func (c *Cluster) startNode(name string) error {
 	if err != nil {
 		return err
 	}
-	return c.run(name, "hollow-node", "--name="+name, "--kubeconfig="+kubeconfig, "--root="+c.path(name))
+	return c.run(name, "hollow-node", "--name="+name, "--kubeconfig="+kubeconfig, "--root="+c.path(name),
+		"--hurry="+strconv.FormatBool(c.options.HurriedNodes))
 }

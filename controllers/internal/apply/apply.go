@@ -26,6 +26,8 @@ const (
 	Policy = client.FieldOwner("servingcert-policy")
 	// Trust writes the bundle into what asks for it.
 	Trust = client.FieldOwner("servingcert-trust")
+	// Signer writes the status of requests for certificates.
+	Signer = client.FieldOwner("servingcert-signer")
 	// Restart stamps the pod templates of workloads.
 	Restart = client.FieldOwner("servingcert-restart")
 )

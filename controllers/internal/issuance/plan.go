@@ -129,7 +129,7 @@ func (w Want) Plan(now time.Time, ca *CA, secret *corev1.Secret, rivals []*corev
 	}
 	w.judge(now, ca, secret, &plan)
 	if plan.Action == Issue {
-		if unable := w.unable(now, ca); unable != nil {
+		if unable := ca.Unable(now, w.Policy.Spec.ServiceCAName); unable != nil {
 			plan.Action, plan.Obstacle = Refuse, unable
 		}
 	}
@@ -154,9 +154,9 @@ func (w Want) yields(secret *corev1.Secret, holder *corev1.Service, rivals []*co
 	return slices.ContainsFunc(rivals, func(rival *corev1.Service) bool { return older(rival, w.Service) })
 }
 
-// unable says why a CA cannot sign at this time.
-func (w Want) unable(now time.Time, ca *CA) *Obstacle {
-	name, certificate := w.Policy.Spec.ServiceCAName, ca.Certificate
+// Unable says why the CA of this name cannot sign at this time; nil when it can.
+func (ca *CA) Unable(now time.Time, name string) *Obstacle {
+	certificate := ca.Certificate
 	switch {
 	case certificate == nil:
 		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: its signing key was lost, and its successor does not sign yet", name)

@@ -51,10 +51,15 @@ func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy)
 	return want, true
 }
 
-// servedUnasked tells whether issuance All means this Service too: not one that points outside the cluster, and never the API
-// server's own, whose name nobody else may answer to.
+// servedUnasked tells whether issuance All means this Service too.
 func servedUnasked(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) bool {
-	return policy.Spec.Issuance == v1alpha1.IssueAll && service.Spec.Type != corev1.ServiceTypeExternalName && !isAPIServer(service)
+	return policy.Spec.Issuance == v1alpha1.IssueAll && answers(service)
+}
+
+// answers tells whether pods may answer to the name of a Service: not to that of one which points outside the cluster, and never to the API
+// server's own, whose name nobody else may answer to.
+func answers(service *corev1.Service) bool {
+	return service.Spec.Type != corev1.ServiceTypeExternalName && !isAPIServer(service)
 }
 
 func isAPIServer(service *corev1.Service) bool {
@@ -102,11 +107,16 @@ func (w Want) check(ca *CA) *Obstacle {
 	if isAPIServer(w.Service) {
 		return NewObstacle(ReasonNameNotPermitted, "nobody else may answer to the name of the API server's own Service")
 	}
-	for _, name := range w.Leaf.DNSNames {
+	return ca.CheckNames(w.Leaf.DNSNames, w.Policy.Name)
+}
+
+// CheckNames tells why names that a policy gives cannot stand in a certificate of the CA; nil when they can.
+func (ca *CA) CheckNames(names []string, policy string) *Obstacle {
+	for _, name := range names {
 		if !isDNSName(strings.TrimPrefix(name, "*.")) {
 			return NewObstacle(ReasonInvalidDNSName,
 				"%q is no DNS name: a label has at most 63 characters and a name 253; shorten spec.certificate.extraDNSNames of policy %s",
-				name, w.Policy.Name)
+				name, policy)
 		}
 		if err := ca.permits(name); err != nil {
 			return NewObstacle(ReasonNameNotPermitted, "%v", err)

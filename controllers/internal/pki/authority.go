@@ -160,7 +160,7 @@ func (a *Authority) Save(data map[string][]byte, certificate, privateKey, bridge
 }
 
 // Key is what kind of key the CA has.
-func (a *Authority) Key() KeySpec { return keySpecOfPublic(a.certificate.PublicKey) }
+func (a *Authority) Key() KeySpec { return KeySpecOfPublic(a.certificate.PublicKey) }
 
 // Chain leads from the CA towards its root, without it; empty for a self-signed CA.
 func (a *Authority) Chain() []*x509.Certificate { return a.chain }

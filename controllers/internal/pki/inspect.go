@@ -82,8 +82,8 @@ func (l *Leaf) Satisfies(spec LeafSpec) error {
 		return fmt.Errorf("its names are %v, and the policy wants %v", l.DNSNames, spec.DNSNames)
 	case l.Subject.CommonName != spec.commonName():
 		return fmt.Errorf("its common name is %q, and the policy wants %q", l.Subject.CommonName, spec.commonName())
-	case keySpecOfPublic(l.PublicKey) != spec.Key:
-		return fmt.Errorf("its key is %s, and the policy wants %s", keySpecOfPublic(l.PublicKey), spec.Key)
+	case KeySpecOfPublic(l.PublicKey) != spec.Key:
+		return fmt.Errorf("its key is %s, and the policy wants %s", KeySpecOfPublic(l.PublicKey), spec.Key)
 	case l.KeyUsage != spec.keyUsage() || !slices.Equal(usages, spec.extKeyUsage()) || len(l.UnknownExtKeyUsage) > 0:
 		return fmt.Errorf("its key usages are not those of the policy")
 	case l.serviceUID() != spec.ServiceUID:

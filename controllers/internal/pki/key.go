@@ -46,8 +46,8 @@ func (s KeySpec) String() string {
 	return fmt.Sprintf("%s %d", s.Algorithm, s.Size)
 }
 
-// keySpecOfPublic tells what kind of key a public key belongs to.
-func keySpecOfPublic(public crypto.PublicKey) KeySpec {
+// KeySpecOfPublic tells what kind of key a public key belongs to; nothing of one that is unknown here.
+func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
 		return KeySpec{v1alpha1.RSA, key.N.BitLen()}

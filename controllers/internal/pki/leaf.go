@@ -89,34 +89,63 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	if err != nil {
 		return Pair{}, err
 	}
-	serial, err := newSerial()
+	der, err := a.sign(spec, key.Public(), now.Add(-ClockSkew), notAfter)
 	if err != nil {
 		return Pair{}, err
 	}
+	return encodePair(der, a.path(), key)
+}
+
+// Endorse signs a key that somebody else holds: the certificate, and the CA's chain after it, in PEM. spec.Key is that key's kind. It does not
+// outlive the CA.
+func (a *Authority) Endorse(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
+	if notAfter.After(a.certificate.NotAfter) {
+		notAfter = a.certificate.NotAfter
+	}
+	if !notAfter.After(notBefore) {
+		return nil, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
+	}
+	der, err := a.sign(spec, key, notBefore, notAfter)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return encodeCertificates(append([]*x509.Certificate{leaf}, a.path()...)...), nil
+}
+
+// sign is a certificate in DER.
+func (a *Authority) sign(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
 	extensions, err := spec.extensions()
 	if err != nil {
-		return Pair{}, err
+		return nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: spec.commonName()},
 		DNSNames:              spec.DNSNames,
-		NotBefore:             now.Add(-ClockSkew),
+		NotBefore:             notBefore,
 		NotAfter:              notAfter,
 		BasicConstraintsValid: true,
 		KeyUsage:              spec.keyUsage(),
 		ExtKeyUsage:           spec.extKeyUsage(),
 		ExtraExtensions:       extensions,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key, a.key)
 	if err != nil {
-		return Pair{}, fmt.Errorf("sign the certificate: %w", err)
+		return nil, fmt.Errorf("sign the certificate: %w", err)
 	}
-	return encodePair(der, a.path(), key)
+	return der, nil
 }
 
 func keyFor(spec KeySpec, previous []byte) (crypto.Signer, error) {
-	if key, err := parseKey(previous); err == nil && keySpecOfPublic(key.Public()) == spec {
+	if key, err := parseKey(previous); err == nil && KeySpecOfPublic(key.Public()) == spec {
 		return key, nil
 	}
 	return generateKey(spec)

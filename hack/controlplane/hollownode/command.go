@@ -21,6 +21,7 @@ type node struct {
 	name       string
 	kubeconfig string
 	root       string
+	hurry      bool
 }
 
 // NewCommand returns the command that runs one hollow node until it is killed.
@@ -35,6 +36,7 @@ func NewCommand() *cobra.Command {
 	command.Flags().StringVar(&n.name, "name", "", "the node's name")
 	command.Flags().StringVar(&n.kubeconfig, "kubeconfig", "", "how to reach the API server")
 	command.Flags().StringVar(&n.root, "root", "", "folder that the node may write to; pods' volumes are under pods/<uid>/volumes")
+	command.Flags().BoolVar(&n.hurry, "hurry", false, "refresh pod certificates every one or two minutes, whenever it is due")
 	for _, required := range []string{"name", "kubeconfig", "root"} {
 		_ = command.MarkFlagRequired(required)
 	}
@@ -55,6 +57,9 @@ func (n *node) run(ctx context.Context) error {
 		return err
 	}
 	kubelet := kubemark.NewHollowKubelet(flags, config, client, heartbeat, machine(n.name), images, runtime, newContainerManager())
+	if n.hurry {
+		kubelet.KubeletDeps.KubeClient = hurried{client}
+	}
 	kubelet.KubeletDeps.ProbeManager = prober{}
 	kubelet.KubeletDeps.HostUtil = hostUtil{hostutil.NewFakeHostUtil(nil)}
 	kubelet.Run(ctx)

@@ -1,0 +1,237 @@
+// Package csr reads certificate signing requests (PKCS #10, RFC 2986), which anybody may have written. What a certificate of ours never
+// holds is refused by name rather than left out: whoever asks for it should hear of it.
+package csr
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+const (
+	// maxSize bounds what is read at all, in bytes.
+	maxSize = 64 << 10
+	// maxNames is more than any Service has.
+	maxNames = 100
+	// minRSA and maxRSA bound an RSA key in bits: below is weak, above costs every peer.
+	minRSA, maxRSA = 2048, 8192
+)
+
+// Request is what a request asks for.
+type Request struct {
+	PublicKey crypto.PublicKey
+	Key       pki.KeySpec
+	// DNSNames are the common name, where there is one, and the subject alternative names, each once.
+	DNSNames []string
+	// Usages are the extended key usages, nil where it names none.
+	Usages []v1alpha1.CertificateUsage
+}
+
+// Parse reads a request in PEM: one block, whose signature proves that the asker holds the key. The error says what is wrong with it.
+func Parse(encoded []byte) (*Request, error) {
+	if len(encoded) > maxSize {
+		return nil, fmt.Errorf("the request is longer than %d bytes", maxSize)
+	}
+	block, rest := pem.Decode(encoded)
+	if block == nil || (block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST") || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("the request must be one PEM block of type CERTIFICATE REQUEST")
+	}
+	request, parsed, err := read(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := request.readNames(parsed); err != nil {
+		return nil, err
+	}
+	return request, request.readExtensions(parsed.Extensions)
+}
+
+// ParseKey reads the key of a request in DER; whatever else it asks for is not looked at.
+func ParseKey(der []byte) (*Request, error) {
+	request, _, err := read(der)
+	return request, err
+}
+
+func read(der []byte) (*Request, *x509.CertificateRequest, error) {
+	parsed, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the request cannot be read: %w", err)
+	}
+	request := &Request{PublicKey: parsed.PublicKey, Key: pki.KeySpecOfPublic(parsed.PublicKey)}
+	if err := request.checkKey(); err != nil {
+		return nil, nil, err
+	}
+	if err := parsed.CheckSignature(); err != nil {
+		return nil, nil, fmt.Errorf("the signature of the request does not verify: %w", err)
+	}
+	return request, parsed, nil
+}
+
+func (r *Request) checkKey() error {
+	switch key := r.Key; {
+	case key.Algorithm == v1alpha1.RSA && (key.Size < minRSA || key.Size > maxRSA):
+		return fmt.Errorf("an RSA key has %d to %d bits, and that of the request has %d", minRSA, maxRSA, key.Size)
+	case key.Algorithm == v1alpha1.ECDSA && key.Size < 256:
+		return fmt.Errorf("an ECDSA key is on P-256, P-384 or P-521, and that of the request is not")
+	case key.Algorithm == "":
+		return errors.New("the key of the request is none that is known: use ECDSA, RSA or Ed25519")
+	}
+	return nil
+}
+
+func (r *Request) readNames(parsed *x509.CertificateRequest) error {
+	for _, attribute := range parsed.Subject.Names {
+		if !attribute.Type.Equal(oidCommonName) {
+			return fmt.Errorf("the subject may hold a common name and nothing else, and it holds attribute %s: leave it out", attribute.Type)
+		}
+	}
+	switch {
+	case len(parsed.Subject.Names) > 1:
+		return errors.New("the subject may hold one common name")
+	case len(parsed.IPAddresses) > 0:
+		return fmt.Errorf("IP address %s: only DNS names of Services are signed for", parsed.IPAddresses[0])
+	case len(parsed.URIs) > 0:
+		return fmt.Errorf("URI %.64q: only DNS names of Services are signed for", parsed.URIs[0])
+	case len(parsed.EmailAddresses) > 0:
+		return fmt.Errorf("e-mail address %.64q: only DNS names of Services are signed for", parsed.EmailAddresses[0])
+	case len(parsed.DNSNames) > maxNames:
+		return fmt.Errorf("%d names: at most %d are signed for at once", len(parsed.DNSNames), maxNames)
+	}
+	if name := parsed.Subject.CommonName; name != "" {
+		r.DNSNames = append(r.DNSNames, name)
+	}
+	for _, name := range parsed.DNSNames {
+		if !slices.Contains(r.DNSNames, name) {
+			r.DNSNames = append(r.DNSNames, name)
+		}
+	}
+	if len(r.DNSNames) == 0 {
+		return errors.New("the request names nothing: give it the DNS names of a Service")
+	}
+	return nil
+}
+
+var (
+	oidCommonName       = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
+)
+
+// usages are the extended key usages that may be asked for (RFC 5280 §4.2.1.12).
+var usages = map[string]v1alpha1.CertificateUsage{
+	"1.3.6.1.5.5.7.3.1": v1alpha1.UsageServerAuth,
+	"1.3.6.1.5.5.7.3.2": v1alpha1.UsageClientAuth,
+}
+
+func (r *Request) readExtensions(extensions []pkix.Extension) error {
+	for _, extension := range extensions {
+		var err error
+		switch id := extension.Id; {
+		case id.Equal(oidSubjectAltName):
+			err = checkAltNames(extension.Value)
+		case id.Equal(oidKeyUsage):
+			err = checkKeyUsage(extension.Value)
+		case id.Equal(oidBasicConstraints):
+			err = checkNoCA(extension.Value)
+		case id.Equal(oidExtKeyUsage):
+			err = r.readUsages(extension.Value)
+		case id.Equal(oidSubjectKeyID):
+			// Of the key, as the certificate says it, too.
+		default:
+			err = fmt.Errorf("extension %s is none that a serving certificate has: leave it out", id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAltNames refuses what crypto/x509 passes over: otherName, directoryName and the like (RFC 5280 §4.2.1.6).
+func checkAltNames(der []byte) error {
+	input, names := cryptobyte.String(der), cryptobyte.String{}
+	if !input.ReadASN1(&names, cryptobyteasn1.SEQUENCE) || !input.Empty() {
+		return errors.New("the subject alternative names cannot be read")
+	}
+	for !names.Empty() {
+		var name cryptobyte.String
+		var tag cryptobyteasn1.Tag
+		if !names.ReadAnyASN1(&name, &tag) {
+			return errors.New("the subject alternative names cannot be read")
+		}
+		if tag != cryptobyteasn1.Tag(2).ContextSpecific() {
+			return fmt.Errorf("a subject alternative name of kind %d: only DNS names of Services are signed for", tag&0x1f)
+		}
+	}
+	return nil
+}
+
+// checkKeyUsage lets a request have what a serving certificate has: digitalSignature, which is bit 0, and keyEncipherment, bit 2.
+func checkKeyUsage(der []byte) error {
+	var bits asn1.BitString
+	if rest, err := asn1.Unmarshal(der, &bits); err != nil || len(rest) > 0 {
+		return errors.New("the key usage cannot be read")
+	}
+	for i := range bits.BitLength {
+		if i != 0 && i != 2 && bits.At(i) != 0 {
+			return errors.New("the key usage of a serving certificate is digital signature and key encipherment: leave out the others")
+		}
+	}
+	return nil
+}
+
+func checkNoCA(der []byte) error {
+	var constraints struct {
+		IsCA       bool `asn1:"optional"`
+		MaxPathLen int  `asn1:"optional,default:-1"`
+	}
+	if rest, err := asn1.Unmarshal(der, &constraints); err != nil || len(rest) > 0 {
+		return errors.New("the basic constraints cannot be read")
+	}
+	if constraints.IsCA {
+		return errors.New("the request is for a CA: only serving certificates are signed")
+	}
+	return nil
+}
+
+func (r *Request) readUsages(der []byte) error {
+	var named []asn1.ObjectIdentifier
+	if rest, err := asn1.Unmarshal(der, &named); err != nil || len(rest) > 0 {
+		return errors.New("the extended key usages cannot be read")
+	}
+	for _, oid := range named {
+		usage, known := usages[oid.String()]
+		if !known {
+			return fmt.Errorf("extended key usage %s: only server auth and client auth are signed for", oid)
+		}
+		r.Usages = append(r.Usages, usage)
+	}
+	return nil
+}
+
+// AddUsage adds a usage by the name that Kubernetes and cert-manager have for it; key usages go without saying.
+func (r *Request) AddUsage(name string) error {
+	switch usage := v1alpha1.CertificateUsage(name); {
+	case name == "digital signature" || name == "signing" || name == "key encipherment":
+	case usage != v1alpha1.UsageServerAuth && usage != v1alpha1.UsageClientAuth:
+		return fmt.Errorf("%.64q: a serving certificate is for server auth and client auth", name)
+	case !slices.Contains(r.Usages, usage):
+		r.Usages = append(r.Usages, usage)
+	}
+	return nil
+}

@@ -1,0 +1,89 @@
+package issuance
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// The reasons for which a request is refused.
+const (
+	ReasonInvalidRequest  = "InvalidRequest"
+	ReasonNameNotOffered  = "NameNotOffered"
+	ReasonUsageNotOffered = "UsageNotOffered"
+)
+
+// Terms are what a certificate may say that somebody else brings the key for.
+type Terms struct {
+	DNSNames []string
+	Usages   []v1alpha1.CertificateUsage
+	// Duration is its longest lifetime.
+	Duration time.Duration
+	// Policy is one of those that give the names.
+	Policy string
+}
+
+// Offer is what a policy gives, for a Service that it rules, to whoever may answer for it and brings a key, whether or not the Service asks for
+// a Secret; false where nobody may.
+func (r Rules) Offer(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Terms, bool) {
+	if policy == nil || !service.DeletionTimestamp.IsZero() || !answers(service) {
+		return Terms{}, false
+	}
+	certificate := policy.Spec.Certificate
+	return Terms{
+		DNSNames: r.dnsNames(service, certificate), Usages: certificate.Usages, Duration: certificate.Duration.Std(), Policy: policy.Name,
+	}, true
+}
+
+// Offers are what the policies of one ServiceCA give.
+type Offers []Terms
+
+// All is everything that is offered, in one certificate: every name, and of the rest what each of the policies allows. False where nothing is.
+func (o Offers) All() (Terms, bool) {
+	if len(o) == 0 {
+		return Terms{}, false
+	}
+	all := Terms{Usages: slices.Clone(o[0].Usages), Duration: o[0].Duration, Policy: o[0].Policy}
+	for _, offer := range o {
+		for _, name := range offer.DNSNames {
+			if !slices.Contains(all.DNSNames, name) {
+				all.DNSNames = append(all.DNSNames, name)
+			}
+		}
+		all.Usages = slices.DeleteFunc(all.Usages, func(usage v1alpha1.CertificateUsage) bool { return !slices.Contains(offer.Usages, usage) })
+		all.Duration = min(all.Duration, offer.Duration)
+	}
+	return all, true
+}
+
+// Grant is a certificate with these names and usages, or with the usages of the policies where none is named. The obstacle says which is not
+// offered.
+func (o Offers) Grant(names []string, usages []v1alpha1.CertificateUsage) (Terms, *Obstacle) {
+	var chosen Offers
+	for _, name := range names {
+		at := slices.IndexFunc(o, func(offer Terms) bool { return slices.Contains(offer.DNSNames, name) })
+		if at < 0 {
+			return Terms{}, NewObstacle(ReasonNameNotOffered,
+				"%.253q is no name of a Service here that a ServingCertPolicy of this ServiceCA rules: ask for <service>.<namespace>.svc", name)
+		}
+		chosen = append(chosen, o[at])
+	}
+	granted, some := chosen.All()
+	if !some {
+		return Terms{}, NewObstacle(ReasonNameNotOffered, "no name is asked for")
+	}
+	granted.DNSNames = names
+	for _, usage := range usages {
+		if !slices.Contains(granted.Usages, usage) {
+			return Terms{}, NewObstacle(ReasonUsageNotOffered, "policy %s does not allow the usage %q: add it to its spec.certificate.usages, or leave it out",
+				granted.Policy, usage)
+		}
+	}
+	if len(usages) > 0 {
+		granted.Usages = usages
+	}
+	return granted, nil
+}
