@@ -69,7 +69,7 @@ func ManagerOptions() (ctrl.Options, error) {
 	if err != nil {
 		return ctrl.Options{}, err
 	}
-	return ctrl.Options{
+	options := ctrl.Options{
 		Scheme: scheme,
 		// A reconciliation that waits for what never comes, is tried again.
 		Controller: config.Controller{ReconciliationTimeout: time.Minute},
@@ -87,11 +87,16 @@ func ManagerOptions() (ctrl.Options, error) {
 				&appsv1.StatefulSet{}:           {Transform: slimWorkload},
 				&appsv1.DaemonSet{}:             {Transform: slimWorkload},
 				&corev1.Service{}:               {Transform: slimService},
-				trust.ConfigMapMetadata():       {Transform: slimMetadata},
-				servingcert.NamespaceMetadata(): {Transform: slimMetadata},
+				servingcert.NamespaceMetadata(): {Transform: slimNamespace},
 			},
 		},
-	}, nil
+	}
+	for _, kind := range trust.Kinds() {
+		if kind.GroupVersionKind != trust.Secrets.GroupVersionKind {
+			options.Cache.ByObject[kind.Metadata()] = cache.ByObject{Transform: slimTarget}
+		}
+	}
+	return options, nil
 }
 
 func digest(object any) (any, error) {
@@ -122,23 +127,38 @@ func slimWorkload(object any) (any, error) {
 	return object, nil
 }
 
-func slimMetadata(object any) (any, error) {
-	accessor, err := meta.Accessor(object)
+func slimNamespace(object any) (any, error) {
+	if namespace, err := meta.Accessor(object); err == nil {
+		namespace.SetManagedFields(nil)
+		keepOurAnnotations(namespace)
+	}
+	return object, nil
+}
+
+// slimTarget leaves of what may ask for a bundle, which most objects of a cluster do not, little more than the name.
+func slimTarget(object any) (any, error) {
+	target, err := meta.Accessor(object)
 	if err != nil {
 		return object, nil //nolint:nilerr // a tombstone is passed on as it is
 	}
-	trust.Slim(accessor)
-	keepOurAnnotations(accessor)
+	trust.Slim(target)
+	keepOurAnnotations(target)
+	target.SetLabels(ours(target.GetLabels()))
+	target.SetOwnerReferences(nil)
+	target.SetFinalizers(nil)
 	return object, nil
 }
 
 // maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB.
 const maxAnnotation = 4 << 10
 
-// keepOurAnnotations leaves out what is not for us, and cuts off what is too long to mean anything.
-func keepOurAnnotations(object metav1.Object) {
+// keepOurAnnotations leaves out what is not for us.
+func keepOurAnnotations(object metav1.Object) { object.SetAnnotations(ours(object.GetAnnotations())) }
+
+// ours are the annotations or labels that are for us, cut off where one is too long to mean anything.
+func ours(all map[string]string) map[string]string {
 	var kept map[string]string
-	for key, value := range object.GetAnnotations() {
+	for key, value := range all {
 		prefix, _, _ := strings.Cut(key, "/")
 		if prefix == v1alpha1.GroupName || prefix == string(issuance.OpenShift) || prefix == string(issuance.OpenShiftAlpha) {
 			if kept == nil {
@@ -147,7 +167,7 @@ func keepOurAnnotations(object metav1.Object) {
 			kept[key] = strings.Clone(value[:min(len(value), maxAnnotation)])
 		}
 	}
-	object.SetAnnotations(kept)
+	return kept
 }
 
 // Setup adds every controller to a manager that was made with ManagerOptions.
@@ -158,7 +178,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
-	ownSecrets, err := ownSecrets(mgr, options.Namespace)
+	secrets, err := secretMetadata(mgr)
 	if err != nil {
 		return err
 	}
@@ -172,16 +192,16 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Reader: mgr.GetCache(),
 		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
 	}
-	targets := &trust.Reconciler{
-		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+	targets := trust.New(trust.Options{
+		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
-	}
+	})
 	restarts := restart.New(restart.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Recorder: events, Clock: options.Clock, Targets: targets.Target,
+		Client: mgr.GetClient(), View: view, Live: live, Recorder: events, Clock: options.Clock, Mounted: targets.Mounted,
 	})
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
-		Namespace: options.Namespace, Targets: targets.Target, Fought: targets.Fought, Claims: view.Claims, ReissueRate: options.ReissueRate,
+		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
 		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 	}
 	services := &servingcert.Reconciler{
@@ -207,24 +227,30 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		requests.SetupWithManager(mgr),
 		issuer.SetupWithManager(mgr),
 		targets.SetupWithManager(ctx, mgr),
-		cas.SetupWithManager(mgr, ownSecrets),
+		cas.SetupWithManager(ctx, mgr, secrets),
 		services.SetupWithManager(ctx, mgr),
 		policies.SetupWithManager(mgr),
 		restarts.SetupWithManager(mgr),
 	)
 }
 
-// ownSecrets is a cache of the metadata of the Secrets in the operator's own namespace, for the CAs that people bring bear no label.
-func ownSecrets(mgr ctrl.Manager, namespace string) (cache.Cache, error) {
-	own, err := cache.New(mgr.GetConfig(), cache.Options{
+// secretMetadata is a cache of the metadata of all Secrets but serving certificates, which others than these may ask for a bundle, and hold the
+// CAs that people bring.
+func secretMetadata(mgr ctrl.Manager) (cache.Cache, error) {
+	others, err := labels.NewRequirement(v1alpha1.LabelService, selection.DoesNotExist, nil)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-		DefaultNamespaces: map[string]cache.Config{namespace: {}},
-		DefaultTransform:  slimMetadata,
+		ReaderFailOnMissingInformer: true,
+		DefaultLabelSelector:        labels.NewSelector().Add(*others),
+		DefaultTransform:            slimTarget,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return own, mgr.Add(own)
+	return secrets, mgr.Add(secrets)
 }
 
 // runsOpenShiftServiceCA tells whether the cluster runs OpenShift's own service CA, which then answers to its annotations.

@@ -4,12 +4,32 @@ package v1alpha1
 const (
 	// AnnotationSecretName on a Service asks for a certificate in the Secret of that name.
 	AnnotationSecretName = GroupName + "/secret-name"
-	// AnnotationInjectCABundle on a ConfigMap asks for the bundle of the ServiceCA of that name.
+	// AnnotationInjectCABundle asks for the bundle of the ServiceCA of that name: on a ConfigMap or a Secret for a key with it, on a webhook
+	// configuration, a CustomResourceDefinition or an APIService for its caBundle.
 	AnnotationInjectCABundle = GroupName + "/inject-ca-bundle"
 	// AnnotationCABundleKey names the key of the injected bundle; DefaultCABundleKey when absent.
 	AnnotationCABundleKey = GroupName + "/ca-bundle-key"
 	// DefaultCABundleKey is where an injected bundle lies.
 	DefaultCABundleKey = "service-ca.crt"
+	// AnnotationTruststore on a ConfigMap or a Secret, beside AnnotationInjectCABundle, asks for the bundle as a truststore, too, under the key
+	// TruststoreKey; KeystorePKCS12 is the only format.
+	AnnotationTruststore = GroupName + "/truststore"
+	// TruststoreKey is where a truststore lies.
+	TruststoreKey = "truststore.p12"
+	// AnnotationTruststorePassword names the Secret with the truststore's password, in the same namespace, as "<name>" or "<name>/<key>"; the key
+	// is "password" by default. The Secret must bear LabelKeystorePassword. Without the annotation there is no password.
+	AnnotationTruststorePassword = GroupName + "/truststore-password"
+	// AnnotationKeystore on a Service asks for its certificate as a keystore, too, under the key KeystoreKey of its Secret.
+	AnnotationKeystore = GroupName + "/keystore"
+	// KeystoreKey is where a keystore lies.
+	KeystoreKey = "keystore.p12"
+	// AnnotationKeystorePassword names the Secret with the keystore's password, as AnnotationTruststorePassword does.
+	AnnotationKeystorePassword = GroupName + "/keystore-password"
+	// KeystorePKCS12 is the format PKCS #12.
+	KeystorePKCS12 = "pkcs12"
+	// LabelKeystorePassword on a Secret lets its values be used as passwords of keystores and truststores: so nobody can find out by means of
+	// the operator what stands in other Secrets.
+	LabelKeystorePassword = GroupName + "/keystore-password"
 )
 
 // The annotations and labels that the operator writes.
@@ -17,7 +37,7 @@ const (
 	// AnnotationError says what stands in the way, as "<Reason>: <message>"; it goes when that is gone.
 	AnnotationError = GroupName + "/error"
 	// AnnotationCABundleHash on a target is the hash of the bundle that it carries, followed by "/" and the bundle's key where that is
-	// not DefaultCABundleKey.
+	// not DefaultCABundleKey, and by "+pkcs12" where there is a truststore beside it.
 	AnnotationCABundleHash = GroupName + "/ca-bundle-hash"
 	// AnnotationSource on a signing-key Secret says where the active CA came from: "selfSigned" or "secret/<name>".
 	AnnotationSource = GroupName + "/source"

@@ -15,3 +15,9 @@ func (ca *ServiceCA) TrustBundleConfigMapName() string {
 	}
 	return ca.Name + "-trust-bundle"
 }
+
+// SignerName is that of the CA among the signers of Kubernetes: of CertificateSigningRequests, PodCertificateRequests, ClusterTrustBundles.
+func (ca *ServiceCA) SignerName() string { return GroupName + "/" + ca.Name }
+
+// ClusterTrustBundleName is the name of the ClusterTrustBundle that publishes the bundle; its prefix is that of the signer (KEP-3257).
+func (ca *ServiceCA) ClusterTrustBundleName() string { return GroupName + ":" + ca.Name + ":bundle" }

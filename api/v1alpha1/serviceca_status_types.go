@@ -176,7 +176,12 @@ type TrustBundleStatus struct {
 	// +optional
 	Certificates int32 `json:"certificates,omitempty"`
 
-	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap among them.
+	// clusterTrustBundleName is the ClusterTrustBundle that publishes the bundle, for any pod to mount; absent where the cluster serves none.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	ClusterTrustBundleName string `json:"clusterTrustBundleName,omitempty"`
+
+	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap and the ClusterTrustBundle among them.
 	// +optional
 	Targets int32 `json:"targets,omitempty"`
 

@@ -46,7 +46,7 @@ func TestPermission(t *testing.T) {
 		}
 		return fmt.Errorf("no Event says that the policy cannot be acted on")
 	})
-	if err := testoperator.AllowRestarts(t.Context(), world.kube, operatorNamespace); err != nil {
+	if err := testoperator.Allow(t.Context(), world.kube, operatorNamespace, "restarts"); err != nil {
 		t.Fatal(err)
 	}
 	r.done()

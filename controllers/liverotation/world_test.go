@@ -73,7 +73,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) deploy() {
 	w.Helper()
 	err := errors.Join(
-		testoperator.Install(w.Context(), w.kube, operatorNamespace), testoperator.AllowRestarts(w.Context(), w.kube, operatorNamespace))
+		testoperator.Install(w.Context(), w.kube, operatorNamespace), testoperator.Allow(w.Context(), w.kube, operatorNamespace, "restarts"))
 	if err != nil {
 		w.Fatal(err)
 	}

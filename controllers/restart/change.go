@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -14,7 +15,6 @@ import (
 	"github.com/servingcert/operator/controllers/internal/inventory"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // slack is how long after a change a container may have started that does not know of it yet: the node's clock and its view of the API
@@ -39,7 +39,7 @@ type changes struct {
 	servingcert.View
 	claim   func(*corev1.Secret) servingcert.Claim
 	cas     map[string]*v1alpha1.ServiceCA
-	targets func(client.Object) string
+	mounted func(context.Context, string, client.ObjectKey) (string, error)
 }
 
 // concerning are the last changes of everything that a workload reads and that its policy restarts it for.
@@ -72,21 +72,25 @@ func (c changes) of(ctx context.Context, namespace string, use inventory.Use) ([
 	case inventory.Secret:
 		return c.ofSecret(ctx, key)
 	case inventory.ConfigMap:
-		configMap := trust.ConfigMapMetadata()
-		if err := c.Get(ctx, key, configMap, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, client.IgnoreNotFound(err)
-		}
-		return c.ofTrust(c.targets(configMap)), nil
+		return c.ofMounted(ctx, use.Kind, key)
 	case inventory.ClusterTrustBundle:
 		return c.ofTrust(use.Name), nil
 	}
 	return nil, nil
 }
 
+// ofMounted are those of the bundle that others asked for in an object.
+func (c changes) ofMounted(ctx context.Context, kind inventory.Kind, key client.ObjectKey) ([]change, error) {
+	ca, err := c.mounted(ctx, string(kind), key)
+	return c.ofTrust(ca), err
+}
+
 func (c changes) ofSecret(ctx context.Context, key client.ObjectKey) ([]change, error) {
 	secret := &corev1.Secret{}
-	if err := c.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, client.IgnoreNotFound(err)
+	if err := c.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); apierrors.IsNotFound(err) {
+		return c.ofMounted(ctx, inventory.Secret, key)
+	} else if err != nil {
+		return nil, err
 	}
 	claim, at, ca := c.claim(secret), issuance.Issued(secret), secret.Labels[v1alpha1.LabelServiceCA]
 	if !claim.Wanted || at.IsZero() {

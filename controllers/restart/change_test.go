@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -50,11 +51,11 @@ func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changes
 		View:  servingcert.View{Reader: reader},
 		claim: func(*corev1.Secret) servingcert.Claim { return claim },
 		cas:   map[string]*v1alpha1.ServiceCA{"default": ca, "first": {}},
-		targets: func(object client.Object) string {
-			if object.GetName() == "trust" {
-				return "default"
+		mounted: func(_ context.Context, kind string, key client.ObjectKey) (string, error) {
+			if kind == "ConfigMap" && key.Name == "trust" {
+				return "default", nil
 			}
-			return ""
+			return "", nil
 		},
 	}
 }

@@ -35,8 +35,8 @@ type Reconciler struct {
 	Live     client.Client
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
-	// Targets is the ServiceCA whose bundle a ConfigMap asks for, empty when it asks for none.
-	Targets func(client.Object) string
+	// Mounted is the ServiceCA whose bundle stands in a ConfigMap or a Secret, by their kind; empty where none does.
+	Mounted func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
 
 	// seen is what gathers before the workloads are looked at.
 	seen     *gather.Changes

@@ -4,6 +4,8 @@ package serviceca
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,8 +40,8 @@ type Reconciler struct {
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
-	// Targets is the ServiceCA whose bundle an object asks for, empty when it asks for none.
-	Targets func(client.Object) string
+	// Targets are what asks for bundles.
+	Targets *trust.Trust
 	// Claims answers what a Secret is to the Service that owns it, so that a stray one counts for nothing.
 	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
 	// ReissueRate is how many certificates are reissued in a second after the switch of the signer.
@@ -50,11 +52,12 @@ type Reconciler struct {
 	RestartsChanged <-chan event.GenericEvent
 	// Namespace is the operator's own.
 	Namespace string
-	// Fought tells of targets that somebody else changes back again and again.
-	Fought func(client.ObjectKey) bool
 
 	// changes gather before they are counted.
 	changes gather.Changes
+	// clusterBundles tells whether the cluster serves ClusterTrustBundles, and toldAbsent which ServiceCAs have been told that it does not.
+	clusterBundles atomic.Bool
+	toldAbsent     sync.Map
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
@@ -79,8 +82,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := decided.refused(reasonBundleRefused, err); err != nil {
 		return ctrl.Result{}, err
 	}
-	if changed = changed || decided.secret != nil; changed && decided.state != nil {
-		if seen, err = r.evidence(ctx, &ca, decided.state, decided.state.Bundle().Encode()); err != nil {
+	clusterwide, err := r.publishClusterBundle(ctx, &in, decided.state)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if changed = changed || clusterwide || decided.secret != nil; changed && decided.state != nil {
+		in.published = decided.state.Bundle().Encode()
+		if seen, err = r.evidence(ctx, in, decided.state); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
@@ -89,6 +97,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	r.announce(&ca, decided)
+	r.tellClusterBundle(&ca, in.clusterBundle)
 	decided.lookAgain(seen)
 	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, r.cleanUp(ctx, &ca, decided)
 }
@@ -101,7 +110,7 @@ func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observ
 		return in, step{}, evidence{}, err
 	}
 	given := resolve(in)
-	seen, err := r.evidence(ctx, ca, given.state, in.published)
+	seen, err := r.evidence(ctx, in, given.state)
 	if err != nil {
 		return in, step{}, seen, err
 	}
@@ -162,6 +171,9 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 			return in, err
 		}
 	}
+	if in.clusterBundle, err = r.observeClusterBundle(ctx, ca); err != nil {
+		return in, err
+	}
 	err = r.recover(ctx, &in)
 	return in, err
 }
@@ -176,7 +188,7 @@ func (r *Reconciler) recover(ctx context.Context, in *observed) error {
 		return nil
 	}
 	var err error
-	in.carried, err = trust.Carried(ctx, r.Cache, r.Live, in.serviceCA.Name, told.Hash)
+	in.carried, err = r.Targets.Carried(ctx, in.serviceCA.Name, told.Hash)
 	return err
 }
 

@@ -19,7 +19,8 @@ import (
 // evidence is what was seen of the world outside the signing-key Secret.
 type evidence struct {
 	rotation.Evidence
-	targets trust.Targets
+	targets       trust.Targets
+	clusterBundle clusterBundle
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
 	// strangers is the number of those that the bundle does not verify.
@@ -29,8 +30,8 @@ type evidence struct {
 }
 
 // evidence counts what carries the bundle of a state, and whose certificates are signed by whom.
-func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, state *rotation.State, published []byte) (evidence, error) {
-	seen := evidence{certificates: map[string]int32{}}
+func (r *Reconciler) evidence(ctx context.Context, in observed, state *rotation.State) (evidence, error) {
+	ca, seen := in.serviceCA, evidence{certificates: map[string]int32{}}
 	if state == nil {
 		return seen, nil
 	}
@@ -39,10 +40,14 @@ func (r *Reconciler) evidence(ctx context.Context, ca *v1alpha1.ServiceCA, state
 	var err error
 	encoded := state.Bundle().Encode()
 	hash := pki.Hash(encoded)
-	if seen.targets, err = trust.CountTargets(ctx, r.Cache, r.Fought, ca.Name, hash, state.Since); err != nil {
+	if seen.targets, err = r.Targets.Count(ctx, ca.Name, hash, state.Since); err != nil {
 		return seen, err
 	}
-	seen.targets.Count(bytes.Equal(published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())
+	seen.targets.Count(bytes.Equal(in.published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())
+	if in.clusterBundle.served {
+		seen.clusterBundle = in.clusterBundle
+		seen.targets.Count(in.clusterBundle.holds(encoded), in.clusterBundle.refused != "", "ClusterTrustBundle "+ca.ClusterTrustBundleName())
+	}
 	if err := r.countSecrets(ctx, ca.Name, hash, state, &seen); err != nil {
 		return seen, err
 	}

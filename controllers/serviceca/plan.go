@@ -41,6 +41,8 @@ type observed struct {
 	// published is what the trust-bundle ConfigMap holds, and carried what targets do, where that has to be known.
 	published []byte
 	carried   [][]byte
+	// clusterBundle is the ClusterTrustBundle.
+	clusterBundle clusterBundle
 	// brought is the Secret of source.secret, nil when there is none.
 	brought *corev1.Secret
 	// longest is the longest lifetime that a policy asks for.

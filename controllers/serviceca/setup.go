@@ -4,7 +4,6 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -22,26 +21,33 @@ import (
 )
 
 // SetupWithManager watches ServiceCAs, the Secrets of the operator's own namespace by their metadata, and what the status counts.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, ownSecrets cache.Cache) error {
-	secret := &metav1.PartialObjectMetadata{}
-	secret.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	return ctrl.NewControllerManagedBy(mgr).
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache) error {
+	building := ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
 		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, r.later(func(ca client.Object) string { return ca.GetName() })).
-		WatchesRawSource(source.Kind[client.Object](ownSecrets, secret, handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
-		Watches(trust.ConfigMapMetadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
-		Watches(trust.ConfigMapMetadata(), r.later(r.Targets), builder.OnlyMetadata).
+		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
+		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
 		Watches(&v1alpha1.ServingCertPolicy{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, policy client.Object) []reconcile.Request {
 			return []reconcile.Request{request(caOf(policy))}
 		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Secret{}, r.later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
-		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
-		Complete(r)
+		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() })))
+	for _, targets := range r.Targets.Sources(r.later) {
+		building.WatchesRawSource(targets)
+	}
+	built, err := building.Build(r)
+	if err != nil {
+		return err
+	}
+	return r.watchClusterBundles(ctx, mgr, built)
 }
 
 // casOfSecret are the ServiceCAs that keep their key in a Secret, or are brought by it.
 func (r *Reconciler) casOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
+	if secret.GetNamespace() != r.Namespace {
+		return nil
+	}
 	return r.casWhere(ctx, func(ca *v1alpha1.ServiceCA) bool {
 		return ca.SigningKeySecretName() == secret.GetName() ||
 			(ca.Spec.Source.Secret != nil && ca.Spec.Source.Secret.Name == secret.GetName())

@@ -32,7 +32,7 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 		// What the CA was is remembered, so that nothing is forgotten once the problem is put right.
 		ca.Status.DeepCopyInto(&status)
 	} else {
-		describe(&status, ca.Spec.Rotation, decided, seen)
+		describe(&status, ca, decided, seen)
 		reportTrust(built, seen)
 		reportRotation(built, decided)
 		reportExpiry(built, now, &status, decided)
@@ -69,12 +69,12 @@ func withoutSigner(decided step) *problem {
 	}
 }
 
-func describe(status *v1alpha1.ServiceCAStatus, spec v1alpha1.CARotation, decided step, seen evidence) {
+func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided step, seen evidence) {
 	state := decided.state
 	if state.Active != nil {
 		status.Active = signing(state.Active, seen)
 		status.Active.LongestDurationSeconds = new(int64((state.Longest + time.Second - 1) / time.Second))
-		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-spec.RotateBefore.Std())))
+		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-ca.Spec.Rotation.RotateBefore.Std())))
 	}
 	if state.Next != nil {
 		status.Next = signing(state.Next, seen)
@@ -88,6 +88,9 @@ func describe(status *v1alpha1.ServiceCAStatus, spec v1alpha1.CARotation, decide
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
 		Hash: pki.Hash(bundle.Encode()), Certificates: int32(len(bundle)),
 		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, ChangedAt: timeOrNil(state.TrustChangedAt),
+	}
+	if seen.clusterBundle.served && seen.clusterBundle.refused == "" {
+		status.TrustBundle.ClusterTrustBundleName = ca.ClusterTrustBundleName()
 	}
 	for _, root := range bundle[:min(len(bundle), maxFingerprints)] {
 		status.TrustBundle.Fingerprints = append(status.TrustBundle.Fingerprints, pki.Fingerprint(root))
@@ -135,6 +138,8 @@ func reportTrust(built *conditions.Builder, seen evidence) {
 	case strangers > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
 			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
+	case seen.clusterBundle.refused != "":
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.clusterBundle.refused)
 	case seen.targets.Blocked > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", fmt.Sprintf(
 			"%d of %d targets cannot be given the bundle: their annotation %s says what their owners have to do",

@@ -135,7 +135,7 @@ func TestPaceComesBack(t *testing.T) {
 		Namespace: fought.Namespace, Name: fought.Name, Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: "default"},
 	}}
 	c := fake.NewClientBuilder().WithObjects(configMap).Build()
-	r := &Reconciler{Cache: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now.Add(time.Second))}
+	r := &Reconciler{kind: ConfigMaps, cache: c, targets: c, live: c, clock: clocktesting.NewFakePassiveClock(now.Add(time.Second))}
 	for range burst {
 		r.pace.write(fought, "bundle", now)
 	}

@@ -6,8 +6,10 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
 // defaultCA is the ServiceCA that OpenShift's annotations mean, which name none.
@@ -19,11 +21,13 @@ const rootCAName = "kube-root-ca.crt"
 // legacyName is the one ConfigMap that may ask for the bundle with the cluster's root CA added, on OpenShift.
 const legacyName = "openshift-service-ca.crt"
 
-// form is how a bundle is put into a ConfigMap.
+const legacy = "service.alpha.openshift.io/inject-vulnerable-legacy-cabundle"
+
+// form is how a bundle is put into an object.
 type form string
 
 const (
-	// formOwn adds one key and touches nothing else.
+	// formOwn adds one key and touches nothing else; of the clients of a webhook configuration it takes those at a URL, too.
 	formOwn form = "Own"
 	// formOpenShift makes data exactly the bundle.
 	formOpenShift form = "OpenShift"
@@ -31,35 +35,74 @@ const (
 	formLegacy form = "Legacy"
 )
 
-// request is what a ConfigMap asks for.
+// request is what an object asks for.
 type request struct {
 	form form
 	ca   string
 	key  string
+	// truststore is the format of the truststore beside the bundle, empty for none; password names the Secret with its password.
+	truststore string
+	password   reference
 }
 
-// requestOf reads the annotations of a ConfigMap; false when it does not ask.
-func requestOf(object metav1.Object, openShift bool) (request, bool) {
-	annotations := object.GetAnnotations()
-	if object.GetName() == rootCAName || object.GetLabels()[v1alpha1.LabelServiceCA] != "" {
+// requestOf reads the annotations of an object; false when it does not ask.
+func (k Kind) requestOf(object metav1.Object, openShift bool) (request, bool) {
+	annotations, labels := object.GetAnnotations(), object.GetLabels()
+	if (k.is(ConfigMaps) && object.GetName() == rootCAName) || labels[v1alpha1.LabelServiceCA] != "" {
 		// Others publish there, the API server's root CA or a ServiceCA's own bundle, and would never let us have it.
 		return request{}, false
 	}
 	if ca := annotations[v1alpha1.AnnotationInjectCABundle]; ca != "" {
-		key := annotations[v1alpha1.AnnotationCABundleKey]
-		if key == "" {
-			key = v1alpha1.DefaultCABundleKey
-		}
-		return request{form: formOwn, ca: ca, key: key}, true
+		return k.own(ca, annotations), true
 	}
-	asks := func(keys ...string) bool {
-		return openShift && slices.ContainsFunc(keys, func(key string) bool { return strings.EqualFold(annotations[key], "true") })
-	}
+	asks := func(key string) bool { return strings.EqualFold(annotations[key], "true") }
 	switch {
-	case asks("service.beta.openshift.io/inject-cabundle", "service.alpha.openshift.io/inject-cabundle"):
+	case !openShift:
+	case slices.ContainsFunc(k.openShift, asks):
 		return request{form: formOpenShift, ca: defaultCA, key: v1alpha1.DefaultCABundleKey}, true
-	case asks("service.alpha.openshift.io/inject-vulnerable-legacy-cabundle") && object.GetName() == legacyName:
+	case k.is(ConfigMaps) && asks(legacy) && object.GetName() == legacyName:
 		return request{form: formLegacy, ca: defaultCA, key: v1alpha1.DefaultCABundleKey}, true
 	}
 	return request{}, false
+}
+
+func (k Kind) own(ca string, annotations map[string]string) request {
+	asked := request{form: formOwn, ca: ca, key: annotations[v1alpha1.AnnotationCABundleKey]}
+	if asked.key == "" || !k.holdsData() {
+		asked.key = v1alpha1.DefaultCABundleKey
+	}
+	if k.holdsData() {
+		asked.truststore = annotations[v1alpha1.AnnotationTruststore]
+		asked.password = parseReference(annotations[v1alpha1.AnnotationTruststorePassword])
+	}
+	return asked
+}
+
+// holdsData tells of the kinds that hold the bundle under a key.
+func (k Kind) holdsData() bool { return k.is(ConfigMaps) || k.is(Secrets) }
+
+// reference is a key of a Secret.
+type reference struct{ secret, key string }
+
+// parseReference reads "<name>" or "<name>/<key>".
+func parseReference(annotation string) reference {
+	name, key, named := strings.Cut(annotation, "/")
+	if !named {
+		key = "password"
+	}
+	return reference{name, key}
+}
+
+// check tells what makes a request impossible by itself.
+func (q request) check() *issuance.Obstacle {
+	switch problems := validation.IsConfigMapKey(q.key); {
+	case len(problems) > 0:
+		return issuance.NewObstacle(reasonInvalidKey, "annotation %s: %.64q is no key: %s", v1alpha1.AnnotationCABundleKey, q.key, problems[0])
+	case q.truststore != "" && q.truststore != v1alpha1.KeystorePKCS12:
+		return issuance.NewObstacle(reasonInvalidTruststore, "annotation %s: there is no format %.64q: write %s",
+			v1alpha1.AnnotationTruststore, q.truststore, v1alpha1.KeystorePKCS12)
+	case q.truststore != "" && q.key == v1alpha1.TruststoreKey:
+		return issuance.NewObstacle(reasonInvalidKey, "annotation %s: %s is the truststore's key: name another", v1alpha1.AnnotationCABundleKey, q.key)
+	}
+	return nil
 }

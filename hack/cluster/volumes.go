@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -34,4 +35,13 @@ func plugin(volume *corev1.Volume) string {
 	default:
 		return "kubernetes.io~projected"
 	}
+}
+
+// VolumeFile is a file in such a folder; it need not be there yet.
+func (c *Cluster) VolumeFile(pod *corev1.Pod, volume, name string) ([]byte, error) {
+	folder, err := c.VolumePath(pod, volume)
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(folder, name))
 }

@@ -103,9 +103,9 @@ func Install(ctx context.Context, kube client.Client, namespace string) error {
 	return grant(ctx, kube, namespace, "config", "rbac")
 }
 
-// AllowRestarts gives the operator the rights on workloads, as the kustomize component does.
-func AllowRestarts(ctx context.Context, kube client.Client, namespace string) error {
-	return grant(ctx, kube, namespace, "config", "components", "restarts")
+// Allow gives the operator the rights of a kustomize component, such as restarts.
+func Allow(ctx context.Context, kube client.Client, namespace, component string) error {
+	return grant(ctx, kube, namespace, "config", "components", component)
 }
 
 func grant(ctx context.Context, kube client.Client, namespace string, folder ...string) error {
@@ -134,7 +134,7 @@ func install(ctx context.Context, kube client.Client, object *unstructured.Unstr
 		return err
 	}
 	for _, subject := range subjects {
-		if fields, ok := subject.(map[string]any); ok {
+		if fields, ok := subject.(map[string]any); ok && fields["name"] == "manager" {
 			fields["namespace"] = namespace
 		}
 	}

@@ -560,6 +560,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: changedAt
       type:
         namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: clusterTrustBundleName
+      type:
+        scalar: string
     - name: currentTargets
       type:
         scalar: numeric

@@ -20,7 +20,9 @@ type TrustBundleStatusApplyConfiguration struct {
 	ChangedAt *v1.Time `json:"changedAt,omitempty"`
 	// certificates in the bundle.
 	Certificates *int32 `json:"certificates,omitempty"`
-	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap among them.
+	// clusterTrustBundleName is the ClusterTrustBundle that publishes the bundle, for any pod to mount; absent where the cluster serves none.
+	ClusterTrustBundleName *string `json:"clusterTrustBundleName,omitempty"`
+	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap and the ClusterTrustBundle among them.
 	Targets *int32 `json:"targets,omitempty"`
 	// currentTargets is the number of targets that carry the current bundle.
 	CurrentTargets *int32 `json:"currentTargets,omitempty"`
@@ -63,6 +65,14 @@ func (b *TrustBundleStatusApplyConfiguration) WithChangedAt(value v1.Time) *Trus
 // If called multiple times, the Certificates field is set to the value of the last call.
 func (b *TrustBundleStatusApplyConfiguration) WithCertificates(value int32) *TrustBundleStatusApplyConfiguration {
 	b.Certificates = &value
+	return b
+}
+
+// WithClusterTrustBundleName sets the ClusterTrustBundleName field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the ClusterTrustBundleName field is set to the value of the last call.
+func (b *TrustBundleStatusApplyConfiguration) WithClusterTrustBundleName(value string) *TrustBundleStatusApplyConfiguration {
+	b.ClusterTrustBundleName = &value
 	return b
 }
 

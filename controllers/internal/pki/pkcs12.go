@@ -1,0 +1,68 @@
+package pki
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"software.sslmate.com/src/go-pkcs12"
+)
+
+// Truststore is a bundle in PEM as PKCS #12 (RFC 7292), for Java: the same bytes for the same bundle and password. Without a password it is
+// neither encrypted nor authenticated, as Java 18 and later, and OpenSSL, read it.
+func Truststore(bundle []byte, password string) ([]byte, error) {
+	roots, err := ParseBundle(bundle)
+	if err != nil {
+		return nil, err
+	}
+	// What is random in it need not be secret: it keeps people from computing keys for all passwords beforehand.
+	return encoder(password, []byte("truststore"), bundle).EncodeTrustStore(roots, password)
+}
+
+// Keystore is a certificate with its chain and its private key as PKCS #12: the same bytes for the same ones and the same password.
+func Keystore(pair Pair, password string) ([]byte, error) {
+	leaf, err := ParseLeaf(pair.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(pair.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("tls.key %w", err)
+	}
+	// Of the password, nothing goes into what is random, or that would tell of it what costs less to try than the file does.
+	return encoder(password, pair.PrivateKey, pair.Certificate).Encode(key, leaf.Certificate, leaf.chain, password)
+}
+
+func encoder(password string, seed, context []byte) *pkcs12.Encoder {
+	if password == "" {
+		return pkcs12.Passwordless
+	}
+	return pkcs12.Modern2023.WithRand(&stream{seed: seed, context: context})
+}
+
+// stream is a stream of bytes that look random, and depend on nothing but a seed and its context: HMAC-SHA-256 in counter mode (NIST SP 800-108).
+type stream struct {
+	seed, context []byte
+	counter       uint32
+	left          []byte
+}
+
+var _ io.Reader = (*stream)(nil)
+
+// Read implements io.Reader.
+func (s *stream) Read(into []byte) (int, error) {
+	for n := 0; n < len(into); {
+		if len(s.left) == 0 {
+			s.counter++
+			mac := hmac.New(sha256.New, s.seed)
+			mac.Write(binary.BigEndian.AppendUint32(nil, s.counter))
+			mac.Write(s.context)
+			s.left = mac.Sum(nil)
+		}
+		copied := copy(into[n:], s.left)
+		n, s.left = n+copied, s.left[copied:]
+	}
+	return len(into), nil
+}

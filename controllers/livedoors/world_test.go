@@ -1,0 +1,221 @@
+// Package livedoors_test brings trust out, and certificates, through every door of a real Kubernetes: its API server calls webhooks, its
+// kubelets mount pod certificates.
+package livedoors_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+	"github.com/servingcert/operator/hack/cluster"
+)
+
+const (
+	operatorNamespace = "servingcert"
+	// patience is how long a test waits for what should come; nothing is measured by it.
+	patience = 4 * time.Minute
+)
+
+// world is the cluster of all tests, and the operator in it. cert-manager comes later.
+var world struct {
+	cluster *cluster.Cluster
+	kube    client.Client
+}
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	flag.Parse()
+	// The tests mostly wait, so all of them may at once.
+	if err := flag.Set("test.parallel", "20"); err != nil {
+		panic(err)
+	}
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	crds, err := testoperator.Path("config", "crd", "bases")
+	if err != nil {
+		return 1, err
+	}
+	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, HurriedNodes: true, CRDs: []string{crds}})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
+	known := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(known), cmapi.AddToScheme(known), apiextensionsv1.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+		return 1, err
+	}
+	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+		return 1, err
+	}
+	err = errors.Join(
+		testoperator.Install(ctx, world.kube, operatorNamespace),
+		testoperator.Allow(ctx, world.kube, operatorNamespace, "cert-manager"),
+	)
+	if err != nil {
+		return 1, err
+	}
+	stop, err := testoperator.Start(ctx, world.cluster, operatorNamespace)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	return m.Run(), nil
+}
+
+// eventually waits until check returns an empty string; what it returns last is why the test fails.
+func eventually(t *testing.T, check func(ctx context.Context) string) {
+	t.Helper()
+	last := ""
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		problem := check(ctx)
+		if problem == "" || ctx.Err() == nil {
+			last = problem
+		}
+		return problem == "", nil
+	})
+	if err != nil {
+		t.Fatalf("%s (%v)", last, err)
+	}
+}
+
+// create creates an object, again where its namespace has no ServiceAccount yet; it goes when the test ends.
+func create[T client.Object](t *testing.T, object T) T {
+	t.Helper()
+	eventually(t, func(ctx context.Context) string {
+		err := world.kube.Create(ctx, object)
+		if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		if err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	t.Cleanup(func() {
+		if err := client.IgnoreNotFound(world.kube.Delete(context.Background(), object)); err != nil {
+			t.Error(err)
+		}
+	})
+	return object
+}
+
+// get reads an object again and again until check accepts it by returning an empty string.
+func get[T client.Object](t *testing.T, object T, check func(T) string) T {
+	t.Helper()
+	eventually(t, func(ctx context.Context) string {
+		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			return err.Error()
+		}
+		return check(object)
+	})
+	return object
+}
+
+// update changes an object, again where somebody else was faster.
+func update[T client.Object](t *testing.T, object T, change func(T)) T {
+	t.Helper()
+	return get(t, object, func(object T) string {
+		change(object)
+		err := world.kube.Update(t.Context(), object)
+		if err != nil && !apierrors.IsConflict(err) {
+			t.Fatal(err)
+		}
+		if err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// realm is a namespace of its own, with a ServiceCA and a policy of the same name for nobody else.
+type realm struct {
+	*testing.T
+	name string
+}
+
+func newRealm(t *testing.T, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy)) realm {
+	t.Helper()
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	ca.Spec.Rotation.Propagation.Minimum = "5s"
+	policy := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	policy.Spec.ServiceCAName = name
+	policy.Spec.NamespaceSelector.MatchLabels = map[string]string{corev1.LabelMetadataName: name}
+	for _, a := range adjust {
+		a(ca, policy)
+	}
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	create(t, policy)
+	create(t, ca)
+	r := realm{t, name}
+	r.ready()
+	return r
+}
+
+// ready waits until the CA signs.
+func (r realm) ready() *v1alpha1.ServiceCA {
+	r.Helper()
+	return r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if ca.Status.Active == nil || ca.Status.TrustBundle == nil {
+			return fmt.Sprintf("ServiceCA %s is not ready: %+v", ca.Name, ca.Status.Conditions)
+		}
+		return ""
+	})
+}
+
+func (r realm) serviceCA(check func(*v1alpha1.ServiceCA) string) *v1alpha1.ServiceCA {
+	r.Helper()
+	return get(r.T, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}}, check)
+}
+
+// bundle is what the ServiceCA publishes.
+func (r realm) bundle() string {
+	r.Helper()
+	published := get(r.T, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: r.name + "-trust-bundle"}},
+		func(configMap *corev1.ConfigMap) string { return "" })
+	return published.Data["ca-bundle.crt"]
+}
+
+// rotate starts a rotation.
+func (r realm) rotate(trigger string) {
+	r.Helper()
+	update(r.T, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}}, func(ca *v1alpha1.ServiceCA) {
+		ca.Spec.Rotation.Trigger = trigger
+	})
+}
+
+// service is a Service of the realm that selects pods by its name.
+func (r realm) service(name string) *corev1.Service {
+	r.Helper()
+	return create(r.T, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": name}, Ports: []corev1.ServicePort{{Port: 443}}},
+	})
+}

@@ -1,0 +1,142 @@
+package trust
+
+import (
+	"context"
+	"encoding/base64"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// caBundle is the door into what the API server calls: webhook configurations, CRDs with a conversion webhook, APIServices. Once a caBundle is
+// written, we own it no more. Whoever applies such an object could otherwise not take a webhook out of it any more: an entry with nothing but our
+// field would be left, which the API server refuses (TestWebhookRemovedByItsOwner).
+type caBundle struct {
+	live client.Client
+	kind Kind
+}
+
+func intoCABundle(r *Reconciler) door { return caBundle{r.live, r.kind} }
+
+const field = "caBundle"
+
+func (d caBundle) object() client.Object {
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(d.kind.GroupVersionKind)
+	return object
+}
+
+// clients are the parts of an object that take a caBundle, to be read and changed in place. Who is called at a URL may have a certificate by
+// anybody.
+func (d caBundle) clients(object client.Object, urls bool) []map[string]any {
+	content := object.(*unstructured.Unstructured).Object //nolint:forcetypeassert // it is what object returns
+	switch {
+	case d.kind.is(apiServices):
+		spec, _ := content["spec"].(map[string]any)
+		if spec["service"] == nil {
+			return nil
+		}
+		return []map[string]any{spec}
+	case d.kind.is(customResourceDefinitions):
+		strategy, _, _ := unstructured.NestedString(content, "spec", "conversion", "strategy")
+		spec, _ := content["spec"].(map[string]any)
+		conversion, _ := spec["conversion"].(map[string]any)
+		if strategy != "Webhook" {
+			return nil
+		}
+		return clientOf(conversion["webhook"], urls)
+	}
+	webhooks, _ := content["webhooks"].([]any)
+	var found []map[string]any
+	for _, webhook := range webhooks {
+		found = append(found, clientOf(webhook, urls)...)
+	}
+	return found
+}
+
+func clientOf(webhook any, urls bool) []map[string]any {
+	fields, _ := webhook.(map[string]any)
+	client, _ := fields["clientConfig"].(map[string]any)
+	if client == nil || (client["url"] != nil && !urls) {
+		return nil
+	}
+	return []map[string]any{client}
+}
+
+func (d caBundle) bundle(object client.Object, _ string) []byte {
+	for _, client := range d.clients(object, true) {
+		if encoded, _ := client[field].(string); encoded != "" {
+			bundle, _ := base64.StdEncoding.DecodeString(encoded)
+			return bundle
+		}
+	}
+	return nil
+}
+
+func (d caBundle) holds(object client.Object, wanted *content) bool {
+	encoded := base64.StdEncoding.EncodeToString(wanted.bundle())
+	lacks := func(client map[string]any) bool { return client[field] != encoded }
+	return !slices.ContainsFunc(d.clients(object, wanted.form == formOwn), lacks) &&
+		object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] == wanted.mark(wanted.hash) && !d.owned(object)
+}
+
+// owned tells whether a field is still ours, after a write that was the last thing we did.
+func (d caBundle) owned(object client.Object) bool {
+	return wrote(object, metav1.ManagedFieldsOperationUpdate)
+}
+
+func (d caBundle) write(ctx context.Context, object client.Object, wanted *content) (*issuance.Obstacle, error) {
+	if wanted == nil {
+		d.clear(object)
+	} else {
+		d.set(object, wanted)
+	}
+	// It carries the version that was read.
+	if err := d.live.Update(ctx, object, apply.Trust); err != nil {
+		return nil, err
+	}
+	return nil, d.disown(ctx, object)
+}
+
+func (d caBundle) set(object client.Object, wanted *content) {
+	encoded := base64.StdEncoding.EncodeToString(wanted.bundle())
+	for _, client := range d.clients(object, wanted.form == formOwn) {
+		client[field] = encoded
+	}
+	annotations := object.GetAnnotations()
+	annotations[v1alpha1.AnnotationCABundleHash] = wanted.mark(wanted.hash)
+	object.SetAnnotations(annotations)
+}
+
+// clear takes out what we put in, and not what somebody put in its place.
+func (d caBundle) clear(object client.Object) {
+	ours, _, _ := readMark(object)
+	for _, client := range d.clients(object, true) {
+		encoded, _ := client[field].(string)
+		if bundle, err := base64.StdEncoding.DecodeString(encoded); err == nil && pki.Hash(bundle) == ours {
+			delete(client, field)
+		}
+	}
+	annotations := object.GetAnnotations()
+	delete(annotations, v1alpha1.AnnotationCABundleHash)
+	delete(annotations, v1alpha1.AnnotationError)
+	object.SetAnnotations(annotations)
+}
+
+// disown gives the ownership of what we wrote to nobody.
+func (d caBundle) disown(ctx context.Context, object client.Object) error {
+	if !d.owned(object) {
+		return nil
+	}
+	object.SetManagedFields(slices.DeleteFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == string(apply.Trust)
+	}))
+	return d.live.Update(ctx, object, apply.Trust)
+}

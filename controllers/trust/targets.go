@@ -1,0 +1,132 @@
+package trust
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// Targets counts what asks for a bundle.
+type Targets struct {
+	All int32
+	// Current targets carry the bundle.
+	Current int32
+	// Blocked targets do not, because of something that only their owners can put right.
+	Blocked int32
+	// Behind are the others that carried, or should have carried, another bundle before; BehindNames are some.
+	Behind      int32
+	BehindNames []string
+}
+
+// Count counts a target.
+func (t *Targets) Count(current, blocked bool, name string) {
+	t.All++
+	switch {
+	case current:
+		t.Current++
+	case blocked:
+		t.Blocked++
+	default:
+		t.Behind++
+		t.BehindNames = Some(t.BehindNames, name)
+	}
+}
+
+// Some are the first few, by the alphabet, of some names and one more: the same ones, in whichever order they come.
+func Some(names []string, more string) []string {
+	const few = 10
+	at, _ := slices.BinarySearch(names, more)
+	names = slices.Insert(names, at, more)
+	return names[:min(len(names), few)]
+}
+
+// list are the objects of the kind that ask for the bundle of a ServiceCA.
+func (r *Reconciler) list(ctx context.Context, ca string) ([]metav1.PartialObjectMetadata, error) {
+	list := r.kind.metadataList()
+	err := r.targets.List(ctx, list, client.MatchingFields{indexCA: ca}, client.UnsafeDisableDeepCopy)
+	return list.Items, err
+}
+
+// Count counts what asks for the bundle of a ServiceCA; the current one has this hash. What was made since then gets no other bundle: nobody has
+// to wait for it. Neither for what is fought over.
+func (t *Trust) Count(ctx context.Context, ca, hash string, since time.Time) (Targets, error) {
+	var counted Targets
+	for _, r := range t.reconcilers {
+		list, err := r.list(ctx, ca)
+		if err != nil {
+			return counted, err
+		}
+		for i := range list {
+			r.count(&list[i], &counted, hash, since)
+		}
+	}
+	return counted, nil
+}
+
+func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Targets, hash string, since time.Time) {
+	carried, _, _ := readMark(target)
+	if carried != hash && target.CreationTimestamp.After(since) {
+		counted.All++
+		return
+	}
+	problem, told := target.Annotations[v1alpha1.AnnotationError]
+	// A CA that was not ready is nothing that an owner can put right.
+	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
+	key := client.ObjectKeyFromObject(target)
+	fought := r.pace.wait(key, r.clock.Now()) > 0
+	counted.Count(carried == hash, told || fought, r.kind.name(key))
+}
+
+// manyTargets are more than have to be looked at where nobody writes marks of our own by hand.
+const manyTargets = 100
+
+// Carried is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has.
+func (t *Trust) Carried(ctx context.Context, ca, hash string) ([][]byte, error) {
+	var carried [][]byte
+	for _, r := range t.reconcilers {
+		list, err := r.list(ctx, ca)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			of, key, _ := readMark(&list[i])
+			if _, told := list[i].Annotations[v1alpha1.AnnotationError]; of != hash || told || len(carried) == manyTargets {
+				continue
+			}
+			door := r.kind.door(r)
+			object := door.object()
+			if err := r.live.Get(ctx, client.ObjectKeyFromObject(&list[i]), object); client.IgnoreNotFound(err) != nil {
+				return nil, err
+			}
+			carried = append(carried, door.bundle(object, key))
+			if pki.Hash(carried[len(carried)-1]) == hash {
+				return carried, nil
+			}
+		}
+	}
+	return carried, nil
+}
+
+// Mounted is the ServiceCA whose bundle a pod reads from a ConfigMap or a Secret; empty where there is none in it.
+func (t *Trust) Mounted(ctx context.Context, kind string, key client.ObjectKey) (string, error) {
+	for _, r := range t.reconcilers {
+		if r.kind.GroupVersion() != corev1.SchemeGroupVersion || r.kind.Kind != kind {
+			continue
+		}
+		object := r.kind.Metadata()
+		if err := r.targets.Get(ctx, key, object, client.UnsafeDisableDeepCopy); err != nil {
+			return "", client.IgnoreNotFound(err)
+		}
+		asked, _ := r.kind.requestOf(object, r.openShift)
+		return asked.ca, nil
+	}
+	return "", nil
+}
