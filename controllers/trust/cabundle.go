@@ -3,6 +3,8 @@ package trust
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,8 +18,9 @@ import (
 )
 
 // caBundle is the door into what the API server calls: webhook configurations, CRDs with a conversion webhook, APIServices. Once a caBundle is
-// written, we own it no more. Whoever applies such an object could otherwise not take a webhook out of it any more: an entry with nothing but our
-// field would be left, which the API server refuses (TestWebhookRemovedByItsOwner).
+// written, we own nothing but our mark. Whoever applies such an object could otherwise not take a webhook out of it any more: an entry with nothing but our
+// field would be left, which the API server refuses; the mark, unowned, would go with the last annotation of theirs, and we could not tell any
+// more what is ours (TestWebhookRemovedByItsOwner).
 type caBundle struct {
 	live client.Client
 	kind Kind
@@ -87,9 +90,31 @@ func (d caBundle) holds(object client.Object, wanted *content) bool {
 		object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] == wanted.mark(wanted.hash) && !d.owned(object)
 }
 
-// owned tells whether a field is still ours, after a write that was the last thing we did.
+// owned tells whether more than the mark is still ours, after a write that was the last thing we did.
 func (d caBundle) owned(object client.Object) bool {
-	return wrote(object, metav1.ManagedFieldsOperationUpdate)
+	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		_, more := onlyMetadata(entry)
+		return more
+	})
+}
+
+// onlyMetadata is an entry of ours with the fields of metadata alone, and whether it had others.
+func onlyMetadata(entry metav1.ManagedFieldsEntry) (metav1.ManagedFieldsEntry, bool) {
+	var fields map[string]json.RawMessage
+	if entry.Manager != string(apply.Trust) || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+		return entry, false
+	}
+	const metadata = "f:metadata"
+	kept, has := fields[metadata]
+	if more := len(fields) > 1 || !has; !more {
+		return entry, false
+	}
+	raw := []byte("{}")
+	if has {
+		raw = fmt.Appendf(nil, "{%q:%s}", metadata, kept)
+	}
+	entry.FieldsV1 = &metav1.FieldsV1{Raw: raw}
+	return entry, true
 }
 
 func (d caBundle) write(ctx context.Context, object client.Object, wanted *content) (*issuance.Obstacle, error) {
@@ -130,13 +155,15 @@ func (d caBundle) clear(object client.Object) {
 	object.SetAnnotations(annotations)
 }
 
-// disown gives the ownership of what we wrote to nobody.
+// disown gives the ownership of what we wrote, but for the mark, to nobody.
 func (d caBundle) disown(ctx context.Context, object client.Object) error {
 	if !d.owned(object) {
 		return nil
 	}
-	object.SetManagedFields(slices.DeleteFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
-		return entry.Manager == string(apply.Trust)
-	}))
+	entries := object.GetManagedFields()
+	for i := range entries {
+		entries[i], _ = onlyMetadata(entries[i])
+	}
+	object.SetManagedFields(entries)
 	return d.live.Update(ctx, object, apply.Trust)
 }
