@@ -63,7 +63,7 @@ func TestConfigMapKeyTakenInBinaryData(t *testing.T) {
 	configMap := r.configMap("trust", r.injects(), nil, func(c *corev1.ConfigMap) {
 		c.BinaryData = map[string][]byte{v1alpha1.DefaultCABundleKey: {0xff}}
 	})
-	toldOf(t, configMap, "ConfigMapRefused: ", v1alpha1.DefaultCABundleKey)
+	toldOf(t, configMap, "InjectionRefused: ", v1alpha1.DefaultCABundleKey)
 	update(t, configMap, func(c *corev1.ConfigMap) { c.BinaryData = nil })
 	toldOf(t, configMap)
 	eventuallyHolds(t, configMap, r.exactly)
@@ -79,8 +79,8 @@ func TestConfigMapImmutable(t *testing.T) {
 			r := newOpenShift(t)
 			data := map[string]string{"mine": "stays"}
 			empty := r.configMap("empty", annotations(r), data, func(c *corev1.ConfigMap) { c.Immutable = new(true) })
-			toldOf(t, empty, "ConfigMapRefused: ", "immutable")
-			event(t, empty, corev1.EventTypeWarning, "ConfigMapRefused", "immutable")
+			toldOf(t, empty, "InjectionRefused: ", "immutable")
+			event(t, empty, corev1.EventTypeWarning, "InjectionRefused", "immutable")
 			eventuallyHolds(t, empty, func() map[string]string { return data })
 
 			filled := r.configMap("filled", annotations(r), nil)
@@ -88,7 +88,7 @@ func TestConfigMapImmutable(t *testing.T) {
 			update(t, filled, func(c *corev1.ConfigMap) { c.Immutable = new(true) })
 			before := r.exactly()
 			r.loseKey()
-			toldOf(t, filled, "ConfigMapRefused: ", "immutable")
+			toldOf(t, filled, "InjectionRefused: ", "immutable")
 			eventuallyHolds(t, filled, func() map[string]string { return before })
 		})
 	}

@@ -14,11 +14,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// counts accepts a ServiceCA with so many targets, so many of which carry the bundle: its trust is established when all do.
+// counts accepts a ServiceCA with so many targets besides its ClusterTrustBundle, so many of which carry the bundle, as that does: its trust is
+// established when all do.
 func counts(targets, current int32) func(*v1alpha1.ServiceCA) string {
 	return func(ca *v1alpha1.ServiceCA) string {
 		bundle := ca.Status.TrustBundle
-		if bundle == nil || bundle.Targets != targets || bundle.CurrentTargets != current {
+		if bundle == nil || bundle.Targets != targets+1 || bundle.CurrentTargets != current+1 {
 			return fmt.Sprintf("the bundle is %+v, want %d of %d targets", bundle, current, targets)
 		}
 		condition := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished)
@@ -96,12 +97,12 @@ func askingForDefault(ctx context.Context) (asking int32, err error) {
 }
 
 // What the API server refuses for a while, by a policy of the cluster perhaps, is told and comes when it is allowed.
-func TestConfigMapRefusedForAWhile(t *testing.T) {
+func TestInjectionRefusedForAWhile(t *testing.T) {
 	t.Parallel()
 	allow := forbid(t, fmt.Sprintf("object.metadata.namespace == '%s' && has(object.data) && object.metadata.name == 'trust'", realmName(t)))
 	r := newRealm(t)
 	configMap := r.configMap("trust", r.injects(), nil)
-	toldOf(t, configMap, "ConfigMapRefused: ", "ValidatingAdmissionPolicy")
+	toldOf(t, configMap, "InjectionRefused: ", "ValidatingAdmissionPolicy")
 	r.serviceCA(counts(2, 1))
 	allow()
 	toldOf(t, configMap)

@@ -108,7 +108,7 @@ func settled(r realm, before int) *x509.Certificate {
 		if problem := isReady(ca); problem != "" {
 			return problem
 		}
-		if len(ca.Status.Previous) != before || *activeOf(ca).Certificates != 3 || ca.Status.TrustBundle.CurrentTargets != 2 {
+		if len(ca.Status.Previous) != before || *activeOf(ca).Certificates != 3 || ca.Status.TrustBundle.CurrentTargets != 3 {
 			return "the status is behind"
 		}
 		return ""

@@ -139,7 +139,7 @@ func served(certificates int32, previous int) func(*v1alpha1.ServiceCA) string {
 		if ca.Status.Rotation != nil {
 			phase = ca.Status.Rotation.Phase
 		}
-		if *activeOf(ca).Certificates != certificates || len(ca.Status.Previous) != previous || ca.Status.TrustBundle.CurrentTargets != 2 ||
+		if *activeOf(ca).Certificates != certificates || len(ca.Status.Previous) != previous || ca.Status.TrustBundle.CurrentTargets != 3 ||
 			(phase != v1alpha1.PhaseStable && phase != v1alpha1.PhaseRetiring) {
 			return "it has not rotated"
 		}

@@ -103,7 +103,7 @@ func TestSigningKeyDeleted(t *testing.T) {
 			if *ca.Status.Previous[0].Certificates != 0 || ca.Status.Previous[0].SerialNumber != roots[0].SerialNumber.Text(16) {
 				return "the CA before is not the first of the previous ones, without certificates"
 			}
-			if bundle := ca.Status.TrustBundle; bundle.Targets != 2 || bundle.CurrentTargets != 2 {
+			if bundle := ca.Status.TrustBundle; bundle.Targets != 3 || bundle.CurrentTargets != 3 {
 				return "not every target is current"
 			}
 			if !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished) {

@@ -124,7 +124,7 @@ func TestServiceCAStatus(t *testing.T) {
 			t.Errorf("%s is %q, want %q", kind, got, want)
 		}
 	}
-	if bundle := ca.Status.TrustBundle; bundle.Certificates != 1 || bundle.Targets != 1 || bundle.CurrentTargets != 1 || len(bundle.Hash) != 64 {
+	if bundle := ca.Status.TrustBundle; bundle.Certificates != 1 || bundle.Targets != 2 || bundle.CurrentTargets != 2 || len(bundle.Hash) != 64 {
 		t.Errorf("trustBundle is %+v", bundle)
 	}
 	r.trusts(root)

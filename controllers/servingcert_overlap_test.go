@@ -42,7 +42,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 			if problem := isReady(ca); problem != "" {
 				return problem
 			}
-			if len(ca.Status.Previous) != before || *activeOf(ca).Certificates != many || ca.Status.TrustBundle.CurrentTargets != 2 {
+			if len(ca.Status.Previous) != before || *activeOf(ca).Certificates != many || ca.Status.TrustBundle.CurrentTargets != 3 {
 				return "not all are signed"
 			}
 			return ""

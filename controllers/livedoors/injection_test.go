@@ -113,7 +113,9 @@ func TestWebhookKeepsWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	object := r.apply(r.applied(r.name, r.asks(), "first"))
-	get(t, object, func(c *admissionregistrationv1.ValidatingWebhookConfiguration) string { return same("caBundle", bundles(c)["first"], r.bundle()) })
+	get(t, object, func(c *admissionregistrationv1.ValidatingWebhookConfiguration) string {
+		return same("caBundle", bundles(c)["first"], r.bundle())
+	})
 	theirs := newRealmBundle(t)
 	update(t, object, func(c *admissionregistrationv1.ValidatingWebhookConfiguration) {
 		c.Webhooks[0].ClientConfig.CABundle = theirs
@@ -211,11 +213,15 @@ func TestSecretsAndTruststores(t *testing.T) {
 		return truststore(s.Data[v1alpha1.TruststoreKey], "changeit", r.bundle())
 	})
 	update(t, password, func(s *corev1.Secret) { s.StringData = map[string]string{"password": "another"} })
-	get(t, secret, func(s *corev1.Secret) string { return truststore(s.Data[v1alpha1.TruststoreKey], "another", r.bundle()) })
+	get(t, secret, func(s *corev1.Secret) string {
+		return truststore(s.Data[v1alpha1.TruststoreKey], "another", r.bundle())
+	})
 
 	// Drift is put back, and what was ours goes with the annotations.
 	update(t, secret, func(s *corev1.Secret) { delete(s.Data, v1alpha1.TruststoreKey) })
-	get(t, secret, func(s *corev1.Secret) string { return truststore(s.Data[v1alpha1.TruststoreKey], "another", r.bundle()) })
+	get(t, secret, func(s *corev1.Secret) string {
+		return truststore(s.Data[v1alpha1.TruststoreKey], "another", r.bundle())
+	})
 	update(t, secret, func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.AnnotationTruststore) })
 	get(t, secret, func(s *corev1.Secret) string {
 		if _, has := s.Data[v1alpha1.TruststoreKey]; has {
@@ -259,12 +265,16 @@ func TestClusterTrustBundle(t *testing.T) {
 		return same("status.trustBundle.clusterTrustBundleName", ca.Status.TrustBundle.ClusterTrustBundleName, bundle.Name)
 	})
 	update(t, bundle, func(b *certificatesv1.ClusterTrustBundle) { b.Spec.TrustBundle = string(newRealmBundle(t)) })
-	get(t, bundle, func(b *certificatesv1.ClusterTrustBundle) string { return same("the bundle", b.Spec.TrustBundle, r.bundle()) })
+	get(t, bundle, func(b *certificatesv1.ClusterTrustBundle) string {
+		return same("the bundle", b.Spec.TrustBundle, r.bundle())
+	})
 	if err := world.kube.Delete(t.Context(), bundle); err != nil {
 		t.Fatal(err)
 	}
 	bundle.ResourceVersion = ""
-	get(t, bundle, func(b *certificatesv1.ClusterTrustBundle) string { return same("the bundle", b.Spec.TrustBundle, r.bundle()) })
+	get(t, bundle, func(b *certificatesv1.ClusterTrustBundle) string {
+		return same("the bundle", b.Spec.TrustBundle, r.bundle())
+	})
 
 	other := r.name + "-other"
 	foreign := create(t, &certificatesv1.ClusterTrustBundle{

@@ -68,7 +68,6 @@ func (r realm) serve(name string) *server {
 	return s
 }
 
-
 func answer(w http.ResponseWriter, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(value)

@@ -88,8 +88,8 @@ func (w *world) deploy() {
 	})
 	w.create(w.objects()...)
 	w.await("is published", func(ca *v1alpha1.ServiceCA) bool {
-		// The ConfigMaps, and each Secret.
-		bundle, want := ca.Status.TrustBundle, int32(3+len(w.servers))
+		// The ConfigMaps, the ClusterTrustBundle, and each Secret.
+		bundle, want := ca.Status.TrustBundle, int32(4+len(w.servers))
 		return bundle != nil && bundle.Targets == want && bundle.CurrentTargets == want
 	})
 	// The kubelet pulls no more than ten images at once, and each only once.

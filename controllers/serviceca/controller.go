@@ -92,6 +92,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 			return ctrl.Result{}, err
 		}
 	}
+	unasked, err := r.ask(ctx, in, &decided)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	decided.tellUnasked(unasked)
 	status := buildStatus(in.now, &ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -174,6 +179,11 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 	if in.clusterBundle, err = r.observeClusterBundle(ctx, ca); err != nil {
 		return in, err
 	}
+	if ca.Spec.Source.CertManager != nil {
+		if in.asked, err = r.observeAsked(ctx, ca); err != nil {
+			return in, err
+		}
+	}
 	err = r.recover(ctx, &in)
 	return in, err
 }
@@ -246,7 +256,7 @@ func untilNext(in observed, decided step) time.Duration {
 		}
 	}
 	if decided.state != nil {
-		moments = append(moments, decided.state.Moments(in.serviceCA.Spec.Rotation)...)
+		moments = append(moments, decided.state.Moments(in.threshold(decided.state))...)
 	}
 	next := decided.retry
 	for _, moment := range moments {

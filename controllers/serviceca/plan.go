@@ -21,7 +21,6 @@ const (
 	reasonReady            = "Ready"
 	reasonSourceNotThere   = "SourceNotThere"
 	reasonSourceInvalid    = "SourceInvalid"
-	reasonNotSupported     = "NotSupported"
 	reasonSigningKeyNotOur = "SigningKeyNotOurs"
 	reasonKeyRefused       = "SigningKeyRefused"
 	reasonBundleNotOurs    = "TrustBundleNotOurs"
@@ -45,6 +44,8 @@ type observed struct {
 	clusterBundle clusterBundle
 	// brought is the Secret of source.secret, nil when there is none.
 	brought *corev1.Secret
+	// asked is what cert-manager was asked for.
+	asked asked
 	// longest is the longest lifetime that a policy asks for.
 	longest time.Duration
 }
@@ -68,6 +69,8 @@ type step struct {
 	problem   *problem
 	// retry is when to look again for what no event tells of; zero when events tell of everything.
 	retry time.Duration
+	// wanted is set where cert-manager must give another CA.
+	wanted bool
 }
 
 const (
@@ -104,6 +107,7 @@ func (s *step) refused(reason string, err error) error {
 func plan(in observed, given found, seen evidence) step {
 	decided := step{state: given.state, problem: given.problem, events: given.events}
 	if given.state == nil {
+		decided.wanted = in.serviceCA.Spec.Source.CertManager != nil && given.problem != nil
 		return decided
 	}
 	state := *given.state
@@ -113,10 +117,10 @@ func plan(in observed, given found, seen evidence) step {
 		decided.problem = next.problem
 	}
 	input := rotation.Input{
-		Now: in.now, Spec: in.serviceCA.Spec.Rotation, State: &state, Evidence: seen.Evidence, Cause: next.cause, NoSuccessor: next.none,
+		Now: in.now, Spec: in.threshold(&state), State: &state, Evidence: seen.Evidence, Cause: next.cause, NoSuccessor: next.none,
 	}
 	decision := rotation.Decide(input)
-	decided.blockedBy = decision.BlockedBy
+	decided.blockedBy, decided.wanted = decision.BlockedBy, decision.Wanted
 	err := decided.move(in, input, decision, next, seen.reissueOver)
 	if err == nil {
 		err = decided.compare(in)
@@ -197,7 +201,7 @@ func (in observed) successor(state *rotation.State) successor {
 	begin := current.Certificate().NotBefore
 	switch {
 	case source.CertManager != nil:
-		return blocked(notSupported())
+		return in.requestedSuccessor(current)
 	case source.Secret != nil:
 		return in.broughtSuccessor(current)
 	case in.now.Before(begin):
@@ -233,10 +237,6 @@ func (in observed) broughtSuccessor(current *rotation.Signer) successor {
 // same tells whether two CAs are alike: their certificates, their chains and their roots.
 func same(a, b *rotation.Signer) bool {
 	return a.Fingerprint() == b.Fingerprint() && a.Root.Equal(b.Root)
-}
-
-func notSupported() *problem {
-	return &problem{reason: reasonNotSupported, message: "spec.source.certManager is not supported by this version: use selfSigned, or bring the intermediate with source.secret"}
 }
 
 // broughtSigner is the CA in the Secret of source.secret.

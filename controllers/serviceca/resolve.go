@@ -121,7 +121,7 @@ func (in observed) first() (*rotation.Signer, *problem) {
 	source := in.serviceCA.Spec.Source
 	switch {
 	case source.CertManager != nil:
-		return nil, notSupported()
+		return in.requested()
 	case source.Secret != nil:
 		return in.broughtSigner()
 	}

@@ -74,7 +74,7 @@ func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided 
 	if state.Active != nil {
 		status.Active = signing(state.Active, seen)
 		status.Active.LongestDurationSeconds = new(int64((state.Longest + time.Second - 1) / time.Second))
-		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-ca.Spec.Rotation.RotateBefore.Std())))
+		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-observed{serviceCA: ca}.threshold(state).RotateBefore.Std())))
 	}
 	if state.Next != nil {
 		status.Next = signing(state.Next, seen)

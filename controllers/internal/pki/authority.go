@@ -5,9 +5,13 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
 	"fmt"
 	"slices"
 	"time"
+
+	"k8s.io/client-go/util/cert"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -214,4 +218,42 @@ func allowsLeaf(chain []*x509.Certificate) bool {
 		}
 	}
 	return true
+}
+
+// GenerateKey is a new private key in PEM, for a CA that somebody else certifies.
+func GenerateKey(spec KeySpec) ([]byte, error) {
+	key, err := generateKey(spec)
+	if err != nil {
+		return nil, err
+	}
+	return encodeKey(key)
+}
+
+// RequestCA asks in PKCS #10 for a CA of this key: with a subject that none of the generations before it bears.
+func RequestCA(now time.Time, privateKey []byte, commonName string, before ...*x509.Certificate) ([]byte, error) {
+	key, err := parseKey(privateKey)
+	if err != nil {
+		return nil, fmt.Errorf("tls.key %w", err)
+	}
+	constraints, err := asn1.Marshal(struct {
+		IsCA bool
+	}{true})
+	if err != nil {
+		return nil, err
+	}
+	usage, err := asn1.Marshal(asn1.BitString{Bytes: []byte{0b10000110}, BitLength: 7}) // digitalSignature, keyCertSign, cRLSign
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: uniqueName(now, commonName, before)},
+		ExtraExtensions: []pkix.Extension{
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: constraints},
+			{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true, Value: usage},
+		},
+	}, key)
+	if err != nil {
+		return nil, fmt.Errorf("ask for a CA: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: cert.CertificateRequestBlockType, Bytes: der}), nil
 }

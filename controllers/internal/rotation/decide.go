@@ -66,6 +66,8 @@ type Decision struct {
 	Reason v1alpha1.RotationReason
 	// BlockedBy says what is waited for, a sentence each.
 	BlockedBy []string
+	// Wanted is set where the source must give another CA, and has none yet.
+	Wanted bool
 }
 
 // Paused is what a rotation waits for that is held by spec.rotation.mode.
@@ -88,6 +90,7 @@ func (in Input) decide() Decision {
 	switch {
 	case reason == "":
 	case in.NoSuccessor != "":
+		decided.Wanted = true
 		decided.wait("a rotation is due (%s), and %s", reason, in.NoSuccessor)
 	case in.distrusting() && reason != v1alpha1.RotationCAExpired && reason != v1alpha1.RotationCompromise:
 		decided.wait("a rotation is due (%s), and waits until the CAs that were compromised are distrusted", reason)
@@ -136,6 +139,7 @@ func (in Input) prepare() Decision {
 	switch switchAt := state.Since.Add(in.Spec.Propagation.Minimum.Std()); {
 	case !in.Now.Before(state.Next.NotAfter()):
 		if in.NoSuccessor != "" {
+			decided.Wanted = true
 			decided.wait("%s has expired before it signed, and %s", state.Next.Name(), in.NoSuccessor)
 			return decided
 		}
