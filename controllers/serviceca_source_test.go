@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -236,8 +238,14 @@ func TestSourceCertManager(t *testing.T) {
 		ca.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp"}}
 	})
 	r.service("web", asks("web-tls"))
-	ca := r.serviceCA(isStalled("NotSupported", "spec.source.certManager", "use selfSigned"))
-	event(t, ca, corev1.EventTypeWarning, "NotSupported", "spec.source.certManager")
+	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
+		if ready == nil || !strings.Contains(ready.Message, "this cluster has no cert-manager: install it") || kstatusOf(ca) != inProgress {
+			return "nobody is told that there is no cert-manager"
+		}
+		return ""
+	})
+	event(t, ca, corev1.EventTypeWarning, "SourceNotThere", "spec.source.certManager")
 	r.told("web", "ServiceCANotReady: ", "spec.source.certManager")
 	for _, object := range []client.Object{
 		&corev1.Secret{ObjectMeta: inOperatorNamespace(r.ca.SigningKeySecretName())},

@@ -56,6 +56,9 @@ func TestOperatorHasNoRightsThatItDoesNotNeed(t *testing.T) {
 			"patch core/configmaps " + elsewhere, "delete core/configmaps " + operatorNamespace, "list core/pods " + elsewhere,
 			"patch servingcert.dev/servicecas/status", "patch servingcert.dev/servingcertpolicies/status",
 			"create events.k8s.io/events " + elsewhere,
+			"update apiextensions.k8s.io/customresourcedefinitions", "update apiregistration.k8s.io/apiservices",
+			"update admissionregistration.k8s.io/validatingwebhookconfigurations", "patch certificates.k8s.io/clustertrustbundles",
+			"patch certificates.k8s.io/certificatesigningrequests/status", "patch certificates.k8s.io/podcertificaterequests/status " + elsewhere,
 		}},
 		{false, []string{
 			"patch servingcert.dev/servicecas", "update servingcert.dev/servicecas", "create servingcert.dev/servicecas",
@@ -68,12 +71,13 @@ func TestOperatorHasNoRightsThatItDoesNotNeed(t *testing.T) {
 			"delete core/configmaps " + elsewhere, "update core/configmaps " + elsewhere,
 			"create core/serviceaccounts/token " + operatorNamespace, "patch core/namespaces", "delete core/namespaces",
 			"get core/nodes", "patch apps/deployments " + operatorNamespace, "get apps/deployments " + elsewhere,
-			"patch apiextensions.k8s.io/customresourcedefinitions", "get apiextensions.k8s.io/customresourcedefinitions",
+			"create apiextensions.k8s.io/customresourcedefinitions", "delete apiextensions.k8s.io/customresourcedefinitions",
 			"create rbac.authorization.k8s.io/clusterrolebindings", "escalate rbac.authorization.k8s.io/clusterroles",
 			"bind rbac.authorization.k8s.io/clusterroles", "impersonate core/users", "impersonate core/serviceaccounts " + elsewhere,
 			"create coordination.k8s.io/leases " + elsewhere, "delete coordination.k8s.io/leases " + operatorNamespace,
-			"get certificates.k8s.io/certificatesigningrequests", "sign certificates.k8s.io/signers",
-			"delete events.k8s.io/events " + elsewhere, "get admissionregistration.k8s.io/validatingwebhookconfigurations",
+			"update certificates.k8s.io/certificatesigningrequests/approval", "approve certificates.k8s.io/signers", "sign certificates.k8s.io/signers",
+			"delete certificates.k8s.io/clustertrustbundles", "get cert-manager.io/certificaterequests " + elsewhere,
+			"delete events.k8s.io/events " + elsewhere, "create admissionregistration.k8s.io/validatingwebhookconfigurations",
 		}},
 	} {
 		for _, what := range group.what {

@@ -22,6 +22,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // apiServer answers like one whose clock tells that time, and holds these objects; tries counts what it was only asked to try.
@@ -70,7 +71,8 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 			server := apiServer(t, at.Add(-tc.ahead), &tries, s.serviceCA, s.secret)
 			passive := clocktesting.NewFakePassiveClock(at)
 			r := &Reconciler{
-				Client: server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
+				Targets: &trust.Trust{},
+				Client:  server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
 				Clock: passive, Namespace: "system",
 				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
 					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
