@@ -195,6 +195,9 @@ func TestCertManagerIssuer(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.certificateRequests(round)
+		if round == "first" {
+			intermediate(t)
+		}
 		if round == "again" {
 			break
 		}
