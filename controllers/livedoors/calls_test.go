@@ -158,7 +158,7 @@ func TestCallsThroughARotation(t *testing.T) {
 		return same("caBundle", string(c.Spec.Conversion.Webhook.ClientConfig.CABundle), bundle)
 	})
 	for _, object := range []client.Object{validating, mutates, crd, aggregated} {
-		get(t, object, func(object client.Object) string { return disowned(object) })
+		get(t, object, disowned)
 	}
 }
 
@@ -179,8 +179,8 @@ func same(what, got, want string) string {
 // disowned tells whether more of an object is still ours than the mark.
 func disowned(object client.Object) string {
 	for _, entry := range object.GetManagedFields() {
-		if entry.Manager == "servingcert-trust" && !strings.HasPrefix(string(entry.FieldsV1.Raw), `{"f:metadata":{"f:annotations"`) {
-			return fmt.Sprintf("%T %s: fields are still ours: %s", object, object.GetName(), entry.FieldsV1.Raw)
+		if entry.Manager == "servingcert-trust" && !strings.HasPrefix(entry.FieldsV1.GetRawString(), `{"f:metadata":{"f:annotations"`) {
+			return fmt.Sprintf("%T %s: fields are still ours: %s", object, object.GetName(), entry.FieldsV1.GetRawString())
 		}
 	}
 	return ""

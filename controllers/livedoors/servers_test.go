@@ -32,12 +32,12 @@ type server struct {
 // serve begins to serve; the Service asks for its certificate.
 func (r realm) serve(name string) *server {
 	r.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(r.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		r.Fatal(err)
 	}
 	address, _ := listener.Addr().(*net.TCPAddr)
-	s := &server{port: int32(address.Port)} //nolint:gosec // a port
+	s := &server{port: int32(address.Port)}
 	s.service = create(r.T, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name, Annotations: map[string]string{"servingcert.dev/secret-name": name + "-tls"}},
 		Spec: corev1.ServiceSpec{

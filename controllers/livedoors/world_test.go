@@ -199,7 +199,7 @@ func (r realm) serviceCA(check func(*v1alpha1.ServiceCA) string) *v1alpha1.Servi
 func (r realm) bundle() string {
 	r.Helper()
 	published := get(r.T, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: r.name + "-trust-bundle"}},
-		func(configMap *corev1.ConfigMap) string { return "" })
+		func(*corev1.ConfigMap) string { return "" })
 	return published.Data["ca-bundle.crt"]
 }
 

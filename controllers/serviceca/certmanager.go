@@ -171,17 +171,24 @@ func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
 	return spec
 }
 
-// ask takes the next step towards a CA of cert-manager's, one write at a time: a key, a request for it, and another after one that was turned
-// down. What stands in the way comes back as a problem.
-func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) (*problem, error) {
-	ca, asked := in.serviceCA, in.asked
-	if ca.Spec.Source.CertManager == nil {
-		return nil, nil
-	}
-	if !decided.wanted {
-		return nil, r.collect(ctx, in, decided)
+// ask asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
+func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) error {
+	switch {
+	case in.serviceCA.Spec.Source.CertManager == nil:
+		return nil
+	case !decided.wanted:
+		return r.collect(ctx, in, decided)
 	}
 	decided.retry = retryRequest
+	unasked, err := r.askNext(ctx, in)
+	decided.tellUnasked(unasked)
+	return err
+}
+
+// askNext takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was turned down. What
+// stands in the way comes back as a problem.
+func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error) {
+	ca, asked := in.serviceCA, in.asked
 	switch {
 	case asked.secret == nil:
 		return r.refusedRequest(r.makeKey(ctx, ca, nil))

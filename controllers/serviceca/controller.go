@@ -78,25 +78,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
 		return ctrl.Result{}, err
 	}
-	changed, err := r.publish(ctx, in, &decided)
-	if err := decided.refused(reasonBundleRefused, err); err != nil {
-		return ctrl.Result{}, err
-	}
-	clusterwide, err := r.publishClusterBundle(ctx, &in, decided.state)
+	changed, err := r.publishAll(ctx, &in, &decided)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if changed = changed || clusterwide || decided.secret != nil; changed && decided.state != nil {
+	if changed = changed || decided.secret != nil; changed && decided.state != nil {
 		in.published = decided.state.Bundle().Encode()
 		if seen, err = r.evidence(ctx, in, decided.state); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
-	unasked, err := r.ask(ctx, in, &decided)
-	if err != nil {
+	if err := r.ask(ctx, in, &decided); err != nil {
 		return ctrl.Result{}, err
 	}
-	decided.tellUnasked(unasked)
 	status := buildStatus(in.now, &ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -105,6 +99,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	r.tellClusterBundle(&ca, in.clusterBundle)
 	decided.lookAgain(seen)
 	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, r.cleanUp(ctx, &ca, decided)
+}
+
+// publishAll publishes the bundle in the ConfigMap and in the ClusterTrustBundle, and tells whether either had to be written.
+func (r *Reconciler) publishAll(ctx context.Context, in *observed, decided *step) (changed bool, err error) {
+	changed, err = r.publish(ctx, *in, decided)
+	if err := decided.refused(reasonBundleRefused, err); err != nil {
+		return false, err
+	}
+	clusterwide, err := r.publishClusterBundle(ctx, in, decided.state)
+	return changed || clusterwide, err
 }
 
 // decide looks and plans. What is to be written is planned once more by the clock of the API server: ours may have leapt, that of
@@ -171,21 +175,25 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 	if published != nil && published.Labels[v1alpha1.LabelServiceCA] == ca.Name {
 		in.published = []byte(published.Data[ca.Spec.TrustBundle.Key])
 	}
-	if source := ca.Spec.Source.Secret; source != nil {
-		if in.brought, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{}); err != nil {
-			return in, err
-		}
-	}
 	if in.clusterBundle, err = r.observeClusterBundle(ctx, ca); err != nil {
 		return in, err
 	}
-	if ca.Spec.Source.CertManager != nil {
-		if in.asked, err = r.observeAsked(ctx, ca); err != nil {
-			return in, err
-		}
+	if err := r.observeSource(ctx, &in); err != nil {
+		return in, err
 	}
 	err = r.recover(ctx, &in)
 	return in, err
+}
+
+// observeSource reads what the source has to give.
+func (r *Reconciler) observeSource(ctx context.Context, in *observed) (err error) {
+	switch source := in.serviceCA.Spec.Source; {
+	case source.Secret != nil:
+		in.brought, err = get(ctx, r.Live, r.key(source.Secret.Name), &corev1.Secret{})
+	case source.CertManager != nil:
+		in.asked, err = r.observeAsked(ctx, in.serviceCA)
+	}
+	return err
 }
 
 // recover looks for the bundle in what carries it, where neither the signing-key Secret nor the trust-bundle ConfigMap has it.

@@ -39,7 +39,11 @@ func (d caBundle) object() client.Object {
 // clients are the parts of an object that take a caBundle, to be read and changed in place. Who is called at a URL may have a certificate by
 // anybody.
 func (d caBundle) clients(object client.Object, urls bool) []map[string]any {
-	content := object.(*unstructured.Unstructured).Object //nolint:forcetypeassert // it is what object returns
+	read, ok := object.(*unstructured.Unstructured)
+	if !ok {
+		return nil
+	}
+	content := read.Object
 	switch {
 	case d.kind.is(apiServices):
 		spec, _ := content["spec"].(map[string]any)
@@ -66,11 +70,11 @@ func (d caBundle) clients(object client.Object, urls bool) []map[string]any {
 
 func clientOf(webhook any, urls bool) []map[string]any {
 	fields, _ := webhook.(map[string]any)
-	client, _ := fields["clientConfig"].(map[string]any)
-	if client == nil || (client["url"] != nil && !urls) {
+	called, _ := fields["clientConfig"].(map[string]any)
+	if called == nil || (called["url"] != nil && !urls) {
 		return nil
 	}
-	return []map[string]any{client}
+	return []map[string]any{called}
 }
 
 func (d caBundle) bundle(object client.Object, _ string) []byte {
@@ -101,7 +105,7 @@ func (d caBundle) owned(object client.Object) bool {
 // onlyMetadata is an entry of ours with the fields of metadata alone, and whether it had others.
 func onlyMetadata(entry metav1.ManagedFieldsEntry) (metav1.ManagedFieldsEntry, bool) {
 	var fields map[string]json.RawMessage
-	if entry.Manager != string(apply.Trust) || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+	if entry.Manager != string(apply.Trust) || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 		return entry, false
 	}
 	const metadata = "f:metadata"
@@ -109,11 +113,11 @@ func onlyMetadata(entry metav1.ManagedFieldsEntry) (metav1.ManagedFieldsEntry, b
 	if more := len(fields) > 1 || !has; !more {
 		return entry, false
 	}
-	raw := []byte("{}")
+	raw := "{}"
 	if has {
-		raw = fmt.Appendf(nil, "{%q:%s}", metadata, kept)
+		raw = fmt.Sprintf("{%q:%s}", metadata, kept)
 	}
-	entry.FieldsV1 = &metav1.FieldsV1{Raw: raw}
+	entry.FieldsV1 = metav1.NewFieldsV1(raw)
 	return entry, true
 }
 

@@ -47,13 +47,13 @@ type Options struct {
 
 // Trust is whatever asks for bundles, of every kind.
 type Trust struct {
-	Options
+	options     Options
 	reconcilers []*Reconciler
 }
 
 // New makes the room.
 func New(options Options) *Trust {
-	t := &Trust{Options: options}
+	t := &Trust{options: options}
 	for _, kind := range Kinds() {
 		t.reconcilers = append(t.reconcilers, &Reconciler{
 			kind: kind, cache: options.Cache, targets: t.cacheOf(kind), live: options.Live, keyring: options.Keyring, recorder: options.Recorder,
@@ -65,20 +65,20 @@ func New(options Options) *Trust {
 
 func (t *Trust) cacheOf(kind Kind) cache.Cache {
 	if kind.is(Secrets) {
-		return t.Options.Secrets
+		return t.options.Secrets
 	}
-	return t.Cache
+	return t.options.Cache
 }
 
 // Sources are the metadata of all that may ask for a bundle; handle is given the ServiceCA whose bundle an object asks for, empty for none.
 func (t *Trust) Sources(handle func(caOf func(client.Object) string) handler.EventHandler) []source.Source {
 	var sources []source.Source
 	for _, r := range t.reconcilers {
-		handler := handle(func(object client.Object) string {
+		handled := handle(func(object client.Object) string {
 			asked, _ := r.kind.requestOf(object, r.openShift)
 			return asked.ca
 		})
-		sources = append(sources, source.Kind[client.Object](t.cacheOf(r.kind), r.kind.Metadata(), handler))
+		sources = append(sources, source.Kind[client.Object](t.cacheOf(r.kind), r.kind.Metadata(), handled))
 	}
 	return sources
 }
@@ -87,7 +87,7 @@ func (t *Trust) Sources(handle func(caOf func(client.Object) string) handler.Eve
 func (t *Trust) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
 	var errs []error
 	for _, r := range t.reconcilers {
-		errs = append(errs, r.setup(ctx, mgr, t.cacheOf(r.kind), t.Options.Secrets))
+		errs = append(errs, r.setup(ctx, mgr, t.cacheOf(r.kind), t.options.Secrets))
 	}
 	return errors.Join(errs...)
 }

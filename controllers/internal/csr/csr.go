@@ -55,7 +55,10 @@ func Parse(encoded []byte) (*Request, error) {
 	if err := request.readNames(parsed); err != nil {
 		return nil, err
 	}
-	return request, request.readExtensions(parsed.Extensions)
+	if err := request.readExtensions(parsed.Extensions); err != nil {
+		return nil, err
+	}
+	return request, nil
 }
 
 // ParseKey reads the key of a request in DER; whatever else it asks for is not looked at.
