@@ -92,7 +92,7 @@ type CASource struct {
 	// +optional
 	Secret *SecretSource `json:"secret,omitempty"`
 
-	// certManager obtains an intermediate CA from a cert-manager issuer.
+	// certManager obtains an intermediate CA from a cert-manager issuer, and its successors for each rotation.
 	// +optional
 	CertManager *CertManagerSource `json:"certManager,omitempty"`
 }

@@ -15,7 +15,7 @@ type CASourceApplyConfiguration struct {
 	SelfSigned *apiv1alpha1.SelfSignedSource `json:"selfSigned,omitempty"`
 	// secret brings your own CA.
 	Secret *SecretSourceApplyConfiguration `json:"secret,omitempty"`
-	// certManager obtains an intermediate CA from a cert-manager issuer.
+	// certManager obtains an intermediate CA from a cert-manager issuer, and its successors for each rotation.
 	CertManager *CertManagerSourceApplyConfiguration `json:"certManager,omitempty"`
 }
 
