@@ -16,20 +16,20 @@ import (
 	"github.com/servingcert/operator/controllers/internal/csr"
 )
 
-func encode(t testing.TB, template x509.CertificateRequest, key any) []byte {
-	t.Helper()
+func encode(tb testing.TB, template x509.CertificateRequest, key any) []byte {
+	tb.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &template, key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
+func newKey(tb testing.TB) *ecdsa.PrivateKey {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return key
 }
