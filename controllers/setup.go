@@ -228,7 +228,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		issuer.SetupWithManager(mgr),
 		targets.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(ctx, mgr, secrets),
-		services.SetupWithManager(ctx, mgr),
+		services.SetupWithManager(ctx, mgr, secrets),
 		policies.SetupWithManager(mgr),
 		restarts.SetupWithManager(mgr),
 	)

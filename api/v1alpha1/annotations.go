@@ -39,6 +39,9 @@ const (
 	// AnnotationCABundleHash on a target is the hash of the bundle that it carries, followed by "/" and the bundle's key where that is
 	// not DefaultCABundleKey, and by "+pkcs12" where there is a truststore beside it.
 	AnnotationCABundleHash = GroupName + "/ca-bundle-hash"
+	// AnnotationKeystoreHash on a serving certificate's Secret is the hash of the keystore in it, followed by "/" and the version of the Secret
+	// with its password.
+	AnnotationKeystoreHash = GroupName + "/keystore-hash"
 	// AnnotationSource on a signing-key Secret says where the active CA came from: "selfSigned" or "secret/<name>".
 	AnnotationSource = GroupName + "/source"
 	// LabelServiceCA marks the signing-key Secret and the trust-bundle ConfigMap of a ServiceCA with its name.

@@ -237,6 +237,9 @@ func (s *stack) file(pod *corev1.Pod, volume, name string) []byte {
 	return content
 }
 
+// published are the targets of every ServiceCA.
+var published = []string{"its trust-bundle ConfigMap", "its ClusterTrustBundle"}
+
 // statusIsGreen waits until CA and policy say that everything is served.
 func (s *stack) statusIsGreen() {
 	s.Helper()
@@ -251,7 +254,7 @@ func (s *stack) statusIsGreen() {
 		switch {
 		case !meta.IsStatusConditionTrue(policy.Status.Conditions, v1alpha1.ConditionAllServed), counts == nil, int(counts.Issued) != len(s.secrets):
 			return fmt.Errorf("the policy reports %+v", policy.Status)
-		case !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished), int(bundle.CurrentTargets) != len(s.configMaps)+1:
+		case !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished), int(bundle.CurrentTargets) != len(s.configMaps)+len(published):
 			return fmt.Errorf("the ServiceCA reports %+v", ca.Status)
 		}
 		return nil

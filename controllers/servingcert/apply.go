@@ -158,7 +158,7 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 }
 
 func (r *Reconciler) applySecret(ctx context.Context, found situation, pair pki.Pair) error {
-	configuration, err := found.want.Apply(pair, &found.ca.CA, found.secret)
+	configuration, err := found.want.Apply(pair, found.password, &found.ca.CA, found.secret)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 const (
@@ -48,6 +49,8 @@ type situation struct {
 	// secret is the digest of the Secret under the wanted name, nil when there is none.
 	secret *corev1.Secret
 	rivals []*corev1.Service
+	// password is that of the keystore; empty for none.
+	password string
 }
 
 // outcome is what a reconciliation comes to.
@@ -141,6 +144,10 @@ func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies pol
 		// What is signed for longer must first be written down in the ServiceCA's state; its status then tells.
 		return outcome{silent: true}, nil
 	}
+	if obstacle, err := r.readPassword(ctx, &found); err != nil || obstacle != nil {
+		// Nothing is made anew that would lack its keystore.
+		return outcome{obstacle: obstacle, signedBy: issuance.SignedBy(want.Service)}, err
+	}
 	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
 		return outcome{}, err
 	}
@@ -153,6 +160,14 @@ func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies pol
 		return outcome{}, err
 	}
 	return r.carryOut(ctx, found, want.Plan(found.now, &ca.CA, found.secret, found.rivals))
+}
+
+// readPassword reads the password of the keystore, where one is wanted.
+func (r *Reconciler) readPassword(ctx context.Context, found *situation) (obstacle *issuance.Obstacle, err error) {
+	if keystore := found.want.Keystore; keystore != nil {
+		found.password, keystore.Version, obstacle, err = trust.Password(ctx, r.Live, found.service.Namespace, keystore.Password)
+	}
+	return obstacle, err
 }
 
 // secret is the digest of the Secret under the wanted name, from the cache or, where that has none and live is set, from the

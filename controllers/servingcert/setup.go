@@ -8,22 +8,25 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // concurrency hides the latency of the API server; signing is bound by the cores anyway.
 const concurrency = 16
 
 // SetupWithManager watches Services, their Secrets, and all that decides about them.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache) error {
 	if err := setupIndices(ctx, mgr, r.View.Rules); err != nil {
 		return err
 	}
@@ -33,6 +36,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
+		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword))).
 		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(keyring.Changed())).
 		Watches(NamespaceMetadata(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, namespace client.Object) []reconcile.Request {
@@ -73,6 +77,11 @@ func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object)
 	return append(requests, reconcile.Request{NamespacedName: types.NamespacedName{
 		Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService],
 	}})
+}
+
+// servicesOfPassword are the Services whose keystores have their password in a Secret.
+func (r *Reconciler) servicesOfPassword(ctx context.Context, secret client.Object) []reconcile.Request {
+	return r.services(ctx, client.InNamespace(secret.GetNamespace()), client.MatchingFields{indexPassword: secret.GetName()})
 }
 
 // rivalsOfService are the Services that may want the same Secret as this one.

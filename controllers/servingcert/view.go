@@ -14,12 +14,15 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // The indices of the caches.
 const (
 	// indexAsked indexes Services by the Secret that they ask for.
 	indexAsked = "servingcert.asked"
+	// indexPassword indexes Services by the Secret with the password of their keystore.
+	indexPassword = "servingcert.password"
 	// IndexService indexes Secrets by the Service that they were made for.
 	IndexService = "servingcert.service"
 )
@@ -142,6 +145,15 @@ func setupIndices(ctx context.Context, mgr ctrl.Manager, rules issuance.Rules) e
 		service, _ := object.(*corev1.Service)
 		if _, name := rules.Request(service); name != "" {
 			return []string{name}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = mgr.GetFieldIndexer().IndexField(ctx, &corev1.Service{}, indexPassword, func(object client.Object) []string {
+		if secret, _ := trust.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword]); secret != "" {
+			return []string{secret}
 		}
 		return nil
 	})

@@ -36,7 +36,7 @@ func (r *Reconciler) fill(ctx context.Context, asked request, bundle []byte, nam
 	if asked.truststore == "" {
 		return filled, nil, nil
 	}
-	password, obstacle, err := Password(ctx, r.live, namespace, asked.password)
+	password, _, obstacle, err := Password(ctx, r.live, namespace, asked.password)
 	if err != nil || obstacle != nil {
 		return nil, obstacle, err
 	}

@@ -30,7 +30,6 @@ var errNoRootCA = errors.New("the namespace has no ConfigMap kube-root-ca.crt ye
 const (
 	reasonInvalidKey        = "InvalidCABundleKey"
 	reasonInvalidTruststore = "InvalidTruststore"
-	reasonNoPassword        = "NoTruststorePassword"
 	reasonKeyNotOurs        = "KeyNotOurs"
 	reasonRefused           = "InjectionRefused"
 	reasonNoRootCA          = "NoRootCA"

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -11,25 +12,38 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// Password reads the password that an annotation refers to; empty without a reference. The Secret must say by a label that it is meant for that:
+// Password reads the password that an annotation refers to, as "<name>" or "<name>/<key>", and says of which
+// version of the Secret it is; both are empty without a reference. The Secret must say by a label that it is meant for that:
 // whoever may write one object, and not read a Secret beside it, could otherwise try out what stands there.
-func Password(ctx context.Context, live client.Reader, namespace string, of reference) (string, *issuance.Obstacle, error) {
-	if of.secret == "" {
-		return "", nil, nil
+func Password(ctx context.Context, live client.Reader, namespace, annotation string) (password, version string, obstacle *issuance.Obstacle, err error) {
+	name, key := SplitPassword(annotation)
+	if name == "" {
+		return "", "", nil, nil
+	}
+	missing := func(format string, arguments ...any) (string, string, *issuance.Obstacle, error) {
+		return "", "", issuance.NewObstacle(issuance.ReasonNoPassword, format, arguments...), nil
 	}
 	var secret corev1.Secret
-	switch err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: of.secret}, &secret); {
+	switch err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &secret); {
 	case apierrors.IsNotFound(err):
-		return "", issuance.NewObstacle(reasonNoPassword, "there is no Secret %.64q with the password: create it", of.secret), nil
+		return missing("there is no Secret %.64q with the password: create it", name)
 	case err != nil:
-		return "", nil, err
+		return "", "", nil, err
 	}
 	if _, meant := secret.Labels[v1alpha1.LabelKeystorePassword]; !meant {
-		return "", issuance.NewObstacle(reasonNoPassword, "Secret %s is not meant for passwords of keystores: label it %s",
-			of.secret, v1alpha1.LabelKeystorePassword), nil
+		return missing("Secret %s is not meant for passwords of keystores: label it %s", name, v1alpha1.LabelKeystorePassword)
 	}
-	if len(secret.Data[of.key]) == 0 {
-		return "", issuance.NewObstacle(reasonNoPassword, "Secret %s has no key %.64q with the password", of.secret, of.key), nil
+	if len(secret.Data[key]) == 0 {
+		return missing("Secret %s has no key %.64q with the password", name, key)
 	}
-	return string(secret.Data[of.key]), nil, nil
+	return string(secret.Data[key]), string(secret.UID) + "." + secret.ResourceVersion + "." + key, nil, nil
+}
+
+// SplitPassword reads "<name>" or "<name>/<key>".
+func SplitPassword(annotation string) (name, key string) {
+	name, key, named := strings.Cut(annotation, "/")
+	if !named {
+		key = "password"
+	}
+	return name, key
 }

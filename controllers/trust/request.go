@@ -40,9 +40,9 @@ type request struct {
 	form form
 	ca   string
 	key  string
-	// truststore is the format of the truststore beside the bundle, empty for none; password names the Secret with its password.
+	// truststore is the format of the truststore beside the bundle, empty for none; password refers to the Secret with its password.
 	truststore string
-	password   reference
+	password   string
 }
 
 // requestOf reads the annotations of an object; false when it does not ask.
@@ -73,25 +73,13 @@ func (k Kind) own(ca string, annotations map[string]string) request {
 	}
 	if k.holdsData() {
 		asked.truststore = annotations[v1alpha1.AnnotationTruststore]
-		asked.password = parseReference(annotations[v1alpha1.AnnotationTruststorePassword])
+		asked.password = annotations[v1alpha1.AnnotationTruststorePassword]
 	}
 	return asked
 }
 
 // holdsData tells of the kinds that hold the bundle under a key.
 func (k Kind) holdsData() bool { return k.is(ConfigMaps) || k.is(Secrets) }
-
-// reference is a key of a Secret.
-type reference struct{ secret, key string }
-
-// parseReference reads "<name>" or "<name>/<key>".
-func parseReference(annotation string) reference {
-	name, key, named := strings.Cut(annotation, "/")
-	if !named {
-		key = "password"
-	}
-	return reference{name, key}
-}
 
 // check tells what makes a request impossible by itself.
 func (q request) check() *issuance.Obstacle {

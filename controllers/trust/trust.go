@@ -129,8 +129,9 @@ func (r *Reconciler) watchPasswords(ctx context.Context, building *builder.Build
 			return r.asking(ctx, indexPassword, secret.GetName(), secret.GetNamespace())
 		})))
 	return targets.IndexField(ctx, r.kind.Metadata(), indexPassword, func(object client.Object) []string {
-		if asked, _ := r.kind.requestOf(object, r.openShift); asked.truststore != "" && asked.password.secret != "" {
-			return []string{asked.password.secret}
+		asked, _ := r.kind.requestOf(object, r.openShift)
+		if secret, _ := SplitPassword(asked.password); asked.truststore != "" && secret != "" {
+			return []string{secret}
 		}
 		return nil
 	})

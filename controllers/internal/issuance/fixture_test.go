@@ -179,7 +179,7 @@ func (s *scene) carryOut(plan issuance.Plan) {
 // apply is server-side apply, as far as a Secret of ours goes: what others added stays.
 func (s *scene) apply(pair pki.Pair) {
 	s.t.Helper()
-	configuration, err := s.want().Apply(pair, &s.ca.CA, nil)
+	configuration, err := s.want().Apply(pair, "", &s.ca.CA, nil)
 	encoded, err := json.Marshal(must(s.t, configuration, err))
 	var applied corev1.Secret
 	if err := json.Unmarshal(must(s.t, encoded, err), &applied); err != nil {

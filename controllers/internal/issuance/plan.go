@@ -25,11 +25,14 @@ const (
 	ReasonSecretNotOurs     = "SecretNotOurs"
 	ReasonSecretConflict    = "SecretConflict"
 	ReasonSecretRefused     = "SecretRefused"
+	// ReasonInvalidKeystore and ReasonNoPassword are of keystores and truststores.
+	ReasonInvalidKeystore = "InvalidKeystore"
+	ReasonNoPassword      = "NoKeystorePassword"
 )
 
 var reasons = []string{
 	ReasonNoPolicy, ReasonServiceCANotReady, ReasonInvalidSecretName, ReasonInvalidDNSName, ReasonNameNotPermitted,
-	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused,
+	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonInvalidKeystore, ReasonNoPassword,
 }
 
 // Obstacle is what stands in the way of a certificate, for a person.
@@ -196,8 +199,8 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 	}
 	plan.Action, plan.Why, plan.Renewal = Keep, "", false
 	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
-	if bundleDrifted || !w.bearsMetadata(secret, leaf.NotAfter, ca) {
-		plan.Action, plan.Why = Repair, "its labels, annotations or bundle were not as they should be"
+	if bundleDrifted || w.keystoreDrifted(secret) || !w.bearsMetadata(secret, leaf.NotAfter, ca) {
+		plan.Action, plan.Why = Repair, "its labels, annotations, bundle or keystore were not as they should be"
 	}
 }
 

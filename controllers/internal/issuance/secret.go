@@ -174,9 +174,9 @@ func containsAll(all, some map[string]string) bool {
 	return true
 }
 
-// Apply is the Secret as it should be, with this certificate and key. With a replaced Secret it takes effect on that very
+// Apply is the Secret as it should be, with this certificate and key, and a keystore by this password where one is wanted. With a replaced Secret it takes effect on that very
 // version only.
-func (w Want) Apply(pair pki.Pair, ca *CA, replaced *corev1.Secret) (*coreac.SecretApplyConfiguration, error) {
+func (w Want) Apply(pair pki.Pair, password string, ca *CA, replaced *corev1.Secret) (*coreac.SecretApplyConfiguration, error) {
 	leaf, err := pki.ParseLeaf(pair.Certificate)
 	if err != nil {
 		return nil, err
@@ -185,10 +185,18 @@ func (w Want) Apply(pair pki.Pair, ca *CA, replaced *corev1.Secret) (*coreac.Sec
 	if w.IncludesBundle() {
 		data[bundleKey] = ca.Bundle
 	}
+	annotations := w.annotations(leaf.NotAfter, ca)
+	if w.Keystore != nil {
+		keystore, err := pki.Keystore(pair, password)
+		if err != nil {
+			return nil, err
+		}
+		data[v1alpha1.KeystoreKey], annotations[v1alpha1.AnnotationKeystoreHash] = keystore, w.Keystore.mark(keystore)
+	}
 	secret := coreac.Secret(w.SecretName, w.Service.Namespace).
 		WithType(corev1.SecretTypeTLS).
 		WithLabels(w.labels()).
-		WithAnnotations(w.annotations(leaf.NotAfter, ca)).
+		WithAnnotations(annotations).
 		WithOwnerReferences(metaac.OwnerReference().
 			WithAPIVersion("v1").WithKind("Service").WithName(w.Service.Name).WithUID(w.Service.UID)).
 		WithData(data)

@@ -244,17 +244,17 @@ func TestApply(t *testing.T) {
 func TestApplyOverAnother(t *testing.T) {
 	s := servedScene(t)
 	s.secret.ResourceVersion = "42"
-	got, err := s.want().Apply(s.pair(), &s.ca.CA, s.secret)
+	got, err := s.want().Apply(s.pair(), "", &s.ca.CA, s.secret)
 	must(t, got, err)
 	if got.UID == nil || *got.UID != "uid-of-secret" || got.ResourceVersion == nil || *got.ResourceVersion != "42" {
 		t.Errorf("UID %v, resourceVersion %v; want those of the Secret", got.UID, got.ResourceVersion)
 	}
-	fresh, err := s.want().Apply(s.pair(), &s.ca.CA, nil)
+	fresh, err := s.want().Apply(s.pair(), "", &s.ca.CA, nil)
 	must(t, fresh, err)
 	if fresh.UID != nil || fresh.ResourceVersion != nil {
 		t.Errorf("without a Secret: UID %v, resourceVersion %v; want none", fresh.UID, fresh.ResourceVersion)
 	}
-	if _, err := s.want().Apply(pki.Pair{}, &s.ca.CA, nil); err == nil {
+	if _, err := s.want().Apply(pki.Pair{}, "", &s.ca.CA, nil); err == nil {
 		t.Error("a Secret without a certificate was made")
 	}
 }

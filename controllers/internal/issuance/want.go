@@ -21,6 +21,8 @@ type Want struct {
 	Leaf        pki.LeafSpec
 	Duration    time.Duration
 	RenewBefore time.Duration
+	// Keystore is the keystore beside it; nil for none.
+	Keystore *Keystore
 }
 
 // Want is what a policy gives to a Service that it rules; false when it gives nothing.
@@ -41,6 +43,7 @@ func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy)
 			Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
 		},
 		Duration: certificate.Duration.Std(),
+		Keystore: keystoreOf(service, family),
 	}
 	if certificate.RenewBefore != nil {
 		want.RenewBefore = certificate.RenewBefore.Std()
@@ -107,7 +110,10 @@ func (w Want) check(ca *CA) *Obstacle {
 	if isAPIServer(w.Service) {
 		return NewObstacle(ReasonNameNotPermitted, "nobody else may answer to the name of the API server's own Service")
 	}
-	return ca.CheckNames(w.Leaf.DNSNames, w.Policy.Name)
+	if obstacle := ca.CheckNames(w.Leaf.DNSNames, w.Policy.Name); obstacle != nil {
+		return obstacle
+	}
+	return w.Keystore.check()
 }
 
 // CheckNames tells why names that a policy gives cannot stand in a certificate of the CA; nil when they can.

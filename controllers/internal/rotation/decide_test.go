@@ -1,6 +1,8 @@
 package rotation_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,7 +29,9 @@ func decide(t *testing.T, cases []decision) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			got := newScene(t, tc.given...).decided()
-			want := rotation.Decision{Move: tc.move, Reason: tc.reason, BlockedBy: tc.waits}
+			// The source is asked for another CA whenever one is waited for.
+			wanted := slices.ContainsFunc(tc.waits, func(wait string) bool { return strings.HasSuffix(wait, "and there is no other: put one there") })
+			want := rotation.Decision{Move: tc.move, Reason: tc.reason, BlockedBy: tc.waits, Wanted: wanted}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

@@ -1,0 +1,50 @@
+package issuance
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// Keystore is what a Service asks for beside its certificate, for Java.
+type Keystore struct {
+	// Format is what the annotation says.
+	Format string
+	// Password refers to the Secret with its password, as "<name>" or "<name>/<key>"; empty for none.
+	Password string
+	// Version identifies that Secret as it is now; empty without one, and where nobody has looked.
+	Version string
+}
+
+// keystoreOf is what a Service asks for; nil where it does not. OpenShift's annotations promise two keys and no more.
+func keystoreOf(service *corev1.Service, family Family) *Keystore {
+	format := service.Annotations[v1alpha1.AnnotationKeystore]
+	if format == "" || family.IsOpenShift() {
+		return nil
+	}
+	return &Keystore{Format: format, Password: service.Annotations[v1alpha1.AnnotationKeystorePassword]}
+}
+
+func (k *Keystore) check() *Obstacle {
+	if k == nil || k.Format == v1alpha1.KeystorePKCS12 {
+		return nil
+	}
+	return NewObstacle(ReasonInvalidKeystore, "annotation %s: there is no format %.64q: write %s",
+		v1alpha1.AnnotationKeystore, k.Format, v1alpha1.KeystorePKCS12)
+}
+
+// mark tells which keystore a Secret should have, and by which password: so that a digest says whether it has it.
+func (k *Keystore) mark(keystore []byte) string { return pki.Hash(keystore) + "/" + k.Version }
+
+// keystoreDrifted tells whether the keystore in a digest is not the one that was put there for this wish.
+func (w Want) keystoreDrifted(secret *corev1.Secret) bool {
+	mark, marked := secret.Annotations[v1alpha1.AnnotationKeystoreHash]
+	if w.Keystore == nil {
+		return marked
+	}
+	hash, version, _ := strings.Cut(mark, "/")
+	return secret.StringData[v1alpha1.KeystoreKey] != hash || version != w.Keystore.Version
+}
