@@ -204,12 +204,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
 		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 	}
+	news := servingcert.NewNews(events, options.Clock)
 	services := &servingcert.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, News: news, Clock: options.Clock,
 		Usage: &servingcert.Usage{Live: live, Clock: options.Clock},
 	}
 	policies := &servingcertpolicy.Reconciler{
-		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, News: news, Clock: options.Clock,
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
 	}
 	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock}
