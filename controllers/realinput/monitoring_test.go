@@ -160,10 +160,10 @@ func (s *stack) bundle() *x509.CertPool {
 				return err
 			}
 			encoded, err := live.MarshalJSON()
-			if want := base64.StdEncoding.EncodeToString([]byte(published.Data["ca-bundle.crt"])); err != nil || !strings.Contains(string(encoded), want) {
-				return fmt.Errorf("%s %s does not hold the bundle: %v", callee.GetKind(), callee.GetName(), err)
+			if want := base64.StdEncoding.EncodeToString([]byte(published.Data["ca-bundle.crt"])); !strings.Contains(string(encoded), want) {
+				return fmt.Errorf("%s %s does not hold the bundle", callee.GetKind(), callee.GetName())
 			}
-			return nil
+			return err
 		})
 	}
 	roots := x509.NewCertPool()

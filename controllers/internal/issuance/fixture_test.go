@@ -2,9 +2,9 @@ package issuance_test
 
 import (
 	"encoding/json"
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"time"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
