@@ -100,7 +100,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	err = r.tell(ctx, object, obstacle)
+	return r.told(req, result, r.tell(ctx, object, obstacle))
+}
+
+// told is the end, once an object was told, or would not be.
+func (r *Reconciler) told(req ctrl.Request, result ctrl.Result, err error) (ctrl.Result, error) {
 	if err != nil && apply.Refused(err) {
 		r.speechless.Store(req.NamespacedName, true)
 		return ctrl.Result{RequeueAfter: retryRefused}, nil
