@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -151,6 +152,20 @@ func (s *stack) bundle() *x509.CertPool {
 			return nil
 		})
 	}
+	for _, callee := range s.callees {
+		eventually(s.T, func(ctx context.Context) error {
+			live := &unstructured.Unstructured{}
+			live.SetGroupVersionKind(callee.GroupVersionKind())
+			if err := s.kube.Get(ctx, client.ObjectKeyFromObject(callee), live); err != nil {
+				return err
+			}
+			encoded, err := live.MarshalJSON()
+			if want := base64.StdEncoding.EncodeToString([]byte(published.Data["ca-bundle.crt"])); !strings.Contains(string(encoded), want) {
+				return fmt.Errorf("%s %s does not hold the bundle", callee.GetKind(), callee.GetName())
+			}
+			return err
+		})
+	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(published.Data["ca-bundle.crt"])) {
 		s.Fatal("the bundle holds no certificate")
@@ -254,7 +269,7 @@ func (s *stack) statusIsGreen() {
 		switch {
 		case !meta.IsStatusConditionTrue(policy.Status.Conditions, v1alpha1.ConditionAllServed), counts == nil, int(counts.Issued) != len(s.secrets):
 			return fmt.Errorf("the policy reports %+v", policy.Status)
-		case !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished), int(bundle.CurrentTargets) != len(s.configMaps)+len(published):
+		case !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished), int(bundle.CurrentTargets) != len(s.configMaps)+len(s.callees)+len(published):
 			return fmt.Errorf("the ServiceCA reports %+v", ca.Status)
 		}
 		return nil

@@ -44,8 +44,10 @@ type stack struct {
 	cluster *cluster.Cluster
 	kube    client.Client
 	objects []*unstructured.Unstructured
-	// asked are the names of Secrets that Services ask for, and of ConfigMaps that ask for the bundle, by "<namespace>/<name>".
+	// secrets are the names of Secrets that Services ask for, and configMaps of those that ask for the bundle, by "<namespace>/<name>".
 	secrets, configMaps map[string]bool
+	// callees are the webhook configurations and APIServices that ask for the bundle.
+	callees []*unstructured.Unstructured
 }
 
 func eventually(t *testing.T, check func(ctx context.Context) error) {
@@ -100,6 +102,8 @@ func (s *stack) read(object *unstructured.Unstructured) {
 		s.secrets[object.GetNamespace()+"/"+name] = true
 	case object.GetKind() == "ConfigMap" && annotations["service.beta.openshift.io/inject-cabundle"] == "true":
 		s.configMaps[object.GetNamespace()+"/"+object.GetName()] = true
+	case annotations["service.beta.openshift.io/inject-cabundle"] == "true":
+		s.callees = append(s.callees, object)
 	}
 }
 

@@ -37,6 +37,7 @@ type Reconciler struct {
 	Usage    *Usage
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
+	News     *News
 	Clock    clock.PassiveClock
 }
 

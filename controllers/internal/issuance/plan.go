@@ -75,6 +75,8 @@ type CA struct {
 	Chain       []*x509.Certificate
 	// Bridge leads to the roots of the generations before, for clients whose bundle is old.
 	Bridge []*x509.Certificate
+	// Signatures are those that are known to be of this CA, or of others.
+	Signatures *pki.Signatures
 	// Bundle is the published trust bundle in PEM, and Roots are the certificates in it.
 	Bundle []byte
 	Roots  *x509.CertPool
@@ -231,7 +233,7 @@ func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) 
 	if ca.Certificate == nil {
 		before = errors.New("the signing key of its CA was lost")
 	} else {
-		before = leaf.SignedBy(ca.Certificate, ca.Chain, ca.Bridge)
+		before = leaf.SignedBy(ca.Certificate, ca.Chain, ca.Bridge, ca.Signatures)
 	}
 	if before != nil {
 		if ca.Roots == nil || !now.Before(leaf.NotAfter) || leaf.VerifiesBy(ca.Roots, now) != nil {

@@ -144,7 +144,7 @@ func TestIntermediate(t *testing.T) {
 			if err := verify(t, pair.Certificate, root.Certificate, now, "web.shop.svc"); err != nil {
 				t.Errorf("verify against the root alone: %v", err)
 			}
-			if err := leaf.SignedBy(authority.Certificate(), authority.Chain(), nil); err != nil {
+			if err := leaf.SignedBy(authority.Certificate(), authority.Chain(), nil, nil); err != nil {
 				t.Errorf("SignedBy: %v", err)
 			}
 			if diff := cmp.Diff(tc.chain, tail(parseCertificates(t, pair.Certificate))); diff != "" {
