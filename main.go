@@ -87,8 +87,5 @@ func newManager(f flags) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return nil, err
-	}
-	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+	return mgr, mgr.AddHealthzCheck("ping", healthz.Ping)
 }
