@@ -223,7 +223,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Door: certmanager.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
 	}
 	return errors.Join(
-		addReadiness(mgr, mgr.GetCache(), secrets),
+		addProbes(mgr, mgr.GetCache(), secrets),
 		pods.SetupWithManager(mgr),
 		requests.SetupWithManager(mgr),
 		issuer.SetupWithManager(mgr),

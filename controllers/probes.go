@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/discovery"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -19,14 +20,15 @@ import (
 // syncTimeout is how long a probe waits for caches: what is not synced then is not ready, and the next probe asks again.
 const syncTimeout = time.Second
 
-// addReadiness makes /readyz tell whether the API server serves our kinds, now and not only when the manager started, and whether the caches
-// hold what it has. A replica that waits for its turn has empty caches, which are synced: it is ready to take over.
-func addReadiness(mgr ctrl.Manager, caches ...cache.Cache) error {
+// addProbes makes /healthz tell that the process answers, and /readyz whether the API server serves our kinds, now and not only when the manager
+// started, and whether the caches hold what it has. A replica that waits for its turn has empty caches, which are synced: it is ready to take over.
+func addProbes(mgr ctrl.Manager, caches ...cache.Cache) error {
 	api, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return err
 	}
 	return errors.Join(
+		mgr.AddHealthzCheck("ping", healthz.Ping),
 		mgr.AddReadyzCheck("crds", func(*http.Request) error {
 			served, err := api.ServerResourcesForGroupVersion(v1alpha1.SchemeGroupVersion.String())
 			if err != nil {
