@@ -37,7 +37,7 @@ func read(manifests io.Reader) (*installation, error) {
 	for {
 		document, err := documents.Read()
 		if errors.Is(err, io.EOF) {
-			return found, found.check()
+			break
 		}
 		if err != nil {
 			return nil, err
@@ -46,6 +46,10 @@ func read(manifests io.Reader) (*installation, error) {
 			return nil, err
 		}
 	}
+	if err := found.check(); err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // add reads strictly: a field that this module does not know yet must not get lost on the way into the bundle.
