@@ -188,10 +188,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	events := shortNotes{mgr.GetEventRecorder(reportingController)}
-	view := servingcert.View{
-		Reader: mgr.GetCache(),
-		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
-	}
+	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
+	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules}
 	targets := trust.New(trust.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,

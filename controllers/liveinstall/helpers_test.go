@@ -52,7 +52,9 @@ func ca(subject pkix.Name) *x509.Certificate {
 	}
 }
 
-func encode(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+func encode(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
 
 // bringCA is `kubectl create secret tls corp-ca`.
 func bringCA(t *testing.T) {
@@ -80,10 +82,10 @@ func signIntermediate(t *testing.T) {
 	var requests cmapi.CertificateRequestList
 	eventually(t, func(ctx context.Context) error {
 		err := world.kube.List(ctx, &requests, client.InNamespace(operatorNamespace))
-		if err != nil || len(requests.Items) != 1 {
-			return fmt.Errorf("%d CertificateRequests (%v)", len(requests.Items), err)
+		if err == nil && len(requests.Items) != 1 {
+			err = fmt.Errorf("%d CertificateRequests", len(requests.Items))
 		}
-		return nil
+		return err
 	})
 	request, corp := &requests.Items[0], newAuthority(t)
 	block, _ := pem.Decode(request.Spec.Request)

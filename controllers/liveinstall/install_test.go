@@ -84,9 +84,9 @@ func TestPodSecurity(t *testing.T) {
 	eventually(t, func(ctx context.Context) error {
 		var pods corev1.PodList
 		err := world.kube.List(ctx, &pods, client.InNamespace(operatorNamespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels))
-		if err != nil || len(pods.Items) != 2 {
-			return fmt.Errorf("%d pods (%v)", len(pods.Items), err)
+		if err == nil && len(pods.Items) != 2 {
+			err = fmt.Errorf("%d pods", len(pods.Items))
 		}
-		return nil
+		return err
 	})
 }

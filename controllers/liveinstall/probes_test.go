@@ -87,7 +87,7 @@ func TestProbes(t *testing.T) {
 // freeAddress is one of this machine where nobody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,8 +98,11 @@ func freeAddress(t *testing.T) string {
 // probe asks as the kubelet does: whether the operator lives, and what is ready of it.
 func probe(ctx context.Context, address string, want ...string) error {
 	status, said, err := get(ctx, "http://"+address+"/healthz")
-	if err != nil || status != http.StatusOK {
-		return fmt.Errorf("it is not alive: %d %s (%v)", status, said, err)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("it is not alive: %d %s", status, said)
 	}
 	status, said, err = get(ctx, "http://"+address+"/readyz?verbose")
 	if err != nil {

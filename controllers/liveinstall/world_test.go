@@ -59,7 +59,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
-	certManager, err := moduleOf("github.com/cert-manager/cert-manager")
+	certManager, err := moduleOf(ctx, "github.com/cert-manager/cert-manager")
 	if err != nil {
 		return 1, err
 	}
@@ -93,8 +93,8 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // moduleOf is the folder of a module that this one requires.
-func moduleOf(path string) (string, error) {
-	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", path).Output()
+func moduleOf(ctx context.Context, path string) (string, error) {
+	folder, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", path).Output()
 	return strings.TrimSpace(string(folder)), err
 }
 
