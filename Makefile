@@ -15,6 +15,8 @@ TEST_JOBS ?= 2
 TEST_FLAGS ?=
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(if $(shell command -v $$(go env CC)),-race)
+# The version of `make bundle`.
+VERSION ?= 0.1.0
 # The image of `make image`.
 IMAGE ?= ghcr.io/servingcert/operator:latest
 
@@ -41,6 +43,7 @@ build: ## Build bin/manager
 test: controlplane ## Run every test, against an embedded cluster
 	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
 	@go -C hack/controlplane test $(TEST_FLAGS) ./build/... | sed '/\[no test files\]/d'
+	@go -C hack/bundle test $(TEST_FLAGS) ./...
 
 SERVICES ?= 1000
 
@@ -69,11 +72,13 @@ generate: manifests ## The same, by its other name
 lint: bin/golangci-lint ## Lint the code and the API
 	@bin/golangci-lint run
 	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run ./build/...
+	@cd hack/bundle && $(CURDIR)/bin/golangci-lint run
 
 .PHONY: lint-fix
 lint-fix: bin/golangci-lint ## Lint, and repair what can be repaired
 	@bin/golangci-lint run --fix
 	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run --fix ./build/...
+	@cd hack/bundle && $(CURDIR)/bin/golangci-lint run --fix
 
 .PHONY: verify
 verify: ## Check that everything generated, formatted or pinned is current
@@ -90,6 +95,10 @@ installer: ## Write dist/install.yaml, all that a cluster needs
 	@mkdir -p dist
 	@$(TOOL) kustomize build config/default -o dist/install.yaml
 	@echo "kubectl apply --server-side -f dist/install.yaml"
+
+.PHONY: bundle
+bundle: ## Write bundle/, for OLM; VERSION is its version
+	@$(TOOL) kustomize build config/default | go -C hack/bundle run . --version=$(VERSION)
 
 .PHONY: image
 image: ## Build the container image; IMAGE names it

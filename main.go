@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -83,12 +82,5 @@ func newManager(f flags) (manager.Manager, error) {
 	options.LeaderElectionID = "servingcert-operator"
 	options.LeaderElectionNamespace = f.namespace
 	options.LeaderElectionReleaseOnCancel = true
-	mgr, err := ctrl.NewManager(config, options)
-	if err != nil {
-		return nil, err
-	}
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return nil, err
-	}
-	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+	return ctrl.NewManager(config, options)
 }

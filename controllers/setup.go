@@ -189,10 +189,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
-	view := servingcert.View{
-		Reader: mgr.GetCache(),
-		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
-	}
+	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
+	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules}
 	targets := trust.New(trust.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
@@ -216,6 +214,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock}
 	return errors.Join(
+		addProbes(mgr, mgr.GetCache(), secrets),
 		setupSigners(mgr, signer, live, recorder),
 		targets.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(ctx, mgr, secrets),
