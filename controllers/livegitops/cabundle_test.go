@@ -133,10 +133,14 @@ func TestIgnoredCABundle(t *testing.T) {
 	}
 }
 
-// A patch takes the field out before anything is applied, for each tool that runs kustomize.
+// A patch takes the field out before anything is applied, for each tool that runs kustomize. It is that of docs/gitops.md.
 func TestPatchedOutCABundle(t *testing.T) {
 	t.Parallel()
 	c := newCommitted(t)
+	_, patch, _ := strings.Cut(string(read(t, "controllers", "livegitops", "testdata", "withoutcabundle", "kustomization.yaml")), "\npatches:\n")
+	if patch == "" || !strings.Contains(string(read(t, "docs", "gitops.md")), "\npatches:\n"+patch) {
+		t.Errorf("docs/gitops.md has another patch than\n%s", patch)
+	}
 	folder, err := testoperator.Path("controllers", "livegitops", "testdata", "withoutcabundle")
 	if err != nil {
 		t.Fatal(err)

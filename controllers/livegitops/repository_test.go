@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,7 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/testoperator"
+	"github.com/servingcert/operator/hack/gitops"
 )
 
 // applier is a tool that applies what is committed.
@@ -122,27 +125,32 @@ type repository struct {
 
 	realm   string
 	objects []*unstructured.Unstructured
+	// wasHealthy is set once all that is committed is healthy: it must stay so.
+	wasHealthy bool
 }
 
-// newRepository holds an application, config/samples/rotation and a policy of config/samples/restarts, under the realm's name.
-func newRepository(t *testing.T, by applier) *repository {
+// newRepository holds manifests of this repository, under the names of a realm.
+func newRepository(t *testing.T, by applier, realm string, manifests ...[]string) *repository {
 	t.Helper()
-	r := &repository{T: t, applier: by, realm: by.name}
-	r.add("", "controllers", "livegitops", "testdata", "app")
-	r.add("", "config", "samples", "rotation")
-	r.add("servingcertpolicy_frozen.yaml", "config", "samples", "restarts")
+	r := &repository{T: t, applier: by, realm: realm}
+	for _, path := range manifests {
+		r.add(path...)
+	}
 	for _, object := range r.objects {
 		r.adopt(object)
 		by.mark(object)
 		remove(t, object)
 	}
+	if created := r.apply(t, r.objects); len(created) != len(r.objects) {
+		t.Fatalf("only %v were created", created)
+	}
 	return r
 }
 
-// add adds the manifests of a folder, or of one file in it.
-func (r *repository) add(file string, folder ...string) {
+// add adds the manifests of a folder, or of a file.
+func (r *repository) add(elements ...string) {
 	r.Helper()
-	path, err := testoperator.Path(append(folder, file)...)
+	path, err := testoperator.Path(elements...)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -193,13 +201,43 @@ func (r *repository) commit(rotation map[string]string) {
 	}
 }
 
-// until applies what is committed again and again, until check returns an empty string: it must never change anything.
+// until applies what is committed again and again, until check returns an empty string: it must never change anything, and a sync that waits
+// for health must not be held up.
 func (r *repository) until(check func(context.Context) string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
 		r.changesNothing()
+		if problem := r.unhealthy(); problem != "" && r.wasHealthy {
+			r.Fatal(problem)
+		}
 		return check(ctx)
 	})
+	r.wasHealthy = true
+}
+
+// unhealthy tells of what is not healthy, once the operator has seen it.
+func (r *repository) unhealthy() string {
+	r.Helper()
+	for _, object := range r.objects {
+		if object.GroupVersionKind().Group != v1alpha1.GroupName {
+			continue
+		}
+		live := get(r.T, "", object.GetName(), object.DeepCopy())
+		script := read(r.T, "config", "argocd", "resource_customizations", v1alpha1.GroupName, object.GetKind(), "health.lua")
+		health, err := gitops.ArgoCD(string(script), live.Object)
+		if err != nil {
+			r.Fatal(err)
+		}
+		computed, err := status.Compute(live)
+		if err != nil {
+			r.Fatal(err)
+		}
+		observed, _, _ := unstructured.NestedInt64(live.Object, "status", "observedGeneration")
+		if seen := observed == live.GetGeneration(); seen && (health.Status != "Healthy" || computed.Status != status.CurrentStatus) {
+			return fmt.Sprintf("%s %s is %s to Argo CD, and %s to Flux: %s", object.GetKind(), object.GetName(), health.Status, computed.Status, health.Message)
+		}
+	}
+	return ""
 }
 
 func (r *repository) changesNothing() {
