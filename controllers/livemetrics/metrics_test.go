@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
 // The operator serves its metrics with a certificate of its own, to who may read them and nobody else, and keeps what is secret to itself.
@@ -151,6 +153,16 @@ func check(t *testing.T, shown answer) {
 	)
 	if problem != "" {
 		t.Error(problem)
+	}
+	// Those of controller-runtime that docs/metrics.md names, and with it the dashboard and the alerts.
+	path, err := testoperator.Path("docs", "metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range regexp.MustCompile("`((?:controller_runtime|leader_election|rest_client|workqueue)_\\w+)`").FindAllStringSubmatch(read(t, path), -1) {
+		if !strings.Contains(shown.text, "# TYPE "+name[1]+" ") {
+			t.Errorf("docs/metrics.md names %s, which is none", name[1])
+		}
 	}
 }
 
