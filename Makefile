@@ -44,6 +44,7 @@ test: controlplane ## Run every test, against an embedded cluster
 	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
 	@go -C hack/controlplane test $(TEST_FLAGS) ./build/... | sed '/\[no test files\]/d'
 	@go -C hack/bundle test $(TEST_FLAGS) ./...
+	@go -C hack/monitoring test $(TEST_FLAGS) ./...
 
 SERVICES ?= 1000
 
@@ -63,6 +64,10 @@ manifests: ## Generate the CRDs, deep copies, apply configurations and docs/api.
 	@$(TOOL) crd-ref-docs --config hack/crd-ref-docs.yaml --source-path api/v1alpha1 \
 		--renderer markdown --output-path docs/api.md --log-level ERROR
 
+.PHONY: dashboard
+dashboard: ## Generate the Grafana dashboard and its picture from hack/monitoring/panels.go
+	@go -C hack/monitoring run .
+
 .PHONY: generate
 generate: manifests ## The same, by its other name
 
@@ -73,12 +78,14 @@ lint: bin/golangci-lint ## Lint the code and the API
 	@bin/golangci-lint run
 	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run ./build/...
 	@cd hack/bundle && $(CURDIR)/bin/golangci-lint run
+	@cd hack/monitoring && $(CURDIR)/bin/golangci-lint run
 
 .PHONY: lint-fix
 lint-fix: bin/golangci-lint ## Lint, and repair what can be repaired
 	@bin/golangci-lint run --fix
 	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run --fix ./build/...
 	@cd hack/bundle && $(CURDIR)/bin/golangci-lint run --fix
+	@cd hack/monitoring && $(CURDIR)/bin/golangci-lint run --fix
 
 .PHONY: verify
 verify: ## Check that everything generated, formatted or pinned is current

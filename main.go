@@ -11,17 +11,19 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	registry "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/servingcert/operator/controllers"
+	"github.com/servingcert/operator/controllers/metrics"
 )
 
 // flags are the command line; --kubeconfig is controller-runtime's.
 type flags struct {
-	namespace, clusterDomain, metricsAddress, probeAddress string
-	leaderElect                                            bool
-	reissueRate                                            float64
-	log                                                    zap.Options
+	namespace, clusterDomain, metricsAddress, metricsCertDir, probeAddress string
+
+	leaderElect bool
+	reissueRate float64
+	log         zap.Options
 }
 
 // defaultReissueRate follows from a budget of 50 writes a second, a twentieth of what a small API server takes: a certificate costs one
@@ -33,6 +35,8 @@ func parseFlags() flags {
 	flag.StringVar(&f.namespace, "namespace", "servingcert-system", "the operator's own namespace, which holds the signing keys")
 	flag.StringVar(&f.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster, for policies that name none")
 	flag.StringVar(&f.metricsAddress, "metrics-bind-address", "0", "address of the metrics endpoint, such as :8080; 0 turns it off")
+	flag.StringVar(&f.metricsCertDir, "metrics-cert-dir", "",
+		"folder of the tls.crt and tls.key that metrics are served with, to whom the API server lets get /metrics; empty for no TLS, and anybody")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	flag.Float64Var(&f.reissueRate, "reissue-rate", defaultReissueRate, "certificates reissued in a second after a CA has rotated; 0 for no limit")
@@ -58,6 +62,7 @@ func run(f flags) error {
 	}
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Namespace: f.namespace, ClusterDomain: f.clusterDomain, Clock: clock.RealClock{}, ReissueRate: f.reissueRate,
+		Metrics: registry.Registry,
 	})
 	if err != nil {
 		return err
@@ -76,7 +81,7 @@ func newManager(f flags) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	options.Metrics = server.Options{BindAddress: f.metricsAddress}
+	options.Metrics = metrics.Server(f.metricsAddress, f.metricsCertDir)
 	options.HealthProbeBindAddress = f.probeAddress
 	options.LeaderElection = f.leaderElect
 	options.LeaderElectionID = "servingcert-operator"

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -32,6 +33,7 @@ import (
 	"github.com/servingcert/operator/controllers/certmanager"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/podcertificate"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/serviceca"
@@ -54,6 +56,8 @@ type Options struct {
 	Clock clock.PassiveClock
 	// ReissueRate is how many certificates are reissued in a second after the CA has rotated; 0 for no limit.
 	ReissueRate float64
+	// Metrics is where what is seen and done is shown.
+	Metrics prometheus.Registerer
 }
 
 // ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
@@ -187,6 +191,10 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
+	signed, err := metrics.NewSigning(options.Metrics)
+	if err != nil {
+		return err
+	}
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
 	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
@@ -206,13 +214,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	news := servingcert.NewNews(recorder, options.Clock)
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
-		Usage: &servingcert.Usage{Live: live, Clock: options.Clock},
+		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed,
 	}
 	policies := &servingcertpolicy.Reconciler{
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
 	}
-	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock}
+	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}
 	return errors.Join(
 		addProbes(mgr, mgr.GetCache(), secrets),
 		setupSigners(mgr, signer, live, recorder),
@@ -221,6 +229,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		services.SetupWithManager(ctx, mgr, secrets),
 		policies.SetupWithManager(mgr),
 		restarts.SetupWithManager(mgr),
+		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
 	)
 }
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-generated=(api config/crd/bases docs/api.md bundle)
+generated=(api config/crd/bases docs/api.md bundle config/components/metrics/dashboard.json docs/dashboard.svg)
 failed=0
 
 complain() {
@@ -26,7 +26,7 @@ fingerprint() {
 check_generated() {
   local before after
   before=$(fingerprint)
-  make manifests bundle
+  make manifests bundle dashboard
   after=$(fingerprint)
   [[ $before == "$after" ]] && return
   complain "generated files were not current; now they are:"

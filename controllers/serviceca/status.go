@@ -87,7 +87,8 @@ func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided 
 	bundle := state.Bundle()
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
 		Hash: pki.Hash(bundle.Encode()), Certificates: int32(len(bundle)),
-		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, ChangedAt: timeOrNil(state.TrustChangedAt),
+		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, BlockedTargets: seen.targets.Blocked,
+		ChangedAt: timeOrNil(state.TrustChangedAt),
 	}
 	if seen.clusterBundle.served && seen.clusterBundle.refused == "" {
 		status.TrustBundle.ClusterTrustBundleName = ca.ClusterTrustBundleName()

@@ -17,6 +17,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/metrics"
 )
 
 // errSecretThere means that a Secret lies under a name where the cache has none.
@@ -80,10 +81,12 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	if err != nil {
 		return err
 	}
+	began := r.Clock.Now()
 	pair, err := found.ca.Authority.Issue(found.now, found.want.Leaf, found.want.Duration, previousKey)
 	if err != nil {
 		return err
 	}
+	took := r.Clock.Since(began)
 	leaf, err := pki.ParseLeaf(pair.Certificate)
 	if err != nil {
 		return err
@@ -100,18 +103,20 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 		return err
 	}
 	plan.NotAfter, plan.RenewAt, plan.SignedBy = leaf.NotAfter, time.Time{}, leaf.Issuer.CommonName
-	r.announce(found, *plan)
+	r.announce(found, *plan, took)
 	return nil
 }
 
-func (r *Reconciler) announce(found situation, plan issuance.Plan) {
-	reason := "Reissued"
+// announce says that a certificate is new, and that it took so long to make it.
+func (r *Reconciler) announce(found situation, plan issuance.Plan, took time.Duration) {
+	reason := metrics.Reissued
 	switch {
 	case found.secret == nil:
-		reason = "Issued"
+		reason = metrics.Issued
 	case plan.Renewal:
-		reason = "Renewed"
+		reason = metrics.Renewed
 	}
+	r.Metrics.Signed(controllerName, found.want.Policy.Name, reason, took)
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: found.service.Namespace, Name: plan.Want.SecretName}}
 	r.News.tell(reason, certificate{found.want.Policy, found.service, secret, plan.SignedBy, plan.NotAfter, plan.Why})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -39,6 +40,7 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	News     *News
 	Clock    clock.PassiveClock
+	Metrics  *metrics.Signing
 }
 
 // situation is what was found for one Service.

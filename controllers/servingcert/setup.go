@@ -24,6 +24,9 @@ import (
 	"github.com/servingcert/operator/controllers/trust"
 )
 
+// controllerName is the controller's, in logs and metrics.
+const controllerName = "servingcert"
+
 // concurrency hides the latency of the API server; signing is bound by the cores anyway.
 const concurrency = 16
 
@@ -34,7 +37,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	}
 	all := r.allBehindOthers()
 	return ctrl.NewControllerManagedBy(mgr).
-		Named("servingcert").
+		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).

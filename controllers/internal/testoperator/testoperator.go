@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -178,6 +179,7 @@ func StartAs(
 	ctx, cancel := context.WithCancel(ctx)
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Namespace: namespace, ClusterDomain: "cluster.local", Clock: clock.RealClock{}, ReissueRate: 200,
+		Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		cancel()
