@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	_ "time/tzdata" // the image has no time zones, which windows name
 
 	"k8s.io/utils/clock"
@@ -17,10 +18,13 @@ import (
 	"github.com/servingcert/operator/controllers"
 )
 
+// version is set when it is built: see the Makefile.
+var version = "devel"
+
 // flags are the command line; --kubeconfig is controller-runtime's.
 type flags struct {
 	namespace, clusterDomain, metricsAddress, probeAddress string
-	leaderElect                                            bool
+	leaderElect, version                                   bool
 	reissueRate                                            float64
 	log                                                    zap.Options
 }
@@ -37,6 +41,7 @@ func parseFlags() flags {
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	flag.Float64Var(&f.reissueRate, "reissue-rate", defaultReissueRate, "certificates reissued in a second after a CA has rotated; 0 for no limit")
+	flag.BoolVar(&f.version, "version", false, "print the version, and end")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	return f
@@ -44,6 +49,10 @@ func parseFlags() flags {
 
 func main() {
 	f := parseFlags()
+	if f.version {
+		fmt.Fprintln(os.Stdout, version)
+		return
+	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log)))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
@@ -53,6 +62,7 @@ func main() {
 
 func run(f flags) error {
 	ctx := ctrl.SetupSignalHandler()
+	ctrl.Log.Info("servingcert operator", "version", version, "go", runtime.Version())
 	mgr, err := newManager(f)
 	if err != nil {
 		return err
@@ -71,6 +81,7 @@ func newManager(f flags) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.UserAgent = fmt.Sprintf("servingcert-operator/%s (%s/%s)", version, runtime.GOOS, runtime.GOARCH)
 	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
 	config.QPS = -1
 	options, err := controllers.ManagerOptions()
