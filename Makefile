@@ -19,6 +19,12 @@ RACE := $(if $(shell command -v $$(go env CC)),-race)
 VERSION ?= 0.1.0
 # The image of `make image`.
 IMAGE ?= ghcr.io/servingcert/operator:latest
+# What the manager says that it is.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The same source and version give the same bytes, wherever they lie.
+BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X main.version=$(VERSION)"
+# The Go that releases are built with, to the last digit.
+RELEASE_GO := $(shell awk '$$1 == "toolchain" {print $$2}' go.mod)
 
 .PHONY: help
 help: ## List the targets
@@ -36,7 +42,7 @@ run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an 
 
 .PHONY: build
 build: ## Build bin/manager
-	@CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o bin/manager .
+	@$(BUILD) -o bin/manager .
 
 # Packages without tests are no news.
 .PHONY: test
@@ -109,7 +115,18 @@ bundle: ## Write bundle/, for OLM; VERSION is its version
 
 .PHONY: image
 image: ## Build the container image; IMAGE names it
-	@docker build -t $(IMAGE) .
+	@docker build -t $(IMAGE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		--build-arg SOURCE_DATE_EPOCH=$(shell git log -1 --format=%ct) .
+
+.PHONY: release
+release: installer ## Write dist/: the manager, install.yaml, an SBOM, checksums; VERSION=v1.2.3 names it
+	@sed -i 's#\(image: ghcr.io/servingcert/operator\):latest#\1:$(VERSION)#' dist/install.yaml
+	@for arch in amd64 arm64; do \
+		binary=dist/manager-linux-$$arch; \
+		GOTOOLCHAIN=$(RELEASE_GO) GOOS=linux GOARCH=$$arch $(BUILD) -o $$binary .; \
+		$(TOOL) cyclonedx-gomod bin -json -std -licenses -noserial -notimestamp -version $(VERSION) -output $$binary.cdx.json $$binary; \
+	done
+	@cd dist && sha256sum install.yaml manager-linux-* | tee SHA256SUMS
 
 # golangci-lint with the Kubernetes API conventions as a plugin.
 bin/golangci-lint: hack/tools/go.mod hack/tools/go.sum

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	_ "time/tzdata" // the image has no time zones, which windows name
 
 	"k8s.io/utils/clock"
@@ -17,13 +18,16 @@ import (
 	"github.com/servingcert/operator/controllers/metrics"
 )
 
+// version is set when it is built: see the Makefile.
+var version = "devel"
+
 // flags are the command line; --kubeconfig is controller-runtime's.
 type flags struct {
 	namespace, clusterDomain, metricsAddress, metricsCertDir, probeAddress string
 
-	leaderElect bool
-	reissueRate float64
-	log         zap.Options
+	leaderElect, version bool
+	reissueRate          float64
+	log                  zap.Options
 }
 
 // defaultReissueRate follows from a budget of 50 writes a second, a twentieth of what a small API server takes: a certificate costs one
@@ -40,6 +44,7 @@ func parseFlags() flags {
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	flag.Float64Var(&f.reissueRate, "reissue-rate", defaultReissueRate, "certificates reissued in a second after a CA has rotated; 0 for no limit")
+	flag.BoolVar(&f.version, "version", false, "print the version, and end")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	return f
@@ -47,6 +52,10 @@ func parseFlags() flags {
 
 func main() {
 	f := parseFlags()
+	if f.version {
+		fmt.Fprintln(os.Stdout, version)
+		return
+	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log)))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
@@ -56,6 +65,7 @@ func main() {
 
 func run(f flags) error {
 	ctx := ctrl.SetupSignalHandler()
+	ctrl.Log.Info("servingcert operator", "version", version, "go", runtime.Version())
 	mgr, err := newManager(f)
 	if err != nil {
 		return err
@@ -75,6 +85,7 @@ func newManager(f flags) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.UserAgent = fmt.Sprintf("servingcert-operator/%s (%s/%s)", version, runtime.GOOS, runtime.GOARCH)
 	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
 	config.QPS = -1
 	options, err := controllers.ManagerOptions()
