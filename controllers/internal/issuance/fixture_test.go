@@ -102,7 +102,7 @@ func loadSigner(t rapid.TB, pair pki.Pair) *signer {
 	authority, err := pki.LoadAuthority(pair)
 	must(t, authority, err)
 	return &signer{authority, issuance.CA{
-		Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
+		Certificate: authority.Certificate(), NotAfter: authority.NotAfter(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
 	}}
 }
 

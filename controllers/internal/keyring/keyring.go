@@ -152,6 +152,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	if signs {
 		signer := state.Active
+		ca.NotAfter = signer.NotAfter()
 		ca.Authority, ca.Certificate, ca.Chain, ca.Bridge = signer.Authority, signer.Certificate(), signer.Chain(), signer.Bridge()
 	}
 	return ca, nil
