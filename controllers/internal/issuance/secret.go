@@ -102,6 +102,10 @@ func (w Want) mayReplace(secret *corev1.Secret) bool {
 	if made := secret.Labels[v1alpha1.LabelService]; made != "" {
 		return bearsNameOf(secret, made) || HasOwner(secret, w.Service)
 	}
+	if HasOwner(secret, w.Service) && apply.MadeBy(secret, apply.ServingCert) {
+		// Somebody removed our label.
+		return true
+	}
 	return w.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
 		return secret.Annotations[family.key(suffixUID)] == string(w.Service.UID)
 	})
