@@ -106,7 +106,7 @@ func TestEveryAlertTellsWhatToDo(t *testing.T) {
 			t.Errorf("%s leads to %s; docs/metrics.md should have a chapter of its name, and the link be %s", alert.Alert, got, want)
 		}
 		row := regexp.MustCompile(`\| \[` + alert.Alert + `\]\(#\w+\) \| (\w+) \|`).FindStringSubmatch(page)
-		if row == nil || row[1] != alert.Labels["severity"] {
+		if len(row) != 2 || row[1] != alert.Labels["severity"] {
 			t.Errorf("%s is %s, and docs/metrics.md says %q", alert.Alert, alert.Labels["severity"], row)
 		}
 	}
