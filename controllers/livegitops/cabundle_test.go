@@ -55,7 +55,7 @@ func (c *committed) live() *admissionregistrationv1.ValidatingWebhookConfigurati
 // filled waits until the webhook has the bundle that its ServiceCA publishes, and that nobody owns.
 func (c *committed) filled() {
 	c.Helper()
-	eventually(c.T, func(ctx context.Context) string {
+	eventually(c.T, func(context.Context) string {
 		ca := get(c.T, "", c.name, &v1alpha1.ServiceCA{})
 		if ca.Status.TrustBundle == nil {
 			return "the ServiceCA is not ready"

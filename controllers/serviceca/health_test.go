@@ -73,7 +73,7 @@ func healthStates() map[string]happens {
 			s.serviceCA.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Kind: "ClusterIssuer", Name: "corp"}}
 		}),
 		"progressing_notYetValid":       after(settled, func(s *history) { s.now = s.now.Add(-day) }),
-		"progressing_signingKeyLost":    after(settled, keyLost, settled),
+		"progressing_signingKeyLost":    after(settled, func(s *history) { keyLost(s); s.settle() }),
 		"degraded_signingKeyLostPaused": after(settled, keyLost, (*history).pause),
 		"degraded_sourceInvalid":        after(func(s *history) { s.brings(day); s.brought.Data = nil }),
 		"degraded_signingKeyNotOurs":    after(settled, func(s *history) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }),

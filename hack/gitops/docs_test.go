@@ -32,7 +32,7 @@ func TestExamples(t *testing.T) {
 				waits++
 			}
 			if path := object.Spec.Path; strings.HasPrefix(path, "./config/") {
-				if _, err := os.Stat(filepath.Join("../..", path, "kustomization.yaml")); err != nil {
+				if _, err := os.Stat(filepath.Join("..", "..", path, "kustomization.yaml")); err != nil {
 					t.Error(err)
 				}
 			}

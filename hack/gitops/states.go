@@ -1,6 +1,7 @@
 package gitops
 
 import (
+	"bytes"
 	"flag"
 	"os"
 	"path/filepath"
@@ -55,7 +56,7 @@ func keep(tb testing.TB, file string, state []byte) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if string(kept) != string(state) {
+	if !bytes.Equal(kept, state) {
 		tb.Errorf("%s is not the state any more, which is\n%s", file, state)
 	}
 }
