@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -188,58 +187,50 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		return err
 	}
 	keys := keyring.New(live, options.Namespace, options.Clock)
-	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
+	events := shortNotes{mgr.GetEventRecorder(reportingController)}
 	view := servingcert.View{
 		Reader: mgr.GetCache(),
 		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
 	}
 	targets := trust.New(trust.Options{
-		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
+		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
 	})
 	restarts := restart.New(restart.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted,
+		Client: mgr.GetClient(), View: view, Live: live, Recorder: events, Clock: options.Clock, Mounted: targets.Mounted,
 	})
 	cas := &serviceca.Reconciler{
-		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
+		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
 		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 	}
-	news := servingcert.NewNews(recorder, options.Clock)
 	services := &servingcert.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
+		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
 		Usage: &servingcert.Usage{Live: live, Clock: options.Clock},
 	}
 	policies := &servingcertpolicy.Reconciler{
-		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
+		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
 	}
 	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock}
-	return errors.Join(
-		setupSigners(mgr, signer, live, recorder),
-		targets.SetupWithManager(ctx, mgr),
-		cas.SetupWithManager(ctx, mgr, secrets),
-		services.SetupWithManager(ctx, mgr, secrets),
-		policies.SetupWithManager(mgr),
-		restarts.SetupWithManager(mgr),
-	)
-}
-
-// setupSigners adds those that sign for who brings a key.
-func setupSigners(mgr ctrl.Manager, signer signing.Signer, live client.Client, recorder events.EventRecorder) error {
 	pods := &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
-		Door: podcertificate.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		Door: podcertificate.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
 	}
 	requests := &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
-		Door: certificatesigning.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		Door: certificatesigning.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
 	}
 	issuer := &signing.Reconciler[*cmapi.CertificateRequest]{
-		Door: certmanager.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		Door: certmanager.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
 	}
 	return errors.Join(
 		pods.SetupWithManager(mgr),
 		requests.SetupWithManager(mgr),
 		issuer.SetupWithManager(mgr),
+		targets.SetupWithManager(ctx, mgr),
+		cas.SetupWithManager(ctx, mgr, secrets),
+		services.SetupWithManager(ctx, mgr, secrets),
+		policies.SetupWithManager(mgr),
+		restarts.SetupWithManager(mgr),
 	)
 }
 

@@ -112,7 +112,7 @@ func timeOrNil(t time.Time) *metav1.Time {
 
 func signing(signer *rotation.Signer, seen evidence) *v1alpha1.CAGeneration {
 	described := generation(signer.Certificate(), seen.certificates[pki.KeyID(signer.Certificate().SubjectKeyId)])
-	described.Fingerprint, described.NotAfter = signer.Fingerprint(), metav1.NewTime(signer.NotAfter())
+	described.Fingerprint = signer.Fingerprint()
 	return described
 }
 

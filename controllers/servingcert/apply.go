@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
@@ -74,7 +75,7 @@ func unseen(reason string) bool {
 	return reason == issuance.ReasonSecretNotOurs || reason == issuance.ReasonSecretRefused
 }
 
-// issue makes a new certificate, by one write.
+// issue makes a new certificate, by one write: where no Secret was found, one that yields to whatever somebody else put there.
 func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
 	previousKey, err := r.keptKey(ctx, found)
 	if err != nil {
@@ -92,8 +93,8 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 		plan.Action, plan.Obstacle = issuance.Refuse, issuance.NewObstacle(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
 		return nil
 	}
-	err = r.writeSecret(ctx, found, pair)
-	if apierrors.IsAlreadyExists(err) {
+	err = r.applySecret(ctx, found, pair)
+	if found.secret == nil && apierrors.IsConflict(err) {
 		return errSecretThere
 	}
 	if err != nil {
@@ -113,7 +114,9 @@ func (r *Reconciler) announce(found situation, plan issuance.Plan) {
 		reason = "Renewed"
 	}
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: found.service.Namespace, Name: plan.Want.SecretName}}
-	r.News.tell(reason, certificate{found.want.Policy, found.service, secret, plan.SignedBy, plan.NotAfter, plan.Why})
+	r.Recorder.Eventf(found.service, secret, corev1.EventTypeNormal, reason, "Issue",
+		"Secret %s has a new certificate, signed by %s and valid until %s, because %s", plan.Want.SecretName,
+		plan.SignedBy, plan.NotAfter.UTC().Format(time.RFC3339), plan.Why)
 }
 
 // keptKey is the private key that a renewal keeps, if the policy says so.
@@ -128,13 +131,16 @@ func (r *Reconciler) keptKey(ctx context.Context, found situation) ([]byte, erro
 	return live.Data[corev1.TLSPrivateKeyKey], nil
 }
 
-// repair writes a sound certificate again, with what should surround it.
+// repair writes a sound certificate again, with what should surround it. What is not ours by our apply goes first.
 func (r *Reconciler) repair(ctx context.Context, found situation) error {
+	if found.want.BearsForeignBundle(found.secret) {
+		return apply.Annotations(ctx, r.Client, apply.ServingCert, found.secret.DeepCopy(), map[string]*string{v1alpha1.AnnotationCABundleHash: nil})
+	}
 	live, err := r.readLive(ctx, found.secret)
 	if err != nil {
 		return err
 	}
-	return r.writeSecret(ctx, found, pki.Pair{
+	return r.applySecret(ctx, found, pki.Pair{
 		Certificate: live.Data[corev1.TLSCertKey], PrivateKey: live.Data[corev1.TLSPrivateKeyKey],
 	})
 }
@@ -151,21 +157,16 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 	return &live, nil
 }
 
-// writeSecret makes the Secret, or patches the one that was found, in the very version that was. Server-side apply would cost the API server
-// nearly twice as much, and would write into a Secret that the cache does not hold.
-func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.Pair) error {
-	if found.secret == nil {
-		secret, err := found.want.Secret(pair, found.password, &found.ca.CA)
-		if err != nil {
-			return err
-		}
-		return r.Client.Create(ctx, secret, apply.ServingCert)
-	}
-	patch, err := found.want.Patch(pair, found.password, &found.ca.CA, found.secret)
+func (r *Reconciler) applySecret(ctx context.Context, found situation, pair pki.Pair) error {
+	configuration, err := found.want.Apply(pair, found.password, &found.ca.CA, found.secret)
 	if err != nil {
 		return err
 	}
-	return r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert)
+	options := []client.ApplyOption{apply.ServingCert}
+	if found.secret != nil {
+		options = append(options, client.ForceOwnership)
+	}
+	return r.Client.Apply(ctx, configuration, options...)
 }
 
 // trim removes the keys that OpenShift's annotation does not allow.

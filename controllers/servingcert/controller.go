@@ -37,7 +37,6 @@ type Reconciler struct {
 	Usage    *Usage
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
-	News     *News
 	Clock    clock.PassiveClock
 }
 

@@ -43,9 +43,7 @@ type Reconciler struct {
 	View     servingcert.View
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
-	// News are told when the policies are reported on.
-	News  *servingcert.News
-	Clock clock.PassiveClock
+	Clock    clock.PassiveClock
 	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
 	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
 	RestartsChanged <-chan event.GenericEvent
@@ -85,7 +83,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	r.News.Flush(list.Items)
 	var failed []error
 	var soonest time.Time
 	for i := range list.Items {

@@ -138,10 +138,6 @@ func (c *Claim) endorse(now time.Time, name string, ca *keyring.CA) (*Certificat
 	if c.Duration > 0 {
 		lifetime = min(lifetime, c.Duration)
 	}
-	if lifetime <= c.Skew {
-		return nil, Reject(issuance.NewObstacle(issuance.ReasonInvalidRequest, "a lifetime of %s would be over before it begins, "+
-			"for it counts from %s ago: ask for more", lifetime, c.Skew)), nil
-	}
 	notBefore := now.Add(-c.Skew).Truncate(time.Second)
 	spec := pki.LeafSpec{DNSNames: c.Terms.DNSNames, Usages: c.Terms.Usages, Key: c.Key}
 	chain, err := ca.Authority.Endorse(spec, c.PublicKey, notBefore, notBefore.Add(lifetime))

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"time"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -102,7 +101,7 @@ func loadSigner(t rapid.TB, pair pki.Pair) *signer {
 	authority, err := pki.LoadAuthority(pair)
 	must(t, authority, err)
 	return &signer{authority, issuance.CA{
-		Certificate: authority.Certificate(), NotAfter: authority.NotAfter(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
+		Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
 	}}
 }
 
@@ -170,30 +169,24 @@ func (s *scene) carryOut(plan issuance.Plan) {
 			previous = s.secret.Data["tls.key"]
 		}
 		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
-		s.write(must(s.t, pair, err))
+		s.apply(must(s.t, pair, err))
 	case issuance.Repair:
-		s.write(s.pair())
+		s.apply(s.pair())
 	case issuance.Keep, issuance.Refuse:
 	}
 }
 
-// write does as the API server does with a new Secret, or with a patch of the one that is there.
-func (s *scene) write(pair pki.Pair) {
+// apply is server-side apply, as far as a Secret of ours goes: what others added stays.
+func (s *scene) apply(pair pki.Pair) {
 	s.t.Helper()
-	if s.secret == nil {
-		made, err := s.want().Secret(pair, "", &s.ca.CA)
-		s.secret = must(s.t, made, err)
-		s.secret.UID = "uid-of-secret"
-		return
-	}
-	patch, err := s.want().Patch(pair, "", &s.ca.CA, s.digest())
-	before, err2 := json.Marshal(s.secret)
-	after, err3 := jsonpatch.MergePatch(must(s.t, before, err2), must(s.t, patch, err))
-	var patched corev1.Secret
-	if err := json.Unmarshal(must(s.t, after, err3), &patched); err != nil {
+	configuration, err := s.want().Apply(pair, "", &s.ca.CA, nil)
+	encoded, err := json.Marshal(must(s.t, configuration, err))
+	var applied corev1.Secret
+	if err := json.Unmarshal(must(s.t, encoded, err), &applied); err != nil {
 		s.t.Fatal(err)
 	}
-	s.secret = &patched
+	applied.UID = "uid-of-secret"
+	s.secret = &applied
 }
 
 func (s *scene) pair() pki.Pair {
