@@ -14,7 +14,6 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/policy"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // The indices of the caches.
@@ -152,7 +151,7 @@ func setupIndices(ctx context.Context, mgr ctrl.Manager, rules issuance.Rules) e
 		return err
 	}
 	err = mgr.GetFieldIndexer().IndexField(ctx, &corev1.Service{}, indexPassword, func(object client.Object) []string {
-		if secret, _ := trust.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword]); secret != "" {
+		if secret, _ := issuance.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword]); secret != "" {
 			return []string{secret}
 		}
 		return nil

@@ -12,11 +12,14 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
+// lastOfUCS2 is the last character that a password may have.
+const lastOfUCS2 = 0xffff
+
 // Password reads the password that an annotation refers to, as "<name>" or "<name>/<key>", and says of which
 // version of the Secret it is; both are empty without a reference. The Secret must say by a label that it is meant for that:
 // whoever may write one object, and not read a Secret beside it, could otherwise try out what stands there.
 func Password(ctx context.Context, live client.Reader, namespace, annotation string) (password, version string, obstacle *issuance.Obstacle, err error) {
-	name, key := SplitPassword(annotation)
+	name, key := issuance.SplitPassword(annotation)
 	if name == "" {
 		return "", "", nil, nil
 	}
@@ -36,14 +39,8 @@ func Password(ctx context.Context, live client.Reader, namespace, annotation str
 	if len(secret.Data[key]) == 0 {
 		return missing("Secret %s has no key %.64q with the password", name, key)
 	}
-	return string(secret.Data[key]), string(secret.UID) + "." + secret.ResourceVersion + "." + key, nil, nil
-}
-
-// SplitPassword reads "<name>" or "<name>/<key>".
-func SplitPassword(annotation string) (name, key string) {
-	name, key, named := strings.Cut(annotation, "/")
-	if !named {
-		key = "password"
+	if strings.ContainsFunc(string(secret.Data[key]), func(r rune) bool { return r > lastOfUCS2 }) {
+		return missing("Secret %s, key %.64q: PKCS #12 takes no such characters in a password (RFC 7292 §B.1): leave them out", name, key)
 	}
-	return name, key
+	return string(secret.Data[key]), string(secret.UID) + "." + secret.ResourceVersion + "." + key, nil, nil
 }

@@ -91,6 +91,8 @@ func (q request) check() *issuance.Obstacle {
 			v1alpha1.AnnotationTruststore, q.truststore, v1alpha1.KeystorePKCS12)
 	case q.truststore != "" && q.key == v1alpha1.TruststoreKey:
 		return issuance.NewObstacle(reasonInvalidKey, "annotation %s: %s is the truststore's key: name another", v1alpha1.AnnotationCABundleKey, q.key)
+	case q.truststore != "":
+		return issuance.CheckPassword(v1alpha1.AnnotationTruststorePassword, q.password)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
@@ -130,7 +131,7 @@ func (r *Reconciler) watchPasswords(ctx context.Context, building *builder.Build
 		})))
 	return targets.IndexField(ctx, r.kind.Metadata(), indexPassword, func(object client.Object) []string {
 		asked, _ := r.kind.requestOf(object, r.openShift)
-		if secret, _ := SplitPassword(asked.password); asked.truststore != "" && secret != "" {
+		if secret, _ := issuance.SplitPassword(asked.password); asked.truststore != "" && secret != "" {
 			return []string{secret}
 		}
 		return nil

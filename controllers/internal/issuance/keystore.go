@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
@@ -28,12 +29,37 @@ func keystoreOf(service *corev1.Service, family Family) *Keystore {
 	return &Keystore{Format: format, Password: service.Annotations[v1alpha1.AnnotationKeystorePassword]}
 }
 
-func (k *Keystore) check() *Obstacle {
-	if k == nil || k.Format == v1alpha1.KeystorePKCS12 {
+// Check tells why there can be no such keystore; nil when there can.
+func (k *Keystore) Check() *Obstacle {
+	switch {
+	case k == nil:
+		return nil
+	case k.Format != v1alpha1.KeystorePKCS12:
+		return NewObstacle(ReasonInvalidKeystore, "annotation %s: there is no format %.64q: write %s",
+			v1alpha1.AnnotationKeystore, k.Format, v1alpha1.KeystorePKCS12)
+	}
+	return CheckPassword(v1alpha1.AnnotationKeystorePassword, k.Password)
+}
+
+// SplitPassword reads "<name>" or "<name>/<key>".
+func SplitPassword(annotation string) (name, key string) {
+	name, key, named := strings.Cut(annotation, "/")
+	if !named {
+		key = "password"
+	}
+	return name, key
+}
+
+// CheckPassword tells why no password can be found by what an annotation says; nil when one can.
+func CheckPassword(annotation, value string) *Obstacle {
+	if value == "" {
 		return nil
 	}
-	return NewObstacle(ReasonInvalidKeystore, "annotation %s: there is no format %.64q: write %s",
-		v1alpha1.AnnotationKeystore, k.Format, v1alpha1.KeystorePKCS12)
+	name, key := SplitPassword(value)
+	if len(validation.IsDNS1123Subdomain(name)) > 0 || len(validation.IsConfigMapKey(key)) > 0 {
+		return NewObstacle(ReasonNoPassword, "annotation %s: %.64q names no Secret and key: write <name>, or <name>/<key>", annotation, value)
+	}
+	return nil
 }
 
 // mark tells which keystore a Secret should have, and by which password: so that a digest says whether it has it.

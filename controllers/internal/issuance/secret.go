@@ -174,8 +174,8 @@ func containsAll(all, some map[string]string) bool {
 	return true
 }
 
-// Apply is the Secret as it should be, with this certificate and key, and a keystore by this password where one is wanted. With a replaced Secret it takes effect on that very
-// version only.
+// Apply is the Secret as it should be, with this certificate and key, and a keystore by this password where one is wanted. With a replaced
+// Secret it takes effect on that very version only.
 func (w Want) Apply(pair pki.Pair, password string, ca *CA, replaced *corev1.Secret) (*coreac.SecretApplyConfiguration, error) {
 	leaf, err := pki.ParseLeaf(pair.Certificate)
 	if err != nil {
