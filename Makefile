@@ -15,8 +15,16 @@ TEST_JOBS ?= 2
 TEST_FLAGS ?=
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(if $(shell command -v $$(go env CC)),-race)
+# The version of `make bundle`.
+VERSION ?= 0.1.0
 # The image of `make image`.
 IMAGE ?= ghcr.io/servingcert/operator:latest
+# What the manager says that it is.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The same source and version give the same bytes, wherever they lie.
+BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X main.version=$(VERSION)"
+# The Go that releases are built with, to the last digit.
+RELEASE_GO := $(shell awk '$$1 == "toolchain" {print $$2}' go.mod)
 
 .PHONY: help
 help: ## List the targets
@@ -34,13 +42,15 @@ run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an 
 
 .PHONY: build
 build: ## Build bin/manager
-	@CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o bin/manager .
+	@$(BUILD) -o bin/manager .
 
 # Packages without tests are no news.
 .PHONY: test
 test: controlplane ## Run every test, against an embedded cluster
 	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
 	@go -C hack/controlplane test $(TEST_FLAGS) ./build/... | sed '/\[no test files\]/d'
+	@go -C hack/bundle test $(TEST_FLAGS) ./...
+	@go -C hack/monitoring test $(TEST_FLAGS) ./...
 
 SERVICES ?= 1000
 
@@ -60,6 +70,10 @@ manifests: ## Generate the CRDs, deep copies, apply configurations and docs/api.
 	@$(TOOL) crd-ref-docs --config hack/crd-ref-docs.yaml --source-path api/v1alpha1 \
 		--renderer markdown --output-path docs/api.md --log-level ERROR
 
+.PHONY: dashboard
+dashboard: ## Generate the Grafana dashboard and its picture from hack/monitoring/panels.go
+	@go -C hack/monitoring run .
+
 .PHONY: generate
 generate: manifests ## The same, by its other name
 
@@ -69,11 +83,15 @@ generate: manifests ## The same, by its other name
 lint: bin/golangci-lint ## Lint the code and the API
 	@bin/golangci-lint run
 	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run ./build/...
+	@cd hack/bundle && $(CURDIR)/bin/golangci-lint run
+	@cd hack/monitoring && $(CURDIR)/bin/golangci-lint run
 
 .PHONY: lint-fix
 lint-fix: bin/golangci-lint ## Lint, and repair what can be repaired
 	@bin/golangci-lint run --fix
 	@cd hack/controlplane && $(CURDIR)/bin/golangci-lint run --fix ./build/...
+	@cd hack/bundle && $(CURDIR)/bin/golangci-lint run --fix
+	@cd hack/monitoring && $(CURDIR)/bin/golangci-lint run --fix
 
 .PHONY: verify
 verify: ## Check that everything generated, formatted or pinned is current
@@ -91,9 +109,24 @@ installer: ## Write dist/install.yaml, all that a cluster needs
 	@$(TOOL) kustomize build config/default -o dist/install.yaml
 	@echo "kubectl apply --server-side -f dist/install.yaml"
 
+.PHONY: bundle
+bundle: ## Write bundle/, for OLM; VERSION is its version
+	@$(TOOL) kustomize build config/default | go -C hack/bundle run . --version=$(VERSION)
+
 .PHONY: image
 image: ## Build the container image; IMAGE names it
-	@docker build -t $(IMAGE) .
+	@docker build -t $(IMAGE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		--build-arg SOURCE_DATE_EPOCH=$(shell git log -1 --format=%ct) .
+
+.PHONY: release
+release: installer ## Write dist/: the manager, install.yaml, an SBOM, checksums; VERSION=v1.2.3 names it
+	@sed -i 's#\(image: ghcr.io/servingcert/operator\):latest#\1:$(VERSION)#' dist/install.yaml
+	@for arch in amd64 arm64; do \
+		binary=dist/manager-linux-$$arch; \
+		GOTOOLCHAIN=$(RELEASE_GO) GOOS=linux GOARCH=$$arch $(BUILD) -o $$binary .; \
+		$(TOOL) cyclonedx-gomod bin -json -std -licenses -noserial -notimestamp -version $(VERSION) -output $$binary.cdx.json $$binary; \
+	done
+	@cd dist && sha256sum install.yaml manager-linux-* | tee SHA256SUMS
 
 # golangci-lint with the Kubernetes API conventions as a plugin.
 bin/golangci-lint: hack/tools/go.mod hack/tools/go.sum

@@ -5,24 +5,29 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	_ "time/tzdata" // the image has no time zones, which windows name
 
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	registry "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/servingcert/operator/controllers"
+	"github.com/servingcert/operator/controllers/metrics"
 )
+
+// version is set when it is built: see the Makefile.
+var version = "devel"
 
 // flags are the command line; --kubeconfig is controller-runtime's.
 type flags struct {
-	namespace, clusterDomain, metricsAddress, probeAddress string
-	leaderElect                                            bool
-	reissueRate                                            float64
-	log                                                    zap.Options
+	namespace, clusterDomain, metricsAddress, metricsCertDir, probeAddress string
+
+	leaderElect, version bool
+	reissueRate          float64
+	log                  zap.Options
 }
 
 // defaultReissueRate follows from a budget of 50 writes a second, a twentieth of what a small API server takes: a certificate costs one
@@ -34,9 +39,12 @@ func parseFlags() flags {
 	flag.StringVar(&f.namespace, "namespace", "servingcert-system", "the operator's own namespace, which holds the signing keys")
 	flag.StringVar(&f.clusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster, for policies that name none")
 	flag.StringVar(&f.metricsAddress, "metrics-bind-address", "0", "address of the metrics endpoint, such as :8080; 0 turns it off")
+	flag.StringVar(&f.metricsCertDir, "metrics-cert-dir", "",
+		"folder of the tls.crt and tls.key that metrics are served with, to whom the API server lets get /metrics; empty for no TLS, and anybody")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	flag.Float64Var(&f.reissueRate, "reissue-rate", defaultReissueRate, "certificates reissued in a second after a CA has rotated; 0 for no limit")
+	flag.BoolVar(&f.version, "version", false, "print the version, and end")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	return f
@@ -44,6 +52,10 @@ func parseFlags() flags {
 
 func main() {
 	f := parseFlags()
+	if f.version {
+		fmt.Fprintln(os.Stdout, version)
+		return
+	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log)))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
@@ -53,12 +65,14 @@ func main() {
 
 func run(f flags) error {
 	ctx := ctrl.SetupSignalHandler()
+	ctrl.Log.Info("servingcert operator", "version", version, "go", runtime.Version())
 	mgr, err := newManager(f)
 	if err != nil {
 		return err
 	}
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Namespace: f.namespace, ClusterDomain: f.clusterDomain, Clock: clock.RealClock{}, ReissueRate: f.reissueRate,
+		Metrics: registry.Registry,
 	})
 	if err != nil {
 		return err
@@ -71,24 +85,18 @@ func newManager(f flags) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.UserAgent = fmt.Sprintf("servingcert-operator/%s (%s/%s)", version, runtime.GOOS, runtime.GOARCH)
 	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
 	config.QPS = -1
 	options, err := controllers.ManagerOptions()
 	if err != nil {
 		return nil, err
 	}
-	options.Metrics = server.Options{BindAddress: f.metricsAddress}
+	options.Metrics = metrics.Server(f.metricsAddress, f.metricsCertDir)
 	options.HealthProbeBindAddress = f.probeAddress
 	options.LeaderElection = f.leaderElect
 	options.LeaderElectionID = "servingcert-operator"
 	options.LeaderElectionNamespace = f.namespace
 	options.LeaderElectionReleaseOnCancel = true
-	mgr, err := ctrl.NewManager(config, options)
-	if err != nil {
-		return nil, err
-	}
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return nil, err
-	}
-	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+	return ctrl.NewManager(config, options)
 }

@@ -130,7 +130,7 @@ func TestOneWritePerCertificate(t *testing.T) {
 	counted(through)
 	namespace := "/namespaces/" + r.name
 	for what, count := range map[string]int{
-		namespace + "/secrets/plain-": plain, namespace + "/secrets/openshift-": openShift, namespace + "/secrets": plain + openShift,
+		"POST /api/v1" + namespace + "/secrets": plain + openShift, namespace + "/secrets": plain + openShift,
 		namespace + "/services/plain-": 0, namespace + "/services/openshift-": openShift, namespace + "/configmaps": 0,
 		"/namespaces/" + operatorNamespace + "/": 2, "/servingcertpolicies/": len(through.written("/servingcertpolicies/economy/status")),
 	} {

@@ -265,8 +265,8 @@ func TestPolicyInvalidSelector(t *testing.T) {
 			r.service("web", asks("web-tls"))
 			r.secret("web-tls", r.issued("web."+r.name+".svc"))
 			p := wrong.report(func(p *v1alpha1.ServingCertPolicy) string {
-				if got := kstatus(p, p.Status.ObservedGeneration, p.Status.Conditions); got != failed {
-					return "kstatus is " + got
+				if got := kstatus(p); got != failed {
+					return "kstatus is " + got.String()
 				}
 				return ""
 			})
@@ -276,7 +276,7 @@ func TestPolicyInvalidSelector(t *testing.T) {
 				p.Spec.ServiceSelector, p.Spec.NamespaceSelector = r.policy.Spec.ServiceSelector, r.policy.Spec.NamespaceSelector
 			})
 			wrong.serves(1)
-			if p := wrong.report(func(*v1alpha1.ServingCertPolicy) string { return "" }); kstatus(p, p.Status.ObservedGeneration, p.Status.Conditions) != current {
+			if p := wrong.report(func(*v1alpha1.ServingCertPolicy) string { return "" }); kstatus(p) != current {
 				t.Errorf("a policy that was put right is not healthy: %+v", p.Status.Conditions)
 			}
 		})
@@ -287,21 +287,21 @@ func TestPolicyInvalidSelector(t *testing.T) {
 func TestPolicyBeforeItsServiceCA(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceCAName = p.Name + "-later" })
-	if got := kstatus(r.policy, r.policy.Status.ObservedGeneration, r.policy.Status.Conditions); got != inProgress {
+	if got := kstatus(r.policy); got != inProgress {
 		t.Errorf("kstatus of a fresh policy is %s", got)
 	}
 	r.service("web", asks("web-tls"))
 	r.told("web", "ServiceCANotReady: ", "there is no ServiceCA "+r.name+"-later", "create it")
 	p := r.policyReports("ServiceCANotReady", "web")
 	ready := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
-	if ready.Reason != "ServiceCANotFound" || kstatus(p, p.Status.ObservedGeneration, p.Status.Conditions) != inProgress {
+	if ready.Reason != "ServiceCANotFound" || kstatus(p) != inProgress {
 		t.Errorf("Ready is %+v", ready)
 	}
 	r.ca = create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-later"}})
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.told("web")
 	r.serves(1)
-	if p := r.serves(1); kstatus(p, p.Status.ObservedGeneration, p.Status.Conditions) != current {
+	if p := r.serves(1); kstatus(p) != current {
 		t.Errorf("the policy is not healthy: %+v", p.Status.Conditions)
 	}
 }

@@ -71,7 +71,7 @@ func TestPolicyStatusAtAGlance(t *testing.T) {
 	if got, want := message(p, v1alpha1.ConditionAllServed), "False Failures: 3 of 4 Services are served; "+r.name+"/wrong: \"No Name\" is no name"; !strings.HasPrefix(got, want) {
 		t.Errorf("AllServed is %q, want %q", got, want)
 	}
-	if got := kstatus(p, p.Status.ObservedGeneration, p.Status.Conditions); got != current || !meta.IsStatusConditionTrue(p.Status.Conditions, "Ready") {
+	if got := kstatus(p); got != current || !meta.IsStatusConditionTrue(p.Status.Conditions, "Ready") {
 		t.Errorf("a tenant's mistake makes the policy %s", got)
 	}
 	row = table(t, kubectl(t, "get", "scp", r.name))

@@ -16,9 +16,12 @@ import (
 	"testing"
 	"time"
 
+	kstatuslib "github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -27,32 +30,22 @@ import (
 
 // The results of kstatus, by which Flux and Argo CD tell health.
 const (
-	inProgress = "InProgress"
-	current    = "Current"
-	failed     = "Failed"
+	inProgress = kstatuslib.InProgressStatus
+	current    = kstatuslib.CurrentStatus
+	failed     = kstatuslib.FailedStatus
 )
 
-// kstatus reads generic conditions as sigs.k8s.io/cli-utils does, in its order.
-func kstatus(object client.Object, observedGeneration int64, conditions []metav1.Condition) string {
-	if observedGeneration != object.GetGeneration() {
-		return inProgress
+// kstatus is what Flux makes of an object.
+func kstatus(object client.Object) kstatuslib.Status {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	if err != nil {
+		panic(err)
 	}
-	for _, condition := range conditions {
-		if condition.Type == "Reconciling" && condition.Status == metav1.ConditionTrue {
-			return inProgress
-		}
-		if condition.Type == "Stalled" && condition.Status == metav1.ConditionTrue {
-			return failed
-		}
+	computed, err := kstatuslib.Compute(&unstructured.Unstructured{Object: content})
+	if err != nil {
+		panic(err)
 	}
-	if ready := meta.FindStatusCondition(conditions, "Ready"); ready != nil && ready.Status != metav1.ConditionTrue {
-		return inProgress
-	}
-	return current
-}
-
-func kstatusOf(ca *v1alpha1.ServiceCA) string {
-	return kstatus(ca, ca.Status.ObservedGeneration, ca.Status.Conditions)
+	return computed.Status
 }
 
 // serviceCA waits until check accepts the realm's ServiceCA by returning an empty string.
@@ -81,8 +74,8 @@ func activeOf(ca *v1alpha1.ServiceCA) v1alpha1.CAGeneration {
 
 // isReady accepts a ServiceCA that is as healthy as kstatus can tell.
 func isReady(ca *v1alpha1.ServiceCA) string {
-	if got := kstatusOf(ca); got != current || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionReady) {
-		return "kstatus is " + got
+	if got := kstatus(ca); got != current || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionReady) {
+		return "kstatus is " + got.String()
 	}
 	return ""
 }
@@ -95,8 +88,8 @@ func isStalled(reason string, says ...string) func(*v1alpha1.ServiceCA) string {
 		health, standing = inProgress, v1alpha1.ConditionReconciling
 	}
 	return func(ca *v1alpha1.ServiceCA) string {
-		if got := kstatusOf(ca); got != health {
-			return "kstatus is " + got
+		if got := kstatus(ca); got != health {
+			return "kstatus is " + got.String()
 		}
 		for _, kind := range []string{standing, v1alpha1.ConditionReady} {
 			condition := meta.FindStatusCondition(ca.Status.Conditions, kind)

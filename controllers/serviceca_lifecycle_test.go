@@ -76,7 +76,7 @@ func TestServiceCAStatus(t *testing.T) {
 		ca.Spec.Certificate.CommonName = "Our Signer"
 		ca.Spec.Certificate.Duration, ca.Spec.Rotation.RotateBefore = "48h", "12h"
 	})
-	if got := kstatusOf(r.ca); got != inProgress {
+	if got := kstatus(r.ca); got != inProgress {
 		t.Errorf("kstatus of a fresh ServiceCA is %s, want %s", got, inProgress)
 	}
 	r.service("web", asks("web-tls"))

@@ -240,7 +240,7 @@ func TestSourceCertManager(t *testing.T) {
 	r.service("web", asks("web-tls"))
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
-		if ready == nil || !strings.Contains(ready.Message, "this cluster has no cert-manager: install it") || kstatusOf(ca) != inProgress {
+		if ready == nil || !strings.Contains(ready.Message, "this cluster has no cert-manager: install it") || kstatus(ca) != inProgress {
 			return "nobody is told that there is no cert-manager"
 		}
 		return ""

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -31,6 +33,7 @@ import (
 	"github.com/servingcert/operator/controllers/certmanager"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/podcertificate"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/serviceca"
@@ -53,6 +56,8 @@ type Options struct {
 	Clock clock.PassiveClock
 	// ReissueRate is how many certificates are reissued in a second after the CA has rotated; 0 for no limit.
 	ReissueRate float64
+	// Metrics is where what is seen and done is shown.
+	Metrics prometheus.Registerer
 }
 
 // ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
@@ -186,51 +191,63 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
-	keys := keyring.New(live, options.Namespace, options.Clock)
-	events := shortNotes{mgr.GetEventRecorder(reportingController)}
-	view := servingcert.View{
-		Reader: mgr.GetCache(),
-		Rules:  issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift},
+	signed, err := metrics.NewSigning(options.Metrics)
+	if err != nil {
+		return err
 	}
+	keys := keyring.New(live, options.Namespace, options.Clock)
+	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
+	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
+	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules}
 	targets := trust.New(trust.Options{
-		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
 	})
 	restarts := restart.New(restart.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Recorder: events, Clock: options.Clock, Mounted: targets.Mounted,
+		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted,
 	})
 	cas := &serviceca.Reconciler{
-		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
 		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 	}
+	news := servingcert.NewNews(recorder, options.Clock)
 	services := &servingcert.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: events, Clock: options.Clock,
-		Usage: &servingcert.Usage{Live: live, Clock: options.Clock},
+		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
+		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed,
 	}
 	policies := &servingcertpolicy.Reconciler{
-		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: events, Clock: options.Clock,
+		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
 	}
-	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock}
-	pods := &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
-		Door: podcertificate.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
-	}
-	requests := &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
-		Door: certificatesigning.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
-	}
-	issuer := &signing.Reconciler[*cmapi.CertificateRequest]{
-		Door: certmanager.Door{Signer: signer, Live: live, Clock: options.Clock}, Signer: signer, Live: live, Recorder: events,
-	}
+	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}
 	return errors.Join(
-		pods.SetupWithManager(mgr),
-		requests.SetupWithManager(mgr),
-		issuer.SetupWithManager(mgr),
+		addProbes(mgr, mgr.GetCache(), secrets),
+		setupSigners(mgr, signer, live, recorder),
 		targets.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(ctx, mgr, secrets),
 		services.SetupWithManager(ctx, mgr, secrets),
 		policies.SetupWithManager(mgr),
 		restarts.SetupWithManager(mgr),
+		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
+	)
+}
+
+// setupSigners adds those that sign for who brings a key.
+func setupSigners(mgr ctrl.Manager, signer signing.Signer, live client.Client, recorder events.EventRecorder) error {
+	pods := &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
+		Door: podcertificate.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+	}
+	requests := &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
+		Door: certificatesigning.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+	}
+	issuer := &signing.Reconciler[*cmapi.CertificateRequest]{
+		Door: certmanager.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+	}
+	return errors.Join(
+		pods.SetupWithManager(mgr),
+		requests.SetupWithManager(mgr),
+		issuer.SetupWithManager(mgr),
 	)
 }
 

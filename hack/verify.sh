@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks that everything generated, formatted or pinned is current, and that every kustomization builds. What is not current is
-# brought up to date, so that what remains to be done is a commit.
+# Checks that everything generated, formatted or pinned is current, that every kustomization builds, and that builds are reproducible. What is
+# not current is brought up to date, so that what remains to be done is a commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-generated=(api config/crd/bases docs/api.md)
+generated=(api config/crd/bases docs/api.md bundle config/components/metrics/dashboard.json docs/dashboard.svg)
 failed=0
 
 complain() {
@@ -26,7 +26,7 @@ fingerprint() {
 check_generated() {
   local before after
   before=$(fingerprint)
-  make manifests
+  make manifests bundle dashboard
   after=$(fingerprint)
   [[ $before == "$after" ]] && return
   complain "generated files were not current; now they are:"
@@ -53,8 +53,33 @@ check_kustomizations() {
   done
 }
 
+# check_reproducible builds the manager here and from a copy of what goes into the image, in another folder: the same bytes, in which no folder of
+# this machine is named. (What is compiled once is not compiled again for the copy: hence the second question.)
+check_reproducible() {
+  local copy folder
+  copy=$(mktemp -d)
+  tar -cf - Makefile go.mod go.sum main.go api controllers | tar -xf - -C "$copy"
+  make build VERSION=v0.0.0-verify
+  make -C "$copy" build VERSION=v0.0.0-verify
+  cmp bin/manager "$copy/bin/manager" >&2 || complain "the manager has other bytes when it is built in another folder"
+  for folder in "$PWD" "$copy" "$(go env GOROOT)" "$(go env GOMODCACHE)"; do
+    ! grep --quiet --fixed-strings --text "$folder/" bin/manager || complain "$folder is named in the manager's binary"
+  done
+  [[ $(bin/manager --version) == v0.0.0-verify ]] || complain "the manager does not say which version it is"
+  rm -r "$copy"
+}
+
+# check_go compares the Go of releases, of the image and of CI.
+check_go() {
+  local toolchain
+  toolchain=$(awk '$1 == "toolchain" {print $2}' go.mod)
+  grep --quiet "golang:${toolchain#go} AS build" Dockerfile || complain "the Dockerfile builds with another Go than go.mod's toolchain ${toolchain}"
+}
+
 check_generated
 check_format
 check_modules
 check_kustomizations
+check_go
+check_reproducible
 exit "$failed"

@@ -4,7 +4,7 @@ package v1alpha1
 const (
 	// ConditionReady of a ServiceCA: it has a sound key and a published bundle. Of a policy: it can issue.
 	ConditionReady = "Ready"
-	// ConditionReconciling is True for the seconds until a new generation is acted on.
+	// ConditionReconciling is True while it is not Ready, and may become so by itself.
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True when a person must change the object, or what it refers to.
 	ConditionStalled = "Stalled"

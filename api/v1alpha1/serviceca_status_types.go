@@ -188,4 +188,8 @@ type TrustBundleStatus struct {
 	// currentTargets is the number of targets that carry the current bundle.
 	// +optional
 	CurrentTargets int32 `json:"currentTargets,omitempty"`
+
+	// blockedTargets is the number of targets that cannot be given the bundle before their owners have put something right.
+	// +optional
+	BlockedTargets int32 `json:"blockedTargets,omitempty"`
 }

@@ -44,6 +44,8 @@ func (Door) List() client.ObjectList { return &certificatesv1.CertificateSigning
 
 // Slim drops what is for another signer.
 func (Door) Slim(request *certificatesv1.CertificateSigningRequest) {
+	request.Labels, request.Annotations = nil, nil
+	request.Spec.Request, request.Spec.Extra = csr.Slim(request.Spec.Request), nil
 	if signing.OfCA(request.Spec.SignerName) == "" {
 		request.Spec, request.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
 	}

@@ -44,7 +44,8 @@ func (Door) List() client.ObjectList { return &cmapi.CertificateRequestList{} }
 
 // Slim drops what is for another issuer, and what is in the answer.
 func (Door) Slim(request *cmapi.CertificateRequest) {
-	request.Annotations, request.Status.Certificate, request.Status.CA = nil, nil, nil
+	request.Labels, request.Annotations, request.Status.Certificate, request.Status.CA = nil, nil, nil, nil
+	request.Spec.Request, request.Spec.Extra, request.Spec.Groups = csr.Slim(request.Spec.Request), nil, nil
 	if !ours(request) {
 		request.Spec, request.Status = cmapi.CertificateRequestSpec{}, cmapi.CertificateRequestStatus{}
 	}

@@ -226,8 +226,9 @@ func (r realm) certificateRequests(round string) {
 	clientAuth := r.want(round+"-client", request, func(c *cmapi.CertificateRequest) {
 		c.Spec.Usages = append(c.Spec.Usages, cmapi.UsageClientAuth)
 	})
+	brief := r.want(round+"-brief", request, func(c *cmapi.CertificateRequest) { c.Spec.Duration = &metav1.Duration{Duration: time.Minute} })
 	nobody := r.want(round+"-nobody", request, func(c *cmapi.CertificateRequest) { c.Spec.IssuerRef.Name = "nobody" })
-	for _, approved := range []*cmapi.CertificateRequest{good, foreign, ca, clientAuth, nobody} {
+	for _, approved := range []*cmapi.CertificateRequest{good, foreign, ca, clientAuth, brief, nobody} {
 		r.decide(approved, cmapi.CertificateRequestConditionApproved)
 	}
 	r.decide(denied, cmapi.CertificateRequestConditionDenied)
@@ -242,6 +243,7 @@ func (r realm) certificateRequests(round string) {
 		r.Error("a failed request has no failureTime")
 	}
 	r.reads(clientAuth, cmapi.CertificateRequestReasonFailed, "does not allow the usage \"client auth\"")
+	r.reads(brief, cmapi.CertificateRequestReasonFailed, "over before it begins")
 	r.reads(nobody, cmapi.CertificateRequestReasonFailed, "is no name of a Service here")
 	get(r.T, foreign, func(foreign *cmapi.CertificateRequest) string {
 		if len(foreign.Status.Conditions) != 1 {

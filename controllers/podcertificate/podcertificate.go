@@ -38,8 +38,9 @@ const (
 )
 
 const (
-	reasonNoService = "NoService"
-	reasonPodGone   = "PodGone"
+	reasonNoService    = "NoService"
+	reasonTooManyNames = "TooManyNames"
+	reasonPodGone      = "PodGone"
 )
 
 // Door answers PodCertificateRequests.
@@ -62,7 +63,7 @@ func (Door) List() client.ObjectList { return &certificatesv1.PodCertificateRequ
 
 // Slim drops what is for another signer, and what is in the answer.
 func (Door) Slim(request *certificatesv1.PodCertificateRequest) {
-	request.Status.CertificateChain = ""
+	request.Labels, request.Annotations, request.Status.CertificateChain = nil, nil, ""
 	if signing.OfCA(request.Spec.SignerName) == "" {
 		request.Spec = certificatesv1.PodCertificateRequestSpec{}
 	}
@@ -102,10 +103,16 @@ func (d Door) Claim(ctx context.Context, request *certificatesv1.PodCertificateR
 	if err != nil {
 		return nil, nil, err
 	}
+	// A policy of shorter certificates than a pod may have must not take the others' away.
+	offers = slices.DeleteFunc(offers, func(offer issuance.Terms) bool { return offer.Duration < minLifetime })
 	terms, some := offers.All()
 	if !some {
 		return nil, &signing.Refusal{Obstacle: issuance.NewObstacle(reasonNoService,
 			"no Service that a ServingCertPolicy of ServiceCA %s rules selects pod %s: the certificate comes when one does", ca, pod.Name)}, nil
+	}
+	if names := len(terms.DNSNames); names > csr.MaxNames {
+		return nil, &signing.Refusal{Obstacle: issuance.NewObstacle(reasonTooManyNames,
+			"the Services that select pod %s have %d names, and a certificate has %d at most: let fewer Services select it", pod.Name, names, csr.MaxNames)}, nil
 	}
 	return &signing.Claim{
 		PublicKey: read.PublicKey, Key: read.Key, Terms: terms, Duration: longest(request), Least: minLifetime, Skew: skew,

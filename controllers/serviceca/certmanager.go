@@ -27,6 +27,8 @@ import (
 const (
 	// annotationAttempts on the Secret with the waiting key is how many requests were turned down before.
 	annotationAttempts = v1alpha1.GroupName + "/attempts"
+	// annotationRequester on it is the UID of the ServiceCA whose key it is.
+	annotationRequester = v1alpha1.GroupName + "/requester"
 	// firstBackoff is how long to wait after a request was turned down; twice as long after each further one, up to lastBackoff.
 	firstBackoff, lastBackoff = 5 * time.Minute, 24 * time.Hour
 	// retryRequest is how often a request that waits for its issuer is looked at.
@@ -44,15 +46,16 @@ type asked struct {
 // requestSecretName is the Secret in which the private key of the next CA waits.
 func requestSecretName(ca *v1alpha1.ServiceCA) string { return ca.SigningKeySecretName() + "-request" }
 
-// requestName is that of the request for a key.
+// requestName is that of the request for a key. Another issuer is asked by another request.
 func requestName(ca *v1alpha1.ServiceCA, secret *corev1.Secret) string {
-	return ca.Name + "-" + pki.Hash([]byte(string(secret.UID) + "/" + secret.Annotations[annotationAttempts]))[:10]
+	asks := []string{string(secret.UID), secret.Annotations[annotationAttempts], issuerOf(ca.Spec.Source.CertManager.IssuerRef)}
+	return ca.Name + "-" + pki.Hash([]byte(strings.Join(asks, "/")))[:10]
 }
 
 func (r *Reconciler) observeAsked(ctx context.Context, ca *v1alpha1.ServiceCA) (asked, error) {
 	secret, err := get(ctx, r.Live, r.key(requestSecretName(ca)), &corev1.Secret{})
-	if err != nil || secret == nil {
-		return asked{}, err
+	if err != nil || secret == nil || ca.Spec.Source.CertManager == nil {
+		return asked{secret: secret}, err
 	}
 	request, err := get(ctx, r.Live, r.key(requestName(ca, secret)), &cmapi.CertificateRequest{})
 	if optional.Absent(err) || apierrors.IsForbidden(err) {
@@ -127,12 +130,17 @@ func (a asked) turnedDown() (bool, string) {
 
 func (a asked) attempts() int {
 	attempts, _ := strconv.Atoi(a.secret.Annotations[annotationAttempts])
-	return max(0, min(attempts, 16))
+	return max(0, attempts)
 }
 
 // again is when a request that was turned down is followed by another.
 func (a asked) again() time.Time {
-	return a.request.CreationTimestamp.Add(min(lastBackoff, firstBackoff<<a.attempts()))
+	return a.request.CreationTimestamp.Add(min(lastBackoff, firstBackoff<<min(a.attempts(), 16)))
+}
+
+// isOf tells whether the key that waits is this ServiceCA's.
+func (a asked) isOf(ca *v1alpha1.ServiceCA) bool {
+	return apply.MadeBy(a.secret, apply.ServiceCA) && a.secret.Annotations[annotationRequester] == string(ca.UID)
 }
 
 // requestedSuccessor is what cert-manager has to give after a CA.
@@ -164,8 +172,7 @@ func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
 	if in.serviceCA.Spec.Source.CertManager == nil || state == nil || state.Active == nil {
 		return spec
 	}
-	ca := state.Active.Certificate()
-	if lifetime := ca.NotAfter.Sub(ca.NotBefore); lifetime <= spec.RotateBefore.Std() {
+	if lifetime := state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore); lifetime <= spec.RotateBefore.Std() {
 		spec.RotateBefore = v1alpha1.Duration((lifetime / 3).Truncate(time.Millisecond).String())
 	}
 	return spec
@@ -174,7 +181,8 @@ func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
 // ask asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
 func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) error {
 	switch {
-	case in.serviceCA.Spec.Source.CertManager == nil:
+	case !decided.wanted && len(decided.blockedBy) > 0 && !in.asked.taken(decided.state) && in.serviceCA.Spec.Source.CertManager != nil:
+		// What was asked for is waited with: another rotation goes on, or all of them are held.
 		return nil
 	case !decided.wanted:
 		return r.collect(ctx, in, decided)
@@ -185,6 +193,21 @@ func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) error 
 	return err
 }
 
+// taken tells whether the key that waited stands in the signing-key Secret.
+func (a asked) taken(state *rotation.State) bool {
+	if a.secret == nil || state == nil {
+		return false
+	}
+	for _, signer := range []*rotation.Signer{state.Active, state.Next} {
+		if signer != nil && pki.CheckPair(pki.Pair{
+			Certificate: pki.Bundle{signer.Certificate()}.Encode(), PrivateKey: a.secret.Data[corev1.TLSPrivateKeyKey],
+		}) == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // askNext takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was turned down. What
 // stands in the way comes back as a problem.
 func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error) {
@@ -192,7 +215,7 @@ func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error)
 	switch {
 	case asked.secret == nil:
 		return r.refusedRequest(r.makeKey(ctx, ca, nil))
-	case !apply.MadeBy(asked.secret, apply.ServiceCA):
+	case !asked.isOf(ca):
 		return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because this ServiceCA did not make it: delete it, "+
 			"so that the private key of the next CA can wait there", asked.secret.Name)}, nil
 	case asked.request == nil:
@@ -229,7 +252,7 @@ func (r *Reconciler) makeKey(ctx context.Context, ca *v1alpha1.ServiceCA, before
 	}
 	if before == nil {
 		return r.Live.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: requestSecretName(ca)},
+			ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: requestSecretName(ca), Annotations: map[string]string{annotationRequester: string(ca.UID)}},
 			Data:       map[string][]byte{corev1.TLSPrivateKeyKey: key},
 		}, apply.ServiceCA)
 	}
@@ -266,7 +289,7 @@ func (r *Reconciler) createRequest(ctx context.Context, in observed) error {
 // collect removes the requests that are of no use any more, and the key that waited once it stands in the signing-key Secret.
 func (r *Reconciler) collect(ctx context.Context, in observed, decided *step) error {
 	secret := in.asked.secret
-	if secret == nil || decided.state == nil || !apply.MadeBy(secret, apply.ServiceCA) {
+	if secret == nil || decided.state == nil || !in.asked.isOf(in.serviceCA) {
 		return nil
 	}
 	var requests cmapi.CertificateRequestList

@@ -3,9 +3,11 @@ package serviceca
 import (
 	"context"
 	"fmt"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 	certificatesac "k8s.io/client-go/applyconfigurations/certificates/v1"
@@ -24,12 +26,17 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
+// retryClusterBundle is how often a ClusterTrustBundle is written again that was refused: nothing tells when it would not be.
+const retryClusterBundle = time.Minute
+
 // clusterBundle is the ClusterTrustBundle of a ServiceCA (KEP-3257), which any pod may mount.
 type clusterBundle struct {
 	// served tells whether the cluster knows the kind at all.
 	served bool
 	// found is what is there; nil where nothing is.
 	found *certificatesv1.ClusterTrustBundle
+	// theirs is set where somebody else made it.
+	theirs bool
 	// refused is why it cannot be written, which only somebody else can put right.
 	refused string
 }
@@ -42,7 +49,14 @@ func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.Serv
 	name := ca.ClusterTrustBundleName()
 	var err error
 	bundle.found, err = get(ctx, r.Live, client.ObjectKey{Name: name}, &certificatesv1.ClusterTrustBundle{})
+	if apierrors.IsForbidden(err) {
+		bundle.refused, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
+	}
+	if before, refused := r.bundleRefused.Load(ca.UID); refused {
+		bundle.refused, _ = before.(string)
+	}
 	if bundle.found != nil && bundle.found.Labels[v1alpha1.LabelServiceCA] != ca.Name {
+		bundle.theirs = true
 		bundle.refused = fmt.Sprintf("ClusterTrustBundle %s is left alone, because this ServiceCA did not make it: delete it, or label it %s=%s to hand it over",
 			name, v1alpha1.LabelServiceCA, ca.Name)
 	}
@@ -57,7 +71,7 @@ func (b clusterBundle) holds(bundle []byte) bool {
 // publishClusterBundle brings the ClusterTrustBundle up to date, in the very version that was found, and tells whether it had to.
 func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, state *rotation.State) (changed bool, err error) {
 	found := &in.clusterBundle
-	if state == nil || !found.served || found.refused != "" {
+	if state == nil || !found.served || found.theirs {
 		return false, nil
 	}
 	bundle := state.Bundle().Encode()
@@ -65,6 +79,7 @@ func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, sta
 		return false, nil
 	}
 	ca := in.serviceCA
+	before := found.refused
 	configuration := certificatesac.ClusterTrustBundle(ca.ClusterTrustBundleName()).
 		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
 		WithSpec(certificatesac.ClusterTrustBundleSpec().WithSignerName(ca.SignerName()).WithTrustBundle(string(bundle)))
@@ -76,11 +91,15 @@ func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, sta
 	err = r.Live.Apply(ctx, configuration, options...)
 	if err != nil && (apply.Refused(err) || optional.Absent(err)) {
 		found.refused = fmt.Sprintf("ClusterTrustBundle %s cannot be written: %v", ca.ClusterTrustBundleName(), err)
-		return true, nil
+		// Remembered, so that the next decision does not wait for it.
+		r.bundleRefused.Store(ca.UID, found.refused)
+		return found.refused != before, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("write ClusterTrustBundle %s: %w", ca.ClusterTrustBundleName(), err)
 	}
+	r.bundleRefused.Delete(ca.UID)
+	found.refused = ""
 	found.found = &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: string(bundle)}}
 	return true, nil
 }

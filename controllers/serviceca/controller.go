@@ -58,6 +58,8 @@ type Reconciler struct {
 	// clusterBundles tells whether the cluster serves ClusterTrustBundles, and toldAbsent which ServiceCAs have been told that it does not.
 	clusterBundles atomic.Bool
 	toldAbsent     sync.Map
+	// bundleRefused is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
+	bundleRefused sync.Map
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
@@ -187,12 +189,12 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 
 // observeSource reads what the source has to give.
 func (r *Reconciler) observeSource(ctx context.Context, in *observed) (err error) {
-	switch source := in.serviceCA.Spec.Source; {
-	case source.Secret != nil:
-		in.brought, err = get(ctx, r.Live, r.key(source.Secret.Name), &corev1.Secret{})
-	case source.CertManager != nil:
-		in.asked, err = r.observeAsked(ctx, in.serviceCA)
+	if source := in.serviceCA.Spec.Source.Secret; source != nil {
+		if in.brought, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{}); err != nil {
+			return err
+		}
 	}
+	in.asked, err = r.observeAsked(ctx, in.serviceCA)
 	return err
 }
 

@@ -87,7 +87,8 @@ func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided 
 	bundle := state.Bundle()
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
 		Hash: pki.Hash(bundle.Encode()), Certificates: int32(len(bundle)),
-		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, ChangedAt: timeOrNil(state.TrustChangedAt),
+		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, BlockedTargets: seen.targets.Blocked,
+		ChangedAt: timeOrNil(state.TrustChangedAt),
 	}
 	if seen.clusterBundle.served && seen.clusterBundle.refused == "" {
 		status.TrustBundle.ClusterTrustBundleName = ca.ClusterTrustBundleName()
@@ -112,7 +113,7 @@ func timeOrNil(t time.Time) *metav1.Time {
 
 func signing(signer *rotation.Signer, seen evidence) *v1alpha1.CAGeneration {
 	described := generation(signer.Certificate(), seen.certificates[pki.KeyID(signer.Certificate().SubjectKeyId)])
-	described.Fingerprint = signer.Fingerprint()
+	described.Fingerprint, described.NotAfter = signer.Fingerprint(), metav1.NewTime(signer.NotAfter())
 	return described
 }
 

@@ -60,6 +60,9 @@ func TestTrustEstablished(t *testing.T) {
 			if *status.Active.Certificates != tc.seen.certificates[active] || *status.Previous[0].Certificates != tc.seen.certificates[previous] {
 				t.Errorf("the counts are %d and %d", *status.Active.Certificates, *status.Previous[0].Certificates)
 			}
+			if got := status.TrustBundle; got.Targets != tc.seen.targets.All || got.CurrentTargets != tc.seen.targets.Current || got.BlockedTargets != tc.seen.targets.Blocked {
+				t.Errorf("of %d targets %d are current and %d blocked, want %+v", got.Targets, got.CurrentTargets, got.BlockedTargets, tc.seen.targets)
+			}
 		})
 	}
 }

@@ -14,10 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/metrics"
 )
 
 // errSecretThere means that a Secret lies under a name where the cache has none.
@@ -75,16 +75,18 @@ func unseen(reason string) bool {
 	return reason == issuance.ReasonSecretNotOurs || reason == issuance.ReasonSecretRefused
 }
 
-// issue makes a new certificate, by one write: where no Secret was found, one that yields to whatever somebody else put there.
+// issue makes a new certificate, by one write.
 func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
 	previousKey, err := r.keptKey(ctx, found)
 	if err != nil {
 		return err
 	}
+	began := r.Clock.Now()
 	pair, err := found.ca.Authority.Issue(found.now, found.want.Leaf, found.want.Duration, previousKey)
 	if err != nil {
 		return err
 	}
+	took := r.Clock.Since(began)
 	leaf, err := pki.ParseLeaf(pair.Certificate)
 	if err != nil {
 		return err
@@ -93,30 +95,30 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 		plan.Action, plan.Obstacle = issuance.Refuse, issuance.NewObstacle(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
 		return nil
 	}
-	err = r.applySecret(ctx, found, pair)
-	if found.secret == nil && apierrors.IsConflict(err) {
+	err = r.writeSecret(ctx, found, pair)
+	if apierrors.IsAlreadyExists(err) {
 		return errSecretThere
 	}
 	if err != nil {
 		return err
 	}
 	plan.NotAfter, plan.RenewAt, plan.SignedBy = leaf.NotAfter, time.Time{}, leaf.Issuer.CommonName
-	r.announce(found, *plan)
+	r.announce(found, *plan, took)
 	return nil
 }
 
-func (r *Reconciler) announce(found situation, plan issuance.Plan) {
-	reason := "Reissued"
+// announce says that a certificate is new, and that it took so long to make it.
+func (r *Reconciler) announce(found situation, plan issuance.Plan, took time.Duration) {
+	reason := metrics.Reissued
 	switch {
 	case found.secret == nil:
-		reason = "Issued"
+		reason = metrics.Issued
 	case plan.Renewal:
-		reason = "Renewed"
+		reason = metrics.Renewed
 	}
+	r.Metrics.Signed(controllerName, found.want.Policy.Name, reason, took)
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: found.service.Namespace, Name: plan.Want.SecretName}}
-	r.Recorder.Eventf(found.service, secret, corev1.EventTypeNormal, reason, "Issue",
-		"Secret %s has a new certificate, signed by %s and valid until %s, because %s", plan.Want.SecretName,
-		plan.SignedBy, plan.NotAfter.UTC().Format(time.RFC3339), plan.Why)
+	r.News.tell(reason, certificate{found.want.Policy, found.service, secret, plan.SignedBy, plan.NotAfter, plan.Why})
 }
 
 // keptKey is the private key that a renewal keeps, if the policy says so.
@@ -131,16 +133,13 @@ func (r *Reconciler) keptKey(ctx context.Context, found situation) ([]byte, erro
 	return live.Data[corev1.TLSPrivateKeyKey], nil
 }
 
-// repair writes a sound certificate again, with what should surround it. What is not ours by our apply goes first.
+// repair writes a sound certificate again, with what should surround it.
 func (r *Reconciler) repair(ctx context.Context, found situation) error {
-	if found.want.BearsForeignBundle(found.secret) {
-		return apply.Annotations(ctx, r.Client, apply.ServingCert, found.secret.DeepCopy(), map[string]*string{v1alpha1.AnnotationCABundleHash: nil})
-	}
 	live, err := r.readLive(ctx, found.secret)
 	if err != nil {
 		return err
 	}
-	return r.applySecret(ctx, found, pki.Pair{
+	return r.writeSecret(ctx, found, pki.Pair{
 		Certificate: live.Data[corev1.TLSCertKey], PrivateKey: live.Data[corev1.TLSPrivateKeyKey],
 	})
 }
@@ -157,16 +156,21 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 	return &live, nil
 }
 
-func (r *Reconciler) applySecret(ctx context.Context, found situation, pair pki.Pair) error {
-	configuration, err := found.want.Apply(pair, found.password, &found.ca.CA, found.secret)
+// writeSecret makes the Secret, or patches the one that was found, in the very version that was. Server-side apply would cost the API server
+// nearly twice as much, and would write into a Secret that the cache does not hold.
+func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.Pair) error {
+	if found.secret == nil {
+		secret, err := found.want.Secret(pair, found.password, &found.ca.CA)
+		if err != nil {
+			return err
+		}
+		return r.Client.Create(ctx, secret, apply.ServingCert)
+	}
+	patch, err := found.want.Patch(pair, found.password, &found.ca.CA, found.secret)
 	if err != nil {
 		return err
 	}
-	options := []client.ApplyOption{apply.ServingCert}
-	if found.secret != nil {
-		options = append(options, client.ForceOwnership)
-	}
-	return r.Client.Apply(ctx, configuration, options...)
+	return r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert)
 }
 
 // trim removes the keys that OpenShift's annotation does not allow.

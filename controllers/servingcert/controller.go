@@ -16,6 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -37,7 +38,9 @@ type Reconciler struct {
 	Usage    *Usage
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
+	News     *News
 	Clock    clock.PassiveClock
+	Metrics  *metrics.Signing
 }
 
 // situation is what was found for one Service.
@@ -164,8 +167,7 @@ func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies pol
 
 // readPassword reads the password of the keystore, where one is wanted.
 func (r *Reconciler) readPassword(ctx context.Context, found *situation) (obstacle *issuance.Obstacle, err error) {
-	keystore := found.want.Keystore
-	if obstacle = keystore.Check(); obstacle == nil && keystore != nil {
+	if keystore := found.want.Keystore; keystore != nil {
 		found.password, keystore.Version, obstacle, err = trust.Password(ctx, r.Live, found.service.Namespace, keystore.Password)
 	}
 	return obstacle, err

@@ -6,11 +6,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -22,6 +24,9 @@ import (
 	"github.com/servingcert/operator/controllers/trust"
 )
 
+// controllerName is the controller's, in logs and metrics.
+const controllerName = "servingcert"
+
 // concurrency hides the latency of the API server; signing is bound by the cores anyway.
 const concurrency = 16
 
@@ -30,9 +35,9 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	if err := setupIndices(ctx, mgr, r.View.Rules); err != nil {
 		return err
 	}
-	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.services(ctx) })
+	all := r.allBehindOthers()
 	return ctrl.NewControllerManagedBy(mgr).
-		Named("servingcert").
+		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
@@ -44,6 +49,26 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		}), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
 		Complete(r)
+}
+
+// allBehindOthers asks for every Service, behind those of which somebody waits for one.
+func (r *Reconciler) allBehindOthers() handler.EventHandler {
+	add := func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		if queue, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+			queue.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, r.services(ctx)...)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, q)
+		},
+		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, q)
+		},
+		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			add(ctx, q)
+		},
+	}
 }
 
 // ServiceChanged passes over the changes of a Service that decide nothing, such as those of its status.

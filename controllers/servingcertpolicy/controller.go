@@ -43,7 +43,9 @@ type Reconciler struct {
 	View     servingcert.View
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
-	Clock    clock.PassiveClock
+	// News are told when the policies are reported on.
+	News  *servingcert.News
+	Clock clock.PassiveClock
 	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
 	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
 	RestartsChanged <-chan event.GenericEvent
@@ -83,6 +85,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	r.News.Flush(list.Items)
 	var failed []error
 	var soonest time.Time
 	for i := range list.Items {

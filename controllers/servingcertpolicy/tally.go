@@ -124,25 +124,29 @@ func timeOrNil(t time.Time) *metav1.Time {
 	return &metav1.Time{Time: t.Truncate(time.Second)}
 }
 
+// reportReady says whether the policy can issue. A mistake in the policy is Stalled; what its CA waits for is said on the CA, and may pass
+// without a change of the policy.
 func reportReady(built *conditions.Builder, p *v1alpha1.ServingCertPolicy, ca *v1alpha1.ServiceCA) {
+	notReady := func(standing, reason, message string) {
+		built.Set(v1alpha1.ConditionReady, false, reason, message)
+		built.Set(standing, true, reason, message)
+	}
 	if err := policy.CheckSelectors(p); err != nil {
-		built.Set(v1alpha1.ConditionReady, false, "InvalidSelector", err.Error())
-		built.Set(v1alpha1.ConditionStalled, true, "InvalidSelector", err.Error())
+		notReady(v1alpha1.ConditionStalled, "InvalidSelector", err.Error())
 		return
 	}
 	if _, err := window.Parse(p.Spec.Restart.Windows); err != nil {
-		built.Set(v1alpha1.ConditionReady, false, "InvalidWindow", err.Error())
-		built.Set(v1alpha1.ConditionStalled, true, "InvalidWindow", err.Error())
+		notReady(v1alpha1.ConditionStalled, "InvalidWindow", err.Error())
 		return
 	}
 	name := p.Spec.ServiceCAName
 	switch ready := readyOf(ca); {
 	case ca == nil:
-		built.Set(v1alpha1.ConditionReady, false, "ServiceCANotFound", fmt.Sprintf("there is no ServiceCA %s: create it, or name another", name))
+		notReady(v1alpha1.ConditionReconciling, "ServiceCANotFound", fmt.Sprintf("there is no ServiceCA %s: create it, or name another", name))
 	case ready == nil:
-		built.Set(v1alpha1.ConditionReady, false, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s has no signing key yet", name))
+		notReady(v1alpha1.ConditionReconciling, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s has no signing key yet", name))
 	case ready.Status != metav1.ConditionTrue:
-		built.Set(v1alpha1.ConditionReady, false, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s: %s", name, ready.Message))
+		notReady(v1alpha1.ConditionReconciling, issuance.ReasonServiceCANotReady, fmt.Sprintf("ServiceCA %s: %s", name, ready.Message))
 	default:
 		built.Set(v1alpha1.ConditionReady, true, "Ready", fmt.Sprintf("ServiceCA %s signs for this policy", name))
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -140,7 +141,9 @@ func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.R
 	var result ctrl.Result
 	switch {
 	case certificate != nil:
-		err = r.Door.Issue(ctx, request, certificate)
+		if err = r.Door.Issue(ctx, request, certificate); err == nil {
+			r.Signer.Metrics.Signed(r.Door.Name(), certificate.policy, metrics.Issued, certificate.took)
+		}
 	case refusal == nil:
 		result.RequeueAfter = retryMoment
 	default:

@@ -17,6 +17,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -25,6 +26,7 @@ type Signer struct {
 	View    servingcert.View
 	Keyring *keyring.Keyring
 	Clock   clock.PassiveClock
+	Metrics *metrics.Signing
 }
 
 // Claim is what a request comes to.
@@ -44,6 +46,9 @@ type Certificate struct {
 	Chain, Bundle       []byte
 	NotBefore, NotAfter time.Time
 	SignedBy            string
+
+	policy string
+	took   time.Duration
 }
 
 // Refusal is why a request gets no certificate.
@@ -129,7 +134,11 @@ func (s Signer) sign(ctx context.Context, name string, claim *Claim) (*Certifica
 	if obstacle := ca.CheckNames(claim.Terms.DNSNames, claim.Terms.Policy); obstacle != nil {
 		return nil, refuse(obstacle), nil
 	}
-	return claim.endorse(now, name, ca)
+	certificate, refusal, err := claim.endorse(now, name, ca)
+	if certificate != nil {
+		certificate.took = s.Clock.Since(now)
+	}
+	return certificate, refusal, err
 }
 
 // endorse signs a claim whose names are settled.
@@ -137,6 +146,10 @@ func (c *Claim) endorse(now time.Time, name string, ca *keyring.CA) (*Certificat
 	lifetime := c.Terms.Duration
 	if c.Duration > 0 {
 		lifetime = min(lifetime, c.Duration)
+	}
+	if lifetime <= c.Skew {
+		return nil, Reject(issuance.NewObstacle(issuance.ReasonInvalidRequest, "a lifetime of %s would be over before it begins, "+
+			"for it counts from %s ago: ask for more", lifetime, c.Skew)), nil
 	}
 	notBefore := now.Add(-c.Skew).Truncate(time.Second)
 	spec := pki.LeafSpec{DNSNames: c.Terms.DNSNames, Usages: c.Terms.Usages, Key: c.Key}
@@ -158,5 +171,6 @@ func (c *Claim) endorse(now time.Time, name string, ca *keyring.CA) (*Certificat
 	}
 	return &Certificate{
 		Chain: chain, Bundle: ca.Bundle, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, SignedBy: leaf.Issuer.CommonName,
+		policy: c.Terms.Policy,
 	}, nil, nil
 }

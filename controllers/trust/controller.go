@@ -3,6 +3,7 @@ package trust
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,8 @@ type Reconciler struct {
 	clock     clock.PassiveClock
 
 	pace pace
+	// speechless are the objects that would not be told what stands in the way: nobody waits for them.
+	speechless sync.Map
 }
 
 // door is how a bundle gets into an object of some kind.
@@ -66,6 +69,7 @@ type door interface {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	cached := r.kind.Metadata()
 	if err := r.targets.Get(ctx, req.NamespacedName, cached); err != nil {
+		r.speechless.Delete(req.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if _, asks := r.kind.requestOf(cached, r.openShift); !asks && !marked(cached) {
@@ -96,7 +100,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return result, r.tell(ctx, object, obstacle)
+	return r.told(req, result, r.tell(ctx, object, obstacle))
+}
+
+// told is the end, once an object was told, or would not be.
+func (r *Reconciler) told(req ctrl.Request, result ctrl.Result, err error) (ctrl.Result, error) {
+	if err != nil && apply.Refused(err) {
+		r.speechless.Store(req.NamespacedName, true)
+		return ctrl.Result{RequeueAfter: retryRefused}, nil
+	}
+	r.speechless.Delete(req.NamespacedName)
+	return result, err
 }
 
 // inject makes the object what it asks to be. What stands in the way of a person's wish comes back as an obstacle, and the

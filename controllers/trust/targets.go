@@ -82,7 +82,8 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Target
 	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
 	key := client.ObjectKeyFromObject(target)
 	fought := r.pace.wait(key, r.clock.Now()) > 0
-	counted.Count(carried == hash, told || fought, r.kind.name(key))
+	_, speechless := r.speechless.Load(key)
+	counted.Count(carried == hash, told || fought || speechless, r.kind.name(key))
 }
 
 // manyTargets are more than have to be looked at where nobody writes marks of our own by hand.

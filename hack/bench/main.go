@@ -7,21 +7,22 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
-	"text/tabwriter"
-	"time"
 
 	"github.com/go-logr/logr"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
+// smallest is the smallest cluster that is measured; the others are ten times as large as the one before.
+const smallest = 100
+
 func main() {
-	services := flag.Int("services", 1000, "how many Services get a certificate")
-	foreign := flag.Int("foreign", 300, "how many Secrets of 50 KiB and as many ConfigMaps belong to others")
-	out := flag.String("json", "", "a file for the numbers")
+	services := flag.Int("services", 1000, "how many Services there are in the largest cluster")
+	foreign := flag.Int("foreign", 3000, "how many Secrets of 50 KiB and as many ConfigMaps belong to others in the largest cluster")
+	out := flag.String("out", filepath.Join("dist", "bench"), "a folder for the numbers (bench.json) and their growth (bench.svg)")
 	flag.Parse()
 	ctrl.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -33,61 +34,70 @@ func main() {
 	}
 }
 
-// row is one number.
-type row struct {
-	What  string  `json:"what"`
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
-}
-
-// results are the numbers of a run, in the order in which they were taken.
-type results []row
-
-func (r *results) add(what string, value float64, unit string) {
-	*r = append(*r, row{what, value, unit})
-	fmt.Fprintf(os.Stderr, "  %s: %.3g %s\n", what, value, unit)
-}
-
-func (r *results) seconds(what string, d time.Duration) { r.add(what, d.Seconds(), "s") }
-
-func (r *results) print(to io.Writer) error {
-	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	for _, one := range *r {
-		fmt.Fprintf(table, "%s\t%.4g\t%s\n", one.What, one.Value, one.Unit)
-	}
-	return table.Flush()
-}
-
 func run(ctx context.Context, services, foreign int, out string) error {
-	b, err := start(ctx)
+	var table table
+	for _, size := range sizes(services) {
+		others := 0
+		if size == services {
+			others = foreign
+		}
+		taken, err := measure(ctx, size, others)
+		if err != nil {
+			return fmt.Errorf("%d Services: %w", size, err)
+		}
+		table = append(table, column{size, taken})
+	}
+	if err := table.print(os.Stdout); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	encoded, err := json.MarshalIndent(table, "", "  ")
 	if err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(out, "bench.json"), append(encoded, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "bench.svg"), table.draw(), 0o644)
+}
+
+// sizes are the clusters up to the largest.
+func sizes(largest int) []int {
+	var all []int
+	for size := smallest; size < largest; size *= 10 {
+		all = append(all, size)
+	}
+	return append(all, largest)
+}
+
+// measure takes all numbers in a cluster of its own.
+func measure(ctx context.Context, services, foreign int) (rows, error) {
+	b, err := start(ctx, services)
+	if err != nil {
+		return nil, err
+	}
 	defer b.stop()
-	steps := []struct {
+	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
 	}{
 		{"make a CA", b.makeCA},
-		{fmt.Sprintf("create %d Services", services), func(ctx context.Context) error { return b.createServices(ctx, services) }},
-		{fmt.Sprintf("the floor: %d Secrets by %d plain writers", services, writers), func(ctx context.Context) error { return b.floor(ctx, services) }},
-		{fmt.Sprintf("issue %d certificates", services), func(ctx context.Context) error { return b.issue(ctx, services) }},
+		{"create the Services", b.createServices},
+		{fmt.Sprintf("the floor: as many Secrets by %d plain writers", writers), b.floor},
+		{"issue the certificates", b.issue},
 		{"annotate one Service after the other", b.annotate},
-		{fmt.Sprintf("create %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.foreign(ctx, foreign) }},
+		{"give ConfigMaps the bundle", b.inject},
+		{"rotate, and reissue everything at once", b.reissue},
+		{"issue certificates with RSA keys", b.issueRSA},
 		{"restart the manager", b.restart},
-	}
-	for _, step := range steps {
-		fmt.Fprintln(os.Stderr, step.name)
+		{fmt.Sprintf("restart it beside %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.foreign(ctx, foreign) }},
+	} {
+		fmt.Fprintf(os.Stderr, "%d Services: %s\n", services, step.name)
 		if err := step.do(ctx); err != nil {
-			return fmt.Errorf("%s: %w", step.name, err)
+			return nil, fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
-	if err := b.results.print(os.Stdout); err != nil || out == "" {
-		return err
-	}
-	encoded, err := json.MarshalIndent(b.results, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(out, append(encoded, '\n'), 0o644)
+	return b.rows, nil
 }

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +29,8 @@ const (
 	namespaces = 20
 	// samples is how many Services are annotated, one after the other.
 	samples = 200
+	// mostRSA is how many certificates have RSA keys: making one takes a tenth of a second.
+	mostRSA = 200
 	// quiet is for how long nothing is written before the manager is taken to be at rest: longer than it gathers what it reports.
 	quiet = 12 * time.Second
 )
@@ -58,28 +64,28 @@ func asks(i int) map[string]string {
 	return map[string]string{v1alpha1.AnnotationSecretName: fmt.Sprintf("web-%d-tls", i)}
 }
 
-func (b *bench) createServices(ctx context.Context, number int) error {
+func (b *bench) createServices(ctx context.Context) error {
 	if err := b.createNamespaces(ctx, "shop"); err != nil {
 		return err
 	}
-	return each(ctx, number, func(ctx context.Context, i int) error { return b.kube.Create(ctx, service("shop", i, asks(i))) })
+	return each(ctx, b.services, func(ctx context.Context, i int) error { return b.kube.Create(ctx, service("shop", i, asks(i))) })
 }
 
 // floor is how fast the API server takes as many Secrets of the same size.
-func (b *bench) floor(ctx context.Context, number int) error {
+func (b *bench) floor(ctx context.Context) error {
 	if err := b.createNamespaces(ctx, "floor"); err != nil {
 		return err
 	}
 	begin := time.Now()
-	err := each(ctx, number, func(ctx context.Context, i int) error {
+	err := each(ctx, b.services, func(ctx context.Context, i int) error {
 		return b.kube.Create(ctx, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace("floor", i), Name: fmt.Sprintf("web-%d-tls", i)},
 			Type:       corev1.SecretTypeTLS,
 			Data:       map[string][]byte{corev1.TLSCertKey: bytes.Repeat([]byte("c"), 900), corev1.TLSPrivateKeyKey: bytes.Repeat([]byte("k"), 240)},
 		})
 	})
-	b.perFloor = float64(number) / time.Since(begin).Seconds()
-	b.results.add("floor: Secrets created", b.perFloor, "1/s")
+	b.perFloor = float64(b.services) / time.Since(begin).Seconds()
+	b.rows.add("floor: Secrets created", b.perFloor, "/s")
 	return err
 }
 
@@ -90,9 +96,17 @@ func await(ctx context.Context, check func(context.Context) (bool, error)) error
 
 // makeCA lets a manager make the CA, and end before there is anything to serve.
 func (b *bench) makeCA(ctx context.Context) error {
+	slow := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "rsa"}, Spec: v1alpha1.ServingCertPolicySpec{
+		Priority: 1, NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"keys": "rsa"}},
+	}}
+	slow.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.RSA
 	err := errors.Join(
-		b.kube.Create(ctx, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
+		b.kube.Create(ctx, &v1alpha1.ServiceCA{
+			ObjectMeta: metav1.ObjectMeta{Name: "default"},
+			Spec:       v1alpha1.ServiceCASpec{Rotation: v1alpha1.CARotation{Propagation: v1alpha1.Propagation{Minimum: "1s"}}},
+		}),
 		b.kube.Create(ctx, &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
+		b.kube.Create(ctx, slow),
 		b.startManager(ctx),
 	)
 	if err != nil {
@@ -106,39 +120,30 @@ func (b *bench) makeCA(ctx context.Context) error {
 	})
 }
 
-// issue serves all Services that are there. The time counts from the first certificate on.
-func (b *bench) issue(ctx context.Context, number int) error {
+// issue serves all Services that are there.
+func (b *bench) issue(ctx context.Context) error {
 	before, err := b.writes(ctx)
 	if err != nil {
 		return err
 	}
-	issued, err := b.typed.CoreV1().Secrets("").Watch(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelService})
+	arrive, err := b.watch(ctx, "Secret", "shop")
 	if err != nil {
 		return err
 	}
-	defer issued.Stop()
 	if err := b.startManager(ctx); err != nil {
 		return err
 	}
-	var begin time.Time
-	for range number {
-		select {
-		case <-issued.ResultChan():
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if begin.IsZero() {
-			begin = time.Now()
-		}
+	perSecond, err := arrive(b.services)
+	if err != nil {
+		return err
 	}
-	perSecond := float64(number-1) / time.Since(begin).Seconds()
-	b.results.add("certificates issued (ECDSA P-256)", perSecond, "1/s")
-	b.results.add("… of the floor", perSecond/b.perFloor, "")
-	return b.costs(ctx, number, before)
+	b.rows.add("certificates issued, ECDSA P-256", perSecond, "/s")
+	b.rows.add("… of the floor", perSecond/b.perFloor, "")
+	return b.costs(ctx, before)
 }
 
 // costs are what the certificates have cost when all is quiet again.
-func (b *bench) costs(ctx context.Context, number int, before map[string]float64) error {
+func (b *bench) costs(ctx context.Context, before map[string]float64) error {
 	if _, err := b.settle(ctx); err != nil {
 		return err
 	}
@@ -149,17 +154,17 @@ func (b *bench) costs(ctx context.Context, number int, before map[string]float64
 	}
 	made := since(before, after)
 	for _, what := range slices.Sorted(maps.Keys(made)) {
-		b.results.add("… "+what+" per certificate", made[what]/float64(number), "")
+		b.rows.add("… "+what+" per certificate", made[what]/float64(b.services), "")
 	}
-	b.results.add("… time on the cores per certificate", spent.Seconds()/float64(number)*1000, "ms")
+	b.rows.growing("… time on the cores per certificate", spent.Seconds()/float64(b.services)*1000, "ms")
 	return b.remember("after issuance")
 }
 
 func (b *bench) remember(when string) error {
 	now, err := b.memory("VmRSS")
 	most, err2 := b.memory("VmHWM")
-	b.results.add("memory "+when, now, "MiB")
-	b.results.add("memory "+when+", at most", most, "MiB")
+	b.rows.growing("memory "+when, now, "MiB")
+	b.rows.growing("memory "+when+", at most", most, "MiB")
 	return errors.Join(err, err2)
 }
 
@@ -182,35 +187,164 @@ func (b *bench) settle(ctx context.Context) (time.Duration, error) {
 
 // annotate is what a person waits for.
 func (b *bench) annotate(ctx context.Context) error {
-	if err := b.createNamespaces(ctx, "late"); err != nil {
+	return b.latency(ctx, "late", "from annotation to Secret", func(done int) bool { return done == samples })
+}
+
+// latency creates one Service after the other, each as soon as the one before has its Secret.
+func (b *bench) latency(ctx context.Context, prefix, what string, enough func(done int) bool) error {
+	if err := b.createNamespaces(ctx, prefix); err != nil {
 		return err
 	}
-	issued, err := b.typed.CoreV1().Secrets("").Watch(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelService})
+	arrive, err := b.watch(ctx, "Secret", prefix)
 	if err != nil {
 		return err
 	}
-	defer issued.Stop()
 	var waited []time.Duration
-	for i := range samples {
+	for i := 0; !enough(i); i++ {
 		begin := time.Now()
-		if err := b.kube.Create(ctx, service("late", i, asks(i))); err != nil {
+		if err := b.kube.Create(ctx, service(prefix, i, asks(i))); err != nil {
 			return err
 		}
-		for event := range issued.ResultChan() {
-			if secret, ok := event.Object.(*corev1.Secret); ok && secret.Namespace == namespace("late", i) {
-				break
-			}
+		if _, err := arrive(1); err != nil {
+			return err
 		}
 		waited = append(waited, time.Since(begin))
 	}
 	slices.Sort(waited)
-	b.results.add("from annotation to Secret, median", waited[samples/2].Seconds()*1000, "ms")
-	b.results.add("from annotation to Secret, 99th percentile", waited[samples*99/100].Seconds()*1000, "ms")
+	b.rows.growing(what+", median", waited[len(waited)/2].Seconds()*1000, "ms")
+	b.rows.growing(what+", 99th percentile", waited[len(waited)*99/100].Seconds()*1000, "ms")
 	return nil
 }
 
-// foreign fills the cluster with what is nobody's business.
+// inject gives as many ConfigMaps as there are Services the bundle.
+func (b *bench) inject(ctx context.Context) error {
+	b.stopManager()
+	if err := b.createNamespaces(ctx, "trust"); err != nil {
+		return err
+	}
+	err := each(ctx, b.services, func(ctx context.Context, i int) error {
+		return b.kube.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace("trust", i), Name: fmt.Sprintf("trust-%d", i),
+			Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: "default"},
+		}})
+	})
+	if err != nil {
+		return err
+	}
+	arrive, err := b.watch(ctx, "ConfigMap", "trust")
+	if err != nil {
+		return err
+	}
+	if err := b.startManager(ctx); err != nil {
+		return err
+	}
+	perSecond, err := arrive(b.services)
+	b.rows.add("ConfigMaps given the bundle", perSecond, "/s")
+	b.rows.add("… of the floor", perSecond/b.perFloor, "")
+	return err
+}
+
+// reissue rotates the CA twice: first everything is reissued at once, then at the usual pace. Meanwhile somebody annotates Services.
+func (b *bench) reissue(ctx context.Context) error {
+	for _, pace := range []struct {
+		name, prefix string
+		arguments    []string
+	}{{"at once", "hasty", []string{"--reissue-rate=0"}}, {"at the usual pace", "calm", nil}} {
+		b.stopManager()
+		if err := b.startManager(ctx, pace.arguments...); err != nil {
+			return err
+		}
+		if _, err := b.settle(ctx); err != nil {
+			return err
+		}
+		if err := b.rotate(ctx, pace.name, pace.prefix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) rotate(ctx context.Context, name, prefix string) error {
+	arrive, err := b.watch(ctx, "Secret", "shop")
+	if err != nil {
+		return err
+	}
+	spent, err := b.cpu()
+	if err != nil {
+		return err
+	}
+	var ca v1alpha1.ServiceCA
+	if err := b.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil {
+		return err
+	}
+	before := ca.DeepCopy()
+	ca.Spec.Rotation.Trigger = name
+	if err := b.kube.Patch(ctx, &ca, client.MergeFrom(before)); err != nil {
+		return err
+	}
+	var over atomic.Bool
+	var waiting errgroup.Group
+	waiting.Go(func() error {
+		return b.latency(ctx, prefix, "… from annotation to Secret meanwhile", func(int) bool { return over.Load() })
+	})
+	perSecond, err := arrive(b.services)
+	over.Store(true)
+	if err := errors.Join(err, waiting.Wait()); err != nil {
+		return err
+	}
+	after, err := b.cpu()
+	b.rows.add("certificates reissued "+name, perSecond, "/s")
+	b.rows.add("… time on the cores per certificate reissued "+name, (after-spent).Seconds()/float64(b.services)*1000, "ms")
+	return err
+}
+
+// issueRSA compares with how fast the cores make keys.
+func (b *bench) issueRSA(ctx context.Context) error {
+	b.stopManager()
+	number := min(b.services, mostRSA)
+	begin := time.Now()
+	var making errgroup.Group
+	making.SetLimit(runtime.GOMAXPROCS(0))
+	for range number {
+		making.Go(func() error {
+			_, err := rsa.GenerateKey(rand.Reader, 2048)
+			return err
+		})
+	}
+	if err := making.Wait(); err != nil {
+		return err
+	}
+	keys := float64(number) / time.Since(begin).Seconds()
+	if err := b.kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "rsa", Labels: map[string]string{"keys": "rsa"}}}); err != nil {
+		return err
+	}
+	err := each(ctx, number, func(ctx context.Context, i int) error {
+		asking := service("rsa", i, asks(i))
+		asking.Namespace = "rsa"
+		return b.kube.Create(ctx, asking)
+	})
+	if err != nil {
+		return err
+	}
+	arrive, err := b.watch(ctx, "Secret", "rsa")
+	if err != nil {
+		return err
+	}
+	if err := b.startManager(ctx); err != nil {
+		return err
+	}
+	perSecond, err := arrive(number)
+	b.rows.add("RSA-2048 keys made", keys, "/s")
+	b.rows.add("certificates issued, RSA-2048", perSecond, "/s")
+	b.rows.add("… of the keys", perSecond/keys, "")
+	return err
+}
+
+// foreign fills the cluster with what is nobody's business, and restarts the manager.
 func (b *bench) foreign(ctx context.Context, number int) error {
+	if number == 0 {
+		return nil
+	}
 	if err := b.createNamespaces(ctx, "foreign"); err != nil {
 		return err
 	}
@@ -229,13 +363,23 @@ func (b *bench) foreign(ctx context.Context, number int) error {
 	if err != nil {
 		return err
 	}
+	b.stopManager()
+	if err := b.startManager(ctx); err != nil {
+		return err
+	}
+	if _, err := b.settle(ctx); err != nil {
+		return err
+	}
 	after, err := b.memory("VmRSS")
-	b.results.add("memory for objects of others", after-before, "MiB")
+	b.rows.add("memory of a new manager for the objects of others", after-before, "MiB")
 	return err
 }
 
 // restart is what a new version comes to.
 func (b *bench) restart(ctx context.Context) error {
+	if _, err := b.settle(ctx); err != nil {
+		return err
+	}
 	b.stopManager()
 	before, err := b.writes(ctx)
 	if err != nil {
@@ -255,9 +399,9 @@ func (b *bench) restart(ctx context.Context) error {
 	writes := 0.0
 	for what, number := range since(before, after) {
 		writes += number
-		b.results.add("a new manager: "+what, number, "")
+		b.rows.add("a new manager: "+what, number, "")
 	}
-	b.results.add("a new manager writes", writes, "")
-	b.results.seconds("a new manager is quiet after", took)
+	b.rows.add("a new manager writes", writes, "")
+	b.rows.add("a new manager is quiet after", took.Seconds(), "s")
 	return b.remember("of a new manager")
 }

@@ -16,7 +16,9 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,27 +32,29 @@ const operatorNamespace = "servingcert-system"
 // bench is a cluster, the manager in it, and what was measured.
 type bench struct {
 	cluster *cluster.Cluster
-	kube    client.Client
+	kube    client.WithWatch
 	typed   *kubernetes.Clientset
 	manager *exec.Cmd
+	// services is how many Services the cluster has.
+	services int
 	// perFloor is how many Secrets a second plain writers create.
 	perFloor float64
-	results  results
+	rows     rows
 }
 
-func start(ctx context.Context) (*bench, error) {
+func start(ctx context.Context, services int) (*bench, error) {
 	running, err := cluster.Start(ctx, cluster.Options{CRDs: []string{filepath.Join("config", "crd", "bases")}})
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{cluster: running}
+	b := &bench{cluster: running, services: services}
 	config := *running.Config
 	config.QPS = -1
 	known := scheme.Scheme
 	if err := v1alpha1.AddToScheme(known); err != nil {
 		return b, err
 	}
-	if b.kube, err = client.New(&config, client.Options{Scheme: known}); err != nil {
+	if b.kube, err = client.NewWithWatch(&config, client.Options{Scheme: known}); err != nil {
 		return b, err
 	}
 	if b.typed, err = kubernetes.NewForConfig(&config); err != nil {
@@ -67,13 +71,14 @@ func (b *bench) stop() {
 }
 
 // startManager starts bin/manager as a process of its own, so that its memory and its time on the cores can be told.
-func (b *bench) startManager(ctx context.Context) error {
+func (b *bench) startManager(ctx context.Context, arguments ...string) error {
 	log, err := os.Create(filepath.Join(b.cluster.Dir, "manager.log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	b.manager = exec.CommandContext(ctx, filepath.Join("bin", "manager"), "--kubeconfig="+b.cluster.Kubeconfig, "--health-probe-bind-address=0")
+	arguments = append(arguments, "--kubeconfig="+b.cluster.Kubeconfig, "--health-probe-bind-address=0")
+	b.manager = exec.CommandContext(ctx, filepath.Join("bin", "manager"), arguments...)
 	b.manager.Stdout, b.manager.Stderr = log, log
 	return b.manager.Start()
 }
@@ -136,8 +141,8 @@ func (b *bench) writes(ctx context.Context) (map[string]float64, error) {
 		}
 		switch labels["verb"] {
 		case "POST", "PUT", "PATCH", "APPLY", "DELETE":
-			if strings.HasSuffix(labels["resource"], "reviews") {
-				// A question, of which nothing is stored.
+			if strings.HasSuffix(labels["resource"], "reviews") || labels["resource"] == "leases" {
+				// A question, of which nothing is stored; or the API server's own.
 				continue
 			}
 			if strings.HasPrefix(labels["code"], "2") && labels["dry_run"] == "" {
@@ -158,4 +163,37 @@ func since(before, after map[string]float64) map[string]float64 {
 		}
 	}
 	return made
+}
+
+// watch begins to watch a kind in the namespaces of this prefix. What it returns waits until so many objects were written that had not been
+// before, and tells how many there were in a second after the first.
+func (b *bench) watch(ctx context.Context, kind, prefix string) (arrive func(number int) (perSecond float64, err error), err error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
+	if err := b.kube.List(ctx, list, client.Limit(1)); err != nil {
+		return nil, err
+	}
+	written, err := b.kube.Watch(ctx, list, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	if err != nil {
+		return nil, err
+	}
+	seen := map[types.UID]bool{}
+	return func(number int) (float64, error) {
+		var begin time.Time
+		for count := 0; count < number; {
+			event, open := <-written.ResultChan()
+			if !open {
+				return 0, fmt.Errorf("the watch of every %s has ended: %w", kind, ctx.Err())
+			}
+			object, err := meta.Accessor(event.Object)
+			if err != nil || !strings.HasPrefix(object.GetNamespace(), prefix) || seen[object.GetUID()] {
+				continue
+			}
+			if seen[object.GetUID()] = true; count == 0 {
+				begin = time.Now()
+			}
+			count++
+		}
+		return float64(number-1) / time.Since(begin).Seconds(), nil
+	}, nil
 }

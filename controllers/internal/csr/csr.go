@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// maxSize bounds what is read at all, in bytes.
-	maxSize = 64 << 10
-	// maxNames is more than any Service has.
-	maxNames = 100
+	// MaxSize bounds what is read at all, in bytes.
+	MaxSize = 64 << 10
+	// MaxNames is more than any Service has.
+	MaxNames = 100
 	// minRSA and maxRSA bound an RSA key in bits: below is weak, above costs every peer.
 	minRSA, maxRSA = 2048, 8192
 )
@@ -41,8 +41,8 @@ type Request struct {
 
 // Parse reads a request in PEM: one block, whose signature proves that the asker holds the key. The error says what is wrong with it.
 func Parse(encoded []byte) (*Request, error) {
-	if len(encoded) > maxSize {
-		return nil, fmt.Errorf("the request is longer than %d bytes", maxSize)
+	if len(encoded) > MaxSize {
+		return nil, fmt.Errorf("the request is longer than %d bytes", MaxSize)
 	}
 	block, rest := pem.Decode(encoded)
 	if block == nil || (block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST") || len(bytes.TrimSpace(rest)) > 0 {
@@ -109,8 +109,8 @@ func (r *Request) readNames(parsed *x509.CertificateRequest) error {
 		return fmt.Errorf("URI %.64q: only DNS names of Services are signed for", parsed.URIs[0])
 	case len(parsed.EmailAddresses) > 0:
 		return fmt.Errorf("e-mail address %.64q: only DNS names of Services are signed for", parsed.EmailAddresses[0])
-	case len(parsed.DNSNames) > maxNames:
-		return fmt.Errorf("%d names: at most %d are signed for at once", len(parsed.DNSNames), maxNames)
+	case len(parsed.DNSNames) > MaxNames:
+		return fmt.Errorf("%d names: at most %d are signed for at once", len(parsed.DNSNames), MaxNames)
 	}
 	if name := parsed.Subject.CommonName; name != "" {
 		r.DNSNames = append(r.DNSNames, name)
@@ -237,4 +237,12 @@ func (r *Request) AddUsage(name string) error {
 		r.Usages = append(r.Usages, usage)
 	}
 	return nil
+}
+
+// Slim cuts off what is too long to be read, so that it is still refused for that; for a cache.
+func Slim(request []byte) []byte {
+	if len(request) <= MaxSize {
+		return request
+	}
+	return slices.Clone(request[:MaxSize+1])
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -101,7 +102,7 @@ func loadSigner(t rapid.TB, pair pki.Pair) *signer {
 	authority, err := pki.LoadAuthority(pair)
 	must(t, authority, err)
 	return &signer{authority, issuance.CA{
-		Certificate: authority.Certificate(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
+		Certificate: authority.Certificate(), NotAfter: authority.NotAfter(), Chain: authority.Chain(), Bundle: pki.NewBundle(authority.Certificate()).Encode(),
 	}}
 }
 
@@ -169,24 +170,30 @@ func (s *scene) carryOut(plan issuance.Plan) {
 			previous = s.secret.Data["tls.key"]
 		}
 		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
-		s.apply(must(s.t, pair, err))
+		s.write(must(s.t, pair, err))
 	case issuance.Repair:
-		s.apply(s.pair())
+		s.write(s.pair())
 	case issuance.Keep, issuance.Refuse:
 	}
 }
 
-// apply is server-side apply, as far as a Secret of ours goes: what others added stays.
-func (s *scene) apply(pair pki.Pair) {
+// write does as the API server does with a new Secret, or with a patch of the one that is there.
+func (s *scene) write(pair pki.Pair) {
 	s.t.Helper()
-	configuration, err := s.want().Apply(pair, "", &s.ca.CA, nil)
-	encoded, err := json.Marshal(must(s.t, configuration, err))
-	var applied corev1.Secret
-	if err := json.Unmarshal(must(s.t, encoded, err), &applied); err != nil {
+	if s.secret == nil {
+		made, err := s.want().Secret(pair, "", &s.ca.CA)
+		s.secret = must(s.t, made, err)
+		s.secret.UID = "uid-of-secret"
+		return
+	}
+	patch, err := s.want().Patch(pair, "", &s.ca.CA, s.digest())
+	before, err2 := json.Marshal(s.secret)
+	after, err3 := jsonpatch.MergePatch(must(s.t, before, err2), must(s.t, patch, err))
+	var patched corev1.Secret
+	if err := json.Unmarshal(must(s.t, after, err3), &patched); err != nil {
 		s.t.Fatal(err)
 	}
-	applied.UID = "uid-of-secret"
-	s.secret = &applied
+	s.secret = &patched
 }
 
 func (s *scene) pair() pki.Pair {

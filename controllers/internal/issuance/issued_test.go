@@ -23,17 +23,17 @@ func TestIssued(t *testing.T) {
 	wrote := func(manager string, operation metav1.ManagedFieldsOperationType, after time.Duration) metav1.ManagedFieldsEntry {
 		return metav1.ManagedFieldsEntry{Manager: manager, Operation: operation, Time: new(metav1.NewTime(signed.Add(after)))}
 	}
-	const ours, apply = "servingcert-certificate", metav1.ManagedFieldsOperationApply
+	const ours, update = "servingcert-certificate", metav1.ManagedFieldsOperationUpdate
 	for name, tc := range map[string]struct {
 		fields []metav1.ManagedFieldsEntry
 		want   time.Duration
 	}{
 		"nobody wrote":              {nil, 0},
-		"at once":                   {[]metav1.ManagedFieldsEntry{wrote(ours, apply, 2*time.Second)}, 2 * time.Second},
-		"the signer's clock behind": {[]metav1.ManagedFieldsEntry{wrote(ours, apply, 4*time.Minute)}, 4 * time.Minute},
-		"the signer's clock ahead":  {[]metav1.ManagedFieldsEntry{wrote(ours, apply, -50*time.Minute)}, -50 * time.Minute},
-		"another annotation, later": {[]metav1.ManagedFieldsEntry{wrote(ours, apply, time.Hour)}, 0},
-		"somebody else":             {[]metav1.ManagedFieldsEntry{wrote("kubectl", apply, 2*time.Second), wrote(ours, metav1.ManagedFieldsOperationUpdate, 2*time.Second)}, 0},
+		"at once":                   {[]metav1.ManagedFieldsEntry{wrote(ours, update, 2*time.Second)}, 2 * time.Second},
+		"the signer's clock behind": {[]metav1.ManagedFieldsEntry{wrote(ours, update, 4*time.Minute)}, 4 * time.Minute},
+		"the signer's clock ahead":  {[]metav1.ManagedFieldsEntry{wrote(ours, update, -50*time.Minute)}, -50 * time.Minute},
+		"another annotation, later": {[]metav1.ManagedFieldsEntry{wrote(ours, update, time.Hour)}, 0},
+		"somebody else":             {[]metav1.ManagedFieldsEntry{wrote("kubectl", update, 2*time.Second)}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

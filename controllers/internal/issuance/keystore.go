@@ -29,8 +29,7 @@ func keystoreOf(service *corev1.Service, family Family) *Keystore {
 	return &Keystore{Format: format, Password: service.Annotations[v1alpha1.AnnotationKeystorePassword]}
 }
 
-// Check tells why there can be no such keystore; nil when there can.
-func (k *Keystore) Check() *Obstacle {
+func (k *Keystore) check() *Obstacle {
 	switch {
 	case k == nil:
 		return nil

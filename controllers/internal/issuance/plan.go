@@ -72,9 +72,13 @@ func ParseObstacle(annotation string) Obstacle {
 type CA struct {
 	// Certificate is that of the CA that signs; nil while none may.
 	Certificate *x509.Certificate
-	Chain       []*x509.Certificate
+	// NotAfter is when it ends or, before that, one of those above it.
+	NotAfter time.Time
+	Chain    []*x509.Certificate
 	// Bridge leads to the roots of the generations before, for clients whose bundle is old.
 	Bridge []*x509.Certificate
+	// Signatures are those that are known to be of this CA, or of others.
+	Signatures *pki.Signatures
 	// Bundle is the published trust bundle in PEM, and Roots are the certificates in it.
 	Bundle []byte
 	Roots  *x509.CertPool
@@ -163,9 +167,9 @@ func (ca *CA) Unable(now time.Time, name string) *Obstacle {
 	switch {
 	case certificate == nil:
 		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: its signing key was lost, and its successor does not sign yet", name)
-	case !now.Before(certificate.NotAfter):
+	case !now.Before(ca.NotAfter):
 		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: %s expired %s and has no successor yet",
-			name, certificate.Subject.CommonName, certificate.NotAfter.UTC().Format(time.RFC3339))
+			name, certificate.Subject.CommonName, ca.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(certificate.NotBefore):
 		return NewObstacle(ReasonServiceCANotReady, "ServiceCA %s: %s is not valid before %s",
 			name, certificate.Subject.CommonName, certificate.NotBefore.UTC().Format(time.RFC3339))
@@ -231,7 +235,7 @@ func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) 
 	if ca.Certificate == nil {
 		before = errors.New("the signing key of its CA was lost")
 	} else {
-		before = leaf.SignedBy(ca.Certificate, ca.Chain, ca.Bridge)
+		before = leaf.SignedBy(ca.Certificate, ca.Chain, ca.Bridge, ca.Signatures)
 	}
 	if before != nil {
 		if ca.Roots == nil || !now.Before(leaf.NotAfter) || leaf.VerifiesBy(ca.Roots, now) != nil {
@@ -239,7 +243,7 @@ func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) 
 		}
 		return before, nil
 	}
-	if expected := pki.NotAfter(leaf.IssuedAt(), w.Duration, ca.Certificate); leaf.NotAfter.Sub(expected).Abs() > time.Second {
+	if expected := pki.NotAfter(leaf.IssuedAt(), w.Duration, ca.NotAfter); leaf.NotAfter.Sub(expected).Abs() > time.Second {
 		return nil, fmt.Errorf("its end was %s, and the policy wants %s",
 			leaf.NotAfter.UTC().Format(time.RFC3339), expected.UTC().Format(time.RFC3339))
 	}
@@ -251,7 +255,7 @@ func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) 
 func (w Want) renewAt(leaf *pki.Leaf, ca *CA, before error) (at time.Time, why string, renewal bool) {
 	why = "the one before it ends " + leaf.NotAfter.UTC().Format(time.RFC3339)
 	switch {
-	case ca.Certificate == nil || (before == nil && !leaf.NotAfter.Before(ca.Certificate.NotAfter)):
+	case ca.Certificate == nil || (before == nil && !leaf.NotAfter.Before(ca.NotAfter)):
 		return time.Time{}, why, true
 	case before == nil:
 		return w.dueForAge(leaf), why, true

@@ -216,7 +216,8 @@ func TestReissueRefused(t *testing.T) {
 		{"its root is not trusted", lost, []func(*scene){nobodySigns, func(s *scene) { s.trusts(newSigner(s.t, now).CA.Certificate) }}, false},
 		{"the policy wants another", lost, []func(*scene){nobodySigns, moreNames}, false},
 		{"the next CA has expired", expired, []func(*scene){func(s *scene) {
-			s.ca.CA.Certificate = newSigner(s.t, now.Add(-2*day), func(r *pki.RootSpec) { r.Duration = day }).CA.Certificate
+			ended := newSigner(s.t, now.Add(-2*day), func(r *pki.RootSpec) { r.Duration = day }).CA
+			s.ca.CA.Certificate, s.ca.CA.NotAfter = ended.Certificate, ended.NotAfter
 			s.now = s.now.Add(reissueOver)
 		}}, true},
 	} {

@@ -1,13 +1,12 @@
 package issuance
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	coreac "k8s.io/client-go/applyconfigurations/core/v1"
-	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -47,8 +46,8 @@ func Digest(secret *corev1.Secret) {
 func keepWriteTime(secret *corev1.Secret) {
 	var kept []metav1.ManagedFieldsEntry
 	for _, entry := range secret.ManagedFields {
-		if entry.Manager == string(apply.ServingCert) && entry.Operation == metav1.ManagedFieldsOperationApply {
-			kept = append(kept, metav1.ManagedFieldsEntry{Manager: string(apply.ServingCert), Operation: entry.Operation, Time: entry.Time})
+		if entry.Manager == string(apply.ServingCert) {
+			kept = append(kept, metav1.ManagedFieldsEntry{Manager: entry.Manager, Operation: entry.Operation, Time: entry.Time})
 		}
 	}
 	secret.ManagedFields = kept
@@ -103,6 +102,10 @@ func (w Want) mayReplace(secret *corev1.Secret) bool {
 	if made := secret.Labels[v1alpha1.LabelService]; made != "" {
 		return bearsNameOf(secret, made) || HasOwner(secret, w.Service)
 	}
+	if HasOwner(secret, w.Service) && apply.MadeBy(secret, apply.ServingCert) {
+		// Somebody removed our label.
+		return true
+	}
 	return w.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
 		return secret.Annotations[family.key(suffixUID)] == string(w.Service.UID)
 	})
@@ -151,13 +154,6 @@ func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
 	return annotations
 }
 
-// BearsForeignBundle tells whether somebody marked a Secret as one that carries the bundle, which it does not.
-func (w Want) BearsForeignBundle(secret *corev1.Secret) bool {
-	_, marked := secret.Annotations[v1alpha1.AnnotationCABundleHash]
-	_, carries := secret.StringData[bundleKey]
-	return marked && !carries && !w.IncludesBundle()
-}
-
 // bearsMetadata tells whether a Secret has what annotations and labels say.
 func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, ca *CA) bool {
 	_, bearsBundle := secret.Annotations[v1alpha1.AnnotationCABundleHash]
@@ -174,36 +170,92 @@ func containsAll(all, some map[string]string) bool {
 	return true
 }
 
-// Apply is the Secret as it should be, with this certificate and key, and a keystore by this password where one is wanted. With a replaced
-// Secret it takes effect on that very version only.
-func (w Want) Apply(pair pki.Pair, password string, ca *CA, replaced *corev1.Secret) (*coreac.SecretApplyConfiguration, error) {
+// content is what of a Secret is ours.
+type content struct {
+	labels, annotations map[string]string
+	data                map[string][]byte
+}
+
+// content is the Secret with this certificate and key, and a keystore by this password where one is wanted.
+func (w Want) content(pair pki.Pair, password string, ca *CA) (content, error) {
 	leaf, err := pki.ParseLeaf(pair.Certificate)
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
-	data := map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey}
+	wanted := content{w.labels(), w.annotations(leaf.NotAfter, ca), map[string][]byte{
+		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
+	}}
 	if w.IncludesBundle() {
-		data[bundleKey] = ca.Bundle
+		wanted.data[bundleKey] = ca.Bundle
 	}
-	annotations := w.annotations(leaf.NotAfter, ca)
 	if w.Keystore != nil {
 		keystore, err := pki.Keystore(pair, password)
 		if err != nil {
-			return nil, err
+			return content{}, err
 		}
-		data[v1alpha1.KeystoreKey], annotations[v1alpha1.AnnotationKeystoreHash] = keystore, w.Keystore.mark(keystore)
+		wanted.data[v1alpha1.KeystoreKey], wanted.annotations[v1alpha1.AnnotationKeystoreHash] = keystore, w.Keystore.mark(keystore)
 	}
-	secret := coreac.Secret(w.SecretName, w.Service.Namespace).
-		WithType(corev1.SecretTypeTLS).
-		WithLabels(w.labels()).
-		WithAnnotations(annotations).
-		WithOwnerReferences(metaac.OwnerReference().
-			WithAPIVersion("v1").WithKind("Service").WithName(w.Service.Name).WithUID(w.Service.UID)).
-		WithData(data)
-	if replaced != nil {
-		secret.WithUID(replaced.UID).WithResourceVersion(replaced.ResourceVersion)
+	return wanted, nil
+}
+
+// Secret is the Secret as it is made, where there is none.
+func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, error) {
+	wanted, err := w.content(pair, password, ca)
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: w.Service.Namespace, Name: w.SecretName, Labels: wanted.labels, Annotations: wanted.annotations,
+			OwnerReferences: []metav1.OwnerReference{w.owner()},
+		},
+		Type: corev1.SecretTypeTLS,
+		Data: wanted.data,
+	}, err
+}
+
+// Patch is a JSON merge patch (RFC 7386) that makes a Secret as it should be, in the very version of its digest. It leaves alone what others
+// put there, and removes what was ours and is not wanted any more, which our marks tell.
+func (w Want) Patch(pair pki.Pair, password string, ca *CA, over *corev1.Secret) ([]byte, error) {
+	wanted, err := w.content(pair, password, ca)
+	if err != nil {
+		return nil, err
 	}
-	return secret, nil
+	annotations, data := map[string]any{}, map[string]any{}
+	for key, mark := range map[string]string{bundleKey: v1alpha1.AnnotationCABundleHash, v1alpha1.KeystoreKey: v1alpha1.AnnotationKeystoreHash} {
+		if _, ours := over.Annotations[mark]; ours {
+			annotations[mark], data[key] = nil, nil
+		}
+	}
+	for _, family := range openShiftFamilies {
+		for _, suffix := range []string{suffixUID, suffixName, suffixExpiry} {
+			if _, there := over.Annotations[family.key(suffix)]; there {
+				annotations[family.key(suffix)] = nil
+			}
+		}
+	}
+	for key, value := range wanted.annotations {
+		annotations[key] = value
+	}
+	for key, value := range wanted.data {
+		data[key] = value
+	}
+	return json.Marshal(map[string]any{
+		"metadata": map[string]any{
+			"uid": over.UID, "resourceVersion": over.ResourceVersion,
+			"labels": wanted.labels, "annotations": annotations, "ownerReferences": w.owners(over),
+		},
+		"data": data,
+	})
+}
+
+func (w Want) owner() metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: w.Service.Name, UID: w.Service.UID}
+}
+
+// owners are the Service, and whom else others named; but no Service that the Secret was made for before.
+func (w Want) owners(over *corev1.Secret) []metav1.OwnerReference {
+	return append(slices.DeleteFunc(slices.Clone(over.OwnerReferences), func(owner metav1.OwnerReference) bool {
+		before := owner.Name == w.Service.Name || owner.Name == over.Labels[v1alpha1.LabelService]
+		return owner.UID == w.Service.UID || (owner.APIVersion == "v1" && owner.Kind == "Service" && before)
+	}), w.owner())
 }
 
 // Surplus are the keys of a Secret, a digest, that OpenShift's annotation does not allow; nil where nothing forbids them.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
@@ -208,7 +209,7 @@ func TestKeepableKey(t *testing.T) {
 	}
 }
 
-func TestApply(t *testing.T) {
+func TestSecret(t *testing.T) {
 	expiry := now.Add(90 * day).Truncate(time.Second).Format(time.RFC3339)
 	labels := map[string]string{v1alpha1.LabelService: "web", v1alpha1.LabelServiceCA: "default"}
 	for _, tc := range []struct {
@@ -225,7 +226,6 @@ func TestApply(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s := servedScene(t, asking(tc.ask))
 			want := corev1.Secret{
-				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 				ObjectMeta: metav1.ObjectMeta{
 					Namespace: "shop", Name: "web-cert", UID: "uid-of-secret", Labels: labels, Annotations: tc.annotations,
 					OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}},
@@ -233,31 +233,53 @@ func TestApply(t *testing.T) {
 				Type: corev1.SecretTypeTLS,
 				Data: s.secret.Data,
 			}
-			if diff := cmp.Diff(&want, s.secret); diff != "" {
+			if diff := cmp.Diff(&want, s.secret, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// TestApplyOverAnother: a write over a Secret takes effect on that very version only.
-func TestApplyOverAnother(t *testing.T) {
-	s := servedScene(t)
-	s.secret.ResourceVersion = "42"
-	got, err := s.want().Apply(s.pair(), "", &s.ca.CA, s.secret)
-	must(t, got, err)
-	if got.UID == nil || *got.UID != "uid-of-secret" || got.ResourceVersion == nil || *got.ResourceVersion != "42" {
-		t.Errorf("UID %v, resourceVersion %v; want those of the Secret", got.UID, got.ResourceVersion)
+// TestPatch: a write over a Secret takes effect on that very version only, keeps what others put there, and removes what was ours.
+func TestPatch(t *testing.T) {
+	s := servedScene(t, asking(asksBeta))
+	s.secret.ResourceVersion, s.secret.UID = "42", "uid-of-secret"
+	patch, err := s.want().Patch(s.pair(), "", &s.ca.CA, s.digest())
+	must(t, patch, err)
+	var version struct {
+		Metadata struct{ UID, ResourceVersion string }
 	}
-	fresh, err := s.want().Apply(s.pair(), "", &s.ca.CA, nil)
-	must(t, fresh, err)
-	if fresh.UID != nil || fresh.ResourceVersion != nil {
-		t.Errorf("without a Secret: UID %v, resourceVersion %v; want none", fresh.UID, fresh.ResourceVersion)
+	if err := json.Unmarshal(patch, &version); err != nil || version.Metadata.UID != "uid-of-secret" || version.Metadata.ResourceVersion != "42" {
+		t.Errorf("it is of %+v: %v", version, err)
 	}
-	if _, err := s.want().Apply(pki.Pair{}, "", &s.ca.CA, nil); err == nil {
-		t.Error("a Secret without a certificate was made")
+	theirs := metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", UID: "uid-of-deployment"}
+	s.secret.OwnerReferences = append(s.secret.OwnerReferences, theirs,
+		metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-one-before"})
+	s.secret.Labels["app"], s.secret.Annotations["note"] = "web", "theirs"
+	s.secret.Data["ca.crt"], s.secret.Data["keystore.p12"], s.secret.Data["theirs"] = []byte("ours"), []byte("theirs"), []byte("theirs")
+	s.secret.Annotations[v1alpha1.AnnotationCABundleHash] = "marks ca.crt"
+	before := s.secret.DeepCopy()
+	asksOwn(s.service)
+	s.write(s.pair())
+
+	want := before
+	want.OwnerReferences = []metav1.OwnerReference{theirs, {APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}}
+	want.Annotations = map[string]string{"note": "theirs"}
+	delete(want.Data, "ca.crt")
+	if diff := cmp.Diff(want, s.secret); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for name, err := range map[string]error{
+		"made":    second(s.want().Secret(pki.Pair{}, "", &s.ca.CA)),
+		"patched": second(s.want().Patch(pki.Pair{}, "", &s.ca.CA, s.digest())),
+	} {
+		if err == nil {
+			t.Errorf("a Secret without a certificate was %s", name)
+		}
 	}
 }
+
+func second[T any](_ T, err error) error { return err }
 
 // TestSurplus: OpenShift's annotation promises two keys and no more; nobody else minds.
 func TestSurplus(t *testing.T) {

@@ -51,7 +51,8 @@ type Keyring struct {
 	namespace string
 	clock     clock.PassiveClock
 	// started is when this process began to reissue.
-	started time.Time
+	started    time.Time
+	signatures *pki.Signatures
 
 	mu   sync.Mutex
 	held map[string]held
@@ -78,7 +79,7 @@ type held struct {
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
 func New(reader client.Reader, namespace string, passive clock.PassiveClock) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, clock: passive, started: passive.Now(), held: map[string]held{}}
+	return &Keyring{reader: reader, namespace: namespace, clock: passive, started: passive.Now(), signatures: pki.NewSignatures(), held: map[string]held{}}
 }
 
 // Get is the CA that the status of a ServiceCA names, or ErrNotReady.
@@ -144,13 +145,14 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	ca := &CA{
 		Longest: time.Duration(named.longest) * time.Second,
-		CA:      issuance.CA{Bundle: bundle, Roots: roots.Pool(), Reissue: issuance.Reissue{Started: k.started, Paused: named.paused}},
+		CA:      issuance.CA{Bundle: bundle, Roots: roots.Pool(), Signatures: k.signatures, Reissue: issuance.Reissue{Started: k.started, Paused: named.paused}},
 	}
 	if state.Preparing() || state.Phase == v1alpha1.PhaseReissuing {
 		ca.Reissue.From, ca.Reissue.Over = state.Since, state.ReissueOver
 	}
 	if signs {
 		signer := state.Active
+		ca.NotAfter = signer.NotAfter()
 		ca.Authority, ca.Certificate, ca.Chain, ca.Bridge = signer.Authority, signer.Certificate(), signer.Chain(), signer.Bridge()
 	}
 	return ca, nil

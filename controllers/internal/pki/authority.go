@@ -100,6 +100,8 @@ type Authority struct {
 	// bridge leads on to the roots of the generations before it.
 	bridge []*x509.Certificate
 	key    crypto.Signer
+	// end is when the first of the CA, its chain and its root ends.
+	end time.Time
 	// encoded is what the CA was read from.
 	encoded Pair
 }
@@ -121,9 +123,12 @@ func LoadAuthority(pair Pair) (*Authority, error) {
 	if err := checkCA(certificates[0]); err != nil {
 		return nil, err
 	}
-	authority := &Authority{certificate: certificates[0], key: key, encoded: pair}
+	authority := &Authority{certificate: certificates[0], key: key, encoded: pair, end: certificates[0].NotAfter}
 	if !selfSigned(certificates[0]) {
 		authority.chain = withoutRoots(certificates)
+	}
+	for _, above := range authority.chain {
+		authority.endsWith(above)
 	}
 	return authority, nil
 }
@@ -152,6 +157,16 @@ func withoutRoots(certificates []*x509.Certificate) []*x509.Certificate {
 	return chain
 }
 
+// endsWith notes that the CA is of no use without another.
+func (a *Authority) endsWith(above *x509.Certificate) {
+	if above.NotAfter.Before(a.end) {
+		a.end = above.NotAfter
+	}
+}
+
+// NotAfter is when what the CA signs ends to verify: when the CA ends or, before that, its chain or the root that was found.
+func (a *Authority) NotAfter() time.Time { return a.end }
+
 // Certificate is the CA's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 
@@ -173,7 +188,7 @@ func (a *Authority) Chain() []*x509.Certificate { return a.chain }
 func (a *Authority) Fingerprint() string { return Fingerprint(a.certificate, a.chain...) }
 
 // Root finds the self-signed certificate that the CA chains to, over nothing but the chain that a server sends: the CA itself, or
-// one of the candidates in PEM.
+// one of the candidates in PEM. From then on the CA does not outlive it.
 func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate, error) {
 	if selfSigned(a.certificate) {
 		return a.certificate, nil
@@ -202,6 +217,9 @@ func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate
 	}
 	for _, chain := range chains {
 		if allowsLeaf(chain) {
+			for _, above := range chain {
+				a.endsWith(above)
+			}
 			return chain[len(chain)-1], nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -144,11 +145,44 @@ func TestIntermediate(t *testing.T) {
 			if err := verify(t, pair.Certificate, root.Certificate, now, "web.shop.svc"); err != nil {
 				t.Errorf("verify against the root alone: %v", err)
 			}
-			if err := leaf.SignedBy(authority.Certificate(), authority.Chain(), nil); err != nil {
+			if err := leaf.SignedBy(authority.Certificate(), authority.Chain(), nil, nil); err != nil {
 				t.Errorf("SignedBy: %v", err)
 			}
 			if diff := cmp.Diff(tc.chain, tail(parseCertificates(t, pair.Certificate))); diff != "" {
 				t.Errorf("sent after the leaf (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestOutlived: nothing is signed for longer than the first of those above the CA lasts.
+func TestOutlived(t *testing.T) {
+	ends := func(after time.Duration) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotAfter = now.Add(after).Truncate(time.Second) }
+	}
+	for _, tc := range []struct {
+		name                 string
+		root, upper, lower   time.Duration
+		whenLoaded, atLatest time.Duration
+	}{
+		{"the CA ends first", 9 * day, 8 * day, 7 * day, 7 * day, 7 * day},
+		{"one above it does", 9 * day, 5 * day, 7 * day, 5 * day, 5 * day},
+		{"its root does", 4 * day, 8 * day, 7 * day, 7 * day, 4 * day},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			root := makeCA(t, nil, "root", ends(tc.root))
+			upper := makeCA(t, &root, "upper", ends(tc.upper))
+			lower := makeCA(t, &upper, "lower", ends(tc.lower))
+			authority := load(t, lower.pair(t, upper))
+			if got, want := authority.NotAfter(), now.Add(tc.whenLoaded).Truncate(time.Second); !got.Equal(want) {
+				t.Errorf("before its root is known it ends %s, want %s", got, want)
+			}
+			found, err := authority.Root(now, root.pem())
+			must(t, found, err)
+			want := now.Add(tc.atLatest).Truncate(time.Second)
+			_, leaf := issue(t, authority, now, 30*day, leafSpec())
+			if !authority.NotAfter().Equal(want) || !leaf.NotAfter.Equal(want) {
+				t.Errorf("it ends %s, and its leaf %s, want %s", authority.NotAfter(), leaf.NotAfter, want)
 			}
 		})
 	}

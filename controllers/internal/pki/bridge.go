@@ -45,8 +45,8 @@ func (a *Authority) crossSign(other *x509.Certificate) (*x509.Certificate, error
 	if template.NotBefore.Before(a.certificate.NotBefore) {
 		template.NotBefore = a.certificate.NotBefore
 	}
-	if template.NotAfter.After(a.certificate.NotAfter) {
-		template.NotAfter = a.certificate.NotAfter
+	if template.NotAfter.After(a.end) {
+		template.NotAfter = a.end
 	}
 	// Where to ask about the other certificate is not where to ask about this one.
 	template.OCSPServer, template.IssuingCertificateURL, template.CRLDistributionPoints = nil, nil, nil

@@ -127,7 +127,7 @@ func TestSignedByBridged(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			sent := append([]*x509.Certificate{leaf.Certificate}, tc.sent...)
-			wantError(t, parseLeaf(t, pemOf(sent...)).SignedBy(ca, nil, tc.bridge), tc.want)
+			wantError(t, parseLeaf(t, pemOf(sent...)).SignedBy(ca, nil, tc.bridge, nil), tc.want)
 		})
 	}
 }

@@ -46,12 +46,12 @@ func CheckPair(pair Pair) error {
 }
 
 // SignedBy tells why a leaf is not this CA's, with this CA's chain and its bridge after it; nil when it is. A bridge that was longer
-// when the leaf was made does no harm.
-func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate) error {
+// when the leaf was made does no harm. Signatures that are known are not verified again.
+func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate, known *Signatures) error {
 	if !bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId) || !bytes.Equal(l.RawIssuer, ca.RawSubject) {
 		return fmt.Errorf("it was signed by %q, and the CA is %q", l.Issuer.CommonName, ca.Subject.CommonName)
 	}
-	if err := l.CheckSignatureFrom(ca); err != nil {
+	if err := known.check(l.Certificate, ca); err != nil {
 		return fmt.Errorf("the signature of the CA does not verify: %w", err)
 	}
 	path := slices.Concat(chain, bridge)

@@ -106,7 +106,7 @@ func TestSignedBy(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			leaf := parseLeaf(t, tc.sent)
-			wantError(t, leaf.SignedBy(tc.ca.Certificate, tc.chain, nil), tc.want)
+			wantError(t, leaf.SignedBy(tc.ca.Certificate, tc.chain, nil, nil), tc.want)
 		})
 	}
 }

@@ -71,17 +71,17 @@ func (s LeafSpec) extensions() ([]pkix.Extension, error) {
 }
 
 // NotAfter is when a certificate made now ends: after its duration, and never after its CA.
-func NotAfter(now time.Time, duration time.Duration, ca *x509.Certificate) time.Time {
-	if end := now.Add(duration).Truncate(time.Second); end.Before(ca.NotAfter) {
+func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
+	if end := now.Add(duration).Truncate(time.Second); end.Before(ca) {
 		return end
 	}
-	return ca.NotAfter
+	return ca
 }
 
 // Issue signs a certificate that is valid for duration, as far as the CA is. The key is a new one, unless previousKey holds a
 // private key in PEM that satisfies the spec.
 func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, previousKey []byte) (Pair, error) {
-	notAfter := NotAfter(now, duration, a.certificate)
+	notAfter := NotAfter(now, duration, a.end)
 	if !notAfter.After(now) {
 		return Pair{}, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
 	}
@@ -99,8 +99,8 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 // Endorse signs a key that somebody else holds: the certificate, and the CA's chain after it, in PEM. spec.Key is that key's kind. It does not
 // outlive the CA.
 func (a *Authority) Endorse(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
-	if notAfter.After(a.certificate.NotAfter) {
-		notAfter = a.certificate.NotAfter
+	if notAfter.After(a.end) {
+		notAfter = a.end
 	}
 	if !notAfter.After(notBefore) {
 		return nil, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)

@@ -137,8 +137,8 @@ func TestIssueValidity(t *testing.T) {
 		if want.After(end) {
 			want = end
 		}
-		if !leaf.NotAfter.Equal(want) || !pki.NotAfter(at, duration, authority.Certificate()).Equal(want) {
-			t.Errorf("notAfter = %s, NotAfter() = %s, want %s", leaf.NotAfter, pki.NotAfter(at, duration, authority.Certificate()), want)
+		if !leaf.NotAfter.Equal(want) || !pki.NotAfter(at, duration, authority.NotAfter()).Equal(want) {
+			t.Errorf("notAfter = %s, NotAfter() = %s, want %s", leaf.NotAfter, pki.NotAfter(at, duration, authority.NotAfter()), want)
 		}
 		if want := at.Add(-pki.ClockSkew).Truncate(time.Second); !leaf.NotBefore.Equal(want) {
 			t.Errorf("notBefore = %s, want %s", leaf.NotBefore, want)

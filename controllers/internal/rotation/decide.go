@@ -76,6 +76,9 @@ const Paused = "spec.rotation.mode Paused holds the rotation where it stands: se
 // Decide is the state machine: what to do, or what to wait for.
 func Decide(in Input) Decision {
 	decided := in.decide()
+	if in.Spec.Mode == v1alpha1.RotationPaused {
+		decided.Wanted = false
+	}
 	if in.Spec.Mode == v1alpha1.RotationPaused && (decided.Move != Stay || in.State.Phase != v1alpha1.PhaseStable) {
 		return Decision{BlockedBy: append([]string{Paused}, decided.BlockedBy...)}
 	}
@@ -89,11 +92,11 @@ func (in Input) decide() Decision {
 	decided, reason := Decision{}, in.due()
 	switch {
 	case reason == "":
+	case in.distrusting() && reason != v1alpha1.RotationCAExpired && reason != v1alpha1.RotationCompromise:
+		decided.wait("a rotation is due (%s), and waits until the CAs that were compromised are distrusted", reason)
 	case in.NoSuccessor != "":
 		decided.Wanted = true
 		decided.wait("a rotation is due (%s), and %s", reason, in.NoSuccessor)
-	case in.distrusting() && reason != v1alpha1.RotationCAExpired && reason != v1alpha1.RotationCompromise:
-		decided.wait("a rotation is due (%s), and waits until the CAs that were compromised are distrusted", reason)
 	default:
 		return Decision{Move: Begin, Reason: reason}
 	}

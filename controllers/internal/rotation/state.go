@@ -29,9 +29,6 @@ type Signer struct {
 	Source string
 }
 
-// NotAfter is when the CA ends.
-func (s *Signer) NotAfter() time.Time { return s.Certificate().NotAfter }
-
 // Name is how people know the CA.
 func (s *Signer) Name() string { return pki.NameOf(s.Certificate()) }
 

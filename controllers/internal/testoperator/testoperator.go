@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -144,10 +145,21 @@ func install(ctx context.Context, kube client.Client, object *unstructured.Unstr
 	return kube.Create(ctx, object)
 }
 
-// Start runs the operator under its ServiceAccount; stop returns when it has ended, and tells how. adjust may change how it talks to
-// the API server, and the manager.
+// Start runs the operator under the ServiceAccount of Install; stop returns when it has ended, and tells how. adjust may change how it
+// talks to the API server, and the manager.
 func Start(
 	ctx context.Context, running *cluster.Cluster, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
+) (stop func() error, err error) {
+	config, err := running.ServiceAccount(ctx, namespace, "manager")
+	if err != nil {
+		return nil, err
+	}
+	return StartAs(ctx, config, namespace, adjust...)
+}
+
+// StartAs runs the operator as whoever config says.
+func StartAs(
+	ctx context.Context, config *rest.Config, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
 ) (stop func() error, err error) {
 	options, err := controllers.ManagerOptions()
 	if err != nil {
@@ -156,10 +168,6 @@ func Start(
 	options.Metrics = server.Options{BindAddress: "0"}
 	options.Controller.SkipNameValidation = new(true)
 	options.GracefulShutdownTimeout = ptr.To(10 * time.Second)
-	config, err := running.ServiceAccount(ctx, namespace, "manager")
-	if err != nil {
-		return nil, err
-	}
 	config.QPS = -1
 	for _, a := range adjust {
 		a(config, &options)
@@ -171,6 +179,7 @@ func Start(
 	ctx, cancel := context.WithCancel(ctx)
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Namespace: namespace, ClusterDomain: "cluster.local", Clock: clock.RealClock{}, ReissueRate: 200,
+		Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		cancel()

@@ -554,6 +554,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.servingcert.operator.api.v1alpha1.TrustBundleStatus
   map:
     fields:
+    - name: blockedTargets
+      type:
+        scalar: numeric
     - name: certificates
       type:
         scalar: numeric

@@ -26,6 +26,8 @@ type TrustBundleStatusApplyConfiguration struct {
 	Targets *int32 `json:"targets,omitempty"`
 	// currentTargets is the number of targets that carry the current bundle.
 	CurrentTargets *int32 `json:"currentTargets,omitempty"`
+	// blockedTargets is the number of targets that cannot be given the bundle before their owners have put something right.
+	BlockedTargets *int32 `json:"blockedTargets,omitempty"`
 }
 
 // TrustBundleStatusApplyConfiguration constructs a declarative configuration of the TrustBundleStatus type for use with
@@ -89,5 +91,13 @@ func (b *TrustBundleStatusApplyConfiguration) WithTargets(value int32) *TrustBun
 // If called multiple times, the CurrentTargets field is set to the value of the last call.
 func (b *TrustBundleStatusApplyConfiguration) WithCurrentTargets(value int32) *TrustBundleStatusApplyConfiguration {
 	b.CurrentTargets = &value
+	return b
+}
+
+// WithBlockedTargets sets the BlockedTargets field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the BlockedTargets field is set to the value of the last call.
+func (b *TrustBundleStatusApplyConfiguration) WithBlockedTargets(value int32) *TrustBundleStatusApplyConfiguration {
+	b.BlockedTargets = &value
 	return b
 }

@@ -1,0 +1,157 @@
+// Package livegitops_test plays Argo CD and Flux: what is committed is applied over and over, while CAs rotate, certificates are reissued
+// and workloads are restarted.
+package livegitops_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+	"github.com/servingcert/operator/hack/cluster"
+)
+
+const (
+	operatorNamespace = "servingcert"
+	// nameless is the field manager of a write of the operator's that names none.
+	nameless = "nameless"
+	// patience is how long a test waits for what should come; nothing is measured by it.
+	patience = 5 * time.Minute
+)
+
+// world is the cluster of all tests, and the operator in it.
+var world struct {
+	cluster *cluster.Cluster
+	kube    client.Client
+}
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	flag.Parse()
+	// The tests mostly wait, so all of them may at once.
+	if err := flag.Set("test.parallel", "20"); err != nil {
+		panic(err)
+	}
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	crds, err := testoperator.Path("config", "crd", "bases")
+	if err != nil {
+		return 1, err
+	}
+	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
+	known := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+		return 1, err
+	}
+	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+		return 1, err
+	}
+	err = errors.Join(
+		testoperator.Install(ctx, world.kube, operatorNamespace),
+		testoperator.Allow(ctx, world.kube, operatorNamespace, "restarts"),
+	)
+	if err != nil {
+		return 1, err
+	}
+	stop, err := testoperator.Start(ctx, world.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
+		// By this the API server names whoever gives no name.
+		config.UserAgent = nameless + "/v0"
+	})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	return m.Run(), nil
+}
+
+// eventually waits until check returns an empty string; what it returns last is why the test fails.
+func eventually(t *testing.T, check func(context.Context) string) {
+	t.Helper()
+	last := ""
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		problem := check(ctx)
+		if problem == "" || ctx.Err() == nil {
+			last = problem
+		}
+		return problem == "", nil
+	})
+	if err != nil {
+		t.Fatalf("%s (%v)", last, err)
+	}
+}
+
+// get reads an object.
+func get[T client.Object](t *testing.T, namespace, name string, object T) T {
+	t.Helper()
+	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, object); err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+// remove removes an object when the test ends.
+func remove(t *testing.T, object client.Object) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := world.kube.Delete(context.Background(), object); err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+}
+
+// kubectl runs kubectl, and returns what it prints.
+func kubectl(t *testing.T, arguments ...string) string {
+	t.Helper()
+	path, err := testoperator.Path("bin", "k8s", "kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.CommandContext(t.Context(), path, arguments...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+world.cluster.Kubeconfig, "HOME="+t.TempDir())
+	var complaints strings.Builder
+	command.Stderr = &complaints
+	printed, err := command.Output()
+	if err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(arguments, " "), err, complaints.String())
+	}
+	return string(printed)
+}
+
+// file is a file of the test with this content.
+func file(t *testing.T, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "manifests.yaml")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

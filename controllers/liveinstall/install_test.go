@@ -1,0 +1,92 @@
+package liveinstall_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Applied once more, as a GitOps tool does every few minutes, an installation changes nothing. What its controllers still write into the status of
+// fresh objects comes to an end.
+func TestApplyAgain(t *testing.T) {
+	for _, overlay := range overlays {
+		t.Run(overlay, func(t *testing.T) {
+			objects, err := build(t.Context(), "config/"+overlay)
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func(ctx context.Context) error {
+				before, err := versions(ctx, objects)
+				if err != nil {
+					return err
+				}
+				if _, err := apply(ctx, "config/"+overlay); err != nil {
+					return err
+				}
+				after, err := versions(ctx, objects)
+				if err != nil {
+					return err
+				}
+				for object, version := range after {
+					if version != before[object] {
+						return fmt.Errorf("%s is changed by being applied again", object)
+					}
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// versions are the resourceVersions of objects by their kinds and names.
+func versions(ctx context.Context, objects []*unstructured.Unstructured) (map[string]string, error) {
+	found := map[string]string{}
+	for _, object := range objects {
+		there := object.DeepCopy()
+		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), there); err != nil {
+			return nil, err
+		}
+		found[object.GetKind()+" "+object.GetName()] = there.GetResourceVersion()
+	}
+	return found, nil
+}
+
+// The pods of the Deployment may run under the pod security standard of their namespace, and one that runs as root may not.
+func TestPodSecurity(t *testing.T) {
+	var deployment appsv1.Deployment
+	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: "servingcert-manager"}, &deployment); err != nil {
+		t.Fatal(err)
+	}
+	create := func(adjust func(*corev1.Pod)) error {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, GenerateName: "try-", Labels: deployment.Spec.Template.Labels},
+			Spec:       deployment.Spec.Template.Spec,
+		}
+		adjust(pod)
+		return world.kube.Create(t.Context(), pod, client.DryRunAll)
+	}
+	if err := create(func(*corev1.Pod) {}); err != nil {
+		t.Error(err)
+	}
+	err := create(func(pod *corev1.Pod) { pod.Spec.SecurityContext = nil })
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "restricted") {
+		t.Errorf("a pod that may run as root is not refused: %v", err)
+	}
+	// Both replicas are there, so the ServiceAccount and all else that the pods name is, too.
+	eventually(t, func(ctx context.Context) error {
+		var pods corev1.PodList
+		err := world.kube.List(ctx, &pods, client.InNamespace(operatorNamespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels))
+		if err == nil && len(pods.Items) != 2 {
+			err = fmt.Errorf("%d pods", len(pods.Items))
+		}
+		return err
+	})
+}

@@ -1,0 +1,161 @@
+// Package liveinstall_test installs the operator as people do, by kubectl from config/, and applies every sample.
+package liveinstall_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+	"github.com/servingcert/operator/hack/cluster"
+)
+
+const (
+	operatorNamespace = "servingcert-system"
+	// patience is how long a test waits for what should come; nothing is measured by it.
+	patience = 4 * time.Minute
+)
+
+// overlays are the installations, each of which adds to the first.
+var overlays = []string{"default", "restarts", "cert-manager"}
+
+// world is a cluster with cert-manager's CRDs, in which every overlay is installed. The operator runs in this process, as the ServiceAccount and
+// with the rights of the installation; in the pods of its Deployment runs nothing.
+var world struct {
+	cluster *cluster.Cluster
+	kube    client.Client
+}
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	certManager, err := moduleOf(ctx, "github.com/cert-manager/cert-manager")
+	if err != nil {
+		return 1, err
+	}
+	world.cluster, err = cluster.Start(ctx, cluster.Options{Nodes: 1, CRDs: []string{filepath.Join(certManager, "deploy", "crds")}})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
+	known := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(known), cmapi.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+		return 1, err
+	}
+	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+		return 1, err
+	}
+	for _, overlay := range overlays {
+		if _, err := apply(ctx, "config/"+overlay); err != nil {
+			return 1, err
+		}
+	}
+	config, err := world.cluster.ServiceAccount(ctx, operatorNamespace, "servingcert-manager")
+	if err != nil {
+		return 1, err
+	}
+	stop, err := testoperator.StartAs(ctx, config, operatorNamespace)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	return m.Run(), nil
+}
+
+// moduleOf is the folder of a module that this one requires.
+func moduleOf(ctx context.Context, path string) (string, error) {
+	folder, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", path).Output()
+	return strings.TrimSpace(string(folder)), err
+}
+
+// apply applies a kustomization as the guides say, and tells what is said.
+func apply(ctx context.Context, folder string) (said string, err error) {
+	return kubectl(ctx, "apply", "--server-side", "-k", folder)
+}
+
+// build is what a kustomization is made of.
+func build(ctx context.Context, folder string) ([]*unstructured.Unstructured, error) {
+	built, err := kubectl(ctx, "kustomize", folder)
+	if err != nil {
+		return nil, err
+	}
+	var objects []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(built), 4096)
+	for {
+		object := &unstructured.Unstructured{}
+		switch err := decoder.Decode(object); {
+		case errors.Is(err, io.EOF):
+			return objects, nil
+		case err != nil:
+			return nil, err
+		}
+		objects = append(objects, object)
+	}
+}
+
+// kubectl runs in the root of the repository. A warning, such as one of pod security, is an error here.
+func kubectl(ctx context.Context, args ...string) (string, error) {
+	root, err := testoperator.Path()
+	if err != nil {
+		return "", err
+	}
+	command := exec.CommandContext(ctx, filepath.Join(root, "bin", "k8s", "kubectl"), args...)
+	command.Dir = root
+	command.Env = append(os.Environ(), "KUBECONFIG="+world.cluster.Kubeconfig)
+	var said, warned bytes.Buffer
+	command.Stdout, command.Stderr = &said, &warned
+	err = command.Run()
+	if err == nil && warned.Len() > 0 {
+		err = errors.New("there are warnings")
+	}
+	if err != nil {
+		return "", fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, warned.String())
+	}
+	return said.String(), nil
+}
+
+// eventually waits until check returns nil; what it returns last is why the test fails.
+func eventually(t *testing.T, check func(ctx context.Context) error) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		problem := check(ctx)
+		if problem == nil || ctx.Err() == nil {
+			last = problem
+		}
+		return problem == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("%v (%v)", last, err)
+	}
+}

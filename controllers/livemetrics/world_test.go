@@ -1,0 +1,257 @@
+// Package livemetrics_test scrapes the operator as Prometheus does that config/metrics sets up: a kubelet mounts the certificate that the
+// operator made for itself, and the API server says who may read.
+package livemetrics_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+	"github.com/servingcert/operator/hack/cluster"
+)
+
+const (
+	operatorNamespace = "servingcert-system"
+	// patience is how long a test waits for what should come; nothing is measured by it.
+	patience = 4 * time.Minute
+)
+
+// world is the cluster, and what config/metrics has put into it.
+var world struct {
+	cluster *cluster.Cluster
+	kube    client.Client
+	// folder is for files, and manager the built program.
+	folder, manager string
+	// monitor is the ServiceMonitor: the cluster has no prometheus-operator.
+	monitor *unstructured.Unstructured
+	// args are those that the Deployment gives the manager.
+	args []string
+}
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	if world.folder, err = os.MkdirTemp("", "livemetrics-"); err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(world.folder)
+	crds, err := testoperator.Path("config", "crd", "bases")
+	if err != nil {
+		return 1, err
+	}
+	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
+	if world.kube, err = testoperator.Client(world.cluster); err != nil {
+		return 1, err
+	}
+	if err := eventsv1.AddToScheme(world.kube.Scheme()); err != nil {
+		return 1, err
+	}
+	world.manager = filepath.Join(world.folder, "manager")
+	if err := errors.Join(command(ctx, "go", "build", "-o", world.manager, "."), install(ctx, "metrics"), install(ctx, "samples/basic")); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+// command runs one at the root of the repository.
+func command(ctx context.Context, name string, args ...string) error {
+	run := exec.CommandContext(ctx, name, args...)
+	var err error
+	if run.Dir, err = testoperator.Path(); err != nil {
+		return err
+	}
+	if printed, err := run.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, printed)
+	}
+	return nil
+}
+
+// install creates what a kustomization holds, as far as the cluster knows it.
+func install(ctx context.Context, kustomization string) error {
+	kubectl, err := testoperator.Path("bin", "k8s", "kubectl")
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(world.folder, filepath.Base(kustomization))
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return err
+	}
+	if err := command(ctx, kubectl, "kustomize", "config/"+kustomization, "--output="+filepath.Join(folder, "all.yaml")); err != nil {
+		return err
+	}
+	objects, err := testoperator.Manifests(folder)
+	if err != nil {
+		return err
+	}
+	for _, object := range objects {
+		switch object.GetKind() {
+		case "CustomResourceDefinition", "PrometheusRule":
+			continue
+		case "ServiceMonitor":
+			world.monitor = object
+			continue
+		case "Deployment":
+			containers, _, _ := unstructured.NestedSlice(object.Object, "spec", "template", "spec", "containers")
+			world.args, _, _ = unstructured.NestedStringSlice(containers[0].(map[string]any), "args")
+		}
+		if err := world.kube.Create(ctx, object); err != nil {
+			return fmt.Errorf("install %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// eventually waits until check returns an empty string; what it returns last is why the test fails.
+func eventually(t *testing.T, check func(ctx context.Context) string) {
+	t.Helper()
+	last := ""
+	err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		problem := check(ctx)
+		if problem == "" || ctx.Err() == nil {
+			last = problem
+		}
+		return problem == "", nil
+	})
+	if err != nil {
+		t.Fatalf("%s (%v)", last, err)
+	}
+}
+
+// pods are those of the Deployment, whose volumes the kubelet has mounted.
+func pods(t *testing.T) []corev1.Pod {
+	t.Helper()
+	var list corev1.PodList
+	eventually(t, func(ctx context.Context) string {
+		if err := world.kube.List(ctx, &list, client.InNamespace(operatorNamespace)); err != nil {
+			return err.Error()
+		}
+		if len(list.Items) != 2 {
+			return fmt.Sprintf("there are %d pods", len(list.Items))
+		}
+		for i := range list.Items {
+			if list.Items[i].Status.Phase != corev1.PodRunning {
+				return fmt.Sprintf("pod %s is %s", list.Items[i].Name, list.Items[i].Status.Phase)
+			}
+		}
+		return ""
+	})
+	return list.Items
+}
+
+// replica is a manager.
+type replica struct {
+	address, log string
+}
+
+// start runs the manager as it would run in a pod: with the arguments of the Deployment, the rights of its ServiceAccount and the files that the
+// kubelet mounts there.
+func start(t *testing.T, pod *corev1.Pod) replica {
+	t.Helper()
+	certificate, err := world.cluster.VolumePath(pod, "metrics-certificate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := replica{address: freeAddress(t), log: filepath.Join(world.folder, pod.Name+".log")}
+	file, err := os.Create(r.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	args := []string{"--kubeconfig=" + kubeconfig(t, account(t, operatorNamespace, "servingcert-manager")), "--zap-log-level=debug"}
+	inPod := strings.NewReplacer("$(POD_NAMESPACE)", operatorNamespace, "/etc/servingcert/metrics", certificate,
+		"metrics-bind-address=:8443", "metrics-bind-address="+r.address, "address=:8081", "address=0")
+	for _, arg := range world.args {
+		args = append(args, inPod.Replace(arg))
+	}
+	manager := exec.CommandContext(t.Context(), world.manager, args...)
+	manager.Stdout, manager.Stderr = file, file
+	if err := manager.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = manager.Wait() })
+	return r
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// account is a client that is a ServiceAccount.
+func account(t *testing.T, namespace, name string) *rest.Config {
+	t.Helper()
+	config, err := world.cluster.ServiceAccount(t.Context(), namespace, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+// kubeconfig is a file that says the same.
+func kubeconfig(t *testing.T, config *rest.Config) string {
+	t.Helper()
+	access := clientcmdapi.NewConfig()
+	access.Clusters["c"] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData, CertificateAuthority: config.CAFile}
+	access.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: config.BearerToken}
+	access.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	access.CurrentContext = "x"
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*access, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// serviceAccount creates one in a namespace of its own, and returns its token.
+func serviceAccount(t *testing.T, name string) string {
+	t.Helper()
+	for _, object := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: name}},
+	} {
+		if err := world.kube.Create(t.Context(), object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return account(t, name, name).BearerToken
+}

@@ -1,0 +1,198 @@
+// Package metrics shows Prometheus what the statuses say, and counts what is signed. No label is the name of anything that a tenant makes:
+// there are as many series as ServiceCAs and policies.
+package metrics
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// namespace begins the name of each metric.
+const namespace = "servingcert"
+
+// The names of the labels.
+const (
+	labelCA         = "serviceca"
+	labelPolicy     = "policy"
+	labelController = "controller"
+	labelReason     = "reason"
+)
+
+// What the status of a ServiceCA says.
+var (
+	caNotAfter     = describe("serviceca_not_after_timestamp_seconds", "When the CA that signs expires.", labelCA)
+	caNextRotation = describe("serviceca_next_rotation_timestamp_seconds", "When the threshold starts the next rotation.", labelCA)
+	caPhase        = describe("serviceca_phase", "1 for the phase that the rotation is in, 0 for the others.", labelCA, "phase")
+	caPhaseStart   = describe("serviceca_phase_start_timestamp_seconds", "When the phase began.", labelCA)
+	caBlockers     = describe("serviceca_rotation_blockers", "What the rotation waits for: the number of sentences in status.rotation.blockedBy.", labelCA)
+	caCertificates = describe("serviceca_certificates", "Live serving certificates by the generation of the CA that signed them.", labelCA, "generation")
+	caBundle       = describe("serviceca_bundle_certificates", "Certificates in the trust bundle.", labelCA)
+	caTargets      = describe("serviceca_targets",
+		"Objects that ask for the bundle: current ones carry it, blocked ones wait for their owners, behind ones for the operator.", labelCA, "state")
+	caCondition = describe("serviceca_condition", "1 for a condition that is True, 0 for one that is not.", labelCA, "condition")
+)
+
+// What the status of a policy says.
+var (
+	policyServices = describe("policy_services",
+		"Services that want a certificate by this policy: issued ones have it, pending ones will, failed ones need somebody's doing.", labelPolicy, "state")
+	policyExpiry    = describe("policy_earliest_expiry_timestamp_seconds", "When the first certificate of the policy expires.", labelPolicy)
+	policyRenewal   = describe("policy_next_renewal_timestamp_seconds", "When the next certificate of the policy is renewed.", labelPolicy)
+	policyRestarts  = describe("policy_restarts", "Workloads that hold an older certificate or bundle, by what becomes of their restart.", labelPolicy, "state")
+	policyCondition = describe("policy_condition", "1 for a condition that is True, 0 for one that is not.", labelPolicy, "condition")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+}
+
+// Collector shows the statuses, as the manager's cache has them while it is asked: what is gone is not shown, and nothing is kept twice.
+type Collector struct {
+	Cache    cache.Cache
+	Registry prometheus.Registerer
+}
+
+// Start shows the statuses for as long as this replica works. One that waits has no cache of them, and would show them a second time.
+func (c *Collector) Start(ctx context.Context) error {
+	for _, object := range []client.Object{&v1alpha1.ServiceCA{}, &v1alpha1.ServingCertPolicy{}} {
+		if _, err := c.Cache.GetInformer(ctx, object); err != nil {
+			return err
+		}
+	}
+	if err := c.Registry.Register(statuses{c.Cache}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	c.Registry.Unregister(statuses{c.Cache})
+	return nil
+}
+
+// statuses reads them.
+type statuses struct{ client.Reader }
+
+// Describe names what Collect shows.
+func (s statuses) Describe(descriptions chan<- *prometheus.Desc) {
+	for _, description := range []*prometheus.Desc{
+		caNotAfter, caNextRotation, caPhase, caPhaseStart, caBlockers, caCertificates, caBundle, caTargets, caCondition,
+		policyServices, policyExpiry, policyRenewal, policyRestarts, policyCondition,
+	} {
+		descriptions <- description
+	}
+}
+
+// Collect shows what every status says.
+func (s statuses) Collect(metrics chan<- prometheus.Metric) {
+	var cas v1alpha1.ServiceCAList
+	if err := s.List(context.Background(), &cas, client.UnsafeDisableDeepCopy); err != nil {
+		metrics <- prometheus.NewInvalidMetric(caCondition, err)
+	}
+	for i := range cas.Items {
+		shown{metrics, cas.Items[i].Name}.serviceCA(cas.Items[i].Status)
+	}
+	var policies v1alpha1.ServingCertPolicyList
+	if err := s.List(context.Background(), &policies, client.UnsafeDisableDeepCopy); err != nil {
+		metrics <- prometheus.NewInvalidMetric(policyCondition, err)
+	}
+	for i := range policies.Items {
+		shown{metrics, policies.Items[i].Name}.policy(policies.Items[i].Status)
+	}
+}
+
+// shown is an object whose status is shown.
+type shown struct {
+	metrics chan<- prometheus.Metric
+	name    string
+}
+
+func (s shown) gauge(description *prometheus.Desc, value float64, labels ...string) {
+	s.metrics <- prometheus.MustNewConstMetric(description, prometheus.GaugeValue, value, append([]string{s.name}, labels...)...)
+}
+
+// time shows a time, if there is one.
+func (s shown) time(description *prometheus.Desc, at *metav1.Time) {
+	if at != nil {
+		s.gauge(description, float64(at.Unix()))
+	}
+}
+
+func (s shown) conditions(description *prometheus.Desc, conditions []metav1.Condition) {
+	for _, condition := range conditions {
+		s.gauge(description, truth(condition.Status == metav1.ConditionTrue), condition.Type)
+	}
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func (s shown) serviceCA(status v1alpha1.ServiceCAStatus) {
+	s.conditions(caCondition, status.Conditions)
+	s.time(caNextRotation, status.NextRotationTime)
+	s.generations(status)
+	if bundle := status.TrustBundle; bundle != nil {
+		s.gauge(caBundle, float64(bundle.Certificates))
+		s.gauge(caTargets, float64(bundle.CurrentTargets), "current")
+		s.gauge(caTargets, float64(bundle.BlockedTargets), "blocked")
+		s.gauge(caTargets, float64(bundle.Targets-bundle.CurrentTargets-bundle.BlockedTargets), "behind")
+	}
+	if rotation := status.Rotation; rotation != nil {
+		for _, phase := range []v1alpha1.CAPhase{
+			v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
+		} {
+			s.gauge(caPhase, truth(phase == rotation.Phase), string(phase))
+		}
+		s.time(caPhaseStart, rotation.LastTransitionTime)
+		s.gauge(caBlockers, float64(len(rotation.BlockedBy)))
+	}
+}
+
+// generations shows who signed how many certificates; those before the active one together, for there may be many.
+func (s shown) generations(status v1alpha1.ServiceCAStatus) {
+	if active := status.Active; active != nil {
+		s.time(caNotAfter, &active.NotAfter)
+		s.gauge(caCertificates, signedBy(*active), "active")
+	}
+	if next := status.Next; next != nil {
+		s.gauge(caCertificates, signedBy(*next), "next")
+	}
+	if len(status.Previous) > 0 {
+		total := 0.0
+		for _, previous := range status.Previous {
+			total += signedBy(previous)
+		}
+		s.gauge(caCertificates, total, "previous")
+	}
+}
+
+func signedBy(generation v1alpha1.CAGeneration) float64 {
+	if generation.Certificates == nil {
+		return 0
+	}
+	return float64(*generation.Certificates)
+}
+
+func (s shown) policy(status v1alpha1.ServingCertPolicyStatus) {
+	s.conditions(policyCondition, status.Conditions)
+	s.time(policyExpiry, status.EarliestExpiry)
+	s.time(policyRenewal, status.NextRenewalTime)
+	if services := status.Services; services != nil {
+		s.gauge(policyServices, float64(services.Issued), "issued")
+		s.gauge(policyServices, float64(services.Pending), "pending")
+		s.gauge(policyServices, float64(services.Failed), "failed")
+	}
+	if restarts := status.Restarts; restarts != nil {
+		s.gauge(policyRestarts, float64(restarts.Pending), "pending")
+		s.gauge(policyRestarts, float64(restarts.InProgress), "in_progress")
+		s.gauge(policyRestarts, float64(restarts.Failed), "failed")
+		s.gauge(policyRestarts, float64(restarts.OptedOut), "opted_out")
+	}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"text/tabwriter"
+)
+
+// row is one number.
+type row struct {
+	What  string  `json:"what"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitempty"`
+	// Grows is set where it would be bad news if it grew faster than the number of Services.
+	Grows bool `json:"-"`
+}
+
+// rows are the numbers of one cluster, in the order in which they were taken.
+type rows []row
+
+func (r *rows) add(what string, value float64, unit string) {
+	r.put(row{What: what, Value: value, Unit: unit})
+}
+
+// growing adds a number that the drawing shows.
+func (r *rows) growing(what string, value float64, unit string) {
+	r.put(row{What: what, Value: value, Unit: unit, Grows: true})
+}
+
+func (r *rows) put(one row) {
+	*r = append(*r, one)
+	fmt.Fprintf(os.Stderr, "  %s: %.3g %s\n", one.What, one.Value, one.Unit)
+}
+
+// column is a cluster.
+type column struct {
+	Services int  `json:"services"`
+	Rows     rows `json:"rows"`
+}
+
+// table has a column for each cluster, the largest last.
+type table []column
+
+// value is a number of a cluster; false where it was not taken there.
+func (c column) value(what string) (float64, bool) {
+	for _, one := range c.Rows {
+		if one.What == what {
+			return one.Value, true
+		}
+	}
+	return 0, false
+}
+
+func (t table) print(to io.Writer) error {
+	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprint(out, "Services\t")
+	for _, each := range t {
+		fmt.Fprintf(out, "%d\t", each.Services)
+	}
+	fmt.Fprintln(out)
+	for _, one := range t[len(t)-1].Rows {
+		fmt.Fprintf(out, "%s\t", one.What)
+		for _, each := range t {
+			if value, taken := each.value(one.What); taken {
+				fmt.Fprintf(out, "%.4g", value)
+			}
+			fmt.Fprint(out, "\t")
+		}
+		fmt.Fprintf(out, "%s\n", one.Unit)
+	}
+	return out.Flush()
+}
+
+// The drawing has a panel for each number that may grow.
+const (
+	panelWidth, panelHeight, panelsInRow, margin = 250, 150, 3, 34
+)
+
+// draw is an SVG of the growth: both axes are logarithmic, and the thin line is what would grow as the number of Services does.
+func (t table) draw() []byte {
+	var panels []row
+	for _, one := range t[len(t)-1].Rows {
+		if one.Grows {
+			panels = append(panels, one)
+		}
+	}
+	lines := (len(panels) + panelsInRow - 1) / panelsInRow
+	var out bytes.Buffer
+	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`+"\n",
+		panelsInRow*panelWidth, lines*panelHeight)
+	fmt.Fprintln(&out, `<rect width="100%" height="100%" fill="white"/>`)
+	for i, one := range panels {
+		fmt.Fprintf(&out, `<g transform="translate(%d,%d)">`+"\n", i%panelsInRow*panelWidth, i/panelsInRow*panelHeight)
+		t.panel(&out, one)
+		fmt.Fprintln(&out, `</g>`)
+	}
+	fmt.Fprintln(&out, `</svg>`)
+	return out.Bytes()
+}
+
+func (t table) panel(out io.Writer, one row) {
+	first, last := t[0], t[len(t)-1]
+	lowest, highest := math.Inf(1), math.Inf(-1)
+	for _, each := range t {
+		if value, taken := each.value(one.What); taken && value > 0 {
+			lowest, highest = min(lowest, value), max(highest, value)
+		}
+	}
+	// As much upwards as to the right, so that what grows with the Services rises by 45 degrees.
+	decades := max(1, math.Log10(float64(last.Services)/float64(first.Services)))
+	middle := (math.Log10(lowest) + math.Log10(highest)) / 2
+	x := func(services int) float64 {
+		return margin + math.Log10(float64(services)/float64(first.Services))/decades*(panelWidth-2*margin)
+	}
+	y := func(value float64) float64 {
+		return panelHeight/2 - (math.Log10(value)-middle)/decades*(panelHeight-2*margin)
+	}
+	fmt.Fprintf(out, `<text x="%d" y="14">%s</text>`+"\n", margin, one.What)
+	from := lowest
+	fmt.Fprintf(out, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#ccc"/>`+"\n",
+		x(first.Services), y(from), x(last.Services), y(from*float64(last.Services)/float64(first.Services)))
+	fmt.Fprint(out, `<polyline fill="none" stroke="#326ce5" stroke-width="2" points="`)
+	for _, each := range t {
+		if value, taken := each.value(one.What); taken && value > 0 {
+			fmt.Fprintf(out, "%.1f,%.1f ", x(each.Services), y(value))
+		}
+	}
+	fmt.Fprintln(out, `"/>`)
+	for _, each := range t {
+		if value, taken := each.value(one.What); taken && value > 0 {
+			fmt.Fprintf(out, `<circle cx="%.1f" cy="%.1f" r="3" fill="#326ce5"/><text x="%.1f" y="%.1f" text-anchor="middle">%.3g %s</text>`+"\n",
+				x(each.Services), y(value), x(each.Services), y(value)-7, value, one.Unit)
+		}
+		fmt.Fprintf(out, `<text x="%.1f" y="%d" text-anchor="middle" fill="#777">%d</text>`+"\n", x(each.Services), panelHeight-6, each.Services)
+	}
+}

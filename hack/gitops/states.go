@@ -1,0 +1,87 @@
+package gitops
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the states anew for which Argo CD's health scripts are tried")
+
+// Keep keeps the states that a controller produces in a folder, a file each, with as much of them as decides about health. It fails where the
+// folder holds others: `go test -run=TestHealth -update` writes it anew.
+func Keep[T any](tb testing.TB, folder, kind string, states map[string]*T) {
+	tb.Helper()
+	kept, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, file := range kept {
+		if states[name(file)] != nil {
+			continue
+		}
+		if !*update {
+			tb.Errorf("%s is no state of a %s", file, kind)
+		} else if err := os.Remove(file); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	for name, state := range states {
+		keep(tb, filepath.Join(folder, name+".yaml"), decisive(tb, kind, state))
+	}
+}
+
+func name(file string) string {
+	base := filepath.Base(file)
+	return base[:len(base)-len(filepath.Ext(base))]
+}
+
+func keep(tb testing.TB, file string, state []byte) {
+	tb.Helper()
+	if *update {
+		if err := os.WriteFile(file, state, 0o644); err != nil {
+			tb.Fatal(err)
+		}
+		return
+	}
+	kept, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if !bytes.Equal(kept, state) {
+		tb.Errorf("%s is not the state any more, which is\n%s", file, state)
+	}
+}
+
+// decisive is what decides about health.
+func decisive(tb testing.TB, kind string, state any) []byte {
+	tb.Helper()
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(state)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	whole := unstructured.Unstructured{Object: content}
+	status := map[string]any{}
+	for _, field := range []string{"observedGeneration", "conditions"} {
+		if value, has, _ := unstructured.NestedFieldNoCopy(content, "status", field); has {
+			status[field] = value
+		}
+	}
+	encoded, err := yaml.Marshal(map[string]any{
+		"apiVersion": v1alpha1.SchemeGroupVersion.String(), "kind": kind,
+		"metadata": map[string]any{"name": whole.GetName(), "generation": whole.GetGeneration()},
+		"status":   status,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return encoded
+}
