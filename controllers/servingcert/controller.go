@@ -167,7 +167,8 @@ func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies pol
 
 // readPassword reads the password of the keystore, where one is wanted.
 func (r *Reconciler) readPassword(ctx context.Context, found *situation) (obstacle *issuance.Obstacle, err error) {
-	if keystore := found.want.Keystore; keystore != nil {
+	keystore := found.want.Keystore
+	if obstacle = keystore.Check(); obstacle == nil && keystore != nil {
 		found.password, keystore.Version, obstacle, err = trust.Password(ctx, r.Live, found.service.Namespace, keystore.Password)
 	}
 	return obstacle, err

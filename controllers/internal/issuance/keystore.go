@@ -29,7 +29,8 @@ func keystoreOf(service *corev1.Service, family Family) *Keystore {
 	return &Keystore{Format: format, Password: service.Annotations[v1alpha1.AnnotationKeystorePassword]}
 }
 
-func (k *Keystore) check() *Obstacle {
+// Check tells why there can be no such keystore; nil when there can.
+func (k *Keystore) Check() *Obstacle {
 	switch {
 	case k == nil:
 		return nil

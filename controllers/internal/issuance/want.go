@@ -113,7 +113,7 @@ func (w Want) check(ca *CA) *Obstacle {
 	if obstacle := ca.CheckNames(w.Leaf.DNSNames, w.Policy.Name); obstacle != nil {
 		return obstacle
 	}
-	return w.Keystore.check()
+	return w.Keystore.Check()
 }
 
 // CheckNames tells why names that a policy gives cannot stand in a certificate of the CA; nil when they can.
