@@ -95,9 +95,12 @@ func TestAtRest(t *testing.T) {
 		return ""
 	})
 	second.quiet(t, 5*time.Second)
+	if made := second.written("POST /api/v1/namespaces/" + r.name + "/secrets"); len(made) != 1 {
+		t.Errorf("one Service is late, and %d Secrets are made", len(made))
+	}
 	for _, write := range second.written() {
 		switch {
-		case strings.HasSuffix(write, "/secrets/late-tls"), strings.HasSuffix(write, "/servingcertpolicies/everything/status"),
+		case write == "POST /api/v1/namespaces/"+r.name+"/secrets", strings.HasSuffix(write, "/servingcertpolicies/everything/status"),
 			strings.HasSuffix(write, "/servicecas/everything/status"), strings.HasSuffix(write, "/events"):
 		default:
 			t.Errorf("after a restart: %s", write)

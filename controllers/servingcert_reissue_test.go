@@ -42,7 +42,7 @@ func TestSecretIsPutRight(t *testing.T) {
 			s.Data[corev1.TLSCertKey] = append(s.Data[corev1.TLSCertKey], root.pem()...)
 		}},
 		"owner-gone":  {spoil: func(_ *testing.T, s *corev1.Secret) { s.OwnerReferences = nil }},
-		"labels-gone": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Labels = nil }},
+		"labels-gone": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Labels = nil }, keeps: true},
 		"all-data-gone": {spoil: func(_ *testing.T, s *corev1.Secret) {
 			s.Data = map[string][]byte{corev1.TLSCertKey: {}, corev1.TLSPrivateKeyKey: {}}
 		}},
