@@ -180,11 +180,12 @@ func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
 
 // ask asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
 func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) error {
+	asks := in.serviceCA.Spec.Source.CertManager != nil
 	switch {
-	case !decided.wanted && len(decided.blockedBy) > 0 && !in.asked.taken(decided.state) && in.serviceCA.Spec.Source.CertManager != nil:
+	case asks && !decided.wanted && len(decided.blockedBy) > 0 && !in.asked.taken(decided.state):
 		// What was asked for is waited with: another rotation goes on, or all of them are held.
 		return nil
-	case !decided.wanted:
+	case !asks || !decided.wanted:
 		return r.collect(ctx, in, decided)
 	}
 	decided.retry = retryRequest
