@@ -4,8 +4,10 @@ package controllers
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +35,7 @@ import (
 	"github.com/servingcert/operator/controllers/certmanager"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/podcertificate"
 	"github.com/servingcert/operator/controllers/restart"
@@ -108,6 +111,8 @@ func digest(object any) (any, error) {
 	if secret, ok := object.(*corev1.Secret); ok {
 		issuance.Digest(secret)
 		keepOurAnnotations(secret)
+		secret.SetLabels(ours(secret.GetLabels()))
+		secret.SetFinalizers(nil)
 	}
 	return object, nil
 }
@@ -154,23 +159,37 @@ func slimTarget(object any) (any, error) {
 	return object, nil
 }
 
-// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB.
-const maxAnnotation = 4 << 10
+const (
+	// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB.
+	maxAnnotation = 4 << 10
+	// maxAnnotations is more than there are that are for us.
+	maxAnnotations = 32
+)
 
 // keepOurAnnotations leaves out what is not for us.
 func keepOurAnnotations(object metav1.Object) { object.SetAnnotations(ours(object.GetAnnotations())) }
 
-// ours are the annotations or labels that are for us, cut off where one is too long to mean anything.
+// ours are the annotations or labels that are for us, cut off where they are longer or more than can mean anything.
 func ours(all map[string]string) map[string]string {
-	var kept map[string]string
-	for key, value := range all {
+	var keys []string
+	for key := range all {
 		prefix, _, _ := strings.Cut(key, "/")
 		if prefix == v1alpha1.GroupName || prefix == string(issuance.OpenShift) || prefix == string(issuance.OpenShiftAlpha) {
-			if kept == nil {
-				kept = map[string]string{}
-			}
-			kept[key] = strings.Clone(value[:min(len(value), maxAnnotation)])
+			keys = append(keys, key)
 		}
+	}
+	if keys == nil {
+		return nil
+	}
+	if len(keys) > maxAnnotations {
+		slices.Sort(keys)
+		keys = keys[:maxAnnotations]
+	}
+	kept := make(map[string]string, len(keys))
+	for _, key := range keys {
+		value := all[key]
+		// The same few keys stand in every object.
+		kept[unique.Make(key).Value()] = strings.Clone(value[:min(len(value), maxAnnotation)])
 	}
 	return kept
 }
@@ -198,7 +217,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
 	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
-	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules}
+	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules, Pace: &pace.Pace{}, Clock: options.Clock}
 	targets := trust.New(trust.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
@@ -214,7 +233,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	news := servingcert.NewNews(recorder, options.Clock)
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
-		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed,
+		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed, Refusals: servingcert.NewRefusals(),
 	}
 	policies := &servingcertpolicy.Reconciler{
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,

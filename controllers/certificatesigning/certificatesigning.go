@@ -88,7 +88,7 @@ func (d Door) Claim(ctx context.Context, request *certificatesv1.CertificateSign
 	}
 	terms, obstacle := offers.Grant(read.DNSNames, read.Usages)
 	if obstacle != nil {
-		return nil, signing.Reject(obstacle), nil
+		return nil, d.Signer.NotGranted(obstacle, request.CreationTimestamp.Time, namespace, read.DNSNames), nil
 	}
 	claim := &signing.Claim{PublicKey: read.PublicKey, Key: read.Key, Terms: terms, Skew: pki.ClockSkew}
 	if seconds := request.Spec.ExpirationSeconds; seconds != nil {

@@ -96,7 +96,7 @@ func (d Door) Claim(ctx context.Context, request *cmapi.CertificateRequest) (*si
 	}
 	terms, obstacle := offers.Grant(read.DNSNames, read.Usages)
 	if obstacle != nil {
-		return nil, signing.Reject(obstacle), nil
+		return nil, d.Signer.NotGranted(obstacle, request.CreationTimestamp.Time, request.Namespace, read.DNSNames), nil
 	}
 	claim := &signing.Claim{PublicKey: read.PublicKey, Key: read.Key, Terms: terms, Skew: pki.ClockSkew}
 	if request.Spec.Duration != nil {

@@ -26,6 +26,7 @@ var errSecretThere = errors.New("there is a Secret that the cache does not hold"
 // carryOut does what a plan says.
 func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuance.Plan) (outcome, error) {
 	err := r.write(ctx, found, &plan)
+	key := client.ObjectKeyFromObject(found.service)
 	switch {
 	case errors.Is(err, errSecretThere):
 		return outcome{}, errSecretThere
@@ -34,14 +35,20 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 		return outcome{silent: true, again: retryUnseen}, nil
 	case err != nil && apply.Refused(err):
 		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
+		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
 	case err != nil:
 		return outcome{}, err
 	}
-	result := outcome{obstacle: plan.Obstacle, again: untilNext(found.now, plan)}
-	if !plan.NotAfter.IsZero() {
-		result.signedBy = plan.SignedBy
+	r.Refusals.Forget(key)
+	return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: untilNext(found.now, plan)}, nil
+}
+
+// signedBy is who signed the certificate that is there and sound; empty without one.
+func signedBy(plan issuance.Plan) string {
+	if plan.NotAfter.IsZero() {
+		return ""
 	}
-	return result, nil
+	return plan.SignedBy
 }
 
 // write does to the Secret what a plan says.
@@ -64,7 +71,7 @@ func untilNext(now time.Time, plan issuance.Plan) time.Duration {
 	if !plan.RenewAt.IsZero() {
 		next = plan.RenewAt.Sub(now)
 	}
-	if plan.Obstacle != nil && unseen(plan.Obstacle.Reason) {
+	if plan.Obstacle != nil && plan.Obstacle.Reason == issuance.ReasonSecretNotOurs {
 		return sooner(next, retryUnseen)
 	}
 	return next
@@ -159,6 +166,7 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 // writeSecret makes the Secret, or patches the one that was found, in the very version that was. Server-side apply would cost the API server
 // nearly twice as much, and would write into a Secret that the cache does not hold.
 func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.Pair) error {
+	r.count(found)
 	if found.secret == nil {
 		secret, err := found.want.Secret(pair, found.password, &found.ca.CA)
 		if err != nil {
@@ -173,12 +181,19 @@ func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.
 	return r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert)
 }
 
+// count counts a write: another bundle, another signer and another policy are nobody's fight.
+func (r *Reconciler) count(found situation) {
+	given := fmt.Sprint(found.want.Policy.UID, found.want.Policy.Generation, pki.Hash(found.ca.Bundle))
+	r.View.Pace.Write(client.ObjectKeyFromObject(found.service), given, found.now)
+}
+
 // trim removes the keys that OpenShift's annotation does not allow.
 func (r *Reconciler) trim(ctx context.Context, found situation) error {
 	surplus := found.want.Surplus(found.secret)
 	if len(surplus) == 0 {
 		return nil
 	}
+	r.count(found)
 	data := map[string]any{}
 	for _, key := range surplus {
 		data[key] = nil

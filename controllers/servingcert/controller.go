@@ -7,12 +7,15 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
@@ -41,6 +44,13 @@ type Reconciler struct {
 	News     *News
 	Clock    clock.PassiveClock
 	Metrics  *metrics.Signing
+	// Refusals tells when to try again a write that the API server refused: each costs a key.
+	Refusals workqueue.TypedRateLimiter[types.NamespacedName]
+}
+
+// NewRefusals waits for 30 seconds first, and twice as long each time, up to a quarter of an hour.
+func NewRefusals() workqueue.TypedRateLimiter[types.NamespacedName] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryUnseen, 15*time.Minute)
 }
 
 // situation is what was found for one Service.
@@ -70,6 +80,7 @@ type outcome struct {
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var service corev1.Service
 	if err := r.Client.Get(ctx, request.NamespacedName, &service); err != nil {
+		r.forget(request.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	namespace, err := r.View.Namespace(ctx, service.Namespace)
@@ -95,7 +106,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if err := r.tell(ctx, &service, result); err != nil || policies.Unreadable() {
+	if err := r.told(&service, &result, r.tell(ctx, &service, result)); err != nil || policies.Unreadable() {
 		// Whom an unreadable policy means is not known; nothing is removed that it may want.
 		return ctrl.Result{RequeueAfter: result.again}, err
 	}
@@ -104,6 +115,23 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		result.again = sooner(result.again, retryInUse)
 	}
 	return ctrl.Result{RequeueAfter: result.again}, err
+}
+
+// told notes whether a Service could be told: where its owner keeps it from that, nobody waits for it.
+func (r *Reconciler) told(service *corev1.Service, result *outcome, err error) error {
+	refused := err != nil && apply.Refused(err)
+	r.View.Pace.Told(client.ObjectKeyFromObject(service), !refused)
+	if refused {
+		result.again = sooner(result.again, retryUnseen)
+		return nil
+	}
+	return err
+}
+
+// forget leaves nothing of a Service that is gone.
+func (r *Reconciler) forget(key types.NamespacedName) {
+	r.View.Pace.Told(key, true)
+	r.Refusals.Forget(key)
 }
 
 // sooner is the shorter of two times; zero is never.
@@ -129,6 +157,9 @@ func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingC
 // serve brings the Secret of a Service up to date.
 func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies policy.Set, namespace map[string]string) (outcome, error) {
 	now := r.Clock.Now()
+	if wait := r.View.Pace.Wait(client.ObjectKeyFromObject(want.Service), now); wait > 0 {
+		return outcome{silent: true, again: wait}, nil
+	}
 	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
 	if err != nil {
 		return outcome{}, err

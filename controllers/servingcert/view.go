@@ -8,11 +8,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
@@ -31,6 +33,9 @@ const (
 type View struct {
 	client.Reader
 	Rules issuance.Rules
+	// Pace is that of the Services; Clock tells the time by it.
+	Pace  *pace.Pace
+	Clock clock.PassiveClock
 }
 
 // Policies are all ServingCertPolicies.
@@ -98,7 +103,8 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 type Claim struct {
 	// Wanted: a policy wants it.
 	Wanted bool
-	// InVain: nothing new will come into it, for the Service is told of an obstacle, goes away, or moves to another CA. Nobody waits for it.
+	// InVain: nothing new will come into it, for the Service is told of an obstacle or would not be, somebody keeps undoing our writes, or it
+	// goes away, or moves to another CA. Nobody waits for it.
 	InVain bool
 	// IncludesBundle: it carries the trust bundle, too.
 	IncludesBundle bool
@@ -110,6 +116,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := v.Clock.Now()
 	return func(secret *corev1.Secret) Claim {
 		var service corev1.Service
 		key := client.ObjectKey{Namespace: secret.Namespace, Name: secret.Labels[v1alpha1.LabelService]}
@@ -128,7 +135,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 		_, told := service.Annotations[v1alpha1.AnnotationError]
 		going := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
 		moves := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
-		return Claim{Wanted: true, InVain: told || going || moves, IncludesBundle: want.IncludesBundle()}
+		return Claim{Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), IncludesBundle: want.IncludesBundle()}
 	}, nil
 }
 

@@ -64,6 +64,15 @@ func refuse(obstacle *issuance.Obstacle) *Refusal { return &Refusal{Obstacle: ob
 // Reject is what stands in the way of this request for ever.
 func Reject(obstacle *issuance.Obstacle) *Refusal { return &Refusal{Obstacle: obstacle, Final: true} }
 
+// patience is for how long a Service may come after what asks for its names: whoever applies a folder applies them in any order.
+const patience = time.Minute
+
+// NotGranted is final, unless what was asked for only just may still be offered.
+func (s Signer) NotGranted(obstacle *issuance.Obstacle, asked time.Time, namespace string, names []string) *Refusal {
+	early := obstacle.Reason == issuance.ReasonNameNotOffered && s.Clock.Since(asked) < patience
+	return &Refusal{Obstacle: obstacle, Final: !early || !issuance.MayCome(namespace, names)}
+}
+
 // Invalid rejects a request that cannot be read, or asks for what no Service has.
 func Invalid(err error) *Refusal {
 	return Reject(issuance.NewObstacle(issuance.ReasonInvalidRequest, "%v", err))
@@ -98,7 +107,7 @@ func (s Signer) Offers(ctx context.Context, ca, namespace string, counts func(*c
 		of, known := namespaces[service.Namespace]
 		if !known {
 			found, err := s.View.Namespace(ctx, service.Namespace)
-			if client.IgnoreNotFound(err) != nil {
+			if err != nil {
 				return nil, err
 			}
 			of = found.Labels

@@ -3,7 +3,6 @@ package trust
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +14,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pace"
 )
 
 // retryRefused is how often an object is tried again that the API server refuses to change: no event would tell that it allows it.
@@ -48,9 +48,7 @@ type Reconciler struct {
 	openShift bool
 	clock     clock.PassiveClock
 
-	pace pace
-	// speechless are the objects that would not be told what stands in the way: nobody waits for them.
-	speechless sync.Map
+	pace pace.Pace
 }
 
 // door is how a bundle gets into an object of some kind.
@@ -69,7 +67,7 @@ type door interface {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	cached := r.kind.Metadata()
 	if err := r.targets.Get(ctx, req.NamespacedName, cached); err != nil {
-		r.speechless.Delete(req.NamespacedName)
+		r.pace.Told(req.NamespacedName, true)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if _, asks := r.kind.requestOf(cached, r.openShift); !asks && !marked(cached) {
@@ -80,7 +78,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.live.Get(ctx, req.NamespacedName, object); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if wait := r.pace.wait(req.NamespacedName, r.clock.Now()); wait > 0 {
+	if wait := r.pace.Wait(req.NamespacedName, r.clock.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	obstacle, err := r.inject(ctx, door, object)
@@ -106,10 +104,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // told is the end, once an object was told, or would not be.
 func (r *Reconciler) told(req ctrl.Request, result ctrl.Result, err error) (ctrl.Result, error) {
 	if err != nil && apply.Refused(err) {
-		r.speechless.Store(req.NamespacedName, true)
+		r.pace.Told(req.NamespacedName, false)
 		return ctrl.Result{RequeueAfter: retryRefused}, nil
 	}
-	r.speechless.Delete(req.NamespacedName)
+	r.pace.Told(req.NamespacedName, true)
 	return result, err
 }
 
@@ -131,7 +129,7 @@ func (r *Reconciler) inject(ctx context.Context, door door, object client.Object
 	if err != nil || obstacle != nil || door.holds(object, wanted) {
 		return obstacle, err
 	}
-	r.pace.write(client.ObjectKeyFromObject(object), wanted.hash, r.clock.Now())
+	r.pace.Write(client.ObjectKeyFromObject(object), wanted.hash, r.clock.Now())
 	return door.write(ctx, object, wanted)
 }
 

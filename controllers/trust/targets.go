@@ -81,9 +81,7 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Target
 	// A CA that was not ready is nothing that an owner can put right.
 	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
 	key := client.ObjectKeyFromObject(target)
-	fought := r.pace.wait(key, r.clock.Now()) > 0
-	_, speechless := r.speechless.Load(key)
-	counted.Count(carried == hash, told || fought || speechless, r.kind.name(key))
+	counted.Count(carried == hash, told || r.pace.Hopeless(key, r.clock.Now()), r.kind.name(key))
 }
 
 // manyTargets are more than have to be looked at where nobody writes marks of our own by hand.

@@ -2,9 +2,11 @@ package issuance
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -40,6 +42,18 @@ func (r Rules) Offer(service *corev1.Service, policy *v1alpha1.ServingCertPolicy
 
 // Offers are what the policies of one ServiceCA give.
 type Offers []Terms
+
+// MayCome tells whether each name could be that of a Service of the namespace, or of any where that is empty: one that is applied a moment after
+// what asks for its names.
+func MayCome(namespace string, names []string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool {
+		before, after, found := strings.Cut(name+".", ".svc.")
+		labels := strings.Split(before, ".")
+		service, within := labels[max(0, len(labels)-2)], labels[len(labels)-1]
+		ours := found && len(labels) >= 2 && service != "*" && service != "" && within != "" && (namespace == "" || within == namespace)
+		return !ours || (service == "kubernetes" && within == metav1.NamespaceDefault) || strings.Contains(after, ".svc.")
+	})
+}
 
 // All is everything that is offered, in one certificate: every name, and of the rest what each of the policies allows. False where nothing is.
 func (o Offers) All() (Terms, bool) {

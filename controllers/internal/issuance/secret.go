@@ -3,6 +3,7 @@ package issuance
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,27 +20,53 @@ const bundleKey = "ca.crt"
 // soundKey stands for a private key that belongs to the certificate beside it, in a digest.
 const soundKey = "sound"
 
-// Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, every other
-// value but the certificate by its hash. What it found out stands in stringData, which the API server never returns: so a digest
+// Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, what may stand beside it by
+// its hash, and what has no business there by its name. What it found out stands in stringData, which the API server never returns: so a digest
 // is known for one, and digesting it again changes nothing. It changes the Secret that it is given.
 func Digest(secret *corev1.Secret) {
 	if secret.StringData != nil {
 		return
 	}
 	certificate := secret.Data[corev1.TLSCertKey]
-	digest := map[string]string{}
-	for key, value := range secret.Data {
-		digest[key] = pki.Hash(value)
-	}
-	digest[corev1.TLSPrivateKeyKey] = soundKey
-	if err := pki.CheckPair(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]}); err != nil {
-		digest[corev1.TLSPrivateKeyKey] = err.Error()
-	}
+	secret.StringData = digestOf(secret.Data, pki.CheckPair(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]}))
 	secret.Data = map[string][]byte{corev1.TLSCertKey: certificatesAlone(certificate)}
-	secret.StringData = digest
 	keepWriteTime(secret)
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
+}
+
+// soundAlone is the digest of nearly all: a certificate with its key, and nothing else. They share it, and nobody changes it.
+var soundAlone = map[string]string{corev1.TLSPrivateKeyKey: soundKey}
+
+// namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
+const namesKept = 32
+
+func digestOf(data map[string][]byte, unsound error) map[string]string {
+	var others []string
+	digest := map[string]string{corev1.TLSPrivateKeyKey: soundKey}
+	if unsound != nil {
+		digest[corev1.TLSPrivateKeyKey] = unsound.Error()
+	}
+	for key, value := range data {
+		switch key {
+		case corev1.TLSCertKey, corev1.TLSPrivateKeyKey:
+		case bundleKey, v1alpha1.KeystoreKey:
+			digest[key] = pki.Hash(value)
+		default:
+			others = append(others, key)
+		}
+	}
+	if len(others) > namesKept {
+		slices.Sort(others)
+		others = others[:namesKept]
+	}
+	for _, key := range others {
+		digest[strings.Clone(key)] = ""
+	}
+	if len(digest) == 1 && unsound == nil {
+		return soundAlone
+	}
+	return digest
 }
 
 // keepWriteTime leaves of the managed fields when we last wrote some.
@@ -265,7 +292,7 @@ func (w Want) Surplus(secret *corev1.Secret) []string {
 	}
 	var surplus []string
 	for key := range secret.StringData {
-		if key != corev1.TLSCertKey && key != corev1.TLSPrivateKeyKey {
+		if key != corev1.TLSPrivateKeyKey {
 			surplus = append(surplus, key)
 		}
 	}

@@ -100,7 +100,7 @@ type Authority struct {
 	// bridge leads on to the roots of the generations before it.
 	bridge []*x509.Certificate
 	key    crypto.Signer
-	// end is when the first of the CA, its chain and its root ends.
+	// end is when the first of the CA and, once its root is found, of what leads to that ends.
 	end time.Time
 	// encoded is what the CA was read from.
 	encoded Pair
@@ -126,9 +126,6 @@ func LoadAuthority(pair Pair) (*Authority, error) {
 	authority := &Authority{certificate: certificates[0], key: key, encoded: pair, end: certificates[0].NotAfter}
 	if !selfSigned(certificates[0]) {
 		authority.chain = withoutRoots(certificates)
-	}
-	for _, above := range authority.chain {
-		authority.endsWith(above)
 	}
 	return authority, nil
 }
@@ -164,7 +161,8 @@ func (a *Authority) endsWith(above *x509.Certificate) {
 	}
 }
 
-// NotAfter is when what the CA signs ends to verify: when the CA ends or, before that, its chain or the root that was found.
+// NotAfter is when what the CA signs ends to verify: when the CA ends or, before that, what leads to the root that was found. What else lies
+// beside it may have ended long ago.
 func (a *Authority) NotAfter() time.Time { return a.end }
 
 // Certificate is the CA's own certificate.

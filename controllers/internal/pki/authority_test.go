@@ -155,28 +155,29 @@ func TestIntermediate(t *testing.T) {
 	}
 }
 
-// TestOutlived: nothing is signed for longer than the first of those above the CA lasts.
+// TestOutlived: nothing is signed for longer than the first of those above the CA lasts; what lies beside them does not count.
 func TestOutlived(t *testing.T) {
 	ends := func(after time.Duration) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotAfter = now.Add(after).Truncate(time.Second) }
 	}
 	for _, tc := range []struct {
-		name                 string
-		root, upper, lower   time.Duration
-		whenLoaded, atLatest time.Duration
+		name                      string
+		root, upper, lower, other time.Duration
+		atLatest                  time.Duration
 	}{
-		{"the CA ends first", 9 * day, 8 * day, 7 * day, 7 * day, 7 * day},
-		{"one above it does", 9 * day, 5 * day, 7 * day, 5 * day, 5 * day},
-		{"its root does", 4 * day, 8 * day, 7 * day, 7 * day, 4 * day},
+		{"the CA ends first", 9 * day, 8 * day, 7 * day, 9 * day, 7 * day},
+		{"one above it does", 9 * day, 5 * day, 7 * day, 9 * day, 5 * day},
+		{"its root does", 4 * day, 8 * day, 7 * day, 9 * day, 4 * day},
+		{"a certificate beside it does", 9 * day, 8 * day, 7 * day, 2 * day, 7 * day},
+		{"a certificate beside it has", 9 * day, 8 * day, 7 * day, -day, 7 * day},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			root := makeCA(t, nil, "root", ends(tc.root))
 			upper := makeCA(t, &root, "upper", ends(tc.upper))
 			lower := makeCA(t, &upper, "lower", ends(tc.lower))
-			authority := load(t, lower.pair(t, upper))
-			if got, want := authority.NotAfter(), now.Add(tc.whenLoaded).Truncate(time.Second); !got.Equal(want) {
-				t.Errorf("before its root is known it ends %s, want %s", got, want)
-			}
+			former := makeCA(t, nil, "former root")
+			other := makeCA(t, &former, "beside it", ends(tc.other))
+			authority := load(t, lower.pair(t, upper, other))
 			found, err := authority.Root(now, root.pem())
 			must(t, found, err)
 			want := now.Add(tc.atLatest).Truncate(time.Second)

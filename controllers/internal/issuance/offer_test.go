@@ -1,0 +1,84 @@
+package issuance_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+// A request gets names that are offered and no others, the usages that every policy behind them allows, and the shortest of their lifetimes.
+func TestGrant(t *testing.T) {
+	t.Parallel()
+	server, client := v1alpha1.UsageServerAuth, v1alpha1.UsageClientAuth
+	offers := issuance.Offers{
+		{DNSNames: []string{"web.shop.svc", "web.shop.svc.cluster.local"}, Usages: []v1alpha1.CertificateUsage{server, client}, Duration: time.Hour, Policy: "long"},
+		{DNSNames: []string{"db.shop.svc", "*.db.shop.svc"}, Usages: []v1alpha1.CertificateUsage{server}, Duration: time.Minute, Policy: "short"},
+	}
+	for name, tc := range map[string]struct {
+		names  []string
+		usages []v1alpha1.CertificateUsage
+		want   issuance.Terms
+		says   string
+	}{
+		"one name": {[]string{"web.shop.svc"}, nil, issuance.Terms{Usages: []v1alpha1.CertificateUsage{server, client}, Duration: time.Hour, Policy: "long"}, ""},
+		"of two policies": {[]string{"web.shop.svc", "db.shop.svc"}, nil, issuance.Terms{
+			Usages: []v1alpha1.CertificateUsage{server}, Duration: time.Minute, Policy: "long"}, ""},
+		"fewer usages": {[]string{"web.shop.svc"}, []v1alpha1.CertificateUsage{client}, issuance.Terms{
+			Usages: []v1alpha1.CertificateUsage{client}, Duration: time.Hour, Policy: "long"}, ""},
+		"a wildcard that is offered":       {[]string{"*.db.shop.svc"}, nil, issuance.Terms{Usages: []v1alpha1.CertificateUsage{server}, Duration: time.Minute, Policy: "short"}, ""},
+		"a wildcard over what is offered":  {[]string{"*.web.shop.svc"}, nil, issuance.Terms{}, "NameNotOffered"},
+		"a name under a wildcard":          {[]string{"one.db.shop.svc"}, nil, issuance.Terms{}, "NameNotOffered"},
+		"another case":                     {[]string{"Web.shop.svc"}, nil, issuance.Terms{}, "NameNotOffered"},
+		"one good and one of others":       {[]string{"web.shop.svc", "web.kube-system.svc"}, nil, issuance.Terms{}, "web.kube-system.svc"},
+		"nothing":                          {nil, nil, issuance.Terms{}, "no name is asked for"},
+		"a usage that one does not allow":  {[]string{"web.shop.svc", "db.shop.svc"}, []v1alpha1.CertificateUsage{client}, issuance.Terms{}, "UsageNotOffered"},
+		"a usage that nobody has heard of": {[]string{"web.shop.svc"}, []v1alpha1.CertificateUsage{"code signing"}, issuance.Terms{}, "UsageNotOffered"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, obstacle := offers.Grant(tc.names, tc.usages)
+			switch {
+			case tc.says == "" && obstacle != nil:
+				t.Fatalf("refused: %s", obstacle)
+			case tc.says == "":
+				if tc.want.DNSNames = tc.names; !cmp.Equal(tc.want, got) {
+					t.Errorf("-want +got:\n%s", cmp.Diff(tc.want, got))
+				}
+			case obstacle == nil || !strings.Contains(obstacle.String(), tc.says):
+				t.Errorf("got %+v and %v, want it refused, saying %q", got, obstacle, tc.says)
+			}
+		})
+	}
+}
+
+// What could be the name of a Service may come a moment later; what could not is refused at once.
+func TestMayCome(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		namespace, names string
+		want             bool
+	}{
+		{"shop", "web.shop.svc", true},
+		{"shop", "web.shop.svc web.shop.svc.cluster.local *.web.shop.svc", true},
+		{"", "web.anywhere.svc", true},
+		{"shop", "web.shop.svc web.kube-system.svc", false},
+		{"shop", "*.shop.svc", false},
+		{"shop", "shop.svc", false},
+		{"shop", ".shop.svc", false},
+		{"", "*.svc", false},
+		{"", "kubernetes.default.svc", false},
+		{"shop", "example.org", false},
+		{"shop", "web.shop.svcs", false},
+		{"shop", "web.shop.svc.shop.svc", false},
+		{"shop", "web.shop", false},
+	} {
+		if got := issuance.MayCome(tc.namespace, strings.Fields(tc.names)); got != tc.want {
+			t.Errorf("%q in %q: %t, want %t", tc.names, tc.namespace, got, tc.want)
+		}
+	}
+}

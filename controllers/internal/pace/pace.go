@@ -1,0 +1,104 @@
+// Package pace keeps us from fighting over an object, and from waiting for one that nobody can help. It is forgotten with the process, and
+// nothing is lost by that but patience.
+package pace
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// burst is how often one object may closely be given what it was given before: the annotation, another key, a hand.
+	burst = 5
+	// calm is how long somebody who keeps undoing our writes is left alone after a burst.
+	calm = 30 * time.Second
+)
+
+// Pace is that of the objects of one kind. The zero value is ready to use.
+type Pace struct {
+	mu     sync.Mutex
+	writes map[types.NamespacedName]series
+	// swept is when what was long past was last forgotten.
+	swept time.Time
+	// speechless are the objects that would not be told what stands in the way.
+	speechless map[types.NamespacedName]bool
+}
+
+// series is a number of writes, each within calm of the one before.
+type series struct {
+	number int
+	last   time.Time
+	// given is what was written.
+	given []string
+}
+
+// Write counts a write, before it is tried: one that fails for a reason that nobody knows counts, too. It counts from the beginning where
+// what is given is new: that is the doing of a CA, and nobody's fight.
+func (p *Pace) Write(key types.NamespacedName, given string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweep(now)
+	s := p.writes[key]
+	if now.Sub(s.last) >= calm {
+		s = series{}
+	}
+	if !slices.Contains(s.given, given) {
+		s.number, s.given = 0, append(s.given, given)
+	}
+	s.number++
+	s.last = now
+	p.writes[key] = s
+}
+
+// sweep forgets what is long past, now and then: ten thousand objects may be written in a few seconds.
+func (p *Pace) sweep(now time.Time) {
+	if p.writes != nil && now.Sub(p.swept) < calm {
+		return
+	}
+	before := p.writes
+	p.writes, p.swept = map[types.NamespacedName]series{}, now
+	for key, s := range before {
+		if now.Sub(s.last) < calm {
+			p.writes[key] = s
+		}
+	}
+}
+
+// Wait is how long to leave an object alone.
+func (p *Pace) Wait(key types.NamespacedName, now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wait(key, now)
+}
+
+func (p *Pace) wait(key types.NamespacedName, now time.Time) time.Duration {
+	s := p.writes[key]
+	if s.number < burst {
+		return 0
+	}
+	return max(0, calm-now.Sub(s.last))
+}
+
+// Told notes whether an object could be told what stands in its way.
+func (p *Pace) Told(key types.NamespacedName, told bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case told:
+		delete(p.speechless, key)
+	case p.speechless == nil:
+		p.speechless = map[types.NamespacedName]bool{key: true}
+	default:
+		p.speechless[key] = true
+	}
+}
+
+// Hopeless tells whether nobody should wait for an object: it is fought over, or would not be told why it is not served.
+func (p *Pace) Hopeless(key types.NamespacedName, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.speechless[key] || p.wait(key, now) > 0
+}

@@ -1,0 +1,141 @@
+package pace
+
+import (
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// now lies far off: a stray time.Now() shows.
+var now = time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC)
+
+var (
+	fought   = types.NamespacedName{Namespace: "shop", Name: "fought"}
+	peaceful = types.NamespacedName{Namespace: "shop", Name: "peaceful"}
+)
+
+// After a burst a ConfigMap is left alone for a while, and no other ConfigMap with it.
+func TestPaceCalmsDown(t *testing.T) {
+	var p Pace
+	for i := range burst {
+		at := now.Add(time.Duration(i) * time.Second)
+		if wait := p.Wait(fought, at); wait != 0 {
+			t.Fatalf("write %d of %d has to wait for %s", i+1, burst, wait)
+		}
+		p.Write(fought, "bundle", at)
+	}
+	last := now.Add((burst - 1) * time.Second)
+	for after, want := range map[time.Duration]time.Duration{0: calm, time.Second: calm - time.Second, calm - 1: 1, calm: 0, time.Hour: 0} {
+		if got := p.Wait(fought, last.Add(after)); got != want {
+			t.Errorf("%s after a burst it is left alone for %s, want %s", after, got, want)
+		}
+	}
+	if wait := p.Wait(peaceful, last); wait != 0 {
+		t.Errorf("another ConfigMap is left alone for %s", wait)
+	}
+}
+
+// Once it was calm, as many writes may follow each other as at first; so a fight costs a burst each time, and no more.
+func TestPaceOfALongFight(t *testing.T) {
+	var p Pace
+	writes, end := 0, now.Add(time.Hour)
+	for at := now; at.Before(end); at = at.Add(100 * time.Millisecond) {
+		if p.Wait(fought, at) == 0 {
+			p.Write(fought, "bundle", at)
+			writes++
+		}
+	}
+	if most := burst * (1 + int(end.Sub(now)/calm)); writes > most || writes < most/2 {
+		t.Errorf("%d writes in an hour, want at most %d, and no standstill", writes, most)
+	}
+}
+
+// Writes that come singly are never held up, however many they are.
+func TestPaceOfRareWrites(t *testing.T) {
+	var p Pace
+	for i := range 10 * burst {
+		at := now.Add(time.Duration(i) * calm)
+		if wait := p.Wait(peaceful, at); wait != 0 {
+			t.Fatalf("write %d has to wait for %s", i+1, wait)
+		}
+		p.Write(peaceful, "bundle", at)
+	}
+}
+
+// A CA that rotates again and again fights with nobody: each of its bundles is written at once.
+func TestPaceOfRotations(t *testing.T) {
+	var p Pace
+	for i := range 10 * burst {
+		at := now.Add(time.Duration(i) * time.Second)
+		if wait := p.Wait(peaceful, at); wait != 0 {
+			t.Fatalf("bundle %d has to wait for %s", i+1, wait)
+		}
+		p.Write(peaceful, strconv.Itoa(i), at)
+	}
+}
+
+// Whoever asks for the bundles of two CAs in turn gets no more writes by it than those of one.
+func TestPaceOfTwoCAs(t *testing.T) {
+	var p Pace
+	writes := 0
+	for i := range 10 * burst {
+		if p.Wait(fought, now) == 0 {
+			p.Write(fought, strconv.Itoa(i%2), now)
+			writes++
+		}
+	}
+	if most := burst + 1; writes != most {
+		t.Errorf("%d writes, want %d", writes, most)
+	}
+}
+
+// What is long past is forgotten: the ConfigMaps of a cluster's lifetime are not kept.
+func TestPaceForgets(t *testing.T) {
+	var p Pace
+	for i := range 100 {
+		p.Write(types.NamespacedName{Namespace: "shop", Name: time.Duration(i).String()}, "bundle", now)
+	}
+	p.Write(fought, "bundle", now.Add(calm))
+	if len(p.writes) != 1 {
+		t.Errorf("%d ConfigMaps are remembered, want 1", len(p.writes))
+	}
+}
+
+// Several ConfigMaps are written at once.
+func TestPaceAtOnce(t *testing.T) {
+	var p Pace
+	var group sync.WaitGroup
+	for range 16 {
+		group.Go(func() {
+			p.Wait(fought, now)
+			p.Write(fought, "bundle", now)
+		})
+	}
+	group.Wait()
+	if got := p.writes[fought].number; got != 16 {
+		t.Errorf("%d writes are counted, want %d", got, 16)
+	}
+}
+
+// An object that could not be told what stands in its way is hopeless, until it can be; so is one that is fought over.
+func TestHopeless(t *testing.T) {
+	t.Parallel()
+	var p Pace
+	if p.Hopeless(peaceful, now) {
+		t.Error("it is hopeless from the start")
+	}
+	p.Told(peaceful, false)
+	if !p.Hopeless(peaceful, now) || p.Hopeless(fought, now) {
+		t.Error("not exactly the one that could not be told is hopeless")
+	}
+	p.Told(peaceful, true)
+	for range burst {
+		p.Write(fought, "", now)
+	}
+	if p.Hopeless(peaceful, now) || !p.Hopeless(fought, now) || p.Hopeless(fought, now.Add(calm)) {
+		t.Error("not exactly the one that is fought over is hopeless, until it is calm")
+	}
+}
