@@ -1,11 +1,14 @@
 package controllers_test
 
 import (
+	"bytes"
 	"context"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -57,4 +60,56 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 		var left corev1.Service
 		return errorText(kube.Get(ctx, client.ObjectKeyFromObject(stuck), &left))
 	})
+}
+
+// Nor does a Service that cannot be told, a Secret that nothing more fits into, or one whose owner undoes whatever we write.
+func TestSpeechlessTenantsCannotHoldARotation(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude })
+	for _, name := range []string{"mute", "fat", "fought"} {
+		r.service(name, asks(name+"-tls"))
+		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))
+	}
+	before := r.signer()
+	pad := func(annotations map[string]string, to int) {
+		annotations["example.org/pad"] = ""
+		size := 0
+		for key, value := range annotations {
+			size += len(key) + len(value)
+		}
+		annotations["example.org/pad"] = strings.Repeat("x", to-size)
+	}
+	update(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "mute"}}, func(s *corev1.Service) {
+		s.Annotations[v1alpha1.AnnotationKeystore] = "nope"
+		pad(s.Annotations, 256<<10)
+	})
+	update(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "fat-tls"}}, func(s *corev1.Secret) {
+		size := 0
+		for _, value := range s.Data {
+			size += len(value)
+		}
+		s.Data["fat"] = bytes.Repeat([]byte("x"), corev1.MaxSecretSize-size)
+	})
+	fighting, end := context.WithCancel(t.Context())
+	fought := make(chan struct{})
+	go func() {
+		defer close(fought)
+		undone := []byte(`{"metadata":{"annotations":{"` + v1alpha1.AnnotationCABundleHash + `":"undone"}}}`)
+		for fighting.Err() == nil {
+			// It may be written by us at that moment.
+			_ = kube.Patch(fighting, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "fought-tls"}},
+				client.RawPatch(types.MergePatchType, undone))
+		}
+	}()
+	t.Cleanup(func() { end(); <-fought })
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) {
+		ca.Spec.Rotation.Trigger, ca.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
+	})
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if ca.Status.Rotation.Phase != v1alpha1.PhaseStable || activeOf(ca).SerialNumber == before.SerialNumber.Text(16) {
+			return "the rotation is not at its end"
+		}
+		return ""
+	})
+	r.told("fat", "SecretRefused: ")
 }
