@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
@@ -18,7 +17,7 @@ func Server(address, certDir string) server.Options {
 	if certDir != "" {
 		files := &certificate{folder: certDir}
 		options.SecureServing = true
-		options.FilterProvider = filters.WithAuthenticationAndAuthorization
+		options.FilterProvider = onlyWhoMay
 		options.TLSOpts = []func(*tls.Config){func(config *tls.Config) {
 			config.MinVersion = tls.VersionTLS12
 			config.GetCertificate = files.get

@@ -102,6 +102,7 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 		plan.Action, plan.Obstacle = issuance.Refuse, issuance.NewObstacle(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
 		return nil
 	}
+	found.ca.Signatures.Made(leaf, found.ca.Certificate)
 	err = r.writeSecret(ctx, found, pair)
 	if apierrors.IsAlreadyExists(err) {
 		return errSecretThere

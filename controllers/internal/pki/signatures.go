@@ -22,7 +22,7 @@ func (s *Signatures) check(leaf, ca *x509.Certificate) error {
 	if s == nil {
 		return leaf.CheckSignatureFrom(ca)
 	}
-	both := sha256.Sum256(slices.Concat(leaf.Raw, ca.Raw))
+	both := pairOf(leaf, ca)
 	if _, known := s.verified.Get(both); known {
 		return nil
 	}
@@ -32,3 +32,8 @@ func (s *Signatures) check(leaf, ca *x509.Certificate) error {
 	}
 	return err
 }
+
+// Made remembers a signature that we have just made.
+func (s *Signatures) Made(leaf *Leaf, ca *x509.Certificate) { s.verified.Add(pairOf(leaf.Certificate, ca), nil) }
+
+func pairOf(leaf, ca *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(slices.Concat(leaf.Raw, ca.Raw)) }
