@@ -133,6 +133,11 @@ func install(ctx context.Context, kustomization string) error {
 				return err
 			}
 			world.container = deployment.Spec.Template.Spec.Containers[0]
+			// The node of the embedded cluster has no images, and takes root for the user of each.
+			user := int64(65532)
+			if err := unstructured.SetNestedField(object.Object, user, "spec", "template", "spec", "securityContext", "runAsUser"); err != nil {
+				return err
+			}
 		}
 		if err := world.kube.Create(ctx, object); err != nil {
 			return fmt.Errorf("install %s %s: %w", object.GetKind(), object.GetName(), err)
