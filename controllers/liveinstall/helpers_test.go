@@ -137,7 +137,9 @@ func requestCertificate(t *testing.T) {
 	}
 	request := &cmapi.CertificateRequest{
 		ObjectMeta: metav1.ObjectMeta{Namespace: certificate.Namespace, Name: "web-1"},
-		Spec:       cmapi.CertificateRequestSpec{Request: encode("CERTIFICATE REQUEST", asked), IssuerRef: certificate.Spec.IssuerRef, Usages: certificate.Spec.Usages},
+		Spec: cmapi.CertificateRequestSpec{
+			Request: encode("CERTIFICATE REQUEST", asked), IssuerRef: certificate.Spec.IssuerRef, Usages: certificate.Spec.Usages,
+		},
 	}
 	if err := world.kube.Create(t.Context(), request); err != nil {
 		t.Fatal(err)

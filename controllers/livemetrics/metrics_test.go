@@ -205,7 +205,8 @@ func probed(t *testing.T, r replica) {
 		if port < 0 {
 			t.Fatalf("%s: the container has no port %s", name, probe.HTTPGet.Port.String())
 		}
-		if told := fmt.Sprintf("--health-probe-bind-address=:%d", world.container.Ports[port].ContainerPort); !slices.Contains(world.container.Args, told) {
+		told := fmt.Sprintf("--health-probe-bind-address=:%d", world.container.Ports[port].ContainerPort)
+		if !slices.Contains(world.container.Args, told) {
 			t.Errorf("%s: the manager is not told %s, but %v", name, told, world.container.Args)
 		}
 		eventually(t, func(ctx context.Context) string {

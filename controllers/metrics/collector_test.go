@@ -51,7 +51,8 @@ func full() shelf {
 		Next:       &v1alpha1.CAGeneration{NotAfter: at(2100000000), Certificates: new(int32(0))},
 		Previous:   []v1alpha1.CAGeneration{{Certificates: new(int32(2))}, {Certificates: new(int32(1))}, {}},
 		Rotation: &v1alpha1.RotationStatus{
-			Phase: v1alpha1.PhasePropagating, Reason: v1alpha1.RotationCompromise, LastTransitionTime: new(at(1900000000)), BlockedBy: []string{"this", "that"},
+			Phase: v1alpha1.PhasePropagating, Reason: v1alpha1.RotationCompromise,
+			LastTransitionTime: new(at(1900000000)), BlockedBy: []string{"this", "that"},
 		},
 		TrustBundle:      &v1alpha1.TrustBundleStatus{Certificates: 4, Targets: 9, CurrentTargets: 5, BlockedTargets: 1},
 		NextRotationTime: new(at(1950000000)),
