@@ -1,5 +1,5 @@
-# What a person types; `make` alone lists it. Everything needs Go and git, and nothing else: tools and the embedded Kubernetes are
-# built from source by the versions in hack/*/go.mod, once.
+# What a person types; `make` alone lists it. Everything needs Go and git, the tests openssl too, the image docker, and nothing else: tools and the
+# embedded Kubernetes are built from source by the versions in hack/*/go.mod, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,8 +15,8 @@ TEST_JOBS ?= 2
 TEST_FLAGS ?=
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE := $(if $(shell command -v $$(go env CC)),-race)
-# The version of `make bundle`.
-VERSION ?= 0.1.0
+# The version of `make bundle`; OLM wants it without the v that a tag has, and both are taken.
+BUNDLE_VERSION ?= 0.1.0
 # The image of `make image`.
 IMAGE ?= ghcr.io/servingcert/operator:latest
 # What the manager says that it is.
@@ -110,8 +110,8 @@ installer: ## Write dist/install.yaml, all that a cluster needs
 	@echo "kubectl apply --server-side -f dist/install.yaml"
 
 .PHONY: bundle
-bundle: ## Write bundle/, for OLM; VERSION is its version
-	@$(TOOL) kustomize build config/default | go -C hack/bundle run . --version=$(VERSION)
+bundle: ## Write bundle/, for OLM; BUNDLE_VERSION is its version
+	@$(TOOL) kustomize build config/default | go -C hack/bundle run . --version=$(BUNDLE_VERSION:v%=%)
 
 .PHONY: image
 image: ## Build the container image; IMAGE names it
@@ -120,7 +120,9 @@ image: ## Build the container image; IMAGE names it
 
 .PHONY: release
 release: installer ## Write dist/: the manager, install.yaml, an SBOM, checksums; VERSION=v1.2.3 names it
-	@sed -i 's#\(image: ghcr.io/servingcert/operator\):latest#\1:$(VERSION)#' dist/install.yaml
+	@sed -i 's#\(image: ghcr.io/servingcert/operator\):latest$$#\1:$(VERSION)#' dist/install.yaml
+	@grep --quiet 'image: ghcr.io/servingcert/operator:$(VERSION)$$' dist/install.yaml || { \
+		echo "release: install.yaml does not name ghcr.io/servingcert/operator:$(VERSION): what does config/default?" >&2; exit 1; }
 	@for arch in amd64 arm64; do \
 		binary=dist/manager-linux-$$arch; \
 		GOTOOLCHAIN=$(RELEASE_GO) GOOS=linux GOARCH=$$arch $(BUILD) -o $$binary .; \

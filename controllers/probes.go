@@ -21,7 +21,8 @@ import (
 const syncTimeout = time.Second
 
 // addProbes makes /healthz tell that the process answers, and /readyz whether the API server serves our kinds, now and not only when the manager
-// started, and whether the caches hold what it has. A replica that waits for its turn has empty caches, which are synced: it is ready to take over.
+// started, and whether the caches hold what it has. A replica that waits for its turn has caches, too: the indexes
+// start their informers on every one.
 func addProbes(mgr ctrl.Manager, caches ...cache.Cache) error {
 	api, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {

@@ -1,6 +1,7 @@
 package liveinstall_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"testing"
@@ -56,7 +58,7 @@ func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// bringCA is `kubectl create secret tls corp-ca`.
+// bringCA is `kubectl create secret tls corp-ca`, and expects that this CA signs.
 func bringCA(t *testing.T) {
 	t.Helper()
 	corp := newAuthority(t)
@@ -74,6 +76,16 @@ func bringCA(t *testing.T) {
 	if err := world.kube.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, func(ctx context.Context) error {
+		var signing corev1.Secret
+		if err := world.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "default-signing-key"}, &signing); err != nil {
+			return err
+		}
+		if !bytes.Equal(signing.Data[corev1.TLSCertKey], secret.Data[corev1.TLSCertKey]) {
+			return errors.New("another CA signs than the one that was brought")
+		}
+		return nil
+	})
 }
 
 // signIntermediate is cert-manager, and the issuer that the sample names.
@@ -106,6 +118,46 @@ func signIntermediate(t *testing.T) {
 	if err := world.kube.Status().Update(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// requestCertificate is cert-manager, which makes a request of the Certificate and approves it. It expects that it is signed.
+func requestCertificate(t *testing.T) {
+	t.Helper()
+	var certificate cmapi.Certificate
+	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "web"}, &certificate); err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: certificate.Spec.DNSNames}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := &cmapi.CertificateRequest{
+		ObjectMeta: metav1.ObjectMeta{Namespace: certificate.Namespace, Name: "web-1"},
+		Spec: cmapi.CertificateRequestSpec{
+			Request: encode("CERTIFICATE REQUEST", asked), IssuerRef: certificate.Spec.IssuerRef, Usages: certificate.Spec.Usages,
+		},
+	}
+	if err := world.kube.Create(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	now := metav1.Now()
+	request.Status.Conditions = []cmapi.CertificateRequestCondition{
+		{Type: cmapi.CertificateRequestConditionApproved, Status: cmmeta.ConditionTrue, Reason: "Test", LastTransitionTime: &now},
+	}
+	if err := world.kube.Status().Update(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func(ctx context.Context) error {
+		err := world.kube.Get(ctx, client.ObjectKeyFromObject(request), request)
+		if err == nil && (len(request.Status.Certificate) == 0 || len(request.Status.CA) == 0) {
+			err = fmt.Errorf("it is not signed: %+v", request.Status.Conditions)
+		}
+		return err
+	})
 }
 
 func approve(t *testing.T) {

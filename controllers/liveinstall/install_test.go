@@ -6,11 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -57,6 +61,41 @@ func versions(ctx context.Context, objects []*unstructured.Unstructured) (map[st
 		found[object.GetKind()+" "+object.GetName()] = there.GetResourceVersion()
 	}
 	return found, nil
+}
+
+// Nobody may call a pod of the operator's namespace, and the pods may call the API server and DNS.
+func TestNetworkPolicy(t *testing.T) {
+	objects, err := build(t.Context(), "config/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var policies []networkingv1.NetworkPolicy
+	for _, object := range objects {
+		if object.GetKind() == "NetworkPolicy" {
+			var policy networkingv1.NetworkPolicy
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &policy); err != nil {
+				t.Fatal(err)
+			}
+			policies = append(policies, policy)
+		}
+	}
+	port := func(protocol corev1.Protocol, number int) networkingv1.NetworkPolicyPort {
+		return networkingv1.NetworkPolicyPort{Protocol: &protocol, Port: new(intstr.FromInt(number))}
+	}
+	want := []networkingv1.NetworkPolicy{{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "servingcert-default"},
+		Spec: networkingv1.NetworkPolicySpec{
+			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
+			Egress: []networkingv1.NetworkPolicyEgressRule{
+				{Ports: []networkingv1.NetworkPolicyPort{port("TCP", 443), port("TCP", 6443)}},
+				{Ports: []networkingv1.NetworkPolicyPort{port("UDP", 53), port("TCP", 53)}},
+			},
+		},
+	}}
+	if diff := cmp.Diff(want, policies); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // The pods of the Deployment may run under the pod security standard of their namespace, and one that runs as root may not.

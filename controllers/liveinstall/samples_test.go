@@ -24,6 +24,7 @@ var helpers = map[string]func(*testing.T){
 	"byo":                       bringCA,
 	"intermediate":              signIntermediate,
 	"certificatesigningrequest": approve,
+	"cert-manager":              requestCertificate,
 }
 
 // Every sample is applied, and comes to be what it says. Those with a ServiceCA of their own do so in turn; the others all together, with the basic
@@ -112,6 +113,11 @@ func current(ctx context.Context, object *unstructured.Unstructured) error {
 	asks := annotations[v1alpha1.AnnotationInjectCABundle] != "" || annotations["service.beta.openshift.io/inject-cabundle"] != ""
 	if asks && annotations[v1alpha1.AnnotationCABundleHash] == "" {
 		return errors.New("it has no bundle")
+	}
+	if annotations[v1alpha1.AnnotationTruststore] != "" {
+		if store, _, _ := unstructured.NestedString(object.Object, "binaryData", v1alpha1.TruststoreKey); store == "" {
+			return errors.New("it has no truststore")
+		}
 	}
 	switch object.GetKind() {
 	case "ServiceCA", "ServingCertPolicy":

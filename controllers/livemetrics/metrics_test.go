@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,6 +34,7 @@ func TestMetrics(t *testing.T) {
 		shown = first.get(t, prometheus)
 		return shown.lacks(`servingcert_policy_services{policy="default",state="issued"} 1`)
 	})
+	t.Run("its probes succeed", func(t *testing.T) { probed(t, first) })
 	t.Run("they are what the statuses say", func(t *testing.T) { check(t, shown) })
 	t.Run("nobody else reads them", func(t *testing.T) {
 		for name, tc := range map[string]struct {
@@ -50,7 +52,9 @@ func TestMetrics(t *testing.T) {
 	})
 	keys := privateKeys(t)
 	t.Run("a new certificate is served at once", func(t *testing.T) { renewed(t, first, prometheus, shown.serial) })
-	t.Run("one that waits shows no statuses", func(t *testing.T) { waits(t, start(t, &mounted[1]), prometheus) })
+	second := start(t, &mounted[1])
+	t.Run("one that waits shows no statuses", func(t *testing.T) { waits(t, second, prometheus) })
+	t.Run("the probes of one that waits succeed", func(t *testing.T) { probed(t, second) })
 	t.Run("no private key is told", func(t *testing.T) {
 		told(t, append(keys, privateKeys(t)...), map[string]string{"metrics": first.get(t, prometheus).text, "log": read(t, first.log), "events": events(t)})
 	})
@@ -191,6 +195,36 @@ func waits(t *testing.T, second replica, token string) {
 		}
 		return shown.lacks(`leader_election_master_status{name="servingcert-operator"} 0`)
 	})
+}
+
+// probed asks a replica as the kubelet does by the probes of the Deployment, which name the port that the manager is told.
+func probed(t *testing.T, r replica) {
+	t.Helper()
+	for name, probe := range map[string]*corev1.Probe{"liveness": world.container.LivenessProbe, "readiness": world.container.ReadinessProbe} {
+		port := slices.IndexFunc(world.container.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.StrVal })
+		if port < 0 {
+			t.Fatalf("%s: the container has no port %s", name, probe.HTTPGet.Port.String())
+		}
+		told := fmt.Sprintf("--health-probe-bind-address=:%d", world.container.Ports[port].ContainerPort)
+		if !slices.Contains(world.container.Args, told) {
+			t.Errorf("%s: the manager is not told %s, but %v", name, told, world.container.Args)
+		}
+		eventually(t, func(ctx context.Context) string {
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.probes+probe.HTTPGet.Path, http.NoBody)
+			if err != nil {
+				return err.Error()
+			}
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				return err.Error()
+			}
+			defer response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				return fmt.Sprintf("%s: %s", name, response.Status)
+			}
+			return ""
+		})
+	}
 }
 
 // privateKeys are those of all Secrets.

@@ -16,10 +16,12 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -45,8 +47,8 @@ var world struct {
 	folder, manager string
 	// monitor is the ServiceMonitor: the cluster has no prometheus-operator.
 	monitor *unstructured.Unstructured
-	// args are those that the Deployment gives the manager.
-	args []string
+	// container is the manager's, in the Deployment.
+	container corev1.Container
 }
 
 func TestMain(m *testing.M) {
@@ -126,8 +128,16 @@ func install(ctx context.Context, kustomization string) error {
 			world.monitor = object
 			continue
 		case "Deployment":
-			containers, _, _ := unstructured.NestedSlice(object.Object, "spec", "template", "spec", "containers")
-			world.args, _, _ = unstructured.NestedStringSlice(containers[0].(map[string]any), "args")
+			var deployment appsv1.Deployment
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &deployment); err != nil {
+				return err
+			}
+			world.container = deployment.Spec.Template.Spec.Containers[0]
+			// The node of the embedded cluster has no images, and takes root for the user of each.
+			user := int64(65532)
+			if err := unstructured.SetNestedField(object.Object, user, "spec", "template", "spec", "securityContext", "runAsUser"); err != nil {
+				return err
+			}
 		}
 		if err := world.kube.Create(ctx, object); err != nil {
 			return fmt.Errorf("install %s %s: %w", object.GetKind(), object.GetName(), err)
@@ -176,6 +186,8 @@ func pods(t *testing.T) []corev1.Pod {
 // replica is a manager.
 type replica struct {
 	address, log string
+	// probes is where the kubelet asks how it is.
+	probes string
 }
 
 // start runs the manager as it would run in a pod: with the arguments of the Deployment, the rights of its ServiceAccount and the files that the
@@ -186,7 +198,7 @@ func start(t *testing.T, pod *corev1.Pod) replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := replica{address: freeAddress(t), log: filepath.Join(world.folder, pod.Name+".log")}
+	r := replica{address: freeAddress(t), log: filepath.Join(world.folder, pod.Name+".log"), probes: freeAddress(t)}
 	file, err := os.Create(r.log)
 	if err != nil {
 		t.Fatal(err)
@@ -194,8 +206,8 @@ func start(t *testing.T, pod *corev1.Pod) replica {
 	t.Cleanup(func() { file.Close() })
 	args := []string{"--kubeconfig=" + kubeconfig(t, account(t, operatorNamespace, "servingcert-manager")), "--zap-log-level=debug"}
 	inPod := strings.NewReplacer("$(POD_NAMESPACE)", operatorNamespace, "/etc/servingcert/metrics", certificate,
-		"metrics-bind-address=:8443", "metrics-bind-address="+r.address, "address=:8081", "address=0")
-	for _, arg := range world.args {
+		"metrics-bind-address=:8443", "metrics-bind-address="+r.address, "probe-bind-address=:8081", "probe-bind-address="+r.probes)
+	for _, arg := range world.container.Args {
 		args = append(args, inPod.Replace(arg))
 	}
 	manager := exec.CommandContext(t.Context(), world.manager, args...)

@@ -30,6 +30,7 @@ var (
 	caNextRotation = describe("serviceca_next_rotation_timestamp_seconds", "When the threshold starts the next rotation.", labelCA)
 	caPhase        = describe("serviceca_phase", "1 for the phase that the rotation is in, 0 for the others.", labelCA, "phase")
 	caPhaseStart   = describe("serviceca_phase_start_timestamp_seconds", "When the phase began.", labelCA)
+	caReason       = describe("serviceca_rotation_reason", "1 for the reason of the rotation that is under way, or was the last.", labelCA, labelReason)
 	caBlockers     = describe("serviceca_rotation_blockers", "What the rotation waits for: the number of sentences in status.rotation.blockedBy.", labelCA)
 	caCertificates = describe("serviceca_certificates", "Live serving certificates by the generation of the CA that signed them.", labelCA, "generation")
 	caBundle       = describe("serviceca_bundle_certificates", "Certificates in the trust bundle.", labelCA)
@@ -79,7 +80,7 @@ type statuses struct{ client.Reader }
 // Describe names what Collect shows.
 func (s statuses) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, description := range []*prometheus.Desc{
-		caNotAfter, caNextRotation, caPhase, caPhaseStart, caBlockers, caCertificates, caBundle, caTargets, caCondition,
+		caNotAfter, caNextRotation, caPhase, caPhaseStart, caReason, caBlockers, caCertificates, caBundle, caTargets, caCondition,
 		policyServices, policyExpiry, policyRenewal, policyRestarts, policyCondition,
 	} {
 		descriptions <- description
@@ -151,6 +152,9 @@ func (s shown) serviceCA(status v1alpha1.ServiceCAStatus) {
 			s.gauge(caPhase, truth(phase == rotation.Phase), string(phase))
 		}
 		s.time(caPhaseStart, rotation.LastTransitionTime)
+		if rotation.Reason != "" {
+			s.gauge(caReason, 1, string(rotation.Reason))
+		}
 		s.gauge(caBlockers, float64(len(rotation.BlockedBy)))
 	}
 }

@@ -5,10 +5,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -112,7 +115,7 @@ func refused(reason, resource, name string) happens {
 	}
 }
 
-// everyReason fails unless each reason for which a ServiceCA is not Ready is among the states.
+// everyReason fails unless each reason for which a ServiceCA is not Ready is among the states, and docs/serviceca.md tells of these and no other.
 func everyReason(t *testing.T, states map[string]*v1alpha1.ServiceCA) {
 	t.Helper()
 	has := map[string]bool{}
@@ -125,18 +128,36 @@ func everyReason(t *testing.T, states map[string]*v1alpha1.ServiceCA) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	told := map[string]bool{}
 	ast.Inspect(file, func(node ast.Node) bool {
 		declared, is := node.(*ast.ValueSpec)
 		if !is || !strings.HasPrefix(declared.Names[0].Name, "reason") {
 			return true
 		}
 		literal, _ := declared.Values[0].(*ast.BasicLit)
-		if reason, _ := strconv.Unquote(literal.Value); !has[reason] {
-			t.Errorf("no state has the reason %q", reason)
-		}
+		reason, _ := strconv.Unquote(literal.Value)
+		told[reason] = reason != reasonReady
 		return true
 	})
-	if !has[eventSigningKeyLost] {
-		t.Errorf("no state has the reason %q", eventSigningKeyLost)
+	told[eventSigningKeyLost] = true
+	for reason := range told {
+		if !has[reason] {
+			t.Errorf("no state has the reason %q", reason)
+		}
+	}
+	page, err := os.ReadFile("../../docs/serviceca.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "| Reason of `Ready=False` | |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := map[string]bool{reasonReady: false}
+	for row := range strings.Lines(table) {
+		for _, reason := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+			documented[reason[1]] = true
+		}
+	}
+	if diff := cmp.Diff(told, documented); diff != "" {
+		t.Errorf("docs/serviceca.md tells of other reasons than there are: %s", diff)
 	}
 }

@@ -69,7 +69,7 @@ func TestSpoilt(t *testing.T) {
 		"a CRD is missing":              func(b *manifests.Bundle) { b.V1CRDs = b.V1CRDs[1:] },
 		"a CRD is not described":        func(b *manifests.Bundle) { owned(b.CSV)[0].Description = "" },
 		"a kind has no example":         func(b *manifests.Bundle) { b.CSV.Annotations["alm-examples"] = "[]" },
-		"a maintainer has no address":   func(b *manifests.Bundle) { b.CSV.Spec.Maintainers[0].Email = "" },
+		"a maintainer has no address":   func(b *manifests.Bundle) { b.CSV.Spec.Maintainers = []v1alpha1.Maintainer{{Name: "nobody"}} },
 		"there is no icon":              func(b *manifests.Bundle) { b.CSV.Spec.Icon = nil },
 		"no Kubernetes is old enough":   func(b *manifests.Bundle) { b.CSV.Spec.MinKubeVersion = "" },
 		"there is no install mode":      func(b *manifests.Bundle) { b.CSV.Spec.InstallModes = nil },

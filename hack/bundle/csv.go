@@ -18,6 +18,7 @@ const (
 	// channel is that of an early version.
 	channel    = "candidate"
 	repository = "https://github.com/servingcert/operator"
+	issues     = repository + "/issues"
 	// minKubeVersion is the first whose API servers know the functions that the rules of the CRDs call (format.dns1123Subdomain).
 	minKubeVersion = "1.32.0"
 )
@@ -49,15 +50,17 @@ func clusterServiceVersion(installed *installation, examples []map[string]any, v
 		},
 		ObjectMeta: metav1.ObjectMeta{Name: packageName + ".v" + version, Namespace: "placeholder", Annotations: shown},
 		Spec: v1alpha1.ClusterServiceVersionSpec{
-			DisplayName:               "Serving certificates",
-			Description:               description,
-			Version:                   libversion.OperatorVersion{Version: parsed},
-			MinKubeVersion:            minKubeVersion,
-			Maturity:                  "alpha",
-			Keywords:                  []string{"certificates", "TLS", "service CA", "PKI", "trust bundle"},
-			Provider:                  v1alpha1.AppLink{Name: packageName, URL: repository},
-			Maintainers:               []v1alpha1.Maintainer{{Name: "The maintainers of servingcert", Email: "maintainers@servingcert.dev"}},
-			Links:                     []v1alpha1.AppLink{{Name: "Documentation", URL: repository + "#documentation"}, {Name: "Source", URL: repository}},
+			DisplayName:    "Serving certificates",
+			Description:    description,
+			Version:        libversion.OperatorVersion{Version: parsed},
+			MinKubeVersion: minKubeVersion,
+			Maturity:       "alpha",
+			Keywords:       []string{"certificates", "TLS", "service CA", "PKI", "trust bundle"},
+			Provider:       v1alpha1.AppLink{Name: packageName, URL: repository},
+			// No maintainers: each would need a mailbox, and the project is reached by its issues.
+			Links: []v1alpha1.AppLink{
+				{Name: "Documentation", URL: repository + "#documentation"}, {Name: "Source", URL: repository}, {Name: "Issues", URL: issues},
+			},
 			Icon:                      []v1alpha1.Icon{{Data: base64.StdEncoding.EncodeToString(icon), MediaType: "image/svg+xml"}},
 			InstallModes:              installModes(),
 			InstallStrategy:           strategy(installed),
@@ -118,7 +121,7 @@ func shownAnnotations(installed *installation, examples []map[string]any) (map[s
 		"containerImage": image(installed),
 		"description":    "TLS certificates for Services, and the trust bundle for their clients, as policy",
 		"repository":     repository,
-		"support":        repository + "/issues",
+		"support":        issues,
 		"operatorframework.io/suggested-namespace":          installed.namespace.Name,
 		"operatorframework.io/suggested-namespace-template": string(namespace),
 	}, nil

@@ -137,6 +137,10 @@ func TestServiceMonitor(t *testing.T) {
 	if endpoint.Port != service.Spec.Ports[0].Name {
 		t.Errorf("it scrapes port %s of %v", endpoint.Port, service.Spec.Ports)
 	}
+	// Prometheus takes the name of the Service for the job, unless the ServiceMonitor names a label for it. The dashboard asks for that job.
+	if want := `job="` + service.Metadata.Name + `"`; monitor.Spec.JobLabel != "" || !strings.Contains(string(read(t, "panels.go")), want) {
+		t.Errorf("the dashboard does not ask for %s; jobLabel: %q", want, monitor.Spec.JobLabel)
+	}
 	for label, value := range monitor.Spec.Selector.MatchLabels {
 		if service.Metadata.Labels[label] != value {
 			t.Errorf("it selects by %s=%s, and the Service has %v", label, value, service.Metadata.Labels)

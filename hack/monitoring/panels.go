@@ -106,11 +106,11 @@ var rows = []row{
 		},
 		{
 			title: "Errors in an hour", about: "Of single attempts: what fails is tried again.", kind: lines, unit: count, width: 8,
-			query: `sum by (controller) (increase(controller_runtime_reconcile_errors_total[1h]))`, legend: "{{controller}}",
+			query: `sum by (controller) (increase(controller_runtime_reconcile_errors_total{job="servingcert-metrics"}[1h]))`, legend: "{{controller}}",
 		},
 		{
 			title: "Waiting for their turn", kind: lines, unit: count, width: 8,
-			query: `sum by (controller) (workqueue_depth)`, legend: "{{controller}}",
+			query: `sum by (controller) (workqueue_depth{job="servingcert-metrics"})`, legend: "{{controller}}",
 		},
 	}},
 }

@@ -1,0 +1,30 @@
+package livedocs_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestReasons looks up what an object that asks for a bundle may be told: each reason has a row that says what to do.
+func TestReasons(t *testing.T) {
+	read := func(path ...string) string {
+		content, err := os.ReadFile(filepath.Join(append([]string{root}, path...)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	found := regexp.MustCompile(`(?m)^\treason\w+ += "(\w+)"$`).FindAllStringSubmatch(read("controllers", "trust", "controller.go"), -1)
+	if len(found) == 0 {
+		t.Fatal("there are no reasons")
+	}
+	page := read("docs", "configmaps.md")
+	for _, reason := range found {
+		if !strings.Contains(page, "\n| `"+reason[1]+"` | ") {
+			t.Errorf("docs/configmaps.md does not say what to do about %s", reason[1])
+		}
+	}
+}
