@@ -65,7 +65,9 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 // Nor does a Service that cannot be told, a Secret that nothing more fits into, or one whose owner undoes whatever we write.
 func TestSpeechlessTenantsCannotHoldARotation(t *testing.T) {
 	t.Parallel()
-	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude })
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
+	})
 	for _, name := range []string{"mute", "fat", "fought"} {
 		r.service(name, asks(name+"-tls"))
 		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))

@@ -154,12 +154,18 @@ func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingC
 	}
 }
 
-// serve brings the Secret of a Service up to date.
+// serve brings the Secret of a Service up to date, unless it has been fought over just now.
 func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies policy.Set, namespace map[string]string) (outcome, error) {
 	now := r.Clock.Now()
 	if wait := r.View.Pace.Wait(client.ObjectKeyFromObject(want.Service), now); wait > 0 {
 		return outcome{silent: true, again: wait}, nil
 	}
+	return r.serveAt(ctx, now, want, policies, namespace)
+}
+
+func (r *Reconciler) serveAt(
+	ctx context.Context, now time.Time, want issuance.Want, policies policy.Set, namespace map[string]string,
+) (outcome, error) {
 	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
 	if err != nil {
 		return outcome{}, err

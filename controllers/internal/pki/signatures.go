@@ -34,6 +34,10 @@ func (s *Signatures) check(leaf, ca *x509.Certificate) error {
 }
 
 // Made remembers a signature that we have just made.
-func (s *Signatures) Made(leaf *Leaf, ca *x509.Certificate) { s.verified.Add(pairOf(leaf.Certificate, ca), nil) }
+func (s *Signatures) Made(leaf *Leaf, ca *x509.Certificate) {
+	s.verified.Add(pairOf(leaf.Certificate, ca), nil)
+}
 
-func pairOf(leaf, ca *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(slices.Concat(leaf.Raw, ca.Raw)) }
+func pairOf(leaf, ca *x509.Certificate) [sha256.Size]byte {
+	return sha256.Sum256(slices.Concat(leaf.Raw, ca.Raw))
+}
