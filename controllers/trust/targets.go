@@ -73,17 +73,18 @@ func (t *Trust) Count(ctx context.Context, ca, hash string, since time.Time) (Ta
 
 func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Targets, hash string, since time.Time) {
 	carried, _, _ := readMark(target)
-	if carried != hash && target.CreationTimestamp.After(since) {
-		counted.All++
-		return
-	}
 	problem, told := target.Annotations[v1alpha1.AnnotationError]
 	// A CA that was not ready is nothing that an owner can put right.
 	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
 	key := client.ObjectKeyFromObject(target)
 	fought := r.pace.wait(key, r.clock.Now()) > 0
 	_, speechless := r.speechless.Load(key)
-	counted.Count(carried == hash, told || fought || speechless, r.kind.name(key))
+	blocked := told || fought || speechless
+	if carried != hash && !blocked && target.CreationTimestamp.After(since) {
+		counted.All++
+		return
+	}
+	counted.Count(carried == hash, blocked, r.kind.name(key))
 }
 
 // manyTargets are more than have to be looked at where nobody writes marks of our own by hand.
