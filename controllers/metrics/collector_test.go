@@ -58,7 +58,7 @@ func full() shelf {
 	}}
 	policy := v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Status: v1alpha1.ServingCertPolicyStatus{
 		Conditions:      []metav1.Condition{{Type: "RestartHalted", Status: metav1.ConditionTrue}},
-		Services:        &v1alpha1.ServiceCounts{Matched: 6, Issued: 3, Pending: 2, Failed: 1},
+		Services:        &v1alpha1.ServiceCounts{Matched: 6, Issued: 3, Pending: 2, Failed: 1, Held: 1},
 		EarliestExpiry:  new(at(1800000000)),
 		NextRenewalTime: new(at(1700000000)),
 		Restarts:        &v1alpha1.RestartCounts{Pending: 4, InProgress: 3, Failed: 2, OptedOut: 1},
@@ -92,6 +92,7 @@ func TestStatuses(t *testing.T) {
 		`servingcert_policy_services{policy="web",state="issued"}`:                   "3",
 		`servingcert_policy_services{policy="web",state="pending"}`:                  "2",
 		`servingcert_policy_services{policy="web",state="failed"}`:                   "1",
+		`servingcert_policy_held_services{policy="web"}`:                             "1",
 		`servingcert_policy_earliest_expiry_timestamp_seconds{policy="web"}`:         "1.8e+09",
 		`servingcert_policy_next_renewal_timestamp_seconds{policy="web"}`:            "1.7e+09",
 		`servingcert_policy_restarts{policy="web",state="pending"}`:                  "4",

@@ -165,19 +165,6 @@ func (in observed) requestedSuccessor(current *rotation.Signer) successor {
 	return next
 }
 
-// threshold is the rotation as it is meant for a CA whose lifetime an issuer decided about: one that lives for less than rotateBefore rotates
-// after two thirds of its life, and not at once for ever.
-func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
-	spec := in.serviceCA.Spec.Rotation
-	if in.serviceCA.Spec.Source.CertManager == nil || state == nil || state.Active == nil {
-		return spec
-	}
-	if lifetime := state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore); lifetime <= spec.RotateBefore.Std() {
-		spec.RotateBefore = v1alpha1.Duration((lifetime / 3).Truncate(time.Millisecond).String())
-	}
-	return spec
-}
-
 // ask asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
 func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) error {
 	asks := in.serviceCA.Spec.Source.CertManager != nil
