@@ -23,7 +23,7 @@ type evidence struct {
 	clusterBundle clusterBundle
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
-	// strangers is the number of those that the bundle does not verify.
+	// strangers is the number of those that the bundle does not verify, and that are going to be replaced.
 	strangers int32
 	// reissueOver is the time that reissuing all of them takes.
 	reissueOver time.Duration
@@ -65,7 +65,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
 	})
-	now, live, verifies, roots := r.Clock.Now(), 0, map[string]bool{}, state.Bundle().Pool()
+	now, live, known, roots := r.Clock.Now(), 0, map[string]bool{}, state.Bundle().Pool()
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
 		claim := claimOf(secret)
@@ -75,12 +75,10 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		}
 		live++
 		signer := pki.KeyID(leaf.AuthorityKeyId)
-		if _, tried := verifies[signer]; !tried {
-			// Once for each signer: there are as many certificates as Services.
-			verifies[signer] = leaf.VerifiesBy(roots, now) == nil
-		}
+		// Once for each signer, for there are as many certificates as Services; but whoever may write a Secret may name a signer that is none.
+		known[signer] = known[signer] || leaf.VerifiesBy(roots, now) == nil
 		seen.count(secret, state, signer, claim, hash)
-		if !verifies[signer] {
+		if !known[signer] && !claim.InVain {
 			seen.strangers++
 		}
 		if active := state.Active; active != nil && leaf.NotAfter.After(latest(seen.Signed, state.SignedUntil(now))) &&
