@@ -208,7 +208,7 @@ func (r *Reconciler) recover(ctx context.Context, in *observed) error {
 		return nil
 	}
 	var err error
-	in.carried, err = r.Targets.Carried(ctx, in.serviceCA.Name, told.Hash)
+	in.carried, err = r.Targets.Carried(ctx, in.serviceCA.Name, told.Hash, r.Namespace)
 	return err
 }
 

@@ -87,34 +87,64 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Target
 	counted.Count(carried == hash, blocked, r.kind.name(key))
 }
 
-// manyTargets are more than have to be looked at where nobody writes marks of our own by hand.
-const manyTargets = 100
+const (
+	// manyTargets are more than have to be looked at where nobody writes marks of our own by hand, and fewTargets more in one namespace.
+	manyTargets, fewTargets = 100, 10
+	// largeBundle is longer than a bundle gets.
+	largeBundle = 256 << 10
+)
 
-// Carried is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has.
-func (t *Trust) Carried(ctx context.Context, ca, hash string) ([][]byte, error) {
+// Carried is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has. Those that no tenant can write
+// come first: what has no namespace, or stands in the operator's own.
+func (t *Trust) Carried(ctx context.Context, ca, hash, ownNamespace string) ([][]byte, error) {
 	var carried [][]byte
-	for _, r := range t.reconcilers {
-		list, err := r.list(ctx, ca)
-		if err != nil {
-			return nil, err
-		}
-		for i := range list {
-			of, key, _ := readMark(&list[i])
-			if _, told := list[i].Annotations[v1alpha1.AnnotationError]; of != hash || told || len(carried) == manyTargets {
-				continue
-			}
-			door := r.kind.door(r)
-			object := door.object()
-			if err := r.live.Get(ctx, client.ObjectKeyFromObject(&list[i]), object); client.IgnoreNotFound(err) != nil {
+	looked := map[string]int{}
+	for _, tenants := range []bool{false, true} {
+		for _, r := range t.reconcilers {
+			list, err := r.list(ctx, ca)
+			if err != nil {
 				return nil, err
 			}
-			carried = append(carried, door.bundle(object, key))
-			if pki.Hash(carried[len(carried)-1]) == hash {
-				return carried, nil
+			for i := range list {
+				target := &list[i]
+				theirs := target.Namespace != "" && target.Namespace != ownNamespace
+				if theirs != tenants || !saysToCarry(target, hash) || len(carried) == manyTargets {
+					continue
+				}
+				if looked[target.Namespace]++; theirs && looked[target.Namespace] > fewTargets {
+					continue
+				}
+				bundle, err := r.carriedBy(ctx, target)
+				switch {
+				case err != nil:
+					return nil, err
+				case pki.Hash(bundle) == hash:
+					return append(carried, bundle), nil
+				case len(bundle) <= largeBundle:
+					carried = append(carried, bundle)
+				}
 			}
 		}
 	}
 	return carried, nil
+}
+
+// saysToCarry tells whether an object says that it has the bundle with this hash, and nothing that speaks against it.
+func saysToCarry(target *metav1.PartialObjectMetadata, hash string) bool {
+	of, _, _ := readMark(target)
+	_, told := target.Annotations[v1alpha1.AnnotationError]
+	return of == hash && !told
+}
+
+// carriedBy is the bundle that an object carries.
+func (r *Reconciler) carriedBy(ctx context.Context, target *metav1.PartialObjectMetadata) ([]byte, error) {
+	_, key, _ := readMark(target)
+	door := r.kind.door(r)
+	object := door.object()
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(target), object); client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	return door.bundle(object, key), nil
 }
 
 // Mounted is the ServiceCA whose bundle a pod reads from a ConfigMap or a Secret; empty where there is none in it.
