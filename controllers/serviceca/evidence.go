@@ -78,9 +78,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		// Once for each signer, for there are as many certificates as Services; but whoever may write a Secret may name a signer that is none.
 		known[signer] = known[signer] || leaf.VerifiesBy(roots, now) == nil
 		seen.count(secret, state, signer, claim, hash)
-		if !known[signer] && !claim.InVain {
-			seen.strangers++
-		}
+		seen.doubt(known[signer], claim)
 		if active := state.Active; active != nil && leaf.NotAfter.After(latest(seen.Signed, state.SignedUntil(now))) &&
 			leaf.CheckSignatureFrom(active.Certificate()) == nil {
 			// By a clock that was ahead.
@@ -98,6 +96,13 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// doubt counts a live certificate that does not verify.
+func (e *evidence) doubt(verifies bool, claim servingcert.Claim) {
+	if !verifies && !claim.InVain {
+		e.strangers++
+	}
 }
 
 // count counts a live certificate, and the bundle beside it.

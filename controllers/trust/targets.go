@@ -97,36 +97,56 @@ const (
 // Carried is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has. Those that no tenant can write
 // come first: what has no namespace, or stands in the operator's own.
 func (t *Trust) Carried(ctx context.Context, ca, hash, ownNamespace string) ([][]byte, error) {
+	own, theirs, err := t.carriers(ctx, ca, hash, ownNamespace)
+	if err != nil {
+		return nil, err
+	}
 	var carried [][]byte
-	looked := map[string]int{}
-	for _, tenants := range []bool{false, true} {
-		for _, r := range t.reconcilers {
-			list, err := r.list(ctx, ca)
-			if err != nil {
-				return nil, err
-			}
-			for i := range list {
-				target := &list[i]
-				theirs := target.Namespace != "" && target.Namespace != ownNamespace
-				if theirs != tenants || !saysToCarry(target, hash) || len(carried) == manyTargets {
-					continue
-				}
-				if looked[target.Namespace]++; theirs && looked[target.Namespace] > fewTargets {
-					continue
-				}
-				bundle, err := r.carriedBy(ctx, target)
-				switch {
-				case err != nil:
-					return nil, err
-				case pki.Hash(bundle) == hash:
-					return append(carried, bundle), nil
-				case len(bundle) <= largeBundle:
-					carried = append(carried, bundle)
-				}
-			}
+	for _, carrier := range append(own, theirs...) {
+		if len(carried) == manyTargets {
+			break
+		}
+		bundle, err := carrier.bundle(ctx)
+		switch {
+		case err != nil:
+			return nil, err
+		case pki.Hash(bundle) == hash:
+			return append(carried, bundle), nil
+		case len(bundle) <= largeBundle:
+			carried = append(carried, bundle)
 		}
 	}
 	return carried, nil
+}
+
+// carrier is an object that says that it has a bundle.
+type carrier struct {
+	*Reconciler
+	target *metav1.PartialObjectMetadata
+}
+
+// carriers are those that no tenant can write, and a few of each namespace of theirs.
+func (t *Trust) carriers(ctx context.Context, ca, hash, ownNamespace string) (own, theirs []carrier, err error) {
+	looked := map[string]int{}
+	for _, r := range t.reconcilers {
+		list, err := r.list(ctx, ca)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range list {
+			found := carrier{r, &list[i]}
+			namespace := found.target.Namespace
+			switch {
+			case !saysToCarry(found.target, hash):
+			case namespace == "" || namespace == ownNamespace:
+				own = append(own, found)
+			case looked[namespace] < fewTargets:
+				looked[namespace]++
+				theirs = append(theirs, found)
+			}
+		}
+	}
+	return own, theirs, nil
 }
 
 // saysToCarry tells whether an object says that it has the bundle with this hash, and nothing that speaks against it.
@@ -136,12 +156,12 @@ func saysToCarry(target *metav1.PartialObjectMetadata, hash string) bool {
 	return of == hash && !told
 }
 
-// carriedBy is the bundle that an object carries.
-func (r *Reconciler) carriedBy(ctx context.Context, target *metav1.PartialObjectMetadata) ([]byte, error) {
-	_, key, _ := readMark(target)
-	door := r.kind.door(r)
+// bundle is the bundle that an object carries.
+func (c carrier) bundle(ctx context.Context) ([]byte, error) {
+	_, key, _ := readMark(c.target)
+	door := c.kind.door(c.Reconciler)
 	object := door.object()
-	if err := r.live.Get(ctx, client.ObjectKeyFromObject(target), object); client.IgnoreNotFound(err) != nil {
+	if err := c.live.Get(ctx, client.ObjectKeyFromObject(c.target), object); client.IgnoreNotFound(err) != nil {
 		return nil, err
 	}
 	return door.bundle(object, key), nil
