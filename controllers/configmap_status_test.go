@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -30,6 +31,21 @@ func counts(targets, current int32) func(*v1alpha1.ServiceCA) string {
 	}
 }
 
+// blocks accepts a ServiceCA with so many targets that only their owners can put right, and with none that waits for the operator.
+func blocks(targets, blocked int32) func(*v1alpha1.ServiceCA) string {
+	counted := counts(targets, targets-blocked)
+	return func(ca *v1alpha1.ServiceCA) string {
+		condition := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished)
+		if complaint := counted(ca); complaint != "" {
+			return complaint
+		}
+		if ca.Status.TrustBundle.BlockedTargets != blocked || condition.Reason != "TargetsBlocked" {
+			return fmt.Sprintf("%d targets are blocked, want %d, and TrustEstablished is %+v", ca.Status.TrustBundle.BlockedTargets, blocked, condition)
+		}
+		return ""
+	}
+}
+
 // The status counts who carries the bundle; the trust-bundle ConfigMap is the first of them.
 func TestConfigMapsAreCounted(t *testing.T) {
 	r := newRealm(t)
@@ -38,7 +54,14 @@ func TestConfigMapsAreCounted(t *testing.T) {
 	renamed := r.configMap("renamed", r.injects(v1alpha1.AnnotationCABundleKey, "corp.pem"), nil)
 	r.serviceCA(counts(3, 3))
 	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
-	r.serviceCA(counts(4, 3))
+	ca := r.serviceCA(blocks(4, 1))
+	// What follows is younger than the bundle, by the second.
+	time.Sleep(time.Until(ca.Status.Rotation.LastTransitionTime.Add(2 * time.Second)))
+	immutable := create(t, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "immutable", Annotations: r.injects()}, Immutable: new(true),
+	})
+	r.serviceCA(blocks(5, 2))
+	remove(t, immutable)
 	update(t, foreign, func(c *corev1.ConfigMap) { c.Data = nil })
 	r.serviceCA(counts(4, 4))
 	r.loseKey()

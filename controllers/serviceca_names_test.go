@@ -103,6 +103,35 @@ func TestSigningKeyRenamed(t *testing.T) {
 	unchanged(t, served, backup)
 }
 
+// So does one that a person put back from a backup, or handed over by the label; theirs stays where it is.
+func TestRestoredSigningKeyRenamed(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serviceCA(isReady)
+	root, theirs := r.signer(), r.signingKey()
+	update(t, theirs, func(s *corev1.Secret) { s.ManagedFields = []metav1.ManagedFieldsEntry{{}} })
+	unlike := create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "a-key-of-" + r.name, Labels: theirs.Labels},
+		Type:       theirs.Type, Data: mint(t, "another", nil).data(t),
+	})
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = r.name + "-moved" })
+	eventually(t, func(ctx context.Context) string {
+		var moved corev1.Secret
+		if err := kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: r.name + "-moved"}, &moved); err != nil {
+			return err.Error()
+		}
+		if !parse(t, moved.Data[corev1.TLSCertKey])[0].Equal(root) {
+			t.Fatal("a new CA signs")
+		}
+		return ""
+	})
+	r.serviceCA(isReady)
+	r.trusts(root)
+	unchanged(t, served, theirs, unlike)
+}
+
 func TestTrustBundleRenamed(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

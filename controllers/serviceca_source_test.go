@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -258,6 +259,34 @@ func TestSourceCertManager(t *testing.T) {
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Source.CertManager = nil })
 	r.serviceCA(isReady)
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+}
+
+// A key that waits for cert-manager's answer is left nowhere: not under a former name, nor after its ServiceCA.
+func TestWaitingKeyIsNotLeftBehind(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp"}}
+	})
+	waits := func(name string) *corev1.Secret {
+		secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name)}
+		eventually(t, func(ctx context.Context) string {
+			if err := kube.Get(ctx, client.ObjectKeyFromObject(secret), secret); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+		return secret
+	}
+	former := waits(r.ca.SigningKeySecretName() + "-request")
+	theirs := create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "a-copy-of-" + former.Name, Labels: former.Labels}, Data: former.Data,
+	})
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = r.name + "-moved" })
+	moved := waits(r.name + "-moved-request")
+	gone(t, former)
+	remove(t, r.ca)
+	gone(t, moved)
+	unchanged(t, theirs)
 }
 
 // Nothing else stops because one CA is wrong, in whatever way.

@@ -53,7 +53,8 @@ func TestOperatorHasNoRightsThatItDoesNotNeed(t *testing.T) {
 	}{
 		{true, []string{
 			"patch core/secrets " + elsewhere, "delete core/secrets " + elsewhere, "patch core/services " + elsewhere,
-			"patch core/configmaps " + elsewhere, "delete core/configmaps " + operatorNamespace, "list core/pods " + elsewhere,
+			"patch core/configmaps " + elsewhere, "create core/configmaps " + operatorNamespace,
+			"delete core/configmaps " + operatorNamespace, "list core/pods " + elsewhere,
 			"patch servingcert.dev/servicecas/status", "patch servingcert.dev/servingcertpolicies/status",
 			"create events.k8s.io/events " + elsewhere,
 			"update apiextensions.k8s.io/customresourcedefinitions", "update apiregistration.k8s.io/apiservices",
@@ -68,7 +69,7 @@ func TestOperatorHasNoRightsThatItDoesNotNeed(t *testing.T) {
 			"create core/services " + elsewhere, "delete core/services " + elsewhere,
 			"create core/pods " + elsewhere, "create core/pods " + operatorNamespace, "delete core/pods " + elsewhere,
 			"create core/pods/exec " + operatorNamespace, "get core/pods/log " + elsewhere, "watch core/pods " + elsewhere,
-			"delete core/configmaps " + elsewhere, "update core/configmaps " + elsewhere,
+			"create core/configmaps " + elsewhere, "delete core/configmaps " + elsewhere, "update core/configmaps " + elsewhere,
 			"create core/serviceaccounts/token " + operatorNamespace, "patch core/namespaces", "delete core/namespaces",
 			"get core/nodes", "patch apps/deployments " + operatorNamespace, "get apps/deployments " + elsewhere,
 			"create apiextensions.k8s.io/customresourcedefinitions", "delete apiextensions.k8s.io/customresourcedefinitions",

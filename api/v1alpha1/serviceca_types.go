@@ -216,7 +216,8 @@ const (
 
 // CARotation says when and how a new generation takes over.
 type CARotation struct {
-	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default.
+	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default. A CA that was brought, or
+	// that an issuer signed, and lives for no longer than this is due when a third of its life is left.
 	// +optional
 	// +default="9480h"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="rotateBefore must be longer than 0s: about half of certificate.duration is a good choice"

@@ -226,7 +226,7 @@ type ServingCertPolicyStatus struct {
 	// +kubebuilder:validation:MaxItems=10
 	Failures []ServiceFailure `json:"failures,omitempty"`
 
-	// nextRenewalTime is when the next certificate is renewed.
+	// nextRenewalTime is when the next certificate is renewed, those of held Services aside.
 	// +optional
 	NextRenewalTime *metav1.Time `json:"nextRenewalTime,omitempty"`
 
@@ -253,6 +253,9 @@ type ServiceCounts struct {
 	// failed Services need somebody's doing: see failures.
 	// +required
 	Failed int32 `json:"failed"`
+	// held Services have one that is not renewed before somebody acts, and count as issued: see failures.
+	// +optional
+	Held int32 `json:"held,omitempty"`
 }
 
 // ServiceFailure says what stands in the way of a Service's certificate.

@@ -43,6 +43,8 @@ var (
 var (
 	policyServices = describe("policy_services",
 		"Services that want a certificate by this policy: issued ones have it, pending ones will, failed ones need somebody's doing.", labelPolicy, "state")
+	policyHeld = describe("policy_held_services",
+		"Services whose certificate is not renewed before somebody acts; they count as issued.", labelPolicy)
 	policyExpiry    = describe("policy_earliest_expiry_timestamp_seconds", "When the first certificate of the policy expires.", labelPolicy)
 	policyRenewal   = describe("policy_next_renewal_timestamp_seconds", "When the next certificate of the policy is renewed.", labelPolicy)
 	policyRestarts  = describe("policy_restarts", "Workloads that hold an older certificate or bundle, by what becomes of their restart.", labelPolicy, "state")
@@ -81,7 +83,7 @@ type statuses struct{ client.Reader }
 func (s statuses) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, description := range []*prometheus.Desc{
 		caNotAfter, caNextRotation, caPhase, caPhaseStart, caReason, caBlockers, caCertificates, caBundle, caTargets, caCondition,
-		policyServices, policyExpiry, policyRenewal, policyRestarts, policyCondition,
+		policyServices, policyHeld, policyExpiry, policyRenewal, policyRestarts, policyCondition,
 	} {
 		descriptions <- description
 	}
@@ -192,6 +194,7 @@ func (s shown) policy(status v1alpha1.ServingCertPolicyStatus) {
 		s.gauge(policyServices, float64(services.Issued), "issued")
 		s.gauge(policyServices, float64(services.Pending), "pending")
 		s.gauge(policyServices, float64(services.Failed), "failed")
+		s.gauge(policyHeld, float64(services.Held))
 	}
 	if restarts := status.Restarts; restarts != nil {
 		s.gauge(policyRestarts, float64(restarts.Pending), "pending")

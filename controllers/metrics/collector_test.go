@@ -59,7 +59,7 @@ func full() shelf {
 	}}
 	policy := v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Status: v1alpha1.ServingCertPolicyStatus{
 		Conditions:      []metav1.Condition{{Type: "RestartHalted", Status: metav1.ConditionTrue}},
-		Services:        &v1alpha1.ServiceCounts{Matched: 6, Issued: 3, Pending: 2, Failed: 1},
+		Services:        &v1alpha1.ServiceCounts{Matched: 6, Issued: 3, Pending: 2, Failed: 1, Held: 1},
 		EarliestExpiry:  new(at(1800000000)),
 		NextRenewalTime: new(at(1700000000)),
 		Restarts:        &v1alpha1.RestartCounts{Pending: 4, InProgress: 3, Failed: 2, OptedOut: 1},
@@ -100,6 +100,7 @@ func TestStatuses(t *testing.T) {
 		`servingcert_policy_restarts{policy="web",state="in_progress"}`:               "3",
 		`servingcert_policy_restarts{policy="web",state="failed"}`:                    "2",
 		`servingcert_policy_restarts{policy="web",state="opted_out"}`:                 "1",
+		`servingcert_policy_held_services{policy="web"}`:                              "1",
 	}
 	got := scrape(t, full())
 	for series, value := range want {

@@ -25,11 +25,11 @@ import (
 // its own until the CertificateRequest for it is answered. Both go once the CA stands in the signing-key Secret.
 
 const (
-	// annotationAttempts on the Secret with the waiting key is how many requests were turned down before.
+	// annotationAttempts on the Secret with the waiting key is how many requests were in vain before.
 	annotationAttempts = v1alpha1.GroupName + "/attempts"
-	// annotationRequester on it is the UID of the ServiceCA whose key it is.
-	annotationRequester = v1alpha1.GroupName + "/requester"
-	// firstBackoff is how long to wait after a request was turned down; twice as long after each further one, up to lastBackoff.
+	// labelRequester on it is the UID of the ServiceCA whose key it is. It bears no LabelServiceCA: it is no signing key yet.
+	labelRequester = v1alpha1.GroupName + "/requester"
+	// firstBackoff is how long to wait after a request that was in vain; twice as long after each further one, up to lastBackoff.
 	firstBackoff, lastBackoff = 5 * time.Minute, 24 * time.Hour
 	// retryRequest is how often a request that waits for its issuer is looked at.
 	retryRequest = 5 * time.Second
@@ -79,19 +79,23 @@ func (in observed) requested() (*rotation.Signer, *problem) {
 	if request == nil {
 		return nil, waiting("%s %s is being asked for a CA", ref.Kind, ref.Name)
 	}
+	again := in.asked.again().UTC().Format(time.RFC3339)
 	if turnedDown, why := in.asked.turnedDown(); turnedDown {
-		return nil, waiting("CertificateRequest %s was turned down: %s; it is asked again %s", request.Name, why, in.asked.again().UTC().Format(time.RFC3339))
+		return nil, waiting("CertificateRequest %s was turned down: %s; it is asked again %s", request.Name, why, again)
 	}
-	if !in.asked.says(cmapi.CertificateRequestConditionReady, cmmeta.ConditionTrue) {
+	if !in.asked.isReady() {
 		return nil, waiting("CertificateRequest %s waits for %s %s, and for its approval", request.Name, ref.Kind, ref.Name)
 	}
 	signer, err := in.readRequested()
 	if err != nil {
-		return nil, &problem{reason: reasonSourceInvalid, message: fmt.Sprintf("spec.source.certManager: CertificateRequest %s: %v", request.Name, err)}
+		unusable := waiting("CertificateRequest %s: %v; it is asked again %s", request.Name, err, again)
+		unusable.reason = reasonSourceInvalid
+		return nil, unusable
 	}
 	return signer, nil
 }
 
+// readRequested reads the answer to a request, or says why it is of no use.
 func (in observed) readRequested() (*rotation.Signer, error) {
 	status := in.asked.request.Status
 	pair := pki.Pair{Certificate: status.Certificate, PrivateKey: in.asked.secret.Data[corev1.TLSPrivateKeyKey]}
@@ -102,6 +106,9 @@ func (in observed) readRequested() (*rotation.Signer, error) {
 	root, err := authority.Root(in.now, status.Certificate, status.CA)
 	if err != nil {
 		return nil, err
+	}
+	if end := authority.NotAfter(); !in.now.Before(end) {
+		return nil, fmt.Errorf("the CA expired %s", end.UTC().Format(time.RFC3339))
 	}
 	return &rotation.Signer{Authority: authority, Root: root, Source: issuerOf(in.serviceCA.Spec.Source.CertManager.IssuerRef)}, nil
 }
@@ -114,6 +121,19 @@ func (a asked) says(kind cmapi.CertificateRequestConditionType, status cmmeta.Co
 		}
 	}
 	return false
+}
+
+func (a asked) isReady() bool {
+	return a.says(cmapi.CertificateRequestConditionReady, cmmeta.ConditionTrue)
+}
+
+// inVain tells whether no CA comes of a request: it was turned down, or what came is of no use.
+func (in observed) inVain() bool {
+	if down, _ := in.asked.turnedDown(); down || !in.asked.isReady() {
+		return down
+	}
+	_, err := in.readRequested()
+	return err != nil
 }
 
 // turnedDown tells whether a request was denied, or failed, and why.
@@ -133,14 +153,14 @@ func (a asked) attempts() int {
 	return max(0, attempts)
 }
 
-// again is when a request that was turned down is followed by another.
+// again is when a request that was in vain is followed by another.
 func (a asked) again() time.Time {
 	return a.request.CreationTimestamp.Add(min(lastBackoff, firstBackoff<<min(a.attempts(), 16)))
 }
 
 // isOf tells whether the key that waits is this ServiceCA's.
 func (a asked) isOf(ca *v1alpha1.ServiceCA) bool {
-	return apply.MadeBy(a.secret, apply.ServiceCA) && a.secret.Annotations[annotationRequester] == string(ca.UID)
+	return apply.MadeBy(a.secret, apply.ServiceCA) && a.secret.Labels[labelRequester] == string(ca.UID)
 }
 
 // requestedSuccessor is what cert-manager has to give after a CA.
@@ -163,19 +183,6 @@ func (in observed) requestedSuccessor(current *rotation.Signer) successor {
 	}
 	next.signer = signer
 	return next
-}
-
-// threshold is the rotation as it is meant for a CA whose lifetime an issuer decided about: one that lives for less than rotateBefore rotates
-// after two thirds of its life, and not at once for ever.
-func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
-	spec := in.serviceCA.Spec.Rotation
-	if in.serviceCA.Spec.Source.CertManager == nil || state == nil || state.Active == nil {
-		return spec
-	}
-	if lifetime := state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore); lifetime <= spec.RotateBefore.Std() {
-		spec.RotateBefore = v1alpha1.Duration((lifetime / 3).Truncate(time.Millisecond).String())
-	}
-	return spec
 }
 
 // ask asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
@@ -209,7 +216,7 @@ func (a asked) taken(state *rotation.State) bool {
 	return false
 }
 
-// askNext takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was turned down. What
+// askNext takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was in vain. What
 // stands in the way comes back as a problem.
 func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error) {
 	ca, asked := in.serviceCA, in.asked
@@ -222,7 +229,7 @@ func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error)
 	case asked.request == nil:
 		return r.refusedRequest(r.createRequest(ctx, in))
 	}
-	if down, _ := asked.turnedDown(); down && !in.now.Before(asked.again()) {
+	if in.inVain() && !in.now.Before(asked.again()) {
 		return r.refusedRequest(r.makeKey(ctx, ca, asked.secret))
 	}
 	return nil, nil
@@ -245,7 +252,7 @@ func (r *Reconciler) refusedRequest(err error) (*problem, error) {
 	return nil, err
 }
 
-// makeKey makes the private key of the next CA, in place of one whose request was turned down.
+// makeKey makes the private key of the next CA, in place of one whose request was in vain. It goes with the ServiceCA.
 func (r *Reconciler) makeKey(ctx context.Context, ca *v1alpha1.ServiceCA, before *corev1.Secret) error {
 	key, err := pki.GenerateKey(pki.KeySpecOf(ca.Spec.Certificate.PrivateKey))
 	if err != nil {
@@ -253,8 +260,13 @@ func (r *Reconciler) makeKey(ctx context.Context, ca *v1alpha1.ServiceCA, before
 	}
 	if before == nil {
 		return r.Live.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: requestSecretName(ca), Annotations: map[string]string{annotationRequester: string(ca.UID)}},
-			Data:       map[string][]byte{corev1.TLSPrivateKeyKey: key},
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: r.Namespace, Name: requestSecretName(ca), Labels: map[string]string{labelRequester: string(ca.UID)},
+				OwnerReferences: []metav1.OwnerReference{{
+					APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "ServiceCA", Name: ca.Name, UID: ca.UID,
+				}},
+			},
+			Data: map[string][]byte{corev1.TLSPrivateKeyKey: key},
 		}, apply.ServiceCA)
 	}
 	secret := before.DeepCopy()

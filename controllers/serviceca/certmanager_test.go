@@ -1,15 +1,22 @@
 package serviceca
 
 import (
+	"bytes"
+	"crypto/x509"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
 // A request for every attempt, however many were turned down, and another for every issuer.
@@ -46,5 +53,87 @@ func TestAskedAgain(t *testing.T) {
 		if got := a.again().Sub(made); got != want {
 			t.Errorf("after %d attempts it is asked again in %s, want %s", attempts, got, want)
 		}
+	}
+}
+
+// asks is a scene in which a request for a CA has been answered by this chain, and perhaps by a root beside it.
+func asks(t *testing.T, root []byte, chain ...*handmade) *scene {
+	t.Helper()
+	s := newScene(t, "")
+	s.serviceCA.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp", Kind: "ClusterIssuer"}}
+	waiting := brought(t, nil, chain...)
+	waiting.Name, waiting.Labels = requestSecretName(s.serviceCA), map[string]string{labelRequester: string(s.serviceCA.UID)}
+	delete(waiting.Data, corev1.TLSCertKey)
+	s.asked = asked{secret: waiting, request: &cmapi.CertificateRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: "default-1", CreationTimestamp: metav1.NewTime(now)},
+		Status: cmapi.CertificateRequestStatus{Certificate: pemOf(chain...), CA: root, Conditions: []cmapi.CertificateRequestCondition{
+			{Type: cmapi.CertificateRequestConditionReady, Status: cmmeta.ConditionTrue},
+		}},
+	}}
+	return s
+}
+
+// An answer that is of no use is said to be so, and followed by another request in time; one that is good signs.
+func TestRequestIsAnswered(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "corp root", nil)
+	narrow := mint(t, "narrow", root, func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true })
+	ended := lives(-2*time.Hour, time.Minute)
+	for name, tc := range map[string]struct {
+		root  []byte
+		chain []*handmade
+		says  string
+	}{
+		"good":                        {pemOf(root), []*handmade{mint(t, "good", root)}, ""},
+		"a root itself":               {nil, []*handmade{root}, ""},
+		"no root":                     {nil, []*handmade{mint(t, "rootless", root)}, "put its root into ca.crt"},
+		"none below the one above it": {pemOf(root), []*handmade{mint(t, "deep", narrow), narrow}, "a CA above it allows none"},
+		"no CA":                       {pemOf(root), []*handmade{mint(t, "leaf", root, func(c *x509.Certificate) { c.IsCA = false })}, "is no CA"},
+		"ended":                       {pemOf(root), []*handmade{mint(t, "short", root, ended)}, "expired"},
+		"a root that has ended":       {nil, []*handmade{mint(t, "short root", nil, ended)}, "the CA expired 2071-03-14T15:10:26Z"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := asks(t, tc.root, tc.chain...)
+			s.later(2 * time.Minute)
+			decided := s.plan()
+			if tc.says == "" {
+				if decided.problem != nil || decided.state == nil {
+					t.Errorf("the problem is %+v", decided.problem)
+				}
+				return
+			}
+			if p := decided.problem; p == nil || p.reason != reasonSourceInvalid || !p.passing || !decided.wanted ||
+				!strings.Contains(p.message, tc.says) || !strings.Contains(p.message, "it is asked again 2071-03-14T15:14:26Z") {
+				t.Fatalf("the problem is %+v", p)
+			}
+			live := fake.NewClientBuilder().WithReturnManagedFields().Build()
+			if err := live.Create(t.Context(), s.asked.secret, apply.ServiceCA); err != nil {
+				t.Fatal(err)
+			}
+			r := &Reconciler{Live: live, Namespace: "system"}
+			for _, moment := range []struct {
+				after    time.Duration
+				attempts int
+			}{{0, 0}, {firstBackoff, 1}} {
+				s.later(moment.after)
+				var before corev1.Secret
+				if err := live.Get(t.Context(), client.ObjectKeyFromObject(s.asked.secret), &before); err != nil {
+					t.Fatal(err)
+				}
+				s.asked.secret = &before
+				if problem, err := r.askNext(t.Context(), s.observed); problem != nil || err != nil {
+					t.Fatal(problem, err)
+				}
+				after, err := get(t.Context(), live, client.ObjectKeyFromObject(&before), &corev1.Secret{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				made := !bytes.Equal(after.Data[corev1.TLSPrivateKeyKey], before.Data[corev1.TLSPrivateKeyKey])
+				if got := (asked{secret: after}).attempts(); got != moment.attempts || made != (got > 0) {
+					t.Errorf("after %s it was asked %d times in vain, and another key is made: %t", moment.after, got, made)
+				}
+			}
+		})
 	}
 }

@@ -35,6 +35,8 @@ type clusterBundle struct {
 	served bool
 	// found is what is there; nil where nothing is.
 	found *certificatesv1.ClusterTrustBundle
+	// unread is set where it could not be read: nobody knows whose it is.
+	unread bool
 	// theirs is set where somebody else made it.
 	theirs bool
 	// refused is why it cannot be written, which only somebody else can put right.
@@ -49,11 +51,12 @@ func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.Serv
 	name := ca.ClusterTrustBundleName()
 	var err error
 	bundle.found, err = get(ctx, r.Live, client.ObjectKey{Name: name}, &certificatesv1.ClusterTrustBundle{})
-	if apierrors.IsForbidden(err) {
-		bundle.refused, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
-	}
 	if before, refused := r.bundleRefused.Load(ca.UID); refused {
 		bundle.refused, _ = before.(string)
+	}
+	if apierrors.IsForbidden(err) {
+		bundle.refused, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
+		bundle.found, bundle.unread = nil, true
 	}
 	if bundle.found != nil && bundle.found.Labels[v1alpha1.LabelServiceCA] != ca.Name {
 		bundle.theirs = true
@@ -71,15 +74,16 @@ func (b clusterBundle) holds(bundle []byte) bool {
 // publishClusterBundle brings the ClusterTrustBundle up to date, in the very version that was found, and tells whether it had to.
 func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, state *rotation.State) (changed bool, err error) {
 	found := &in.clusterBundle
-	if state == nil || !found.served || found.theirs {
+	if state == nil || !found.served || found.unread || found.theirs {
 		return false, nil
 	}
-	bundle := state.Bundle().Encode()
+	bundle, ca, before := state.Bundle().Encode(), in.serviceCA, found.refused
 	if found.holds(bundle) {
-		return false, nil
+		// Somebody else may have put right what was refused to us.
+		r.bundleRefused.Delete(ca.UID)
+		found.refused = ""
+		return before != "", nil
 	}
-	ca := in.serviceCA
-	before := found.refused
 	configuration := certificatesac.ClusterTrustBundle(ca.ClusterTrustBundleName()).
 		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
 		WithSpec(certificatesac.ClusterTrustBundleSpec().WithSignerName(ca.SignerName()).WithTrustBundle(string(bundle)))

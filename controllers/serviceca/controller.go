@@ -166,7 +166,7 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 		return in, err
 	}
 	if in.secret == nil {
-		if in.formerly, err = r.formerSecret(ctx, ca); err != nil {
+		if in.formerly, err = r.formerSecret(ctx, in.now, ca); err != nil {
 			return in, err
 		}
 	}
@@ -208,7 +208,7 @@ func (r *Reconciler) recover(ctx context.Context, in *observed) error {
 		return nil
 	}
 	var err error
-	in.carried, err = r.Targets.Carried(ctx, in.serviceCA.Name, told.Hash)
+	in.carried, err = r.Targets.Carried(ctx, in.serviceCA.Name, told.Hash, r.Namespace)
 	return err
 }
 
@@ -227,13 +227,18 @@ func (r *Reconciler) longest(ctx context.Context, ca string) (time.Duration, err
 	return longest, nil
 }
 
-// formerSecret finds the signing key where spec.signingKey.secretName was changed: it moves, and no new CA begins. A copy that
-// somebody else made, a backup perhaps, is not meant.
-func (r *Reconciler) formerSecret(ctx context.Context, ca *v1alpha1.ServiceCA) (*corev1.Secret, error) {
+// formerSecret finds the signing key where spec.signingKey.secretName was changed: it moves, and no new CA begins. What somebody else put
+// there, out of a backup perhaps, is meant only where nothing of ours is, and if it is the CA that signs.
+func (r *Reconciler) formerSecret(ctx context.Context, now time.Time, ca *v1alpha1.ServiceCA) (*corev1.Secret, error) {
 	var secrets corev1.SecretList
 	err := r.Live.List(ctx, &secrets, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name})
 	for i := range secrets.Items {
 		if apply.MadeBy(&secrets.Items[i], apply.ServiceCA) {
+			return &secrets.Items[i], nil
+		}
+	}
+	for i := range secrets.Items {
+		if state, _ := rotation.Read(now, &secrets.Items[i]); state != nil && state.Active != nil && sameSigner(ca.Status.Active, state.Active) {
 			return &secrets.Items[i], nil
 		}
 	}

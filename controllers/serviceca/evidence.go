@@ -23,7 +23,7 @@ type evidence struct {
 	clusterBundle clusterBundle
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
-	// strangers is the number of those that the bundle does not verify.
+	// strangers is the number of those that the bundle does not verify, and that are going to be replaced.
 	strangers int32
 	// reissueOver is the time that reissuing all of them takes.
 	reissueOver time.Duration
@@ -65,7 +65,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
 	})
-	now, live, verifies, roots := r.Clock.Now(), 0, map[string]bool{}, state.Bundle().Pool()
+	now, live, known, roots := r.Clock.Now(), 0, map[string]bool{}, state.Bundle().Pool()
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
 		claim := claimOf(secret)
@@ -75,14 +75,10 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		}
 		live++
 		signer := pki.KeyID(leaf.AuthorityKeyId)
-		if _, tried := verifies[signer]; !tried {
-			// Once for each signer: there are as many certificates as Services.
-			verifies[signer] = leaf.VerifiesBy(roots, now) == nil
-		}
+		// Once for each signer, for there are as many certificates as Services; but whoever may write a Secret may name a signer that is none.
+		known[signer] = known[signer] || leaf.VerifiesBy(roots, now) == nil
 		seen.count(secret, state, signer, claim, hash)
-		if !verifies[signer] {
-			seen.strangers++
-		}
+		seen.doubt(known[signer], claim)
 		if active := state.Active; active != nil && leaf.NotAfter.After(latest(seen.Signed, state.SignedUntil(now))) &&
 			leaf.CheckSignatureFrom(active.Certificate()) == nil {
 			// By a clock that was ahead.
@@ -100,6 +96,13 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// doubt counts a live certificate that does not verify.
+func (e *evidence) doubt(verifies bool, claim servingcert.Claim) {
+	if !verifies && !claim.InVain {
+		e.strangers++
+	}
 }
 
 // count counts a live certificate, and the bundle beside it.

@@ -241,6 +241,19 @@ func same(a, b *rotation.Signer) bool {
 	return a.Fingerprint() == b.Fingerprint() && a.Root.Equal(b.Root)
 }
 
+// threshold is the rotation as it is meant for a CA whose lifetime somebody else decided about: one that lives for less than rotateBefore is due
+// after two thirds of its life, and not at once for ever.
+func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
+	spec, source := in.serviceCA.Spec.Rotation, in.serviceCA.Spec.Source
+	if (source.CertManager == nil && source.Secret == nil) || state == nil || state.Active == nil {
+		return spec
+	}
+	if lifetime := state.Active.NotAfter().Sub(state.Active.Certificate().NotBefore); lifetime <= spec.RotateBefore.Std() {
+		spec.RotateBefore = v1alpha1.Duration((lifetime / 3).Truncate(time.Millisecond).String())
+	}
+	return spec
+}
+
 // broughtSigner is the CA in the Secret of source.secret.
 func (in observed) broughtSigner() (*rotation.Signer, *problem) {
 	name := in.serviceCA.Spec.Source.Secret.Name

@@ -67,6 +67,27 @@ func TestTrustEstablished(t *testing.T) {
 	}
 }
 
+// A CA that was brought and lives for less than rotateBefore is no cause for alarm before two thirds of its life are over.
+func TestBroughtCAOfAYear(t *testing.T) {
+	t.Parallel()
+	const year = 365 * day
+	s := newHistory(t)
+	s.rotation().RotateBefore = "9480h"
+	s.brings(year)
+	s.settle()
+	begin := s.now
+	for age, want := range map[time.Duration]string{0: "False NotDue", year/3*2 - day: "False NotDue", year/3*2 + day: "True ThresholdPassed"} {
+		s.now = begin.Add(age)
+		status := s.status(evidence{})
+		if got := says(status, v1alpha1.ConditionExpiringSoon); !strings.HasPrefix(got, want) {
+			t.Errorf("at the age of %s ExpiringSoon is %q, want %q", age, got, want)
+		}
+		if due := status.NextRotationTime.Sub(begin); due < year/3*2-day || due > year/3*2+day {
+			t.Errorf("it is due after %s", due)
+		}
+	}
+}
+
 // What a CA was is remembered while something is wrong with it, or its roots could not be known again.
 func TestStatusRemembers(t *testing.T) {
 	t.Parallel()
@@ -132,7 +153,9 @@ func TestUntilNext(t *testing.T) {
 		"the end, while paused":        {func(s *history) { s.now = s.now.Add(60 * day); s.pause() }, 40 * day},
 		"the end of one before":        {func(s *history) { s.now = s.now.Add(98 * day); s.pass(); s.now = s.now.Add(day); s.settle() }, day - patience},
 		"the begin of what is brought": {func(s *history) { s.secret = nil; s.brings(day); s.now = s.now.Add(-time.Hour) }, 55 * time.Minute},
-		"the end of what is brought":   {func(s *history) { s.brings(day); s.pass(); s.now = s.now.Add(patience); s.settle() }, day - 2*patience},
+		"two thirds of what is brought": {func(s *history) { s.brings(day); s.pass(); s.now = s.now.Add(patience); s.settle() },
+			day - (day+5*time.Minute)/3 - 2*patience},
+		"the end of what is brought": {func(s *history) { s.brings(day); s.pass(); s.now = s.now.Add(20 * time.Hour); s.settle() }, 4*time.Hour - patience},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,6 +2,7 @@ package serviceca
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -90,29 +91,35 @@ func (r *Reconciler) stillThere(ctx context.Context, in observed, decided *step)
 	return err
 }
 
-// cleanUp removes what this ServiceCA made under a former name, once it stands under the present one.
+// cleanUp removes what this ServiceCA made under a former name, once it stands under the present one; a key that waits there never will.
 func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, decided step) error {
+	waiting := r.removeOthers(ctx, ca, "Secret", requestSecretName(ca), client.MatchingLabels{labelRequester: string(ca.UID)})
 	if decided.state == nil {
-		return nil
+		return waiting
 	}
-	for kind, keep := range map[string]string{"Secret": ca.SigningKeySecretName(), "ConfigMap": ca.TrustBundleConfigMapName()} {
-		var list metav1.PartialObjectMetadataList
-		list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
-		err := r.Live.List(ctx, &list, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name})
-		if err != nil {
+	made := client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name}
+	return errors.Join(waiting,
+		r.removeOthers(ctx, ca, "Secret", ca.SigningKeySecretName(), made),
+		r.removeOthers(ctx, ca, "ConfigMap", ca.TrustBundleConfigMapName(), made))
+}
+
+// removeOthers removes what we made of a kind with these labels, but for the one of that name.
+func (r *Reconciler) removeOthers(ctx context.Context, ca *v1alpha1.ServiceCA, kind, keep string, labels client.MatchingLabels) error {
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
+	if err := r.Live.List(ctx, &list, client.InNamespace(r.Namespace), labels); err != nil {
+		return err
+	}
+	for i := range list.Items {
+		object := &list.Items[i]
+		if object.Name == keep || !apply.MadeBy(object, apply.ServiceCA) {
+			continue
+		}
+		if outdated, err := r.outdated(ctx, ca); outdated || err != nil {
 			return err
 		}
-		for i := range list.Items {
-			object := &list.Items[i]
-			if object.Name == keep || !apply.MadeBy(object, apply.ServiceCA) {
-				continue
-			}
-			if outdated, err := r.outdated(ctx, ca); outdated || err != nil {
-				return err
-			}
-			if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); client.IgnoreNotFound(err) != nil {
-				return err
-			}
+		if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); client.IgnoreNotFound(err) != nil {
+			return err
 		}
 	}
 	return nil

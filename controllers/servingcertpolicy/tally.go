@@ -51,12 +51,22 @@ func (t *tally) add(now time.Time, service *corev1.Service, plan issuance.Plan) 
 	case now.Before(plan.NotAfter):
 		t.counts.Issued++
 		t.earliestExpiry = earliest(t.earliestExpiry, plan.NotAfter)
+		if holds(obstacle) {
+			t.counts.Held++
+			return
+		}
 		t.nextRenewal = earliest(t.nextRenewal, plan.RenewAt)
 	case obstacle != nil:
 		t.counts.Failed++
 	default:
 		t.counts.Pending++
 	}
+}
+
+// holds tells whether an obstacle keeps a certificate that is there from being renewed before somebody acts. Whoever has a Secret that another
+// Service wants too is served on, and a CA is nothing of the Service's.
+func holds(obstacle *issuance.Obstacle) bool {
+	return obstacle != nil && obstacle.Reason != issuance.ReasonSecretConflict && obstacle.Reason != issuance.ReasonServiceCANotReady
 }
 
 // earliest is the earlier of two times; zero is none.

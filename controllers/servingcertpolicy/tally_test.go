@@ -70,7 +70,8 @@ func TestCounts(t *testing.T) {
 		"refused":                   {"", issuance.Plan{Obstacle: obstacle()}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: left alone"},
 		"told":                      {"SecretRefused: quota", issuance.Plan{}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: quota"},
 		"sound, and told":           {"SecretConflict: wanted", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "False Failures: 1 of 1 Services are served; shop/web: wanted"},
-		"told something of its own": {"nonsense", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "False Failures: "},
+		"told something of its own": {"nonsense", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1, Held: 1}, "False Failures: "},
+		"sound, and held":           {"SecretRefused: quota", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1, Held: 1}, "False Failures: 1 of 1 Services are served; shop/web: quota"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -103,6 +104,8 @@ func TestTimes(t *testing.T) {
 		counted.add(now, service("shop", left.String(), ""), issuance.Plan{NotAfter: now.Add(left), RenewAt: now.Add(10*time.Hour - left)})
 	}
 	counted.add(now, service("shop", "ends with its CA", ""), issuance.Plan{NotAfter: now.Add(20 * time.Hour)})
+	// What only the owner of a Service can put right wakes nobody else.
+	counted.add(now, service("shop", "held", "SecretRefused: quota"), issuance.Plan{NotAfter: now.Add(4 * time.Hour), RenewAt: now.Add(-time.Hour)})
 	status := counted.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
 	if want := now.Add(3 * time.Hour).Truncate(time.Second); !status.EarliestExpiry.Time.Equal(want) {
 		t.Errorf("the earliest expiry is %s, want %s", status.EarliestExpiry, want)

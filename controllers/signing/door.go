@@ -2,6 +2,7 @@ package signing
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -98,11 +100,20 @@ func (r *Reconciler[T]) open(mgr ctrl.Manager) error {
 		WatchesRawSource(source.Kind(r.requests, client.Object(r.Door.New()), &handler.EnqueueRequestForObject{})).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, service client.Object) []reconcile.Request {
 			return r.waiting(ctx, service.GetNamespace())
-		}), builder.WithPredicates(servingcert.ServiceChanged())).
+		}), builder.WithPredicates(serviceChanged())).
 		Watches(&v1alpha1.ServingCertPolicy{}, waiting, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, waiting, builder.WithPredicates(keyring.Changed())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
 		Complete(r)
+}
+
+// serviceChanged passes over the changes of a Service that decide nothing. Which pods it selects decides what these may have.
+func serviceChanged() predicate.Predicate {
+	return predicate.Or(servingcert.ServiceChanged(), predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, _ := e.ObjectOld.(*corev1.Service)
+		after, _ := e.ObjectNew.(*corev1.Service)
+		return before != nil && after != nil && !maps.Equal(before.Spec.Selector, after.Spec.Selector)
+	}})
 }
 
 // waiting are the requests of a namespace, or of all, that are not answered; those that have no namespace wait for each.

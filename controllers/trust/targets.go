@@ -73,45 +73,96 @@ func (t *Trust) Count(ctx context.Context, ca, hash string, since time.Time) (Ta
 
 func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Targets, hash string, since time.Time) {
 	carried, _, _ := readMark(target)
-	if carried != hash && target.CreationTimestamp.After(since) {
-		counted.All++
-		return
-	}
 	problem, told := target.Annotations[v1alpha1.AnnotationError]
 	// A CA that was not ready is nothing that an owner can put right.
 	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
 	key := client.ObjectKeyFromObject(target)
-	counted.Count(carried == hash, told || r.pace.Hopeless(key, r.clock.Now()), r.kind.name(key))
+	blocked := told || r.pace.Hopeless(key, r.clock.Now())
+	if carried != hash && !blocked && target.CreationTimestamp.After(since) {
+		counted.All++
+		return
+	}
+	counted.Count(carried == hash, blocked, r.kind.name(key))
 }
 
-// manyTargets are more than have to be looked at where nobody writes marks of our own by hand.
-const manyTargets = 100
+const (
+	// manyTargets are more than have to be looked at where nobody writes marks of our own by hand, and fewTargets more in one namespace.
+	manyTargets, fewTargets = 100, 10
+	// largeBundle is longer than a bundle gets.
+	largeBundle = 256 << 10
+)
 
-// Carried is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has.
-func (t *Trust) Carried(ctx context.Context, ca, hash string) ([][]byte, error) {
+// Carried is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has. Those that no tenant can write
+// come first: what has no namespace, or stands in the operator's own.
+func (t *Trust) Carried(ctx context.Context, ca, hash, ownNamespace string) ([][]byte, error) {
+	own, theirs, err := t.carriers(ctx, ca, hash, ownNamespace)
+	if err != nil {
+		return nil, err
+	}
 	var carried [][]byte
-	for _, r := range t.reconcilers {
-		list, err := r.list(ctx, ca)
-		if err != nil {
-			return nil, err
+	for _, carrier := range append(own, theirs...) {
+		if len(carried) == manyTargets {
+			break
 		}
-		for i := range list {
-			of, key, _ := readMark(&list[i])
-			if _, told := list[i].Annotations[v1alpha1.AnnotationError]; of != hash || told || len(carried) == manyTargets {
-				continue
-			}
-			door := r.kind.door(r)
-			object := door.object()
-			if err := r.live.Get(ctx, client.ObjectKeyFromObject(&list[i]), object); client.IgnoreNotFound(err) != nil {
-				return nil, err
-			}
-			carried = append(carried, door.bundle(object, key))
-			if pki.Hash(carried[len(carried)-1]) == hash {
-				return carried, nil
-			}
+		bundle, err := carrier.bundle(ctx)
+		switch {
+		case err != nil:
+			return nil, err
+		case pki.Hash(bundle) == hash:
+			return append(carried, bundle), nil
+		case len(bundle) <= largeBundle:
+			carried = append(carried, bundle)
 		}
 	}
 	return carried, nil
+}
+
+// carrier is an object that says that it has a bundle.
+type carrier struct {
+	*Reconciler
+	target *metav1.PartialObjectMetadata
+}
+
+// carriers are those that no tenant can write, and a few of each namespace of theirs.
+func (t *Trust) carriers(ctx context.Context, ca, hash, ownNamespace string) (own, theirs []carrier, err error) {
+	looked := map[string]int{}
+	for _, r := range t.reconcilers {
+		list, err := r.list(ctx, ca)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range list {
+			found := carrier{r, &list[i]}
+			namespace := found.target.Namespace
+			switch {
+			case !saysToCarry(found.target, hash):
+			case namespace == "" || namespace == ownNamespace:
+				own = append(own, found)
+			case looked[namespace] < fewTargets:
+				looked[namespace]++
+				theirs = append(theirs, found)
+			}
+		}
+	}
+	return own, theirs, nil
+}
+
+// saysToCarry tells whether an object says that it has the bundle with this hash, and nothing that speaks against it.
+func saysToCarry(target *metav1.PartialObjectMetadata, hash string) bool {
+	of, _, _ := readMark(target)
+	_, told := target.Annotations[v1alpha1.AnnotationError]
+	return of == hash && !told
+}
+
+// bundle is the bundle that an object carries.
+func (c carrier) bundle(ctx context.Context) ([]byte, error) {
+	_, key, _ := readMark(c.target)
+	door := c.kind.door(c.Reconciler)
+	object := door.object()
+	if err := c.live.Get(ctx, client.ObjectKeyFromObject(c.target), object); client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	return door.bundle(object, key), nil
 }
 
 // Mounted is the ServiceCA whose bundle a pod reads from a ConfigMap or a Secret; empty where there is none in it.

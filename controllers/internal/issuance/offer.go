@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -61,9 +62,11 @@ func (o Offers) All() (Terms, bool) {
 		return Terms{}, false
 	}
 	all := Terms{Usages: slices.Clone(o[0].Usages), Duration: o[0].Duration, Policy: o[0].Policy}
+	named := sets.New[string]()
 	for _, offer := range o {
 		for _, name := range offer.DNSNames {
-			if !slices.Contains(all.DNSNames, name) {
+			if !named.Has(name) {
+				named.Insert(name)
 				all.DNSNames = append(all.DNSNames, name)
 			}
 		}

@@ -1,6 +1,7 @@
 package issuance_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,20 @@ func TestGrant(t *testing.T) {
 				t.Errorf("got %+v and %v, want it refused, saying %q", got, obstacle, tc.says)
 			}
 		})
+	}
+}
+
+// The names of many Services are put together each once.
+func TestAllOfManyOffers(t *testing.T) {
+	t.Parallel()
+	const services = 1000
+	offers := issuance.Offers{{DNSNames: []string{"same.shop.svc"}}, {DNSNames: []string{"same.shop.svc"}}}
+	for i := range services {
+		host := fmt.Sprintf("web-%05d.shop.svc", i)
+		offers = append(offers, issuance.Terms{DNSNames: []string{host, host + ".cluster.local"}})
+	}
+	if all, some := offers.All(); !some || len(all.DNSNames) != 1+2*services {
+		t.Errorf("there are %d names, want %d", len(all.DNSNames), 1+2*services)
 	}
 }
 

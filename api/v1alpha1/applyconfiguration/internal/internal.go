@@ -369,6 +369,9 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: failed
       type:
         scalar: numeric
+    - name: held
+      type:
+        scalar: numeric
     - name: issued
       type:
         scalar: numeric

@@ -11,7 +11,8 @@ import (
 //
 // CARotation says when and how a new generation takes over.
 type CARotationApplyConfiguration struct {
-	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default.
+	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default. A CA that was brought, or
+	// that an issuer signed, and lives for no longer than this is due when a third of its life is left.
 	RotateBefore *apiv1alpha1.Duration `json:"rotateBefore,omitempty"`
 	// mode Paused holds any rotation where it stands, also the one at the end of the CA.
 	Mode *apiv1alpha1.RotationMode `json:"mode,omitempty"`

@@ -15,6 +15,8 @@ type ServiceCountsApplyConfiguration struct {
 	Pending *int32 `json:"pending,omitempty"`
 	// failed Services need somebody's doing: see failures.
 	Failed *int32 `json:"failed,omitempty"`
+	// held Services have one that is not renewed before somebody acts, and count as issued: see failures.
+	Held *int32 `json:"held,omitempty"`
 }
 
 // ServiceCountsApplyConfiguration constructs a declarative configuration of the ServiceCounts type for use with
@@ -52,5 +54,13 @@ func (b *ServiceCountsApplyConfiguration) WithPending(value int32) *ServiceCount
 // If called multiple times, the Failed field is set to the value of the last call.
 func (b *ServiceCountsApplyConfiguration) WithFailed(value int32) *ServiceCountsApplyConfiguration {
 	b.Failed = &value
+	return b
+}
+
+// WithHeld sets the Held field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Held field is set to the value of the last call.
+func (b *ServiceCountsApplyConfiguration) WithHeld(value int32) *ServiceCountsApplyConfiguration {
+	b.Held = &value
 	return b
 }

@@ -20,7 +20,7 @@ type ServingCertPolicyStatusApplyConfiguration struct {
 	Services *ServiceCountsApplyConfiguration `json:"services,omitempty"`
 	// failures say what stands in the way of a certificate: at most 10, by namespace and name.
 	Failures []ServiceFailureApplyConfiguration `json:"failures,omitempty"`
-	// nextRenewalTime is when the next certificate is renewed.
+	// nextRenewalTime is when the next certificate is renewed, those of held Services aside.
 	NextRenewalTime *metav1.Time `json:"nextRenewalTime,omitempty"`
 	// earliestExpiry is the earliest notAfter of the policy's certificates.
 	EarliestExpiry *metav1.Time `json:"earliestExpiry,omitempty"`

@@ -1,0 +1,81 @@
+package serviceca
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/servingcert"
+)
+
+// A certificate that a tenant makes up, by a signer that calls itself as ours, makes strangers of no others; nor is one counted that nothing
+// new will come for.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	state := s.sound()
+	genuine, err := state.Active.Issue(now, pki.LeafSpec{
+		DNSNames: []string{"web.shop.svc"}, Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519},
+	}, time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := state.Active.Certificate()
+	impostor := mint(t, "", nil, func(c *x509.Certificate) { c.Subject, c.SubjectKeyId = ours.Subject, ours.SubjectKeyId })
+	forged := pemOf(forge(t, impostor))
+	secret := func(name string, certificate []byte) client.Object {
+		return &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{v1alpha1.LabelServiceCA: "default"}},
+			Data:       map[string][]byte{corev1.TLSCertKey: certificate},
+		}
+	}
+	for name, tc := range map[string]struct {
+		secrets []client.Object
+		want    int32
+	}{
+		"all genuine":         {[]client.Object{secret("a", genuine.Certificate), secret("b", genuine.Certificate)}, 0},
+		"a forged one":        {[]client.Object{secret("a", forged), secret("b", genuine.Certificate), secret("c", genuine.Certificate)}, 1},
+		"forged, and blocked": {[]client.Object{secret("in-vain", forged), secret("z", genuine.Certificate)}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &Reconciler{
+				Cache: fake.NewClientBuilder().WithObjects(tc.secrets...).Build(), Clock: clocktesting.NewFakePassiveClock(now),
+				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
+					return func(secret *corev1.Secret) servingcert.Claim {
+						return servingcert.Claim{Wanted: true, InVain: secret.Name == "in-vain"}
+					}, nil
+				},
+			}
+			seen := evidence{certificates: map[string]int32{}}
+			if err := r.countSecrets(t.Context(), "default", "", state, &seen); err != nil {
+				t.Fatal(err)
+			}
+			if seen.strangers != tc.want {
+				t.Errorf("%d certificates are said not to chain to the bundle, want %d", seen.strangers, tc.want)
+			}
+		})
+	}
+}
+
+// forge is a serving certificate by a CA.
+func forge(t *testing.T, by *handmade) *handmade {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mintWith(t, "web.shop.svc", key, by, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
+}
