@@ -65,7 +65,7 @@ func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, 
 // Refused tells whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
 // a passing fault, or because the namespace is going away. A webhook that gives no code denies by a bad request.
 func Refused(err error) bool {
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return false
 	}
 	// etcd's own limit comes as an internal error.

@@ -32,15 +32,16 @@ func TestErrorsAreSorted(t *testing.T) {
 		err            error
 		refused, going bool
 	}{
-		"none":              {nil, false, false},
-		"a quota":           {apierrors.NewForbidden(secrets, "web-tls", errors.New("exceeded quota")), true, false},
-		"invalid":           {apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "web-tls", nil), true, false},
-		"too large":         {apierrors.NewRequestEntityTooLargeError("3 MiB"), true, false},
-		"a conflict":        {apierrors.NewConflict(secrets, "web-tls", errors.New("changed")), false, false},
-		"away":              {apierrors.NewServiceUnavailable("away"), false, false},
-		"another's fault":   {errors.New("no route to host"), false, false},
-		"gone":              {apierrors.NewNotFound(secrets, "web-tls"), false, true},
-		"a dying namespace": {terminating(), false, true},
+		"none":               {nil, false, false},
+		"a quota":            {apierrors.NewForbidden(secrets, "web-tls", errors.New("exceeded quota")), true, false},
+		"invalid":            {apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "web-tls", nil), true, false},
+		"too large":          {apierrors.NewRequestEntityTooLargeError("3 MiB"), true, false},
+		"too large for etcd": {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: "etcdserver: request is too large"}}, true, false},
+		"a conflict":         {apierrors.NewConflict(secrets, "web-tls", errors.New("changed")), false, false},
+		"away":               {apierrors.NewServiceUnavailable("away"), false, false},
+		"another's fault":    {errors.New("no route to host"), false, false},
+		"gone":               {apierrors.NewNotFound(secrets, "web-tls"), false, true},
+		"a dying namespace":  {terminating(), false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
