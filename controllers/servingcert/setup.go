@@ -38,7 +38,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	all := r.allBehindOthers()
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
-		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
+		For(&corev1.Service{}, builder.WithPredicates(predicate.Or(ServiceChanged(), resynced()))).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
 		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword))).
@@ -80,6 +80,13 @@ func ServiceChanged() predicate.Predicate {
 			!before.DeletionTimestamp.Equal(after.DeletionTimestamp) ||
 			before.Spec.ClusterIP != after.Spec.ClusterIP || before.Spec.Type != after.Spec.Type ||
 			!maps.Equal(before.Labels, after.Labels) || !maps.Equal(before.Annotations, after.Annotations)
+	}}
+}
+
+// resynced lets the resyncs of the cache pass: by them a renewal that lies far ahead comes near.
+func resynced() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion()
 	}}
 }
 

@@ -2,14 +2,18 @@ package servingcert
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -24,8 +28,8 @@ const (
 	indexAsked = "servingcert.asked"
 	// indexPassword indexes Services by the Secret with the password of their keystore.
 	indexPassword = "servingcert.password"
-	// IndexService indexes Secrets by the Service that they were made for.
-	IndexService = "servingcert.service"
+	// indexService indexes Secrets by the Service that they were made for.
+	indexService = "servingcert.service"
 )
 
 // View reads from the caches what decides about a Service. It does not wait for writes that are on their way, as the manager's
@@ -142,31 +146,42 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 // secretsOf are the digests of the Secrets that were made for a Service.
 func (v View) secretsOf(ctx context.Context, service *corev1.Service) ([]corev1.Secret, error) {
 	var list corev1.SecretList
-	err := v.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{IndexService: service.Name})
+	err := v.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{indexService: service.Name})
 	return list.Items, err
 }
 
 func setupIndices(ctx context.Context, mgr ctrl.Manager, rules issuance.Rules) error {
-	err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Service{}, indexAsked, func(object client.Object) []string {
-		service, _ := object.(*corev1.Service)
-		if _, name := rules.Request(service); name != "" {
-			return []string{name}
-		}
-		return nil
-	})
+	return errors.Join(
+		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexAsked, func(object client.Object) string {
+			service, _ := object.(*corev1.Service)
+			_, name := rules.Request(service)
+			return name
+		}),
+		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexPassword, func(object client.Object) string {
+			secret, _ := issuance.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword])
+			return secret
+		}),
+		indexInNamespace(ctx, mgr.GetCache(), &corev1.Secret{}, indexService, func(object client.Object) string {
+			return object.GetLabels()[v1alpha1.LabelService]
+		}),
+	)
+}
+
+// indexInNamespace indexes a field, empty for none, for lists in one namespace. controller-runtime's own way keeps each value once more, for
+// lists over all namespaces, which nobody makes; the names of index and key are those by which its cache reads.
+func indexInNamespace(ctx context.Context, c cache.Cache, object client.Object, field string, value func(client.Object) string) error {
+	informer, err := c.GetInformer(ctx, object, cache.BlockUntilSynced(false))
 	if err != nil {
 		return err
 	}
-	err = mgr.GetFieldIndexer().IndexField(ctx, &corev1.Service{}, indexPassword, func(object client.Object) []string {
-		if secret, _ := issuance.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword]); secret != "" {
-			return []string{secret}
+	return informer.AddIndexers(toolscache.Indexers{"field:" + field: func(object any) ([]string, error) {
+		indexed, ok := object.(client.Object)
+		if !ok {
+			return nil, fmt.Errorf("%T is no object", object)
 		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return mgr.GetFieldIndexer().IndexField(ctx, &corev1.Secret{}, IndexService, func(object client.Object) []string {
-		return []string{object.GetLabels()[v1alpha1.LabelService]}
-	})
+		if found := value(indexed); found != "" {
+			return []string{indexed.GetNamespace() + "/" + found}, nil
+		}
+		return nil, nil
+	}})
 }
