@@ -244,7 +244,15 @@ func (r realm) certificateRequests(round string) {
 	}
 	r.reads(clientAuth, cmapi.CertificateRequestReasonFailed, "does not allow the usage \"client auth\"")
 	r.reads(brief, cmapi.CertificateRequestReasonFailed, "over before it begins")
-	r.reads(nobody, cmapi.CertificateRequestReasonFailed, "is no name of a Service here")
+	r.reads(nobody, cmapi.CertificateRequestReasonPending, "is no name of a Service here")
+	// A Service that is applied a moment after the Certificate.
+	host := round + "." + r.name + ".svc"
+	early, earlyKey := requestFor(r.T, x509.CertificateRequest{DNSNames: []string{host}})
+	waiting := r.want(round+"-early", early)
+	r.decide(waiting, cmapi.CertificateRequestConditionApproved)
+	r.reads(waiting, cmapi.CertificateRequestReasonPending, host)
+	r.service(round)
+	verify(r.T, r.reads(waiting, cmapi.CertificateRequestReasonIssued, "signed by").Status.Certificate, r.bundle(), earlyKey, host)
 	get(r.T, foreign, func(foreign *cmapi.CertificateRequest) string {
 		if len(foreign.Status.Conditions) != 1 {
 			r.Fatalf("another issuer's request was touched: %+v", foreign.Status)
