@@ -27,9 +27,17 @@ func Digest(secret *corev1.Secret) {
 	if secret.StringData != nil {
 		return
 	}
-	certificate := secret.Data[corev1.TLSCertKey]
-	secret.StringData = digestOf(secret.Data, pki.CheckPair(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]}))
-	secret.Data = map[string][]byte{corev1.TLSCertKey: certificatesAlone(certificate)}
+	certificates := secret.Data[corev1.TLSCertKey]
+	leaf, unsound := pki.ParseLeaf(certificates)
+	switch {
+	case unsound == nil:
+		// People put other things beside the certificates, such as the key.
+		certificates, unsound = leaf.Encode(), leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
+	case len(certificates) > 0:
+		certificates = []byte(pki.Hash(certificates))
+	}
+	secret.StringData = digestOf(secret.Data, unsound)
+	secret.Data = map[string][]byte{corev1.TLSCertKey: certificates}
 	keepWriteTime(secret)
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
@@ -93,18 +101,6 @@ func Issued(secret *corev1.Secret) time.Time {
 		}
 	}
 	return leaf.IssuedAt()
-}
-
-// certificatesAlone leaves out what people put beside the certificates, such as the key; of what cannot be read, the hash is left.
-func certificatesAlone(encoded []byte) []byte {
-	leaf, err := pki.ParseLeaf(encoded)
-	switch {
-	case err == nil:
-		return leaf.Encode()
-	case len(encoded) > 0:
-		return []byte(pki.Hash(encoded))
-	}
-	return nil
 }
 
 // End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.

@@ -35,11 +35,16 @@ func CheckPair(pair Pair) error {
 	if err != nil {
 		return err
 	}
-	key, err := parseKey(pair.PrivateKey)
+	return leaf.CheckKey(pair.PrivateKey)
+}
+
+// CheckKey tells what is wrong with a private key in PEM; nil when it is the certificate's.
+func (l *Leaf) CheckKey(encoded []byte) error {
+	key, err := parseKey(encoded)
 	if err != nil {
 		return fmt.Errorf("tls.key %w", err)
 	}
-	if !belongTogether(leaf.Certificate, key) {
+	if !belongTogether(l.Certificate, key) {
 		return fmt.Errorf("tls.key is not the private key of tls.crt")
 	}
 	return nil
