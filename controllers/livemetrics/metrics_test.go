@@ -42,8 +42,7 @@ func TestMetrics(t *testing.T) {
 			want  int
 		}{
 			"without a token": {"", http.StatusUnauthorized}, "without the right": {stranger, http.StatusForbidden},
-			// The filter takes what the API server says of such a token for a failure of its own.
-			"with a wrong token": {"none", http.StatusInternalServerError},
+			"with a wrong token": {"none", http.StatusUnauthorized},
 		} {
 			if got := first.get(t, tc.token); got.code != tc.want || strings.Contains(got.text, "servingcert_") {
 				t.Errorf("%s: %d, want %d: %s", name, got.code, tc.want, got.text)
