@@ -34,7 +34,7 @@ func eventuallyHolds(t *testing.T, configMap *corev1.ConfigMap, want func() map[
 		expected := want()
 		for key, value := range expected {
 			if got, is := configMap.Data[key]; got != value || !is {
-				return fmt.Sprintf("data[%q] is %q, want %q", key, got, value)
+				return fmt.Sprintf("data[%q] is %q, want %q (%v)", key, got, value, configMap.Annotations)
 			}
 		}
 		if len(configMap.Data) != len(expected) {

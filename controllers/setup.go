@@ -84,7 +84,6 @@ func ManagerOptions() (ctrl.Options, error) {
 		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: new(true)}},
 		Cache: cache.Options{
 			ReaderFailOnMissingInformer: true,
-			SyncPeriod:                  new(servingcert.Resync),
 			DefaultTransform:            cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Secret{}: {

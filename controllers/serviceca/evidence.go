@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
@@ -69,7 +70,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
 		claim := claimOf(secret)
-		leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+		leaf, err := issuance.Leaf(secret)
 		if err != nil || !claim.Wanted || !now.Before(leaf.NotAfter) {
 			continue
 		}

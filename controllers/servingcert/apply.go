@@ -167,25 +167,32 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 // writeSecret makes the Secret, or patches the one that was found, in the very version that was. Server-side apply would cost the API server
 // nearly twice as much, and would write into a Secret that the cache does not hold.
 func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.Pair) error {
-	r.count(found)
 	if found.secret == nil {
 		secret, err := found.want.Secret(pair, found.password, &found.ca.CA)
 		if err != nil {
 			return err
 		}
-		return r.Client.Create(ctx, secret, apply.ServingCert)
+		return r.count(found, r.Client.Create(ctx, secret, apply.ServingCert))
 	}
 	patch, err := found.want.Patch(pair, found.password, &found.ca.CA, found.secret)
 	if err != nil {
 		return err
 	}
-	return r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert)
+	return r.patch(ctx, found, patch)
 }
 
-// count counts a write: another bundle, another signer and another policy are nobody's fight.
-func (r *Reconciler) count(found situation) {
-	given := fmt.Sprint(found.want.Policy.UID, found.want.Policy.Generation, pki.Hash(found.ca.Bundle))
-	r.View.Pace.Write(client.ObjectKeyFromObject(found.service), given, found.now)
+func (r *Reconciler) patch(ctx context.Context, found situation, patch []byte) error {
+	return r.count(found, r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert))
+}
+
+// count counts a write, and returns its error: another bundle, another signer and another policy are nobody's fight.
+func (r *Reconciler) count(found situation, err error) error {
+	given := fmt.Sprintf("%d %.8s", found.want.Policy.Generation, pki.Hash(found.ca.Bundle))
+	if signer := found.ca.Certificate; signer != nil {
+		given += fmt.Sprintf(" %.8x", signer.SubjectKeyId)
+	}
+	r.View.Pace.Wrote(client.ObjectKeyFromObject(found.service), given, found.now, err)
+	return err
 }
 
 // trim removes the keys that OpenShift's annotation does not allow.
@@ -194,7 +201,6 @@ func (r *Reconciler) trim(ctx context.Context, found situation) error {
 	if len(surplus) == 0 {
 		return nil
 	}
-	r.count(found)
 	data := map[string]any{}
 	for _, key := range surplus {
 		data[key] = nil
@@ -205,7 +211,7 @@ func (r *Reconciler) trim(ctx context.Context, found situation) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert); err != nil {
+	if err := r.patch(ctx, found, patch); err != nil {
 		return fmt.Errorf("remove the keys %s: %w", strings.Join(surplus, ", "), err)
 	}
 	return nil

@@ -108,25 +108,25 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	}
 	if err := r.told(&service, &result, r.tell(ctx, &service, result)); err != nil || policies.Unreadable() {
 		// Whom an unreadable policy means is not known; nothing is removed that it may want.
-		return ctrl.Result{RequeueAfter: near(result.again)}, err
+		return later(result.again), err
 	}
 	inUse, err := r.cleanUp(ctx, &service, want.SecretName)
 	if inUse {
 		result.again = sooner(result.again, retryInUse)
 	}
-	return ctrl.Result{RequeueAfter: near(result.again)}, err
+	return later(result.again), err
 }
 
-// Resync is how often each Service is looked at in any case.
-const Resync = 10 * time.Hour
+// Round is how often each Service is looked at in any case.
+const Round = 10 * time.Hour
 
-// near is a time that comes before the cache is resynced, a tenth of the time late at most; zero for any other. Most renewals are months away,
-// and ten thousand Services that wait for theirs in the queue would take 5 MiB.
-func near(again time.Duration) time.Duration {
-	if again > Resync+Resync/5 {
-		return 0
+// later asks for a Service again, if the next round does not come before that: most renewals are months away, and ten thousand Services that wait
+// for theirs in the queue would take 5 MiB. Whatever made us look now, then it is urgent.
+func later(again time.Duration) ctrl.Result {
+	if again > Round+time.Hour {
+		return ctrl.Result{}
 	}
-	return again
+	return ctrl.Result{RequeueAfter: again, Priority: new(0)}
 }
 
 // told notes whether a Service could be told: where its owner keeps it from that, nobody waits for it.

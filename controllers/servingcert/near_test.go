@@ -2,32 +2,47 @@ package servingcert
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-// What comes before the next resync is waited for; what comes after it is left to that, which passes.
-func TestNear(t *testing.T) {
+// What comes before the next round is waited for; what comes after it is left to that.
+func TestLater(t *testing.T) {
 	t.Parallel()
 	for again, want := range map[time.Duration]time.Duration{
-		0: 0, time.Second: time.Second, Resync: Resync, Resync * 11 / 10: Resync * 11 / 10, 2 * Resync: 0, 1440 * time.Hour: 0,
+		0: 0, time.Second: time.Second, Round: Round, Round + time.Hour: Round + time.Hour, 2 * Round: 0, 1440 * time.Hour: 0,
 	} {
-		if got := near(again); got != want {
+		if got := later(again).RequeueAfter; got != want {
 			t.Errorf("in %s: it is waited for %s, want %s", again, got, want)
 		}
 	}
-	service := func(version, status string) *corev1.Service {
-		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "web", ResourceVersion: version}, Status: corev1.ServiceStatus{
-			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{Hostname: status}}},
-		}}
-	}
-	if !resynced().Update(event.UpdateEvent{ObjectOld: service("1", ""), ObjectNew: service("1", "")}) {
-		t.Error("a resync does not pass")
-	}
-	if resynced().Update(event.UpdateEvent{ObjectOld: service("1", ""), ObjectNew: service("2", "changed")}) {
-		t.Error("a change that decides nothing passes")
-	}
+}
+
+// Each Service is asked for every round, for as long as the controller runs.
+func TestRounds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := &Reconciler{View: View{Reader: fake.NewClientBuilder().WithObjects(
+			&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}},
+		).Build()}}
+		queue := priorityqueue.New[reconcile.Request]("test")
+		defer queue.ShutDown()
+		if err := r.nowAndThen(t.Context(), queue); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		for round := range 3 {
+			asked, _ := queue.Get()
+			if since := time.Since(begin); asked.Name != "web" || since < time.Duration(round)*Round || since > time.Duration(round)*Round+time.Minute {
+				t.Errorf("in round %d %s is asked for after %s", round, asked, since)
+			}
+			queue.Done(asked)
+		}
+	})
 }

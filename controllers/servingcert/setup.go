@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -38,7 +39,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	all := r.allBehindOthers()
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
-		For(&corev1.Service{}, builder.WithPredicates(predicate.Or(ServiceChanged(), resynced()))).
+		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
+		WatchesRawSource(source.Func(r.nowAndThen)).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
 		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword))).
@@ -53,21 +55,22 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 
 // allBehindOthers asks for every Service, behind those of which somebody waits for one.
 func (r *Reconciler) allBehindOthers() handler.EventHandler {
-	add := func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		if queue, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
-			queue.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, r.services(ctx)...)
-		}
-	}
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(ctx, q)
+			r.addBehindOthers(ctx, q)
 		},
 		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(ctx, q)
+			r.addBehindOthers(ctx, q)
 		},
 		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(ctx, q)
+			r.addBehindOthers(ctx, q)
 		},
+	}
+}
+
+func (r *Reconciler) addBehindOthers(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+	if queue, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+		queue.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, r.services(ctx)...)
 	}
 }
 
@@ -83,11 +86,10 @@ func ServiceChanged() predicate.Predicate {
 	}}
 }
 
-// resynced lets the resyncs of the cache pass: by them a renewal that lies far ahead comes near.
-func resynced() predicate.Predicate {
-	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetResourceVersion() == e.ObjectNew.GetResourceVersion()
-	}}
+// nowAndThen asks for every Service each Round: so a renewal that lies far ahead comes near.
+func (r *Reconciler) nowAndThen(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	go wait.UntilWithContext(ctx, func(ctx context.Context) { r.addBehindOthers(ctx, queue) }, Round)
+	return nil
 }
 
 // services are the Services that some policy may serve.

@@ -54,7 +54,7 @@ func (v View) Policies(ctx context.Context) (policy.Set, error) {
 // Namespace is the metadata of a namespace.
 func (v View) Namespace(ctx context.Context, name string) (*metav1.PartialObjectMetadata, error) {
 	namespace := NamespaceMetadata()
-	return namespace, v.Get(ctx, client.ObjectKey{Name: name}, namespace)
+	return namespace, v.Get(ctx, client.ObjectKey{Name: name}, namespace, client.UnsafeDisableDeepCopy)
 }
 
 // NamespaceMetadata is an empty namespace, of which the caches hold the metadata.

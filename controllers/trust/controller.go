@@ -129,8 +129,9 @@ func (r *Reconciler) inject(ctx context.Context, door door, object client.Object
 	if err != nil || obstacle != nil || door.holds(object, wanted) {
 		return obstacle, err
 	}
-	r.pace.Write(client.ObjectKeyFromObject(object), wanted.hash, r.clock.Now())
-	return door.write(ctx, object, wanted)
+	obstacle, err = door.write(ctx, object, wanted)
+	r.pace.Wrote(client.ObjectKeyFromObject(object), wanted.hash, r.clock.Now(), err)
+	return obstacle, err
 }
 
 // tell writes the error annotation, and an Event when it says something new.

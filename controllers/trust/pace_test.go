@@ -29,7 +29,7 @@ func TestPaceComesBack(t *testing.T) {
 	c := fake.NewClientBuilder().WithObjects(configMap).Build()
 	r := &Reconciler{kind: ConfigMaps, cache: c, targets: c, live: c, clock: clocktesting.NewFakePassiveClock(now.Add(time.Second))}
 	for r.pace.Wait(fought, now) == 0 {
-		r.pace.Write(fought, "bundle", now)
+		r.pace.Wrote(fought, "bundle", now, nil)
 	}
 	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: fought})
 	if want := r.pace.Wait(fought, now) - time.Second; err != nil || result.RequeueAfter != want {

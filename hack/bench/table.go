@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"text/tabwriter"
 )
 
@@ -31,6 +32,9 @@ func (r *rows) growing(what string, value float64, unit string) {
 }
 
 func (r *rows) put(one row) {
+	if slices.ContainsFunc(*r, func(before row) bool { return before.What == one.What }) {
+		panic("there are two numbers called " + one.What)
+	}
 	*r = append(*r, one)
 	fmt.Fprintf(os.Stderr, "  %s: %.3g %s\n", one.What, one.Value, one.Unit)
 }

@@ -210,7 +210,7 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 
 // sound tells whether the Secret's certificate is what a new one would be, its signer and its end aside.
 func (w Want) sound(now time.Time, secret *corev1.Secret) (*pki.Leaf, error) {
-	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+	leaf, err := Leaf(secret)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/lru"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -27,31 +28,42 @@ func Digest(secret *corev1.Secret) {
 	if secret.StringData != nil {
 		return
 	}
-	certificates := secret.Data[corev1.TLSCertKey]
-	leaf, unsound := pki.ParseLeaf(certificates)
+	var chain []byte
+	certificate := secret.Data[corev1.TLSCertKey]
+	leaf, unsound := pki.ParseLeaf(certificate)
 	switch {
 	case unsound == nil:
 		// People put other things beside the certificates, such as the key.
-		certificates, unsound = leaf.Encode(), leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
-	case len(certificates) > 0:
-		certificates = []byte(pki.Hash(certificates))
+		certificate, chain = leaf.Encode()
+		unsound = leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
+	case len(certificate) > 0:
+		certificate = []byte(pki.Hash(certificate))
 	}
-	secret.StringData = digestOf(secret.Data, unsound)
-	secret.Data = map[string][]byte{corev1.TLSCertKey: certificates}
+	secret.StringData = digestOf(secret.Data, string(chain), unsound)
+	secret.Data = map[string][]byte{corev1.TLSCertKey: certificate}
 	keepWriteTime(secret)
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
 }
 
-// soundAlone is the digest of nearly all: a certificate with its key, and nothing else. They share it, and nobody changes it.
-var soundAlone = map[string]string{corev1.TLSPrivateKeyKey: soundKey}
+// soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
+var soundAlone = lru.New(64)
+
+// Leaf is the certificate in a digest, with its chain.
+func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
+	return pki.ParseParts(secret.Data[corev1.TLSCertKey], secret.StringData[corev1.TLSCertKey])
+}
 
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
 const namesKept = 32
 
-func digestOf(data map[string][]byte, unsound error) map[string]string {
+func digestOf(data map[string][]byte, chain string, unsound error) map[string]string {
 	var others []string
 	digest := map[string]string{corev1.TLSPrivateKeyKey: soundKey}
+	if chain != "" {
+		digest[corev1.TLSCertKey] = chain
+	}
+	alone := len(digest)
 	if unsound != nil {
 		digest[corev1.TLSPrivateKeyKey] = unsound.Error()
 	}
@@ -71,8 +83,13 @@ func digestOf(data map[string][]byte, unsound error) map[string]string {
 	for _, key := range others {
 		digest[strings.Clone(key)] = ""
 	}
-	if len(digest) == 1 && unsound == nil {
-		return soundAlone
+	if len(digest) > alone || unsound != nil || len(chain) > pki.LongestChain {
+		return digest
+	}
+	if shared, known := soundAlone.Get(chain); known {
+		digest, _ = shared.(map[string]string)
+	} else {
+		soundAlone.Add(chain, digest)
 	}
 	return digest
 }
@@ -91,7 +108,7 @@ func keepWriteTime(secret *corev1.Secret) {
 // Issued is when the certificate in a digest was written, by the clock of the API server; where the Secret was written again later than
 // clocks differ, it is when the certificate was signed. Zero without a certificate.
 func Issued(secret *corev1.Secret) time.Time {
-	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+	leaf, err := Leaf(secret)
 	if err != nil {
 		return time.Time{}
 	}
@@ -108,7 +125,7 @@ func End(secret *corev1.Secret) time.Time {
 	if secret == nil || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
 		return time.Time{}
 	}
-	leaf, err := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+	leaf, err := Leaf(secret)
 	if err != nil {
 		return time.Time{}
 	}
@@ -288,7 +305,7 @@ func (w Want) Surplus(secret *corev1.Secret) []string {
 	}
 	var surplus []string
 	for key := range secret.StringData {
-		if key != corev1.TLSPrivateKeyKey {
+		if key != corev1.TLSCertKey && key != corev1.TLSPrivateKeyKey {
 			surplus = append(surplus, key)
 		}
 	}

@@ -7,7 +7,10 @@ import (
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
 const (
@@ -35,9 +38,12 @@ type series struct {
 	given []string
 }
 
-// Write counts a write, before it is tried: one that fails for a reason that nobody knows counts, too. It counts from the beginning where
-// what is given is new: that is the doing of a CA, and nobody's fight.
-func (p *Pace) Write(key types.NamespacedName, given string, now time.Time) {
+// Wrote counts a write that was made, or that the object or its owner kept us from, as err says; a fault of the API server is nobody's fight. It
+// counts from the beginning where what is given is new: that is the doing of a CA.
+func (p *Pace) Wrote(key types.NamespacedName, given string, now time.Time, err error) {
+	if err != nil && !apply.Refused(err) && !apierrors.IsConflict(err) {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sweep(now)
@@ -55,7 +61,7 @@ func (p *Pace) Write(key types.NamespacedName, given string, now time.Time) {
 
 // sweep forgets what is long past, now and then: ten thousand objects may be written in a few seconds.
 func (p *Pace) sweep(now time.Time) {
-	if p.writes != nil && now.Sub(p.swept) < calm {
+	if p.writes != nil && (len(p.writes) == 0 || now.Sub(p.swept) < calm) {
 		return
 	}
 	before := p.writes
@@ -75,6 +81,7 @@ func (p *Pace) Wait(key types.NamespacedName, now time.Time) time.Duration {
 }
 
 func (p *Pace) wait(key types.NamespacedName, now time.Time) time.Duration {
+	p.sweep(now)
 	s := p.writes[key]
 	if s.number < burst {
 		return 0

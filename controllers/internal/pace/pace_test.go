@@ -1,11 +1,14 @@
 package pace
 
 import (
+	"errors"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -25,7 +28,7 @@ func TestPaceCalmsDown(t *testing.T) {
 		if wait := p.Wait(fought, at); wait != 0 {
 			t.Fatalf("write %d of %d has to wait for %s", i+1, burst, wait)
 		}
-		p.Write(fought, "bundle", at)
+		p.Wrote(fought, "bundle", at, nil)
 	}
 	last := now.Add((burst - 1) * time.Second)
 	for after, want := range map[time.Duration]time.Duration{0: calm, time.Second: calm - time.Second, calm - 1: 1, calm: 0, time.Hour: 0} {
@@ -44,7 +47,7 @@ func TestPaceOfALongFight(t *testing.T) {
 	writes, end := 0, now.Add(time.Hour)
 	for at := now; at.Before(end); at = at.Add(100 * time.Millisecond) {
 		if p.Wait(fought, at) == 0 {
-			p.Write(fought, "bundle", at)
+			p.Wrote(fought, "bundle", at, nil)
 			writes++
 		}
 	}
@@ -61,7 +64,7 @@ func TestPaceOfRareWrites(t *testing.T) {
 		if wait := p.Wait(peaceful, at); wait != 0 {
 			t.Fatalf("write %d has to wait for %s", i+1, wait)
 		}
-		p.Write(peaceful, "bundle", at)
+		p.Wrote(peaceful, "bundle", at, nil)
 	}
 }
 
@@ -73,7 +76,7 @@ func TestPaceOfRotations(t *testing.T) {
 		if wait := p.Wait(peaceful, at); wait != 0 {
 			t.Fatalf("bundle %d has to wait for %s", i+1, wait)
 		}
-		p.Write(peaceful, strconv.Itoa(i), at)
+		p.Wrote(peaceful, strconv.Itoa(i), at, nil)
 	}
 }
 
@@ -83,7 +86,7 @@ func TestPaceOfTwoCAs(t *testing.T) {
 	writes := 0
 	for i := range 10 * burst {
 		if p.Wait(fought, now) == 0 {
-			p.Write(fought, strconv.Itoa(i%2), now)
+			p.Wrote(fought, strconv.Itoa(i%2), now, nil)
 			writes++
 		}
 	}
@@ -96,9 +99,9 @@ func TestPaceOfTwoCAs(t *testing.T) {
 func TestPaceForgets(t *testing.T) {
 	var p Pace
 	for i := range 100 {
-		p.Write(types.NamespacedName{Namespace: "shop", Name: time.Duration(i).String()}, "bundle", now)
+		p.Wrote(types.NamespacedName{Namespace: "shop", Name: time.Duration(i).String()}, "bundle", now, nil)
 	}
-	p.Write(fought, "bundle", now.Add(calm))
+	p.Wrote(fought, "bundle", now.Add(calm), nil)
 	if len(p.writes) != 1 {
 		t.Errorf("%d ConfigMaps are remembered, want 1", len(p.writes))
 	}
@@ -111,7 +114,7 @@ func TestPaceAtOnce(t *testing.T) {
 	for range 16 {
 		group.Go(func() {
 			p.Wait(fought, now)
-			p.Write(fought, "bundle", now)
+			p.Wrote(fought, "bundle", now, nil)
 		})
 	}
 	group.Wait()
@@ -133,9 +136,22 @@ func TestHopeless(t *testing.T) {
 	}
 	p.Told(peaceful, true)
 	for range burst {
-		p.Write(fought, "", now)
+		p.Wrote(fought, "", now, nil)
 	}
 	if p.Hopeless(peaceful, now) || !p.Hopeless(fought, now) || p.Hopeless(fought, now.Add(calm)) {
 		t.Error("not exactly the one that is fought over is hopeless, until it is calm")
+	}
+}
+
+// What the API server fails to do, for a while, is nobody's fight; what an object does not take is.
+func TestPaceOfFaults(t *testing.T) {
+	t.Parallel()
+	var p Pace
+	for range 10 * burst {
+		p.Wrote(peaceful, "", now, errors.New("no route to host"))
+		p.Wrote(fought, "", now, apierrors.NewConflict(corev1.Resource("secrets"), "fought", nil))
+	}
+	if p.Hopeless(peaceful, now) || !p.Hopeless(fought, now) {
+		t.Error("not exactly the one that somebody keeps changing is hopeless")
 	}
 }

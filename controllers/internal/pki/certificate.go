@@ -78,11 +78,13 @@ func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 // selfSigned tells whether a certificate is a root. Where it signed itself with what is too weak today, which matters in no
 // root, its names must do.
 func selfSigned(certificate *x509.Certificate) bool {
+	if !bytes.Equal(certificate.RawIssuer, certificate.RawSubject) {
+		return false
+	}
 	err := certificate.CheckSignatureFrom(certificate)
 	if _, weak := errors.AsType[x509.InsecureAlgorithmError](err); !weak {
 		return err == nil
 	}
 	authority := certificate.AuthorityKeyId
-	return bytes.Equal(certificate.RawIssuer, certificate.RawSubject) &&
-		(len(authority) == 0 || bytes.Equal(authority, certificate.SubjectKeyId))
+	return len(authority) == 0 || bytes.Equal(authority, certificate.SubjectKeyId)
 }

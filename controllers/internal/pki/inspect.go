@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"k8s.io/utils/lru"
 )
 
 // Leaf is a serving certificate as found, with the chain that follows it.
@@ -24,9 +26,34 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
 }
 
-// Encode is the certificate and its chain in PEM, and nothing else.
-func (l *Leaf) Encode() []byte {
-	return encodeCertificates(append([]*x509.Certificate{l.Certificate}, l.chain...)...)
+// Encode is the certificate, and its chain, in PEM, and nothing else.
+func (l *Leaf) Encode() (certificate, chain []byte) {
+	return encodeCertificates(l.Certificate), encodeCertificates(l.chain...)
+}
+
+// LongestChain is longer than those get in PEM that a CA of ours makes; tenants may write any.
+const LongestChain = 16 << 10
+
+// chains are those that were read: the same few follow all certificates.
+var chains = lru.New(64)
+
+// ParseParts reads a certificate and the chain that was encoded apart from it.
+func ParseParts(certificate []byte, chain string) (*Leaf, error) {
+	leaf, err := ParseLeaf(certificate)
+	if err != nil || chain == "" {
+		return leaf, err
+	}
+	if read, known := chains.Get(chain); known {
+		leaf.chain, _ = read.([]*x509.Certificate)
+		return leaf, nil
+	}
+	if leaf.chain, err = parseCertificates([]byte(chain)); err != nil {
+		return nil, fmt.Errorf("tls.crt %w", err)
+	}
+	if len(chain) <= LongestChain {
+		chains.Add(chain, leaf.chain)
+	}
+	return leaf, nil
 }
 
 // CheckPair tells what is wrong with a private key beside a certificate, both in PEM; nil when they belong together.

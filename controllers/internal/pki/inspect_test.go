@@ -1,6 +1,7 @@
 package pki_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -38,11 +39,23 @@ func TestEncode(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
 	pair, leaf := issue(t, load(t, upper.pair(t)), now, day, leafSpec())
-	if diff := cmp.Diff(string(pair.Certificate), string(leaf.Encode())); diff != "" {
+	certificate, chain := leaf.Encode()
+	if diff := cmp.Diff(string(pair.Certificate), string(certificate)+string(chain)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(leaf.Encode(), parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Encode()); diff != "" {
-		t.Errorf("with more around (-want +got):\n%s", diff)
+	again, chainAgain := parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Encode()
+	if !bytes.Equal(certificate, again) || !bytes.Equal(chain, chainAgain) {
+		t.Error("with more around it is another one")
+	}
+	for range 2 {
+		parts, err := pki.ParseParts(certificate, string(chain))
+		must(t, parts, err)
+		if together, chainTogether := parts.Encode(); !bytes.Equal(certificate, together) || !bytes.Equal(chain, chainTogether) {
+			t.Error("put together again it is another one")
+		}
+	}
+	if _, err := pki.ParseParts(certificate, "no chain"); err == nil {
+		t.Error("a chain that cannot be read is one")
 	}
 }
 

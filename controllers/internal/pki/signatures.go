@@ -9,7 +9,7 @@ import (
 )
 
 // rememberedSignatures is more than there are certificates in a large cluster.
-const rememberedSignatures = 1 << 14
+const rememberedSignatures = 1 << 17
 
 // Signatures remembers which signatures verify: to verify ten thousand takes a second, and they are counted every few. Nil remembers nothing.
 type Signatures struct{ verified *lru.Cache }
