@@ -86,11 +86,16 @@ func digestOf(data map[string][]byte, chain string, unsound error) map[string]st
 	if len(digest) > alone || unsound != nil || len(chain) > pki.LongestChain {
 		return digest
 	}
-	if shared, known := soundAlone.Get(chain); known {
-		digest, _ = shared.(map[string]string)
-	} else {
-		soundAlone.Add(chain, digest)
+	return shared(chain, digest)
+}
+
+// shared is the one of those that are alike.
+func shared(chain string, digest map[string]string) map[string]string {
+	if before, known := soundAlone.Get(chain); known {
+		digest, _ = before.(map[string]string)
+		return digest
 	}
+	soundAlone.Add(chain, digest)
 	return digest
 }
 
