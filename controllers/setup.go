@@ -113,6 +113,11 @@ func digest(object any) (any, error) {
 		keepOurAnnotations(secret)
 		secret.SetLabels(ours(secret.GetLabels()))
 		secret.SetFinalizers(nil)
+		secret.Type, secret.Namespace = corev1.SecretTypeTLS, unique.Make(secret.Namespace).Value()
+		for i := range secret.OwnerReferences {
+			owner := &secret.OwnerReferences[i]
+			owner.APIVersion, owner.Kind = unique.Make(owner.APIVersion).Value(), unique.Make(owner.Kind).Value()
+		}
 	}
 	return object, nil
 }
@@ -122,9 +127,11 @@ func slimService(object any) (any, error) {
 	if !ok {
 		return object, nil
 	}
-	service.ManagedFields = nil
+	service.ManagedFields, service.Namespace = nil, unique.Make(service.Namespace).Value()
 	keepOurAnnotations(service)
-	service.Spec = corev1.ServiceSpec{ClusterIP: service.Spec.ClusterIP, Type: service.Spec.Type, Selector: service.Spec.Selector}
+	service.Spec = corev1.ServiceSpec{
+		ClusterIP: service.Spec.ClusterIP, Type: unique.Make(service.Spec.Type).Value(), Selector: service.Spec.Selector,
+	}
 	service.Status = corev1.ServiceStatus{}
 	return service, nil
 }

@@ -86,9 +86,15 @@ func ServiceChanged() predicate.Predicate {
 	}}
 }
 
-// nowAndThen asks for every Service each Round: so a renewal that lies far ahead comes near.
+// nowAndThen asks for every Service each Round: so a renewal that lies far ahead comes near. The first round is the start.
 func (r *Reconciler) nowAndThen(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	go wait.UntilWithContext(ctx, func(ctx context.Context) { r.addBehindOthers(ctx, queue) }, Round)
+	go func() {
+		// An error means that the controller ends.
+		_ = wait.PollUntilContextCancel(ctx, Round, false, func(ctx context.Context) (bool, error) {
+			r.addBehindOthers(ctx, queue)
+			return false, nil
+		})
+	}()
 	return nil
 }
 

@@ -23,6 +23,13 @@ const retryRefused = 30 * time.Second
 // retryNoRootCA is how often the root CA of the API server is looked for: a new namespace gets it a moment later.
 const retryNoRootCA = 2 * time.Second
 
+// retryNotYet is how often a CA is asked for again that is ready and changing, and retryNotReady one that says why it is not ready: what puts its
+// Secrets right need not change the ServiceCA.
+const retryNotYet, retryNotReady = 5 * time.Second, 5 * time.Minute
+
+// errNotYet means that the CA will have a bundle in a moment.
+var errNotYet = errors.New("the signing key is changing")
+
 // errNoRootCA means to try again: a new namespace gets the root CA a moment later. It is not the error of the ConfigMap itself
 // not being there any more.
 var errNoRootCA = errors.New("the namespace has no ConfigMap kube-root-ca.crt yet")
@@ -86,6 +93,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	var result ctrl.Result
+	if errors.Is(err, errNotYet) {
+		return ctrl.Result{RequeueAfter: retryNotYet}, nil
+	}
 	if errors.Is(err, errNoRootCA) {
 		// No event of ours tells of it. A tenant that keeps it away is not waited for.
 		obstacle, err = issuance.NewObstacle(reasonNoRootCA, "%v", err), nil
@@ -97,6 +107,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if obstacle != nil && obstacle.Reason == issuance.ReasonServiceCANotReady {
+		result.RequeueAfter = retryNotReady
 	}
 	return r.told(req, result, r.tell(ctx, object, obstacle))
 }
@@ -122,6 +135,9 @@ func (r *Reconciler) inject(ctx context.Context, door door, object client.Object
 		return obstacle, nil
 	}
 	ca, obstacle, err := r.keyring.Find(ctx, r.cache, asked.ca)
+	if ca == nil && obstacle == nil && err == nil {
+		return nil, errNotYet
+	}
 	if ca == nil {
 		return obstacle, err
 	}

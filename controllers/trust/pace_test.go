@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -8,12 +9,15 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
 // now lies far off: a stray time.Now() shows.
@@ -34,6 +38,34 @@ func TestPaceComesBack(t *testing.T) {
 	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: fought})
 	if want := r.pace.Wait(fought, now) - time.Second; err != nil || result.RequeueAfter != want {
 		t.Errorf("it is looked at again after %s (%v), want %s", result.RequeueAfter, err, want)
+	}
+}
+
+// A bundle that is not there yet is asked for again by itself: what puts a signing key right need not change the ServiceCA.
+func TestLooksAgainForABundle(t *testing.T) {
+	t.Parallel()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	changing := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "changing"}}
+	changing.Status.TrustBundle = &v1alpha1.TrustBundleStatus{Hash: "hash"}
+	unready := changing.DeepCopy()
+	unready.Name = "unready"
+	unready.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Message: "no"}}
+	for ca, want := range map[string]time.Duration{"changing": retryNotYet, "unready": retryNotReady} {
+		key := types.NamespacedName{Namespace: "shop", Name: ca}
+		c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(changing, unready, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Namespace: key.Namespace, Name: key.Name, Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: ca},
+		}}).Build()
+		clock := clocktesting.NewFakePassiveClock(now)
+		r := &Reconciler{
+			kind: ConfigMaps, cache: c, targets: c, live: c, clock: clock, recorder: events.NewFakeRecorder(1), keyring: keyring.New(c, "system", clock),
+		}
+		result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: key})
+		if err != nil || result.RequeueAfter != want {
+			t.Errorf("of a CA that is %s: asked for again after %s (%v), want %s", ca, result.RequeueAfter, err, want)
+		}
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 const (
 	// least is how long changes gather before they are counted.
 	least = time.Second
-	// share is how many times longer changes gather than the last count took: so counting takes a thirtieth of a core at most.
-	share = 30
+	// share is how many times longer changes gather than the last count took: so counting takes a tenth of a core at most.
+	share = 10
 	// most is how long anybody waits for a count.
 	most = 10 * time.Second
 )

@@ -104,7 +104,7 @@ func keepWriteTime(secret *corev1.Secret) {
 	var kept []metav1.ManagedFieldsEntry
 	for _, entry := range secret.ManagedFields {
 		if entry.Manager == string(apply.ServingCert) {
-			kept = append(kept, metav1.ManagedFieldsEntry{Manager: entry.Manager, Operation: entry.Operation, Time: entry.Time})
+			kept = append(kept, metav1.ManagedFieldsEntry{Manager: string(apply.ServingCert), Time: entry.Time})
 		}
 	}
 	secret.ManagedFields = kept
