@@ -89,29 +89,31 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	obstacle, err := r.inject(ctx, door, object)
-	if apply.Going(err) {
+	switch {
+	case apply.Going(err):
 		return ctrl.Result{}, nil
-	}
-	var result ctrl.Result
-	if errors.Is(err, errNotYet) {
+	case errors.Is(err, errNotYet):
 		return ctrl.Result{RequeueAfter: retryNotYet}, nil
 	}
-	if errors.Is(err, errNoRootCA) {
-		// No event of ours tells of it. A tenant that keeps it away is not waited for.
-		obstacle, err = issuance.NewObstacle(reasonNoRootCA, "%v", err), nil
-		result.RequeueAfter = retryNoRootCA
-	}
-	if err != nil && apply.Refused(err) {
-		obstacle, err = issuance.NewObstacle(reasonRefused, "%v", err), nil
-		result.RequeueAfter = retryRefused
-	}
+	obstacle, again, err := hindered(obstacle, err)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if obstacle != nil && obstacle.Reason == issuance.ReasonServiceCANotReady {
-		result.RequeueAfter = retryNotReady
+	return r.told(req, ctrl.Result{RequeueAfter: again}, r.tell(ctx, object, obstacle))
+}
+
+// hindered makes an obstacle of the errors that somebody has to put right, and says when to look again for what no event of ours tells of.
+func hindered(obstacle *issuance.Obstacle, err error) (*issuance.Obstacle, time.Duration, error) {
+	switch {
+	case errors.Is(err, errNoRootCA):
+		// A tenant that keeps it away is not waited for.
+		return issuance.NewObstacle(reasonNoRootCA, "%v", err), retryNoRootCA, nil
+	case err != nil && apply.Refused(err):
+		return issuance.NewObstacle(reasonRefused, "%v", err), retryRefused, nil
+	case obstacle != nil && obstacle.Reason == issuance.ReasonServiceCANotReady:
+		return obstacle, retryNotReady, err
 	}
-	return r.told(req, result, r.tell(ctx, object, obstacle))
+	return obstacle, 0, err
 }
 
 // told is the end, once an object was told, or would not be.
