@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// few are how many Events on Services come at once, and another each fewEvery: an Event costs as much as a certificate.
-	few, fewEvery = 100, 10 * time.Second
+	// few are how many Events on Services come at once, and fewPerSecond in the long run: an Event costs as much as a certificate.
+	few, fewPerSecond = 100, 10
 	// examples is how many Services an Event for many names.
 	examples = 5
 )
@@ -42,7 +42,7 @@ type many struct {
 
 // NewNews makes the room.
 func NewNews(recorder events.EventRecorder, passive clock.PassiveClock) *News {
-	return &News{recorder: recorder, clock: passive, few: rate.NewLimiter(rate.Every(fewEvery), few), many: map[types.UID]map[string]*many{}}
+	return &News{recorder: recorder, clock: passive, few: rate.NewLimiter(fewPerSecond, few), many: map[types.UID]map[string]*many{}}
 }
 
 // certificate is what there is to tell of one.
