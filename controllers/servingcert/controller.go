@@ -131,6 +131,10 @@ func later(again time.Duration) ctrl.Result {
 
 // told notes whether a Service could be told: where its owner keeps it from that, nobody waits for it.
 func (r *Reconciler) told(service *corev1.Service, result *outcome, err error) error {
+	if result.silent {
+		// Nothing was tried.
+		return err
+	}
 	refused := err != nil && apply.Refused(err)
 	r.View.Pace.Told(client.ObjectKeyFromObject(service), !refused)
 	if refused {
