@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -56,7 +55,16 @@ func TestConfigMapsAreCounted(t *testing.T) {
 	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
 	ca := r.serviceCA(blocks(4, 1))
 	// What follows is younger than the bundle, by the second.
-	time.Sleep(time.Until(ca.Status.Rotation.LastTransitionTime.Add(2 * time.Second)))
+	eventually(t, func(ctx context.Context) string {
+		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}
+		if err := kube.Create(ctx, probe, client.DryRunAll); err != nil {
+			return err.Error()
+		}
+		if !probe.CreationTimestamp.After(ca.Status.Rotation.LastTransitionTime.Time) {
+			return "what is made now is as old as the bundle"
+		}
+		return ""
+	})
 	immutable := create(t, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "immutable", Annotations: r.injects()}, Immutable: new(true),
 	})
