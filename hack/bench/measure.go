@@ -3,15 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,15 +25,6 @@ const (
 	namespaces = 20
 	// samples is how many Services are annotated, one after the other.
 	samples = 200
-	// mostRSA is how many certificates have RSA keys: making one takes a tenth of a second.
-	mostRSA = 200
-	// quiet is for how long nothing is written, and nothing much computed, before the manager is taken to be at rest: longer than it gathers
-	// what it reports.
-	quiet = 12 * time.Second
-	// look is how often that is looked at, and busy how much of such a time on the cores is much.
-	look, busy = 200 * time.Millisecond, 40 * time.Millisecond
-	// givenBack is when a manager at rest has given back the memory that it does not use.
-	givenBack = 35 * time.Second
 )
 
 // each runs a function for each number, many at once.
@@ -96,16 +82,6 @@ func (b *bench) floor(ctx context.Context) error {
 	return errors.Join(err, each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return b.kube.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(namespace("floor", i)))
 	}))
-}
-
-// sleep waits, unless the bench ends.
-func sleep(ctx context.Context, duration time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(duration):
-		return nil
-	}
 }
 
 // await waits until something is the case.
@@ -179,37 +155,6 @@ func (b *bench) costs(ctx context.Context, before map[string]float64) error {
 	return b.remember(ctx, "after issuance")
 }
 
-func (b *bench) remember(ctx context.Context, when string) error {
-	if err := sleep(ctx, givenBack); err != nil {
-		return err
-	}
-	now, err := b.memory("VmRSS")
-	most, err2 := b.memory("VmHWM")
-	b.rows.growing("memory "+when, now, "MiB")
-	b.rows.growing("memory "+when+", at most", most, "MiB")
-	return errors.Join(err, err2)
-}
-
-// settle waits until nothing has been written or computed for a while, and tells how long it took until then.
-func (b *bench) settle(ctx context.Context) (time.Duration, error) {
-	begin, last := time.Now(), time.Now()
-	before, err := b.writes(ctx)
-	spent, err2 := b.cpu()
-	if err := errors.Join(err, err2); err != nil {
-		return 0, err
-	}
-	err = wait.PollUntilContextTimeout(ctx, look, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
-		now, err := b.writes(ctx)
-		spentNow, err2 := b.cpu()
-		if len(since(before, now)) > 0 || spentNow-spent > busy {
-			last = time.Now()
-		}
-		before, spent = now, spentNow
-		return time.Since(last) > quiet, errors.Join(err, err2)
-	})
-	return last.Sub(begin), err
-}
-
 // annotate is what a person waits for, at rest.
 func (b *bench) annotate(ctx context.Context) error {
 	return b.latency(ctx, "late", "from annotation to Secret", 20*time.Millisecond, func(done int) bool { return done == samples })
@@ -274,123 +219,6 @@ func (b *bench) inject(ctx context.Context) error {
 	perSecond, err := arrive(b.services)
 	b.rows.add("ConfigMaps given the bundle", perSecond, "/s")
 	b.rows.add("… ConfigMaps of the floor", perSecond/b.perFloor, "")
-	return err
-}
-
-// reissue rotates the CA twice: first everything is reissued at once, then at the usual pace. Meanwhile somebody annotates Services.
-func (b *bench) reissue(ctx context.Context) error {
-	for _, pace := range []struct {
-		name, prefix string
-		arguments    []string
-	}{{"at once", "hasty", []string{"--reissue-rate=0"}}, {"at the usual pace", "calm", nil}} {
-		b.stopManager()
-		if err := b.startManager(ctx, pace.arguments...); err != nil {
-			return err
-		}
-		if _, err := b.settle(ctx); err != nil {
-			return err
-		}
-		if err := b.rotate(ctx, pace.name, pace.prefix); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *bench) rotate(ctx context.Context, name, prefix string) error {
-	arrive, err := b.watch(ctx, "Secret", "shop")
-	if err != nil {
-		return err
-	}
-	spent, err := b.cpu()
-	before, err2 := b.writes(ctx)
-	if err := errors.Join(err, err2); err != nil {
-		return err
-	}
-	var ca v1alpha1.ServiceCA
-	if err := b.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil {
-		return err
-	}
-	untouched := ca.DeepCopy()
-	ca.Spec.Rotation.Trigger = name
-	if err := b.kube.Patch(ctx, &ca, client.MergeFrom(untouched)); err != nil {
-		return err
-	}
-	if _, err := arrive(1); err != nil {
-		return err
-	}
-	// From the first certificate to the last somebody annotates a Service five times a second.
-	var over atomic.Bool
-	extra := 0
-	var waiting errgroup.Group
-	waiting.Go(func() error {
-		return b.latency(ctx, prefix, "from annotation to Secret while all is reissued "+name, 200*time.Millisecond, func(done int) bool {
-			extra = done
-			return over.Load()
-		})
-	})
-	perSecond, err := arrive(b.services - 1)
-	over.Store(true)
-	if err := errors.Join(err, waiting.Wait()); err != nil {
-		return err
-	}
-	b.rows.add("certificates reissued "+name, perSecond, "/s")
-	after, err := b.cpu()
-	made := float64(b.services + extra)
-	b.rows.add("… time on the cores per certificate reissued "+name, (after-spent).Seconds()/made*1000, "ms")
-	if _, err := b.settle(ctx); err != nil {
-		return err
-	}
-	now, err2 := b.writes(ctx)
-	writes := since(before, now)
-	for _, what := range slices.Sorted(maps.Keys(writes)) {
-		// The others are those of who asks meanwhile, and of the bundle.
-		if strings.HasSuffix(what, "/status") || what == "PATCH secrets" || what == "POST events" {
-			b.rows.add("… "+what+" per certificate reissued "+name, writes[what]/made, "")
-		}
-	}
-	return errors.Join(err, err2)
-}
-
-// issueRSA compares with how fast the cores make keys.
-func (b *bench) issueRSA(ctx context.Context) error {
-	b.stopManager()
-	number := min(b.services, mostRSA)
-	begin := time.Now()
-	var making errgroup.Group
-	making.SetLimit(runtime.GOMAXPROCS(0))
-	for range number {
-		making.Go(func() error {
-			_, err := rsa.GenerateKey(rand.Reader, 2048)
-			return err
-		})
-	}
-	if err := making.Wait(); err != nil {
-		return err
-	}
-	keys := float64(number) / time.Since(begin).Seconds()
-	if err := b.kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "rsa", Labels: map[string]string{"keys": "rsa"}}}); err != nil {
-		return err
-	}
-	err := each(ctx, number, func(ctx context.Context, i int) error {
-		asking := service("rsa", i, asks(i))
-		asking.Namespace = "rsa"
-		return b.kube.Create(ctx, asking)
-	})
-	if err != nil {
-		return err
-	}
-	arrive, err := b.watch(ctx, "Secret", "rsa")
-	if err != nil {
-		return err
-	}
-	if err := b.startManager(ctx); err != nil {
-		return err
-	}
-	perSecond, err := arrive(number)
-	b.rows.add("RSA-2048 keys made", keys, "/s")
-	b.rows.add("certificates issued, RSA-2048", perSecond, "/s")
-	b.rows.add("… of the keys", perSecond/keys, "")
 	return err
 }
 

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// mostRSA is how many certificates have RSA keys: making one takes a tenth of a second.
+const mostRSA = 200
+
+// reissue rotates the CA twice: first everything is reissued at once, then at the usual pace. Meanwhile somebody annotates Services.
+func (b *bench) reissue(ctx context.Context) error {
+	for _, pace := range []struct {
+		name, prefix string
+		arguments    []string
+	}{{"at once", "hasty", []string{"--reissue-rate=0"}}, {"at the usual pace", "calm", nil}} {
+		b.stopManager()
+		if err := b.startManager(ctx, pace.arguments...); err != nil {
+			return err
+		}
+		if _, err := b.settle(ctx); err != nil {
+			return err
+		}
+		if err := b.rotate(ctx, pace.name, pace.prefix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) rotate(ctx context.Context, name, prefix string) error {
+	arrive, err := b.watch(ctx, "Secret", "shop")
+	if err != nil {
+		return err
+	}
+	spent, err := b.cpu()
+	before, err2 := b.writes(ctx)
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	var ca v1alpha1.ServiceCA
+	if err := b.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil {
+		return err
+	}
+	untouched := ca.DeepCopy()
+	ca.Spec.Rotation.Trigger = name
+	if err := b.kube.Patch(ctx, &ca, client.MergeFrom(untouched)); err != nil {
+		return err
+	}
+	if _, err := arrive(1); err != nil {
+		return err
+	}
+	// From the first certificate to the last somebody annotates a Service five times a second.
+	var over atomic.Bool
+	extra := 0
+	var waiting errgroup.Group
+	waiting.Go(func() error {
+		return b.latency(ctx, prefix, "from annotation to Secret while all is reissued "+name, 200*time.Millisecond, func(done int) bool {
+			extra = done
+			return over.Load()
+		})
+	})
+	perSecond, err := arrive(b.services - 1)
+	over.Store(true)
+	if err := errors.Join(err, waiting.Wait()); err != nil {
+		return err
+	}
+	b.rows.add("certificates reissued "+name, perSecond, "/s")
+	after, err := b.cpu()
+	made := float64(b.services + extra)
+	b.rows.add("… time on the cores per certificate reissued "+name, (after-spent).Seconds()/made*1000, "ms")
+	if _, err := b.settle(ctx); err != nil {
+		return err
+	}
+	now, err2 := b.writes(ctx)
+	writes := since(before, now)
+	for _, what := range slices.Sorted(maps.Keys(writes)) {
+		// The others are those of who asks meanwhile, and of the bundle.
+		if strings.HasSuffix(what, "/status") || what == "PATCH secrets" || what == "POST events" {
+			b.rows.add("… "+what+" per certificate reissued "+name, writes[what]/made, "")
+		}
+	}
+	return errors.Join(err, err2)
+}
+
+// issueRSA compares with how fast the cores make keys.
+func (b *bench) issueRSA(ctx context.Context) error {
+	b.stopManager()
+	number := min(b.services, mostRSA)
+	begin := time.Now()
+	var making errgroup.Group
+	making.SetLimit(runtime.GOMAXPROCS(0))
+	for range number {
+		making.Go(func() error {
+			_, err := rsa.GenerateKey(rand.Reader, 2048)
+			return err
+		})
+	}
+	if err := making.Wait(); err != nil {
+		return err
+	}
+	keys := float64(number) / time.Since(begin).Seconds()
+	if err := b.kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "rsa", Labels: map[string]string{"keys": "rsa"}}}); err != nil {
+		return err
+	}
+	err := each(ctx, number, func(ctx context.Context, i int) error {
+		asking := service("rsa", i, asks(i))
+		asking.Namespace = "rsa"
+		return b.kube.Create(ctx, asking)
+	})
+	if err != nil {
+		return err
+	}
+	arrive, err := b.watch(ctx, "Secret", "rsa")
+	if err != nil {
+		return err
+	}
+	if err := b.startManager(ctx); err != nil {
+		return err
+	}
+	perSecond, err := arrive(number)
+	b.rows.add("RSA-2048 keys made", keys, "/s")
+	b.rows.add("certificates issued, RSA-2048", perSecond, "/s")
+	b.rows.add("… of the keys", perSecond/keys, "")
+	return err
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+const (
+	// quiet is for how long nothing is written, and nothing much computed, before the manager is taken to be at rest: longer than it gathers
+	// what it reports.
+	quiet = 12 * time.Second
+	// look is how often that is looked at, and busy how much of such a time on the cores is much.
+	look, busy = 200 * time.Millisecond, 40 * time.Millisecond
+	// givenBack is when a manager at rest has given back the memory that it does not use.
+	givenBack = 35 * time.Second
+)
+
+func (b *bench) remember(ctx context.Context, when string) error {
+	if err := sleep(ctx, givenBack); err != nil {
+		return err
+	}
+	now, err := b.memory("VmRSS")
+	most, err2 := b.memory("VmHWM")
+	b.rows.growing("memory "+when, now, "MiB")
+	b.rows.growing("memory "+when+", at most", most, "MiB")
+	return errors.Join(err, err2)
+}
+
+// settle waits until nothing has been written or computed for a while, and tells how long it took until then.
+func (b *bench) settle(ctx context.Context) (time.Duration, error) {
+	begin, last := time.Now(), time.Now()
+	before, err := b.writes(ctx)
+	spent, err2 := b.cpu()
+	if err := errors.Join(err, err2); err != nil {
+		return 0, err
+	}
+	err = wait.PollUntilContextTimeout(ctx, look, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
+		now, err := b.writes(ctx)
+		spentNow, err2 := b.cpu()
+		if len(since(before, now)) > 0 || spentNow-spent > busy {
+			last = time.Now()
+		}
+		before, spent = now, spentNow
+		return time.Since(last) > quiet, errors.Join(err, err2)
+	})
+	return last.Sub(begin), err
+}
+
+// sleep waits, unless the bench ends.
+func sleep(ctx context.Context, duration time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(duration):
+		return nil
+	}
+}
