@@ -1,0 +1,134 @@
+package issuance
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/lru"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// soundKey stands for a private key that belongs to the certificate beside it, in a digest.
+const soundKey = "sound"
+
+// Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, what may stand beside it by
+// its hash, and what has no business there by its name. What it found out stands in stringData, which the API server never returns: so a digest
+// is known for one, and digesting it again changes nothing. It changes the Secret that it is given.
+func Digest(secret *corev1.Secret) {
+	if secret.StringData != nil {
+		return
+	}
+	var chain []byte
+	certificate := secret.Data[corev1.TLSCertKey]
+	leaf, unsound := pki.ParseLeaf(certificate)
+	switch {
+	case unsound == nil:
+		// People put other things beside the certificates, such as the key.
+		certificate, chain = leaf.Encode()
+		unsound = leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
+	case len(certificate) > 0:
+		certificate = []byte(pki.Hash(certificate))
+	}
+	secret.StringData = digestOf(secret.Data, string(chain), unsound)
+	secret.Data = map[string][]byte{corev1.TLSCertKey: certificate}
+	keepWriteTime(secret)
+	// It holds the whole Secret once more, where one was restored with kubectl.
+	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
+}
+
+// soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
+var soundAlone = lru.New(64)
+
+// Leaf is the certificate in a digest, with its chain.
+func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
+	return pki.ParseParts(secret.Data[corev1.TLSCertKey], secret.StringData[corev1.TLSCertKey])
+}
+
+// namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
+const namesKept = 32
+
+func digestOf(data map[string][]byte, chain string, unsound error) map[string]string {
+	var others []string
+	digest := map[string]string{corev1.TLSPrivateKeyKey: soundKey}
+	if chain != "" {
+		digest[corev1.TLSCertKey] = chain
+	}
+	alone := len(digest)
+	if unsound != nil {
+		digest[corev1.TLSPrivateKeyKey] = unsound.Error()
+	}
+	for key, value := range data {
+		switch key {
+		case corev1.TLSCertKey, corev1.TLSPrivateKeyKey:
+		case bundleKey, v1alpha1.KeystoreKey:
+			digest[key] = pki.Hash(value)
+		default:
+			others = append(others, key)
+		}
+	}
+	if len(others) > namesKept {
+		slices.Sort(others)
+		others = others[:namesKept]
+	}
+	for _, key := range others {
+		digest[strings.Clone(key)] = ""
+	}
+	if len(digest) > alone || unsound != nil || len(chain) > pki.LongestChain {
+		return digest
+	}
+	return shared(chain, digest)
+}
+
+// shared is the one of those that are alike.
+func shared(chain string, digest map[string]string) map[string]string {
+	if before, known := soundAlone.Get(chain); known {
+		digest, _ = before.(map[string]string)
+		return digest
+	}
+	soundAlone.Add(chain, digest)
+	return digest
+}
+
+// keepWriteTime leaves of the managed fields when we last wrote some.
+func keepWriteTime(secret *corev1.Secret) {
+	var kept []metav1.ManagedFieldsEntry
+	for _, entry := range secret.ManagedFields {
+		if entry.Manager == string(apply.ServingCert) {
+			kept = append(kept, metav1.ManagedFieldsEntry{Manager: string(apply.ServingCert), Time: entry.Time})
+		}
+	}
+	secret.ManagedFields = kept
+}
+
+// Issued is when the certificate in a digest was written, by the clock of the API server; where the Secret was written again later than
+// clocks differ, it is when the certificate was signed. Zero without a certificate.
+func Issued(secret *corev1.Secret) time.Time {
+	leaf, err := Leaf(secret)
+	if err != nil {
+		return time.Time{}
+	}
+	for _, entry := range secret.ManagedFields {
+		if entry.Time != nil && entry.Time.Sub(leaf.IssuedAt()) < pki.ClockSkew {
+			return entry.Time.Time
+		}
+	}
+	return leaf.IssuedAt()
+}
+
+// End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
+func End(secret *corev1.Secret) time.Time {
+	if secret == nil || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
+		return time.Time{}
+	}
+	leaf, err := Leaf(secret)
+	if err != nil {
+		return time.Time{}
+	}
+	return leaf.NotAfter
+}

@@ -1,0 +1,143 @@
+package issuance_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+func TestDigest(t *testing.T) {
+	s := servedScene(t, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude }))
+	s.secret.Data["password"] = []byte("hunter2")
+	s.secret.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert"}}
+	digest := s.digest()
+	if diff := cmp.Diff(map[string][]byte{"tls.crt": s.secret.Data["tls.crt"]}, digest.Data); diff != "" {
+		t.Errorf("data (-want +got):\n%s", diff)
+	}
+	want := map[string]string{"tls.key": "sound", "ca.crt": pki.Hash(s.ca.Bundle), "password": ""}
+	if diff := cmp.Diff(want, digest.StringData); diff != "" {
+		t.Errorf("stringData (-want +got):\n%s", diff)
+	}
+	if digest.ManagedFields != nil {
+		t.Error("the managed fields are kept")
+	}
+	if diff := cmp.Diff(s.secret.Labels, digest.Labels); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(s.secret.OwnerReferences, digest.OwnerReferences); diff != "" {
+		t.Errorf("owners (-want +got):\n%s", diff)
+	}
+}
+
+// However many keys a tenant writes, a digest is small; and what OpenShift's annotation does not allow is removed all the same, by and by.
+func TestDigestOfManyKeys(t *testing.T) {
+	t.Parallel()
+	const many = 1000
+	secret := secretOf(labelled("web"), func(s *corev1.Secret) { s.Data = map[string][]byte{} })
+	for i := range many {
+		secret.Data[strconv.Itoa(i)] = nil
+	}
+	want := issuance.Want{Family: issuance.OpenShift}
+	for rounds := 0; len(secret.Data) > 0; rounds++ {
+		digest := secret.DeepCopy()
+		issuance.Digest(digest)
+		surplus := want.Surplus(digest)
+		if len(digest.StringData) > 50 || len(surplus) == 0 || rounds == many {
+			t.Fatalf("of %d keys the digest holds %d, of which %d are to be removed", len(secret.Data), len(digest.StringData), len(surplus))
+		}
+		for _, key := range surplus {
+			delete(secret.Data, key)
+		}
+	}
+}
+
+// TestDigestKeepsNoKey: wherever a Secret holds a private key, its digest does not; and a digest stays what it is.
+func TestDigestKeepsNoKey(t *testing.T) {
+	s := servedScene(t)
+	sound, other := s.pair(), servedScene(t).pair()
+	values := map[string][]byte{
+		"nothing": nil, "empty": {}, "garbage": []byte("garbage"), "certificate": sound.Certificate, "key": sound.PrivateKey,
+		"another key": other.PrivateKey, "half a key": sound.PrivateKey[:120],
+		"certificate and key":       slices.Concat(sound.Certificate, sound.PrivateKey),
+		"key and certificate":       slices.Concat(sound.PrivateKey, sound.Certificate),
+		"key in half a certificate": slices.Concat(sound.PrivateKey, sound.Certificate[:100]),
+	}
+	value := rapid.SampledFrom(slices.Sorted(maps.Keys(values)))
+	rapid.Check(t, func(t *rapid.T) {
+		secret := secretOf(labelled("web"), func(s *corev1.Secret) { s.Data = map[string][]byte{} })
+		for key, name := range rapid.MapOfN(rapid.SampledFrom([]string{"tls.crt", "tls.key", "ca.crt", "key.pem"}), value, 0, 4).Draw(t, "data") {
+			secret.Data[key] = values[name]
+		}
+		if rapid.Bool().Draw(t, "applied by kubectl") {
+			encoded, err := json.Marshal(secret)
+			secret.Annotations = map[string]string{corev1.LastAppliedConfigAnnotation: string(must(t, encoded, err)), "note": "kept"}
+		}
+		given := secret.DeepCopy()
+		issuance.Digest(secret)
+		for _, key := range [][]byte{sound.PrivateKey, other.PrivateKey} {
+			if holds := whereIs(key, secret); holds != "" {
+				t.Errorf("%s of the digest holds a private key", holds)
+			}
+		}
+		if note := secret.Annotations["note"]; note != given.Annotations["note"] {
+			t.Errorf("the annotation of others is %q", note)
+		}
+		before := leafOf(given)
+		if after := leafOf(secret); after != before {
+			t.Errorf("the certificate in the digest is %q, and in the Secret %q", after, before)
+		}
+		again := secret.DeepCopy()
+		issuance.Digest(again)
+		if diff := cmp.Diff(secret, again); diff != "" {
+			t.Errorf("digested twice (-once +twice):\n%s", diff)
+		}
+	})
+}
+
+// whereIs tells where in a Secret a piece of a key in PEM stands, as it is or in base64.
+func whereIs(key []byte, secret *corev1.Secret) string {
+	lines := strings.Split(string(key), "\n")
+	places := map[string]string{}
+	for name, value := range secret.Data {
+		places["data."+name] = string(value)
+	}
+	for name, value := range secret.StringData {
+		places["stringData."+name] = value
+	}
+	for name, value := range secret.Annotations {
+		places["annotation "+name] = value
+	}
+	for name, value := range places {
+		if strings.Contains(value, lines[1][:40]) {
+			return name
+		}
+		for candidate := range strings.FieldsFuncSeq(value, func(r rune) bool { return strings.ContainsRune(`"{}:,`, r) }) {
+			if decoded, err := base64.StdEncoding.DecodeString(candidate); err == nil && strings.Contains(string(decoded), lines[1][:40]) {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// leafOf says what a plan reads of a Secret's certificate.
+func leafOf(secret *corev1.Secret) string {
+	leaf, err := pki.ParseLeaf(secret.Data["tls.crt"])
+	if err != nil {
+		return "unreadable"
+	}
+	return leaf.SerialNumber.String()
+}
