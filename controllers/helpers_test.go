@@ -13,29 +13,19 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
 // patience is how long a test waits for what should come; nothing is measured by it.
 const patience = 2 * time.Minute
 
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
-func eventually(t *testing.T, check func(ctx context.Context) string) {
+func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	last := ""
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		problem := check(ctx)
-		if problem == "" || ctx.Err() == nil {
-			last = problem
-		}
-		return problem == "", nil
-	})
-	if err != nil {
-		t.Fatalf("%s (%v)", last, err)
-	}
+	testoperator.Eventually(t, patience, testoperator.Says(check))
 }
 
 // errorText is what an error says, empty without one.

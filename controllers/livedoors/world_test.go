@@ -5,23 +5,18 @@ package livedoors_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -41,20 +36,7 @@ var world struct {
 	kube    client.Client
 }
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	flag.Parse()
-	// The tests mostly wait, so all of them may at once.
-	if err := flag.Set("test.parallel", "20"); err != nil {
-		panic(err)
-	}
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { testoperator.Main(m, 20, run) }
 
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
@@ -90,19 +72,9 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
-func eventually(t *testing.T, check func(ctx context.Context) string) {
+func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	last := ""
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		problem := check(ctx)
-		if problem == "" || ctx.Err() == nil {
-			last = problem
-		}
-		return problem == "", nil
-	})
-	if err != nil {
-		t.Fatalf("%s (%v)", last, err)
-	}
+	testoperator.Eventually(t, patience, testoperator.Says(check))
 }
 
 // create creates an object, again where its namespace has no ServiceAccount yet; it goes when the test ends.

@@ -5,8 +5,6 @@ package livegitops_test
 import (
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,10 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -42,20 +38,7 @@ var world struct {
 	kube    client.Client
 }
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	flag.Parse()
-	// The tests mostly wait, so all of them may at once.
-	if err := flag.Set("test.parallel", "20"); err != nil {
-		panic(err)
-	}
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { testoperator.Main(m, 20, run) }
 
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
@@ -96,17 +79,7 @@ func run(m *testing.M) (code int, err error) {
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	last := ""
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		problem := check(ctx)
-		if problem == "" || ctx.Err() == nil {
-			last = problem
-		}
-		return problem == "", nil
-	})
-	if err != nil {
-		t.Fatalf("%s (%v)", last, err)
-	}
+	testoperator.Eventually(t, patience, testoperator.Says(check))
 }
 
 // get reads an object.

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -16,13 +15,10 @@ import (
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -46,16 +42,7 @@ var world struct {
 	kube    client.Client
 }
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	flag.Parse()
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { testoperator.Main(m, 0, run) }
 
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
@@ -145,17 +132,7 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 }
 
 // eventually waits until check returns nil; what it returns last is why the test fails.
-func eventually(t *testing.T, check func(ctx context.Context) error) {
+func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		problem := check(ctx)
-		if problem == nil || ctx.Err() == nil {
-			last = problem
-		}
-		return problem == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("%v (%v)", last, err)
-	}
+	testoperator.Eventually(t, patience, check)
 }

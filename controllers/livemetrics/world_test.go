@@ -5,7 +5,6 @@ package livemetrics_test
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -15,18 +14,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/controllers/internal/testoperator"
@@ -51,16 +47,7 @@ var world struct {
 	container corev1.Container
 }
 
-func TestMain(m *testing.M) {
-	ctrl.SetLogger(logr.Discard())
-	flag.Parse()
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { testoperator.Main(m, 0, run) }
 
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
@@ -147,19 +134,9 @@ func install(ctx context.Context, kustomization string) error {
 }
 
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
-func eventually(t *testing.T, check func(ctx context.Context) string) {
+func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	last := ""
-	err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		problem := check(ctx)
-		if problem == "" || ctx.Err() == nil {
-			last = problem
-		}
-		return problem == "", nil
-	})
-	if err != nil {
-		t.Fatalf("%s (%v)", last, err)
-	}
+	testoperator.Eventually(t, patience, testoperator.Says(check))
 }
 
 // pods are those of the Deployment, whose volumes the kubelet has mounted.

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -50,18 +49,9 @@ type stack struct {
 	callees []*unstructured.Unstructured
 }
 
-func eventually(t *testing.T, check func(ctx context.Context) error) {
+func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
-	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		if err := check(ctx); err == nil || ctx.Err() == nil {
-			last = err
-		}
-		return last == nil, nil
-	})
-	if err != nil {
-		t.Fatal(errors.Join(last, err))
-	}
+	testoperator.Eventually(t, patience, check)
 }
 
 // newStack starts a cluster of two nodes, for replicas that refuse to share one, and reads the manifests.
