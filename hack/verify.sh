@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks that everything generated, formatted or pinned is current, that every kustomization builds, and that builds are reproducible. What is
-# not current is brought up to date, so that what remains to be done is a commit.
+# Checks that everything generated, formatted or pinned is current, that every kustomization builds, that builds are reproducible, and that no known
+# vulnerability is called. What is not current is brought up to date, so that what remains to be done is a commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -76,10 +76,22 @@ check_go() {
   grep --quiet "golang:${toolchain#go} AS build" Dockerfile || complain "the Dockerfile builds with another Go than go.mod's toolchain ${toolchain}"
 }
 
+# check_vulnerabilities asks vuln.go.dev. Where that cannot be reached, nothing is known, and CI asks again each week.
+check_vulnerabilities() {
+  local code=0
+  go tool -modfile=hack/tools/go.mod govulncheck ./... >&2 || code=$?
+  case $code in
+    0) ;;
+    3) complain "known vulnerabilities are called: bring the modules above up to date" ;;
+    *) echo "verify: vulnerabilities were not looked for" >&2 ;;
+  esac
+}
+
 check_generated
 check_format
 check_modules
 check_kustomizations
 check_go
 check_reproducible
+check_vulnerabilities
 exit "$failed"
