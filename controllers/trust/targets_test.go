@@ -45,7 +45,7 @@ func TestCarriedAmongDecoys(t *testing.T) {
 		"nowhere":                     {carrier("tenant", "trust", "the roots of before"), fewTargets + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			// Not beside each other: whoever builds a client writes into the objects it is given.
 			c := fake.NewClientBuilder().WithObjects(decoys...).WithObjects(tc.genuine).
 				WithIndex(&corev1.ConfigMap{}, indexCA, func(object client.Object) []string {
 					return []string{object.GetAnnotations()[v1alpha1.AnnotationInjectCABundle]}
