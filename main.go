@@ -10,6 +10,8 @@ import (
 	"time"
 	_ "time/tzdata" // the image has no time zones, which windows name
 
+	uberzap "go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -65,12 +67,18 @@ func main() {
 		fmt.Fprintln(os.Stdout, version)
 		return
 	}
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log)))
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log), zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazy{core} }))))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
 		os.Exit(1)
 	}
 }
+
+// lazy encodes what a logger adds to its lines when it writes one: each reconciliation has a logger of its own, and hardly one says anything.
+type lazy struct{ zapcore.Core }
+
+// With is a logger with more fields.
+func (l lazy) With(fields []zapcore.Field) zapcore.Core { return lazy{zapcore.NewLazyWith(l.Core, fields)} }
 
 func run(f flags) error {
 	ctx := ctrl.SetupSignalHandler()

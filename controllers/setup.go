@@ -109,9 +109,9 @@ func ManagerOptions() (ctrl.Options, error) {
 
 func digest(object any) (any, error) {
 	if secret, ok := object.(*corev1.Secret); ok {
-		issuance.Digest(secret)
 		keepOurAnnotations(secret)
 		secret.SetLabels(ours(secret.GetLabels()))
+		issuance.Digest(secret)
 		secret.SetFinalizers(nil)
 		secret.Type, secret.Namespace = corev1.SecretTypeTLS, unique.Make(secret.Namespace).Value()
 		for i := range secret.OwnerReferences {

@@ -10,8 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
@@ -40,13 +42,22 @@ func certificate(t *testing.T, made, written time.Duration) *corev1.Secret {
 	}
 }
 
+// digesting reads as the cache does, which holds digests.
+func digesting(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
+	err := c.Get(ctx, key, object, options...)
+	if secret, ok := object.(*corev1.Secret); ok && err == nil {
+		issuance.Digest(secret)
+	}
+	return err
+}
+
 // world has a Secret with a certificate, a ConfigMap that asks for a bundle, and a ServiceCA whose bundle changed two hours ago.
 func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changes {
 	t.Helper()
 	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "trust"}}
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	ca.Status.TrustBundle = &v1alpha1.TrustBundleStatus{ChangedAt: new(metav1.NewTime(now.Add(-2 * time.Hour)))}
-	reader := fake.NewClientBuilder().WithObjects(secret, configMap).Build()
+	reader := fake.NewClientBuilder().WithObjects(secret, configMap).WithInterceptorFuncs(interceptor.Funcs{Get: digesting}).Build()
 	return changes{
 		View:  servingcert.View{Reader: reader},
 		claim: func(*corev1.Secret) servingcert.Claim { return claim },

@@ -14,8 +14,10 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
@@ -52,7 +54,7 @@ func TestStrangers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := &Reconciler{
-				Cache: fake.NewClientBuilder().WithObjects(tc.secrets...).Build(), Clock: clocktesting.NewFakePassiveClock(now),
+				Cache: fake.NewClientBuilder().WithObjects(tc.secrets...).WithInterceptorFuncs(interceptor.Funcs{List: digesting}).Build(), Clock: clocktesting.NewFakePassiveClock(now),
 				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
 					return func(secret *corev1.Secret) servingcert.Claim {
 						return servingcert.Claim{Wanted: true, InVain: secret.Name == "in-vain"}
@@ -78,4 +80,15 @@ func forge(t *testing.T, by *handmade) *handmade {
 		t.Fatal(err)
 	}
 	return mintWith(t, "web.shop.svc", key, by, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
+}
+
+// digesting lists as the cache does, which holds digests.
+func digesting(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+	err := c.List(ctx, list, options...)
+	if secrets, ok := list.(*corev1.SecretList); ok {
+		for i := range secrets.Items {
+			issuance.Digest(&secrets.Items[i])
+		}
+	}
+	return err
 }

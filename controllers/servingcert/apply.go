@@ -94,7 +94,7 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 		return err
 	}
 	took := r.Clock.Since(began)
-	leaf, err := pki.ParseLeaf(pair.Certificate)
+	leaf, err := pair.Leaf()
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -113,7 +114,11 @@ func (r *Reconciler) services(ctx context.Context, options ...client.ListOption)
 
 // servicesOfSecret are the Services that a Secret was made for, or that may want it.
 func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
-	requests := r.requests(ctx, secret.GetNamespace(), secret.GetName())
+	policies, err := r.View.Policies(ctx)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
+	}
+	requests := r.requests(ctx, policies, secret.GetNamespace(), secret.GetName())
 	return append(requests, reconcile.Request{NamespacedName: types.NamespacedName{
 		Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService],
 	}})
@@ -136,19 +141,15 @@ func (r *Reconciler) rivalsOfService(ctx context.Context, object client.Object) 
 	}
 	var requests []reconcile.Request
 	if _, name := r.View.Rules.Request(service); name != "" {
-		requests = r.requests(ctx, service.Namespace, name)
+		requests = r.requests(ctx, policies, service.Namespace, name)
 	}
 	for _, suffix := range policies.Suffixes() {
-		requests = append(requests, r.requests(ctx, service.Namespace, service.Name+suffix)...)
+		requests = append(requests, r.requests(ctx, policies, service.Namespace, service.Name+suffix)...)
 	}
 	return requests
 }
 
-func (r *Reconciler) requests(ctx context.Context, namespace, secretName string) []reconcile.Request {
-	policies, err := r.View.Policies(ctx)
-	if err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
-	}
+func (r *Reconciler) requests(ctx context.Context, policies policy.Set, namespace, secretName string) []reconcile.Request {
 	candidates, err := r.View.candidates(ctx, policies, namespace, secretName)
 	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "find the Services that want a Secret", "namespace", namespace, "secret", secretName)

@@ -146,7 +146,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 // secretsOf are the digests of the Secrets that were made for a Service.
 func (v View) secretsOf(ctx context.Context, service *corev1.Service) ([]corev1.Secret, error) {
 	var list corev1.SecretList
-	err := v.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{indexService: service.Name})
+	err := v.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{indexService: service.Name}, client.UnsafeDisableDeepCopy)
 	return list.Items, err
 }
 

@@ -12,7 +12,7 @@ const (
 	// share is how many times longer changes gather than the last count took: so counting takes a tenth of a core at most.
 	share = 10
 	// most is how long anybody waits for a count.
-	most = 10 * time.Second
+	most = 5 * time.Second
 )
 
 // Changes gather until it is time to count. The zero value is ready.

@@ -12,7 +12,7 @@ func TestDelay(t *testing.T) {
 	t.Parallel()
 	var changes gather.Changes
 	for _, tc := range []struct{ took, want time.Duration }{
-		{0, time.Second}, {50 * time.Millisecond, time.Second}, {300 * time.Millisecond, 3 * time.Second}, {time.Minute, 10 * time.Second}, {0, time.Second},
+		{0, time.Second}, {50 * time.Millisecond, time.Second}, {300 * time.Millisecond, 3 * time.Second}, {time.Minute, 5 * time.Second}, {0, time.Second},
 	} {
 		changes.Counted(tc.took)
 		if got := changes.Delay(); got != tc.want {

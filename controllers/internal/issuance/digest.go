@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -17,6 +18,10 @@ import (
 // soundKey stands for a private key that belongs to the certificate beside it, in a digest.
 const soundKey = "sound"
 
+// leafLabel is where a digest has the certificate, in DER: among its labels, for a map of its own would take two thirds of what it holds. No label
+// of a real Secret has such a value, and one of this name does not come through.
+const leafLabel = v1alpha1.GroupName + "/leaf"
+
 // Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, what may stand beside it by
 // its hash, and what has no business there by its name. What it found out stands in stringData, which the API server never returns: so a digest
 // is known for one, and digesting it again changes nothing. It changes the Secret that it is given.
@@ -24,19 +29,16 @@ func Digest(secret *corev1.Secret) {
 	if secret.StringData != nil {
 		return
 	}
-	var chain []byte
-	certificate := secret.Data[corev1.TLSCertKey]
-	leaf, unsound := pki.ParseLeaf(certificate)
-	switch {
-	case unsound == nil:
+	var chain string
+	delete(secret.Labels, leafLabel)
+	leaf, unsound := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
+	if unsound == nil {
 		// People put other things beside the certificates, such as the key.
-		certificate, chain = leaf.Encode()
-		unsound = leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
-	case len(certificate) > 0:
-		certificate = []byte(pki.Hash(certificate))
+		certificate, itsChain := leaf.Parts()
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, certificate)
+		chain, unsound = itsChain, leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
 	}
-	secret.StringData = digestOf(secret.Data, string(chain), unsound)
-	secret.Data = map[string][]byte{corev1.TLSCertKey: certificate}
+	secret.StringData, secret.Data = digestOf(secret.Data, chain, unsound), nil
 	keepWriteTime(secret)
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
@@ -45,9 +47,13 @@ func Digest(secret *corev1.Secret) {
 // soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
 var soundAlone = lru.New(64)
 
-// Leaf is the certificate in a digest, with its chain.
+// Leaf is the certificate in a digest, with its chain; the error says why there is none.
 func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
-	return pki.ParseParts(secret.Data[corev1.TLSCertKey], secret.StringData[corev1.TLSCertKey])
+	certificate, read := secret.Labels[leafLabel]
+	if !read {
+		return nil, errors.New(secret.StringData[corev1.TLSPrivateKeyKey])
+	}
+	return pki.ParseParts(certificate, secret.StringData[corev1.TLSCertKey])
 }
 
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.

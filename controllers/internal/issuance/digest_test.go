@@ -24,8 +24,11 @@ func TestDigest(t *testing.T) {
 	s.secret.Data["password"] = []byte("hunter2")
 	s.secret.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert"}}
 	digest := s.digest()
-	if diff := cmp.Diff(map[string][]byte{"tls.crt": s.secret.Data["tls.crt"]}, digest.Data); diff != "" {
-		t.Errorf("data (-want +got):\n%s", diff)
+	if digest.Data != nil {
+		t.Errorf("data: %v", digest.Data)
+	}
+	if leaf, err := issuance.Leaf(digest); err != nil || !leaf.Equal(s.leaf().Certificate) {
+		t.Errorf("its certificate is another one: %v", err)
 	}
 	want := map[string]string{"tls.key": "sound", "ca.crt": pki.Hash(s.ca.Bundle), "password": ""}
 	if diff := cmp.Diff(want, digest.StringData); diff != "" {
@@ -34,8 +37,10 @@ func TestDigest(t *testing.T) {
 	if digest.ManagedFields != nil {
 		t.Error("the managed fields are kept")
 	}
-	if diff := cmp.Diff(s.secret.Labels, digest.Labels); diff != "" {
-		t.Errorf("labels (-want +got):\n%s", diff)
+	for key, want := range s.secret.Labels {
+		if got := digest.Labels[key]; got != want {
+			t.Errorf("label %s is %q, want %q", key, got, want)
+		}
 	}
 	if diff := cmp.Diff(s.secret.OwnerReferences, digest.OwnerReferences); diff != "" {
 		t.Errorf("owners (-want +got):\n%s", diff)
@@ -95,9 +100,10 @@ func TestDigestKeepsNoKey(t *testing.T) {
 		if note := secret.Annotations["note"]; note != given.Annotations["note"] {
 			t.Errorf("the annotation of others is %q", note)
 		}
-		before := leafOf(given)
-		if after := leafOf(secret); after != before {
-			t.Errorf("the certificate in the digest is %q, and in the Secret %q", after, before)
+		before, unreadable := pki.ParseLeaf(given.Data["tls.crt"])
+		after, err := issuance.Leaf(secret)
+		if (err == nil) != (unreadable == nil) || (err == nil && !after.Equal(before.Certificate)) {
+			t.Errorf("the certificate in the digest is %v, %v; in the Secret %v, %v", after, err, before, unreadable)
 		}
 		again := secret.DeepCopy()
 		issuance.Digest(again)
@@ -120,6 +126,9 @@ func whereIs(key []byte, secret *corev1.Secret) string {
 	for name, value := range secret.Annotations {
 		places["annotation "+name] = value
 	}
+	for name, value := range secret.Labels {
+		places["label "+name] = value
+	}
 	for name, value := range places {
 		if strings.Contains(value, lines[1][:40]) {
 			return name
@@ -133,11 +142,22 @@ func whereIs(key []byte, secret *corev1.Secret) string {
 	return ""
 }
 
-// leafOf says what a plan reads of a Secret's certificate.
-func leafOf(secret *corev1.Secret) string {
-	leaf, err := pki.ParseLeaf(secret.Data["tls.crt"])
-	if err != nil {
-		return "unreadable"
+// A tenant's label is never taken for the certificate of a digest.
+func TestDigestIgnoresTheTenantsLabel(t *testing.T) {
+	t.Parallel()
+	s := servedScene(t)
+	genuine := s.digest()
+	certificate := ""
+	for key, value := range genuine.Labels {
+		if _, there := s.secret.Labels[key]; !there {
+			s.secret.Labels[key], certificate = "tenant", value
+		}
 	}
-	return leaf.SerialNumber.String()
+	if again := s.digest(); certificate == "" || !cmp.Equal(genuine.Labels, again.Labels) {
+		t.Errorf("the labels of the digest are %q, want %q", again.Labels, genuine.Labels)
+	}
+	delete(s.secret.Data, "tls.crt")
+	if leaf, err := issuance.Leaf(s.digest()); err == nil {
+		t.Errorf("a Secret without a certificate has %v", leaf)
+	}
 }

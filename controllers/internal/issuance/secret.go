@@ -102,7 +102,7 @@ type content struct {
 
 // content is the Secret with this certificate and key, and a keystore by this password where one is wanted.
 func (w Want) content(pair pki.Pair, password string, ca *CA) (content, error) {
-	leaf, err := pki.ParseLeaf(pair.Certificate)
+	leaf, err := pair.Leaf()
 	if err != nil {
 		return content{}, err
 	}

@@ -38,6 +38,16 @@ func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
 type Pair struct {
 	Certificate []byte
 	PrivateKey  []byte
+	// leaf is the certificate, where it was made here.
+	leaf *Leaf
+}
+
+// Leaf is the certificate.
+func (p Pair) Leaf() (*Leaf, error) {
+	if p.leaf != nil {
+		return p.leaf, nil
+	}
+	return ParseLeaf(p.Certificate)
 }
 
 // GenerateRoot makes a self-signed CA: pathLenConstraint MaxBridge, a subject that none of the generations before it bears, and critical
@@ -89,7 +99,9 @@ func encodePair(der []byte, chain []*x509.Certificate, key crypto.Signer) (Pair,
 	if err != nil {
 		return Pair{}, err
 	}
-	return Pair{Certificate: encodeCertificates(append([]*x509.Certificate{leaf}, chain...)...), PrivateKey: private}, nil
+	return Pair{
+		Certificate: encodeCertificates(append([]*x509.Certificate{leaf}, chain...)...), PrivateKey: private, leaf: &Leaf{leaf, chain},
+	}, nil
 }
 
 // Authority is a CA that can sign.

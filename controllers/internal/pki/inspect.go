@@ -26,9 +26,9 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
 }
 
-// Encode is the certificate, and its chain, in PEM, and nothing else.
-func (l *Leaf) Encode() (certificate, chain []byte) {
-	return encodeCertificates(l.Certificate), encodeCertificates(l.chain...)
+// Parts are the certificate in DER, and its chain in PEM, and nothing else.
+func (l *Leaf) Parts() (certificate, chain string) {
+	return string(l.Raw), string(encodeCertificates(l.chain...))
 }
 
 // LongestChain is longer than those get in PEM that a CA of ours makes; tenants may write any.
@@ -37,11 +37,15 @@ const LongestChain = 16 << 10
 // chains are those that were read: the same few follow all certificates.
 var chains = lru.New(64)
 
-// ParseParts reads a certificate and the chain that was encoded apart from it.
-func ParseParts(certificate []byte, chain string) (*Leaf, error) {
-	leaf, err := ParseLeaf(certificate)
-	if err != nil || chain == "" {
-		return leaf, err
+// ParseParts reads what Parts gave.
+func ParseParts(certificate, chain string) (*Leaf, error) {
+	parsed, err := x509.ParseCertificate([]byte(certificate))
+	if err != nil {
+		return nil, fmt.Errorf("tls.crt %w", err)
+	}
+	leaf := &Leaf{Certificate: parsed}
+	if chain == "" {
+		return leaf, nil
 	}
 	if read, known := chains.Get(chain); known {
 		leaf.chain, _ = read.([]*x509.Certificate)
@@ -58,7 +62,7 @@ func ParseParts(certificate []byte, chain string) (*Leaf, error) {
 
 // CheckPair tells what is wrong with a private key beside a certificate, both in PEM; nil when they belong together.
 func CheckPair(pair Pair) error {
-	leaf, err := ParseLeaf(pair.Certificate)
+	leaf, err := pair.Leaf()
 	if err != nil {
 		return err
 	}

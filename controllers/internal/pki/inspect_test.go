@@ -1,10 +1,10 @@
 package pki_test
 
 import (
-	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"net"
 	"net/url"
 	"slices"
@@ -35,27 +35,31 @@ func TestParseLeafRefuses(t *testing.T) {
 	}
 }
 
-func TestEncode(t *testing.T) {
+func TestParts(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
 	pair, leaf := issue(t, load(t, upper.pair(t)), now, day, leafSpec())
-	certificate, chain := leaf.Encode()
-	if diff := cmp.Diff(string(pair.Certificate), string(certificate)+string(chain)); diff != "" {
+	certificate, chain := leaf.Parts()
+	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(certificate)})
+	if diff := cmp.Diff(string(pair.Certificate), string(encoded)+chain); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	again, chainAgain := parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Encode()
-	if !bytes.Equal(certificate, again) || !bytes.Equal(chain, chainAgain) {
+	again, chainAgain := parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Parts()
+	if certificate != again || chain != chainAgain {
 		t.Error("with more around it is another one")
 	}
 	for range 2 {
-		parts, err := pki.ParseParts(certificate, string(chain))
+		parts, err := pki.ParseParts(certificate, chain)
 		must(t, parts, err)
-		if together, chainTogether := parts.Encode(); !bytes.Equal(certificate, together) || !bytes.Equal(chain, chainTogether) {
+		if together, chainTogether := parts.Parts(); certificate != together || chain != chainTogether {
 			t.Error("put together again it is another one")
 		}
 	}
 	if _, err := pki.ParseParts(certificate, "no chain"); err == nil {
 		t.Error("a chain that cannot be read is one")
+	}
+	if _, err := pki.ParseParts("garbage", chain); err == nil {
+		t.Error("a certificate that cannot be read is one")
 	}
 }
 

@@ -23,7 +23,7 @@ func Truststore(bundle []byte, password string) ([]byte, error) {
 
 // Keystore is a certificate with its chain and its private key as PKCS #12: the same bytes for the same ones and the same password.
 func Keystore(pair Pair, password string) ([]byte, error) {
-	leaf, err := ParseLeaf(pair.Certificate)
+	leaf, err := pair.Leaf()
 	if err != nil {
 		return nil, err
 	}

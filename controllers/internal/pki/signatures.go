@@ -3,7 +3,6 @@ package pki
 import (
 	"crypto/sha256"
 	"crypto/x509"
-	"slices"
 
 	"k8s.io/utils/lru"
 )
@@ -39,5 +38,8 @@ func (s *Signatures) Made(leaf *Leaf, ca *x509.Certificate) {
 }
 
 func pairOf(leaf, ca *x509.Certificate) [sha256.Size]byte {
-	return sha256.Sum256(slices.Concat(leaf.Raw, ca.Raw))
+	hash := sha256.New()
+	hash.Write(leaf.Raw)
+	hash.Write(ca.Raw)
+	return [sha256.Size]byte(hash.Sum(nil))
 }
