@@ -42,16 +42,21 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		WatchesRawSource(source.Func(r.nowAndThen)).
-		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(ServiceChanged())).
-		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret)).
-		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword))).
-		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(keyring.Changed())).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), ServiceChanged())).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret), builder.WithPredicates(notAtFirst())).
+		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword), notAtFirst())).
+		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(notAtFirst(), predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(notAtFirst(), keyring.Changed())).
 		Watches(NamespaceMetadata(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, namespace client.Object) []reconcile.Request {
 			return r.services(ctx, client.InNamespace(namespace.GetName()))
-		}), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		}), builder.WithPredicates(notAtFirst(), predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
 		Complete(r)
+}
+
+// notAtFirst passes over what is there when the manager starts: every Service is then looked at once, for its own sake.
+func notAtFirst() predicate.Predicate {
+	return predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
 }
 
 // allBehindOthers asks for every Service, behind those of which somebody waits for one.

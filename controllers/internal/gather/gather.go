@@ -9,8 +9,8 @@ import (
 const (
 	// least is how long changes gather before they are counted.
 	least = time.Second
-	// share is how many times longer changes gather than the last count took: so counting takes a tenth of a core at most.
-	share = 10
+	// share is how many times longer changes gather than the last count took: so counting takes a twentieth of a core, as long as most allows that.
+	share = 20
 	// most is how long anybody waits for a count.
 	most = 5 * time.Second
 )
