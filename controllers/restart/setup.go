@@ -8,16 +8,15 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
@@ -93,10 +92,5 @@ func changed(matters func(before, after client.Object) bool) predicate.Predicate
 
 // gathered asks for a look at the workloads once what changes has gathered.
 func (r *Reconciler) gathered() handler.EventHandler {
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	return handler.Funcs{
-		CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyWorkload, r.seen.Delay()) },
-		UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyWorkload, r.seen.Delay()) },
-		DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyWorkload, r.seen.Delay()) },
-	}
+	return r.seen.Handler(gather.Always(everyWorkload))
 }

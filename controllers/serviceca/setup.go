@@ -5,12 +5,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -90,24 +88,8 @@ func request(ca string) reconcile.Request {
 
 // later asks for a ServiceCA once the changes that concern its counts have gathered: status writes are bounded by time, and not by Services.
 func (r *Reconciler) later(caOf func(client.Object) string) handler.EventHandler {
-	add := func(object client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		if ca := caOf(object); ca != "" {
-			queue.AddAfter(request(ca), r.changes.Delay())
-		}
-	}
-	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(e.Object, q)
-		},
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(e.Object, q)
-		},
-		GenericFunc: func(_ context.Context, e event.GenericEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(e.Object, q)
-		},
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			add(e.ObjectOld, q)
-			add(e.ObjectNew, q)
-		},
-	}
+	return r.changes.Handler(func(object client.Object) (reconcile.Request, bool) {
+		ca := caOf(object)
+		return request(ca), ca != ""
+	})
 }

@@ -12,13 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -56,12 +54,7 @@ type Reconciler struct {
 
 // SetupWithManager watches everything that a policy reports on.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	later := handler.Funcs{
-		CreateFunc:  func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
-		UpdateFunc:  func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
-		DeleteFunc:  func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
-		GenericFunc: func(_ context.Context, _ event.GenericEvent, q queue) { q.AddAfter(everyPolicy, r.changes.Delay()) },
-	}
+	later := r.changes.Handler(gather.Always(everyPolicy))
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("servingcertpolicy").
 		Watches(&v1alpha1.ServingCertPolicy{}, later).
@@ -204,5 +197,3 @@ func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want
 	}
 	return want.Plan(now, &by.ca.CA, secret, nil), nil
 }
-
-type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
