@@ -165,7 +165,9 @@ func (b *bench) issue(ctx context.Context) error {
 func (b *bench) arrivals(ctx context.Context, before int) (perSecond float64, err error) {
 	var begin time.Time
 	first := before
-	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
+	// Counting takes the API server milliseconds.
+	seldom := time.Duration(float64(b.services) / b.perFloor * float64(time.Second) / 30)
+	err = wait.PollUntilContextTimeout(ctx, seldom, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
 		now, err := b.secrets(ctx)
 		if first == before {
 			first, begin = now, time.Now()
