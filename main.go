@@ -24,7 +24,7 @@ import (
 )
 
 // gcPercent lets garbage grow to half of what is in use before it is collected, and not to as much again.
-const gcPercent = 50
+const gcPercent = 75
 
 // giveBackEvery is how often memory that is not in use goes back to the node: it costs a garbage collection.
 const giveBackEvery = 30 * time.Second

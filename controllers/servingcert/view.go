@@ -24,7 +24,7 @@ import (
 
 // The indices of the caches.
 const (
-	// indexAsked indexes Services by the Secret that they ask for.
+	// indexAsked indexes Services by the Secret that they ask for, where its name does not begin with theirs: those are found by that.
 	indexAsked = "servingcert.asked"
 	// indexPassword indexes Services by the Secret with the password of their keystore.
 	indexPassword = "servingcert.password"
@@ -77,7 +77,7 @@ func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Se
 }
 
 // candidates are the Services of a namespace that may want the Secret of this name: they ask for it, or a policy that serves
-// every Service would call theirs so.
+// every Service would call theirs so. Most ask for a Secret that begins with their name.
 func (v View) candidates(ctx context.Context, policies policy.Set, namespace, secretName string) ([]*corev1.Service, error) {
 	var asking corev1.ServiceList
 	err := v.List(ctx, &asking, client.InNamespace(namespace), client.MatchingFields{indexAsked: secretName}, client.UnsafeDisableDeepCopy)
@@ -88,19 +88,53 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 	for i := range asking.Items {
 		found = append(found, &asking.Items[i])
 	}
+	for i, character := range secretName {
+		if character != '-' {
+			continue
+		}
+		service, err := v.service(ctx, namespace, secretName[:i])
+		if err != nil {
+			return nil, err
+		}
+		if service == nil {
+			continue
+		}
+		if _, asked := v.Rules.Request(service); asked == secretName {
+			found = append(found, service)
+		}
+	}
 	for _, suffix := range policies.Suffixes() {
 		name, ok := strings.CutSuffix(secretName, suffix)
 		if !ok || slices.ContainsFunc(found, func(s *corev1.Service) bool { return s.Name == name }) {
 			continue
 		}
-		var service corev1.Service
-		if err := v.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &service); err == nil {
-			found = append(found, &service)
-		} else if client.IgnoreNotFound(err) != nil {
+		service, err := v.service(ctx, namespace, name)
+		if err != nil {
 			return nil, err
+		}
+		if service != nil {
+			found = append(found, service)
 		}
 	}
 	return found, nil
+}
+
+// service is the Service of that name; nil where there is none.
+func (v View) service(ctx context.Context, namespace, name string) (*corev1.Service, error) {
+	var service corev1.Service
+	if err := v.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &service, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return &service, nil
+}
+
+// asksOtherwise is the Secret that a Service asks for; empty where its name is that of the Service, a hyphen, and more.
+func asksOtherwise(rules issuance.Rules, service *corev1.Service) string {
+	_, name := rules.Request(service)
+	if strings.HasPrefix(name, service.Name+"-") {
+		return ""
+	}
+	return name
 }
 
 // Claim is what a Secret is to the Service that it was made for.
@@ -154,8 +188,7 @@ func setupIndices(ctx context.Context, mgr ctrl.Manager, rules issuance.Rules) e
 	return errors.Join(
 		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexAsked, func(object client.Object) string {
 			service, _ := object.(*corev1.Service)
-			_, name := rules.Request(service)
-			return name
+			return asksOtherwise(rules, service)
 		}),
 		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexPassword, func(object client.Object) string {
 			secret, _ := issuance.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword])

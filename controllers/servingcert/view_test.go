@@ -1,0 +1,62 @@
+package servingcert
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/policy"
+)
+
+// Whatever the names, those are found that ask for a Secret, or whose Secret a policy calls so; and nobody twice, and nobody else.
+func TestCandidates(t *testing.T) {
+	t.Parallel()
+	everyService := v1alpha1.ServingCertPolicy{Spec: v1alpha1.ServingCertPolicySpec{Issuance: v1alpha1.IssueAll, SecretNameSuffix: "-b"}}
+	name := rapid.StringMatching("[ab]{1,2}(-[ab]{1,2}){0,3}")
+	rapid.Check(t, func(t *rapid.T) {
+		wanted := name.Draw(t, "Secret")
+		policies := policy.NewSet(nil)
+		if rapid.Bool().Draw(t, "a policy serves every Service") {
+			policies = policy.NewSet([]v1alpha1.ServingCertPolicy{everyService})
+		}
+		var all []client.Object
+		var want []string
+		for _, service := range rapid.SliceOfNDistinct(name, 0, 8, rapid.ID).Draw(t, "Services") {
+			object := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: service}}
+			asked := rapid.OneOf(name, rapid.Just(wanted), rapid.Just(service+"-b"), rapid.Just("")).Draw(t, "asks for")
+			if asked != "" {
+				object.Annotations = map[string]string{v1alpha1.AnnotationSecretName: asked}
+			}
+			if asked == wanted || slices.ContainsFunc(policies.Suffixes(), func(suffix string) bool { return service+suffix == wanted }) {
+				want = append(want, service)
+			}
+			all = append(all, object)
+		}
+		view := View{Reader: fake.NewClientBuilder().WithObjects(all...).WithIndex(&corev1.Service{}, indexAsked, func(object client.Object) []string {
+			service, _ := object.(*corev1.Service)
+			return []string{asksOtherwise(issuance.Rules{}, service)}
+		}).Build()}
+		found, err := view.candidates(t.Context(), policies, "shop", wanted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, service := range found {
+			got = append(got, service.Name)
+		}
+		slices.SortFunc(got, strings.Compare)
+		slices.SortFunc(want, strings.Compare)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
