@@ -145,7 +145,10 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	ca := &CA{
 		Longest: time.Duration(named.longest) * time.Second,
-		CA:      issuance.CA{Bundle: bundle, Roots: roots.Pool(), Signatures: k.signatures, Reissue: issuance.Reissue{Started: k.started, Paused: named.paused}},
+		CA: issuance.CA{
+			Bundle: bundle, Roots: roots.Pool(), Path: &pki.Path{}, Signatures: k.signatures,
+			Reissue: issuance.Reissue{Started: k.started, Paused: named.paused},
+		},
 	}
 	if state.Preparing() || state.Phase == v1alpha1.PhaseReissuing {
 		ca.Reissue.From, ca.Reissue.Over = state.Since, state.ReissueOver
@@ -162,7 +165,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 // by itself; a change of the ServiceCA tells when to ask again (see Changed).
 func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name string) (*CA, *issuance.Obstacle, error) {
 	var serviceCA v1alpha1.ServiceCA
-	switch err := serviceCAs.Get(ctx, client.ObjectKey{Name: name}, &serviceCA); {
+	switch err := serviceCAs.Get(ctx, client.ObjectKey{Name: name}, &serviceCA, client.UnsafeDisableDeepCopy); {
 	case apierrors.IsNotFound(err):
 		return nil, issuance.NewObstacle(issuance.ReasonServiceCANotReady, "there is no ServiceCA %s: create it", name), nil
 	case err != nil:

@@ -100,12 +100,17 @@ func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate,
 
 // VerifiesBy tells why a client with these roots would not verify the leaf, for one of its names; nil when it would.
 func (l *Leaf) VerifiesBy(roots *x509.CertPool, now time.Time) error {
+	_, err := l.paths(roots, now)
+	return err
+}
+
+// paths are those from the leaf to one of the roots, over what the server sends.
+func (l *Leaf) paths(roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
 	for _, certificate := range l.chain {
 		intermediates.AddCert(certificate)
 	}
-	_, err := l.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now})
-	return err
+	return l.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now})
 }
 
 // Satisfies tells in what a leaf differs from its spec, its validity aside; nil when it does not.
