@@ -88,10 +88,12 @@ func measure(ctx context.Context, services, foreign int) (rows, error) {
 		{fmt.Sprintf("the floor: as many Secrets by %d plain writers", writers), b.floor},
 		{"issue the certificates", b.issue},
 		{"annotate one Service after the other", b.annotate},
+		{"issue certificates for OpenShift's annotation", b.openShift},
+		{"restart the manager", func(ctx context.Context) error { return b.restart(ctx, "a new manager") }},
 		{"give ConfigMaps the bundle", b.inject},
 		{"rotate, and reissue everything at once", b.reissue},
 		{"issue certificates with RSA keys", b.issueRSA},
-		{"restart the manager", b.restart},
+		{"restart the manager on ConfigMaps, too", func(ctx context.Context) error { return b.restart(ctx, "a new manager, and as many ConfigMaps") }},
 		{fmt.Sprintf("restart it beside %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.foreign(ctx, foreign) }},
 	} {
 		fmt.Fprintf(os.Stderr, "%d Services: %s\n", services, step.name)

@@ -239,6 +239,46 @@ func (b *bench) latency(ctx context.Context, prefix, what string, pause time.Dur
 	slices.Sort(waited)
 	b.rows.growing(what+", median", waited[len(waited)/2].Seconds()*1000, "ms")
 	b.rows.growing(what+", 99th percentile", waited[len(waited)*99/100].Seconds()*1000, "ms")
+	return b.remove(ctx, prefix)
+}
+
+// openShift is what a certificate costs that OpenShift's annotation asks for.
+func (b *bench) openShift(ctx context.Context) error {
+	const prefix = "openshift"
+	if err := b.createNamespaces(ctx, prefix); err != nil {
+		return err
+	}
+	arrive, err := b.watch(ctx, "Secret", prefix)
+	before, err2 := b.writes(ctx)
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	err = each(ctx, samples, func(ctx context.Context, i int) error {
+		return b.kube.Create(ctx, service(prefix, i, map[string]string{
+			"service.beta.openshift.io/serving-cert-secret-name": fmt.Sprintf("web-%d-tls", i),
+		}))
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := arrive(samples); err != nil {
+		return err
+	}
+	if _, err := b.settle(ctx); err != nil {
+		return err
+	}
+	after, err := b.writes(ctx)
+	made := since(before, after)
+	for _, what := range []string{"POST secrets", "PATCH secrets", "APPLY services", "PATCH services"} {
+		if made[what] > 0 {
+			b.rows.add("OpenShift's annotation: "+what+" per certificate", made[what]/samples, "")
+		}
+	}
+	return errors.Join(err, b.remove(ctx, prefix))
+}
+
+// remove removes Services and their Secrets.
+func (b *bench) remove(ctx context.Context, prefix string) error {
 	return each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return errors.Join(
 			b.kube.DeleteAllOf(ctx, &corev1.Service{}, client.InNamespace(namespace(prefix, i))),
@@ -309,21 +349,20 @@ func (b *bench) foreign(ctx context.Context, number int) error {
 		return err
 	}
 	after, err := b.memory("VmRSS")
+	most, err2 := b.memory("VmHWM")
 	b.rows.add("memory of a new manager for the objects of others", after-before, "MiB")
-	return err
+	b.rows.add("memory of a new manager beside the objects of others, at most", most, "MiB")
+	return errors.Join(err, err2)
 }
 
-// restart is what a new version comes to.
-func (b *bench) restart(ctx context.Context) error {
+// restart is what a new version comes to, elected as it is in a cluster.
+func (b *bench) restart(ctx context.Context, what string) error {
 	if _, err := b.settle(ctx); err != nil {
 		return err
 	}
 	b.stopManager()
 	before, err := b.writes(ctx)
-	if err != nil {
-		return err
-	}
-	if err := b.startManager(ctx); err != nil {
+	if err := errors.Join(err, b.startManager(ctx, "--leader-elect")); err != nil {
 		return err
 	}
 	took, err := b.settle(ctx)
@@ -335,11 +374,11 @@ func (b *bench) restart(ctx context.Context) error {
 		return err
 	}
 	writes := 0.0
-	for what, number := range since(before, after) {
+	for made, number := range since(before, after) {
 		writes += number
-		b.rows.add("a new manager: "+what, number, "")
+		b.rows.add(what+": "+made, number, "")
 	}
-	b.rows.add("a new manager writes", writes, "")
-	b.rows.add("a new manager is quiet after", took.Seconds(), "s")
-	return b.remember(ctx, "of a new manager")
+	b.rows.add(what+" writes", writes, "")
+	b.rows.add(what+" is quiet after", took.Seconds(), "s")
+	return b.remember(ctx, "of "+what)
 }
