@@ -78,7 +78,9 @@ func main() {
 type lazy struct{ zapcore.Core }
 
 // With is a logger with more fields.
-func (l lazy) With(fields []zapcore.Field) zapcore.Core { return lazy{zapcore.NewLazyWith(l.Core, fields)} }
+func (l lazy) With(fields []zapcore.Field) zapcore.Core {
+	return lazy{zapcore.NewLazyWith(l.Core, fields)}
+}
 
 func run(f flags) error {
 	ctx := ctrl.SetupSignalHandler()

@@ -88,35 +88,35 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 	for i := range asking.Items {
 		found = append(found, &asking.Items[i])
 	}
-	for i, character := range secretName {
-		if character != '-' {
-			continue
-		}
-		service, err := v.service(ctx, namespace, secretName[:i])
-		if err != nil {
-			return nil, err
-		}
-		if service == nil {
-			continue
-		}
-		if _, asked := v.Rules.Request(service); asked == secretName {
-			found = append(found, service)
-		}
-	}
-	for _, suffix := range policies.Suffixes() {
-		name, ok := strings.CutSuffix(secretName, suffix)
-		if !ok || slices.ContainsFunc(found, func(s *corev1.Service) bool { return s.Name == name }) {
-			continue
-		}
+	for name, calls := range namesWithin(secretName, policies.Suffixes()) {
 		service, err := v.service(ctx, namespace, name)
 		if err != nil {
 			return nil, err
 		}
-		if service != nil {
+		if service == nil || asksOtherwise(v.Rules, service) == secretName {
+			continue
+		}
+		if _, asked := v.Rules.Request(service); calls || asked == secretName {
 			found = append(found, service)
 		}
 	}
 	return found, nil
+}
+
+// namesWithin are those of Services that a Secret's name begins with, up to a hyphen, and whether a policy with such a suffix calls theirs so.
+func namesWithin(secretName string, suffixes []string) map[string]bool {
+	names := map[string]bool{}
+	for i, character := range secretName {
+		if character == '-' {
+			names[secretName[:i]] = false
+		}
+	}
+	for _, suffix := range suffixes {
+		if name, ends := strings.CutSuffix(secretName, suffix); ends {
+			names[name] = true
+		}
+	}
+	return names
 }
 
 // service is the Service of that name; nil where there is none.
