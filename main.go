@@ -23,7 +23,7 @@ import (
 	"github.com/servingcert/operator/controllers/metrics"
 )
 
-// gcPercent lets garbage grow to half of what is in use before it is collected, and not to as much again.
+// gcPercent lets garbage grow to three quarters of what is in use before it is collected, and not to as much again.
 const gcPercent = 75
 
 // giveBackEvery is how often memory that is not in use goes back to the node: it costs a garbage collection.

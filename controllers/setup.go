@@ -108,7 +108,8 @@ func ManagerOptions() (ctrl.Options, error) {
 }
 
 func digest(object any) (any, error) {
-	if secret, ok := object.(*corev1.Secret); ok {
+	// A list comes by here twice.
+	if secret, ok := object.(*corev1.Secret); ok && !issuance.IsDigest(secret) {
 		keepOurAnnotations(secret)
 		secret.SetLabels(ours(secret.GetLabels()))
 		issuance.Digest(secret)

@@ -98,7 +98,7 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	if err != nil {
 		return err
 	}
-	if err := found.ca.Path.Verify(leaf, found.ca.Roots, found.now); err != nil {
+	if err := found.ca.Path.Verify(leaf, found.now); err != nil {
 		plan.Action, plan.Obstacle = issuance.Refuse, issuance.NewObstacle(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
 		return nil
 	}

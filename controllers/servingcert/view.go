@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -103,11 +104,12 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 	return found, nil
 }
 
-// namesWithin are those of Services that a Secret's name begins with, up to a hyphen, and whether a policy with such a suffix calls theirs so.
+// namesWithin are those of Services that a Secret's name begins with, up to a hyphen, and whether a policy with such a suffix calls theirs so. What a
+// tenant asks for may be longer than any name, and all hyphens.
 func namesWithin(secretName string, suffixes []string) map[string]bool {
 	names := map[string]bool{}
-	for i, character := range secretName {
-		if character == '-' {
+	for i := 1; i <= min(len(secretName)-1, validation.DNS1123LabelMaxLength); i++ {
+		if secretName[i] == '-' {
 			names[secretName[:i]] = false
 		}
 	}

@@ -21,9 +21,9 @@ import (
 func TestCandidates(t *testing.T) {
 	t.Parallel()
 	everyService := v1alpha1.ServingCertPolicy{Spec: v1alpha1.ServingCertPolicySpec{Issuance: v1alpha1.IssueAll, SecretNameSuffix: "-b"}}
-	name := rapid.StringMatching("[ab]{1,2}(-[ab]{1,2}){0,3}")
+	name := rapid.StringMatching("[ab]{1,2}(-{1,2}[ab]{1,2}){0,3}")
 	rapid.Check(t, func(t *rapid.T) {
-		wanted := name.Draw(t, "Secret")
+		wanted := rapid.OneOf(name, rapid.StringMatching("-?[ab-]{1,6}")).Draw(t, "Secret")
 		policies := policy.NewSet(nil)
 		if rapid.Bool().Draw(t, "a policy serves every Service") {
 			policies = policy.NewSet([]v1alpha1.ServingCertPolicy{everyService})
@@ -59,4 +59,17 @@ func TestCandidates(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
+}
+
+// However long a name is that a tenant asks for, few Services are looked up.
+func TestNamesWithinAreFew(t *testing.T) {
+	t.Parallel()
+	longest := strings.Repeat("w", 63)
+	for asked, want := range map[string]int{
+		strings.Repeat("-", 4096): 63, strings.Repeat("w-", 2048): 32, longest + "-tls": 1, "w" + longest + "-tls": 0, "-": 0, "": 0, "-tls": 0,
+	} {
+		if got := len(namesWithin(asked, nil)); got != want {
+			t.Errorf("%d names are looked up for %.20q, of %d bytes, want %d", got, asked, len(asked), want)
+		}
+	}
 }

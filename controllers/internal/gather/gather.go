@@ -41,6 +41,8 @@ type Changes struct {
 type wait struct {
 	since time.Time
 	timer clock.Timer
+	// queue is that of the last change: what is there at the start waits behind what changes.
+	queue queue
 }
 
 // Handler makes a request of what changes, if there is one: once nothing has changed for a moment, or changes have gathered for long enough.
@@ -77,21 +79,22 @@ func (c *Changes) note(q queue, request reconcile.Request) {
 	}
 	now := c.clock.Now()
 	if before, waits := c.waiting[request]; waits {
+		before.queue = q
 		before.timer.Reset(max(0, min(calm, c.patience()-now.Sub(before.since))))
 		return
 	}
-	begun := &wait{since: now}
-	begun.timer = c.clock.AfterFunc(calm, func() { c.end(q, request, begun) })
+	begun := &wait{since: now, queue: q}
+	begun.timer = c.clock.AfterFunc(calm, func() { c.end(request, begun) })
 	c.waiting[request] = begun
 }
 
 // end makes a request, unless it was made while this waited for its turn.
-func (c *Changes) end(q queue, request reconcile.Request, over *wait) {
+func (c *Changes) end(request reconcile.Request, over *wait) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.waiting[request] == over {
 		delete(c.waiting, request)
-		q.Add(request)
+		over.queue.Add(request)
 	}
 }
 

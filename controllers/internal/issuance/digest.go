@@ -26,7 +26,7 @@ const leafLabel = v1alpha1.GroupName + "/leaf"
 // its hash, and what has no business there by its name. What it found out stands in stringData, which the API server never returns: so a digest
 // is known for one, and digesting it again changes nothing. It changes the Secret that it is given.
 func Digest(secret *corev1.Secret) {
-	if secret.StringData != nil {
+	if IsDigest(secret) {
 		return
 	}
 	var chain string
@@ -43,6 +43,9 @@ func Digest(secret *corev1.Secret) {
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
 }
+
+// IsDigest tells a digest from a Secret.
+func IsDigest(secret *corev1.Secret) bool { return secret.StringData != nil }
 
 // soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
 var soundAlone = lru.New(64)

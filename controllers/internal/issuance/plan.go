@@ -79,10 +79,9 @@ type CA struct {
 	Bridge []*x509.Certificate
 	// Signatures are those that are known to be of this CA, or of others.
 	Signatures *pki.Signatures
-	// Bundle is the published trust bundle in PEM, Roots are the certificates in it, and Path leads from the CA to one of them.
+	// Bundle is the published trust bundle in PEM, and Roots are the certificates in it.
 	Bundle []byte
 	Roots  *x509.CertPool
-	Path   *pki.Path
 	// Reissue is when the certificates of the CAs before are replaced.
 	Reissue Reissue
 }

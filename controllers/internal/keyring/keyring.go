@@ -40,6 +40,8 @@ type CA struct {
 	issuance.CA
 	// Authority signs; nil while nobody may, because the key was lost and its successor is not trusted everywhere yet.
 	Authority *pki.Authority
+	// Path leads from it to the roots; nil while nobody may sign.
+	Path *pki.Path
 	// Longest is the longest lifetime that it may sign for.
 	Longest time.Duration
 }
@@ -146,7 +148,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	ca := &CA{
 		Longest: time.Duration(named.longest) * time.Second,
 		CA: issuance.CA{
-			Bundle: bundle, Roots: roots.Pool(), Path: &pki.Path{}, Signatures: k.signatures,
+			Bundle: bundle, Roots: roots.Pool(), Signatures: k.signatures,
 			Reissue: issuance.Reissue{Started: k.started, Paused: named.paused},
 		},
 	}
@@ -156,6 +158,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	if signs {
 		signer := state.Active
 		ca.NotAfter = signer.NotAfter()
+		ca.Path = pki.NewPath(ca.Roots)
 		ca.Authority, ca.Certificate, ca.Chain, ca.Bridge = signer.Authority, signer.Certificate(), signer.Chain(), signer.Bridge()
 	}
 	return ca, nil

@@ -10,21 +10,35 @@ import (
 	"time"
 )
 
-// Path remembers that what a CA signs verifies by the roots of a bundle: the path between them is the same for all of it. What differs is the
-// signature, which the library verifies that makes it, and the names, which matter where a CA on the path has name constraints.
-type Path struct{ sound sync.Map }
+// Path remembers that what a CA signs verifies by the roots of a bundle, and until when: the path between them is the same for all of it. What
+// differs is the signature, which the library verifies that makes it, and the names, which matter where a CA on the path has name constraints.
+type Path struct {
+	roots *x509.CertPool
+	until sync.Map
+}
 
-// Verify tells why a client with these roots would not verify a leaf that the CA of this path has just made; nil when it would.
-func (p *Path) Verify(made *Leaf, roots *x509.CertPool, now time.Time) error {
+// NewPath leads from a CA to one of these roots.
+func NewPath(roots *x509.CertPool) *Path { return &Path{roots: roots} }
+
+// Verify tells why a client with the roots would not verify a leaf that the CA of this path has just made; nil when it would.
+func (p *Path) Verify(made *Leaf, now time.Time) error {
 	usages := fmt.Sprint(made.ExtKeyUsage)
-	if _, sound := p.sound.Load(usages); sound {
+	remembered, _ := p.until.Load(usages)
+	if until, sound := remembered.(time.Time); sound && now.Before(until) {
 		return nil
 	}
-	chains, err := made.paths(roots, now)
-	if err == nil && !slices.ContainsFunc(slices.Concat(chains...), constrained) {
-		p.sound.Store(usages, nil)
+	paths, err := made.paths(p.roots, now)
+	if err != nil {
+		return err
 	}
-	return err
+	var above []*x509.Certificate
+	for _, path := range paths {
+		above = append(above, path[1:]...)
+	}
+	if !slices.ContainsFunc(above, constrained) {
+		p.until.Store(usages, slices.MinFunc(above, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter)
+	}
+	return nil
 }
 
 // constrained tells whether a CA has name constraints (RFC 5280 §4.2.1.10).

@@ -17,10 +17,10 @@ func TestPath(t *testing.T) {
 	type step struct {
 		name, want string
 		spec       pki.LeafSpec
-		roots      []*x509.Certificate
 		late       time.Duration
 	}
 	trusted, other := []*x509.Certificate{root.Certificate}, []*x509.Certificate{makeCA(t, nil, "other").Certificate}
+	const ended = 100 * 365 * day
 	within := leafSpec(func(s *pki.LeafSpec) { s.DNSNames = []string{"web.shop.svc"} })
 	without := leafSpec(func(s *pki.LeafSpec) { s.DNSNames = []string{"db.shop.svc"} })
 	forClients := leafSpec(func(s *pki.LeafSpec) { s.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageClientAuth} })
@@ -28,26 +28,31 @@ func TestPath(t *testing.T) {
 		name  string
 		ca    handmade
 		chain []handmade
+		roots []*x509.Certificate
 		steps []step
 	}{
-		{"a root", root, nil, []step{
-			{"of no client", "unknown authority", within, other, 0},
-			{"when it has expired", "expired", within, trusted, 100 * 365 * day},
-			{"of the clients", "", within, trusted, 0},
-			{"again", "", without, trusted, 0},
-			{"for another use", "incompatible key usage", forClients, trusted, 0},
+		{"a root", root, nil, trusted, []step{
+			{"when it has expired", "expired", within, ended},
+			{"before", "", within, 0},
+			{"again", "", without, 0},
+			{"for another use", "incompatible key usage", forClients, 0},
+			{"when it has expired, again", "expired", within, ended},
 		}},
-		{"with name constraints", constrained, nil, []step{
-			{"within", "", within, trusted, 0},
-			{"without, after it", "not permitted", without, trusted, 0},
+		{"a root of no client", root, nil, other, []step{
+			{"once", "unknown authority", within, 0},
+			{"again", "unknown authority", within, 0},
 		}},
-		{"under name constraints", below, []handmade{constrained}, []step{
-			{"within", "", within, trusted, 0},
-			{"without, after it", "not permitted", without, trusted, 0},
+		{"with name constraints", constrained, nil, trusted, []step{
+			{"within", "", within, 0},
+			{"without, after it", "not permitted", without, 0},
+		}},
+		{"under name constraints", below, []handmade{constrained}, trusted, []step{
+			{"within", "", within, 0},
+			{"without, after it", "not permitted", without, 0},
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var path pki.Path
+			path := pki.NewPath(pki.Bundle(tc.roots).Pool())
 			authority := load(t, tc.ca.pair(t, tc.chain...))
 			for _, s := range tc.steps {
 				pair, err := authority.Issue(now, s.spec, day, nil)
@@ -55,7 +60,7 @@ func TestPath(t *testing.T) {
 				leaf, err := pair.Leaf()
 				must(t, leaf, err)
 				t.Log(s.name)
-				wantError(t, path.Verify(leaf, pki.Bundle(s.roots).Pool(), now.Add(s.late)), s.want)
+				wantError(t, path.Verify(leaf, now.Add(s.late)), s.want)
 			}
 		})
 	}
