@@ -32,7 +32,7 @@ const (
 
 // Reconciler reconciles Services.
 type Reconciler struct {
-	// Client writes, and reads what it wrote: the Service at hand, and the digest of its Secret.
+	// Client writes, and reads what it wrote: the Service at hand, and the digest of its Secret, both the caches' own, and not to be changed.
 	Client client.Client
 	// View reads everything else from the caches.
 	View View
@@ -79,7 +79,7 @@ type outcome struct {
 // Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	var service corev1.Service
-	if err := r.Client.Get(ctx, request.NamespacedName, &service); err != nil {
+	if err := r.Client.Get(ctx, request.NamespacedName, &service, client.UnsafeDisableDeepCopy); err != nil {
 		r.forget(request.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -232,7 +232,7 @@ func (r *Reconciler) readPassword(ctx context.Context, found *situation) (obstac
 func (r *Reconciler) secret(ctx context.Context, want issuance.Want, live bool) (*corev1.Secret, error) {
 	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
 	var secret corev1.Secret
-	err := r.Client.Get(ctx, key, &secret)
+	err := r.Client.Get(ctx, key, &secret, client.UnsafeDisableDeepCopy)
 	if err == nil {
 		return &secret, nil
 	}

@@ -146,9 +146,9 @@ func (ca *CA) permits(name string) error {
 
 func isDNSName(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
-		if len(validation.IsDNS1123Label(label)) > 0 {
+		if len(label) > validation.DNS1123LabelMaxLength {
 			return false
 		}
 	}
-	return len(name) <= 253
+	return len(validation.IsDNS1123Subdomain(name)) == 0
 }
