@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -80,7 +81,7 @@ func (t table) print(to io.Writer) error {
 
 // The drawing has a panel for each number that may grow.
 const (
-	panelWidth, panelHeight, panelsInRow, margin = 250, 150, 3, 34
+	panelWidth, panelHeight, panelsInRow, margin = 360, 170, 2, 40
 )
 
 // draw is an SVG of the growth: both axes are logarithmic, and the thin line is what would grow as the number of Services does.
@@ -122,7 +123,8 @@ func (t table) panel(out io.Writer, one row) {
 	y := func(value float64) float64 {
 		return panelHeight/2 - (math.Log10(value)-middle)/decades*(panelHeight-2*margin)
 	}
-	fmt.Fprintf(out, `<text x="%d" y="14">%s</text>`+"\n", margin, one.What)
+	what, detail, _ := strings.Cut(one.What, ", ")
+	fmt.Fprintf(out, `<text x="%d" y="14" font-weight="bold">%s</text><text x="%d" y="28">%s</text>`+"\n", margin/4, what, margin/4, detail)
 	from := lowest
 	fmt.Fprintf(out, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#ccc"/>`+"\n",
 		x(first.Services), y(from), x(last.Services), y(from*float64(last.Services)/float64(first.Services)))
