@@ -110,7 +110,7 @@ func newManager(f flags) (manager.Manager, error) {
 	config.UserAgent = fmt.Sprintf("servingcert-operator/%s (%s/%s)", version, runtime.GOOS, runtime.GOARCH)
 	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
 	config.QPS = -1
-	// As the controllers of Kubernetes do: to compress each event takes the API server as long as a tenth of a write.
+	// As the controllers of Kubernetes do: of the time that an event of a watch takes the API server, most went into compressing it.
 	config.DisableCompression = true
 	options, err := controllers.ManagerOptions()
 	if err != nil {
