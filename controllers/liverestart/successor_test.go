@@ -25,20 +25,13 @@ func TestDeathAtEachWrite(t *testing.T) {
 		before[w.GetName()] = r.pods(w.GetName())
 	}
 	r.renew()
-	world.manager.mutex.Lock()
-	world.manager.mortal = true
-	world.manager.mutex.Unlock()
+	world.manager.setMortal(true)
 	eventually(t, func(context.Context) error {
-		select {
-		case <-world.manager.dies:
-			world.manager.replace(t)
-		default:
-		}
+		world.manager.succeed(t)
 		return r.allReplaced(all, before)
 	})
-	world.manager.mutex.Lock()
-	world.manager.mortal = false
-	world.manager.mutex.Unlock()
+	world.manager.setMortal(false)
+	world.manager.succeed(t) // it may have died of its last write since it was looked at
 	r.done()
 	for _, w := range rolled {
 		r.isRestarted(w, before[w.GetName()], 1)

@@ -110,6 +110,23 @@ func (m *manager) replace(t *testing.T) {
 	}
 }
 
+// setMortal says whether it dies of its next write to a workload.
+func (m *manager) setMortal(mortal bool) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	m.mortal = mortal
+}
+
+// succeed puts another manager in the place of one that is dead.
+func (m *manager) succeed(t *testing.T) {
+	t.Helper()
+	select {
+	case <-m.dies:
+		m.replace(t)
+	default:
+	}
+}
+
 // written are the writes whose path ends by this.
 func (m *manager) written(suffix string) (found []string) {
 	m.mutex.Lock()
