@@ -23,8 +23,12 @@ import (
 	"github.com/servingcert/operator/controllers/metrics"
 )
 
-// gcPercent lets garbage grow to three quarters of what is in use before it is collected, and not to as much again.
-const gcPercent = 75
+const (
+	// ballast is never written to, so that it takes no memory, and counts as in use. With little in use, garbage would be collected all the time.
+	ballast = 64 << 20
+	// gcPercent lets garbage grow to a third of what is in use before it is collected, and not to as much again.
+	gcPercent = 35
+)
 
 // giveBackEvery is how often memory that is not in use goes back to the node: it costs a garbage collection.
 const giveBackEvery = 30 * time.Second
@@ -97,6 +101,8 @@ func run(f flags) error {
 		return err
 	}
 	// Memory counts for more than time here; and what a burst of work has left is given back.
+	weight := make([]byte, ballast)
+	defer runtime.KeepAlive(weight)
 	debug.SetGCPercent(gcPercent)
 	go wait.Until(debug.FreeOSMemory, giveBackEvery, ctx.Done())
 	return mgr.Start(ctx)

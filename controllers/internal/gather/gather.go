@@ -17,9 +17,9 @@ import (
 const (
 	// calm is for how long nothing has changed when it is time to count.
 	calm = time.Second
-	// share is how many times longer than the last count took changes gather that do not end: so counting takes a twentieth of a core, as long as
+	// share is how many times longer than the last count took changes gather that do not end: so counting takes a fiftieth of a core, as long as
 	// most allows that.
-	share = 20
+	share = 50
 	// most is how long anybody waits for a count.
 	most = 10 * time.Second
 )

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"encoding/binary"
 	"testing"
 	"time"
 )
@@ -44,5 +45,28 @@ func TestSignatures(t *testing.T) {
 		if signatures.check(&forged, ours.Certificate()) == nil {
 			t.Error("a forged leaf verifies")
 		}
+	}
+}
+
+// What is looked up goes on being remembered, however many others come; what is not, is forgotten.
+func TestSignaturesForget(t *testing.T) {
+	t.Parallel()
+	signatures := NewSignatures()
+	used, unused := pair{1}, pair{2}
+	signatures.remember(used)
+	signatures.remember(unused)
+	for i := range uint64(3 * rememberedSignatures) {
+		other := pair{3}
+		binary.BigEndian.PutUint64(other[1:], i)
+		signatures.remember(other)
+		if !signatures.knows(used) {
+			t.Fatalf("one that is looked up is forgotten after %d others", i+1)
+		}
+	}
+	if signatures.knows(unused) {
+		t.Error("one that nobody looks up is never forgotten")
+	}
+	if held := len(signatures.recent) + len(signatures.before); held > 2*rememberedSignatures {
+		t.Errorf("%d are held", held)
 	}
 }
