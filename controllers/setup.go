@@ -168,10 +168,10 @@ func slimTarget(object any) (any, error) {
 }
 
 const (
-	// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB.
-	maxAnnotation = 4 << 10
+	// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB. The longest tells of an obstacle.
+	maxAnnotation = 1 << 10
 	// maxAnnotations is more than there are that are for us.
-	maxAnnotations = 32
+	maxAnnotations = 16
 )
 
 // keepOurAnnotations leaves out what is not for us.

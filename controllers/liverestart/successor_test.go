@@ -25,13 +25,17 @@ func TestDeathAtEachWrite(t *testing.T) {
 		before[w.GetName()] = r.pods(w.GetName())
 	}
 	r.renew()
+	live := func() {
+		world.manager.setMortal(false)
+		world.manager.succeed(t) // it may have died of its last write since it was looked at
+	}
+	t.Cleanup(live)
 	world.manager.setMortal(true)
 	eventually(t, func(context.Context) error {
 		world.manager.succeed(t)
 		return r.allReplaced(all, before)
 	})
-	world.manager.setMortal(false)
-	world.manager.succeed(t) // it may have died of its last write since it was looked at
+	live()
 	r.done()
 	for _, w := range rolled {
 		r.isRestarted(w, before[w.GetName()], 1)

@@ -81,27 +81,40 @@ type Usage struct {
 	Live  client.Reader
 	Clock clock.PassiveClock
 
-	mu        sync.Mutex
-	namespace string
-	asOf      time.Time
-	secrets   sets.Set[string]
+	mu sync.Mutex
+	// read are the namespaces that were, as long as that serves.
+	read map[string]usage
+}
+
+// usage are the Secrets that pods of a namespace used at a time.
+type usage struct {
+	asOf    time.Time
+	secrets sets.Set[string]
 }
 
 func (u *Usage) uses(ctx context.Context, secret *corev1.Secret) (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := u.Clock.Now()
-	if u.namespace != secret.Namespace || now.Sub(u.asOf).Abs() > usageLasts {
-		secrets, err := u.read(ctx, secret.Namespace)
+	known, ok := u.read[secret.Namespace]
+	if !ok || now.Sub(known.asOf).Abs() > usageLasts {
+		secrets, err := u.used(ctx, secret.Namespace)
 		if err != nil {
 			return false, err
 		}
-		u.namespace, u.asOf, u.secrets = secret.Namespace, now, secrets
+		fresh := map[string]usage{}
+		for namespace, other := range u.read {
+			if now.Sub(other.asOf).Abs() <= usageLasts {
+				fresh[namespace] = other
+			}
+		}
+		known = usage{now, secrets}
+		fresh[secret.Namespace], u.read = known, fresh
 	}
-	return u.secrets.Has(secret.Name), nil
+	return known.secrets.Has(secret.Name), nil
 }
 
-func (u *Usage) read(ctx context.Context, namespace string) (sets.Set[string], error) {
+func (u *Usage) used(ctx context.Context, namespace string) (sets.Set[string], error) {
 	used, page := sets.New[string](), corev1.PodList{}
 	for {
 		err := u.Live.List(ctx, &page, client.InNamespace(namespace), client.Limit(podsPerPage), client.Continue(page.Continue))

@@ -42,7 +42,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		WatchesRawSource(source.Func(r.nowAndThen)).
-		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), ServiceChanged())).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), r.wishChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret), builder.WithPredicates(notAtFirst())).
 		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword), notAtFirst())).
 		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(notAtFirst(), predicate.GenerationChangedPredicate{})).
@@ -89,6 +89,22 @@ func ServiceChanged() predicate.Predicate {
 			!before.DeletionTimestamp.Equal(after.DeletionTimestamp) ||
 			before.Spec.ClusterIP != after.Spec.ClusterIP || before.Spec.Type != after.Spec.Type ||
 			!maps.Equal(before.Labels, after.Labels) || !maps.Equal(before.Annotations, after.Annotations)
+	}}
+}
+
+// wishChanged passes over the changes of a Service that are nothing to others that want the same Secret: what it is told, too, or each of ten
+// thousand that want one would be looked at again for each that is told so.
+func (r *Reconciler) wishChanged() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, _ := e.ObjectOld.(*corev1.Service)
+		after, _ := e.ObjectNew.(*corev1.Service)
+		if before == nil || after == nil {
+			return true
+		}
+		asked, wished := r.View.Rules.Request(before)
+		asks, wishes := r.View.Rules.Request(after)
+		return before.UID != after.UID || !before.DeletionTimestamp.Equal(after.DeletionTimestamp) || asked != asks || wished != wishes ||
+			before.Spec.Type != after.Spec.Type || !maps.Equal(before.Labels, after.Labels)
 	}}
 }
 

@@ -92,6 +92,24 @@ func TestUsageByPhase(t *testing.T) {
 	}
 }
 
+// Namespaces come in any order: each is read once in a moment, and forgotten after it.
+func TestUsageInTurns(t *testing.T) {
+	t.Parallel()
+	usage, reader, passive := newUsage(map[string][]corev1.Pod{"shop": {podWith("tls", corev1.PodRunning)}, "bank": nil})
+	for range 5 {
+		expect(t, usage, "shop", "tls", true)
+		expect(t, usage, "bank", "tls", false)
+	}
+	if reader.pages != 2 {
+		t.Errorf("%d pages were read, want 2", reader.pages)
+	}
+	passive.SetTime(now.Add(time.Minute))
+	expect(t, usage, "bank", "tls", false)
+	if len(usage.read) != 1 {
+		t.Errorf("%d namespaces are remembered, want 1", len(usage.read))
+	}
+}
+
 // An answer serves for one namespace and for a moment.
 func TestUsageIsReadAnew(t *testing.T) {
 	t.Parallel()

@@ -69,11 +69,15 @@ func NamespaceMetadata() *metav1.PartialObjectMetadata {
 func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Set, namespace labels.Set) ([]*corev1.Service, error) {
 	candidates, err := v.candidates(ctx, policies, want.Service.Namespace, want.SecretName)
 	return slices.DeleteFunc(candidates, func(other *corev1.Service) bool {
+		if other.Name == want.Service.Name || !other.DeletionTimestamp.IsZero() {
+			return true
+		}
+		if _, asked := v.Rules.Request(other); asked == want.SecretName {
+			return false
+		}
 		ruling, _ := policies.For(namespace, other.Labels)
-		_, asked := v.Rules.Request(other)
 		theirs, wanted := v.Rules.Want(other, ruling)
-		claims := asked == want.SecretName || (wanted && theirs.SecretName == want.SecretName)
-		return other.Name == want.Service.Name || !other.DeletionTimestamp.IsZero() || !claims
+		return !wanted || theirs.SecretName != want.SecretName
 	}), err
 }
 

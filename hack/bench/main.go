@@ -97,7 +97,11 @@ func measure(ctx context.Context, services, foreign int) (rows, error) {
 		{fmt.Sprintf("restart it beside %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.foreign(ctx, foreign) }},
 	} {
 		fmt.Fprintf(os.Stderr, "%d Services: %s\n", services, step.name)
-		if err := step.do(ctx); err != nil {
+		err := step.do(ctx)
+		for _, open := range b.watches {
+			open.Stop() // what nobody reads any more still costs the API server
+		}
+		if b.watches = nil; err != nil {
 			return nil, fmt.Errorf("%s: %w", step.name, err)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -39,7 +40,9 @@ type bench struct {
 	services int
 	// perFloor is how many Secrets a second plain writers create.
 	perFloor float64
-	rows     rows
+	// watches are those that a step has begun.
+	watches []watch.Interface
+	rows    rows
 }
 
 func start(ctx context.Context, services int) (*bench, error) {
@@ -177,6 +180,7 @@ func (b *bench) watch(ctx context.Context, kind, prefix string) (arrive func(num
 	if err != nil {
 		return nil, err
 	}
+	b.watches = append(b.watches, written)
 	seen := map[types.UID]bool{}
 	return func(number int) (float64, error) {
 		var begin time.Time

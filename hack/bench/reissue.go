@@ -124,6 +124,7 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	begin = time.Now()
 	err = each(ctx, number, func(ctx context.Context, i int) error {
 		asking := service("rsa", i, asks(i))
 		asking.Namespace = "rsa"
@@ -132,7 +133,8 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	perSecond, err := arrive(number)
+	_, err = arrive(number)
+	perSecond := float64(number) / time.Since(begin).Seconds() // the first keys are made while the last Services are
 	b.rows.add("RSA-2048 keys made", keys, "/s")
 	b.rows.add("certificates issued, RSA-2048", perSecond, "/s")
 	b.rows.add("… of the keys", perSecond/keys, "")

@@ -7,7 +7,7 @@ import (
 )
 
 // rememberedSignatures is more than there are certificates in a large cluster: it is how many are remembered at least, once there have been as many.
-const rememberedSignatures = 1 << 16
+const rememberedSignatures = 1 << 17
 
 // Signatures remembers which signatures verify: to verify ten thousand takes a second, and they are counted every few. Nil remembers nothing.
 type Signatures struct {
