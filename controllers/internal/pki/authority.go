@@ -125,6 +125,9 @@ func LoadAuthority(pair Pair) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.crt %w", err)
 	}
+	if err := checkKeys(certificates); err != nil {
+		return nil, err
+	}
 	key, err := parseKey(pair.PrivateKey)
 	if err != nil {
 		return nil, fmt.Errorf("tls.key %w", err)

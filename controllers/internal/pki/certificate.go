@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -73,6 +74,19 @@ func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("holds no readable certificate in PEM: %w", err)
 	}
 	return certificates, nil
+}
+
+// longestRSA is in bits: clients in Go take no longer keys, for to verify with one may take a second (CVE-2023-29409), and tenants may write any.
+const longestRSA = 8192
+
+// checkKeys tells of a key in tls.crt that is too long.
+func checkKeys(certificates []*x509.Certificate) error {
+	for _, certificate := range certificates {
+		if key, is := certificate.PublicKey.(*rsa.PublicKey); is && key.N.BitLen() > longestRSA {
+			return fmt.Errorf("tls.crt holds an RSA key of %d bits, and clients take no more than %d", key.N.BitLen(), longestRSA)
+		}
+	}
+	return nil
 }
 
 // selfSigned tells whether a certificate is a root. Where it signed itself with what is too weak today, which matters in no

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"bytes"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -18,19 +17,14 @@ type Leaf struct {
 	chain []*x509.Certificate
 }
 
-// longestRSA is in bits: clients in Go take no longer keys, for to verify with one may take a second (CVE-2023-29409), and tenants may write any.
-const longestRSA = 8192
-
 // ParseLeaf reads a serving certificate and its chain in PEM.
 func ParseLeaf(encoded []byte) (*Leaf, error) {
 	certificates, err := parseCertificates(encoded)
 	if err != nil {
 		return nil, fmt.Errorf("tls.crt %w", err)
 	}
-	for _, certificate := range certificates {
-		if key, is := certificate.PublicKey.(*rsa.PublicKey); is && key.N.BitLen() > longestRSA {
-			return nil, fmt.Errorf("tls.crt holds an RSA key of %d bits, and clients take no more than %d", key.N.BitLen(), longestRSA)
-		}
+	if err := checkKeys(certificates); err != nil {
+		return nil, err
 	}
 	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
 }

@@ -35,4 +35,8 @@ func TestParseLeafRefusesLongKeys(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	_, err := pki.LoadAuthority(pki.Pair{Certificate: pemOf(root.Certificate, withKey(8193)), PrivateKey: pkcs8(t, root.key)})
+	if err == nil || !strings.Contains(err.Error(), "8193 bits") {
+		t.Errorf("a CA with such a chain: %v", err)
+	}
 }
