@@ -124,7 +124,6 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	begin = time.Now()
 	err = each(ctx, number, func(ctx context.Context, i int) error {
 		asking := service("rsa", i, asks(i))
 		asking.Namespace = "rsa"
@@ -133,8 +132,14 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The first come while the last Services are made, which takes the cores, too.
+	var early corev1.SecretList
+	if err := b.kube.List(ctx, &early, client.InNamespace("rsa")); err != nil {
+		return err
+	}
+	begin = time.Now()
 	_, err = arrive(number)
-	perSecond := float64(number) / time.Since(begin).Seconds() // the first keys are made while the last Services are
+	perSecond := float64(number-len(early.Items)) / time.Since(begin).Seconds()
 	b.rows.add("RSA-2048 keys made", keys, "/s")
 	b.rows.add("certificates issued, RSA-2048", perSecond, "/s")
 	b.rows.add("… of the keys", perSecond/keys, "")
