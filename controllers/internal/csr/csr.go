@@ -25,8 +25,8 @@ const (
 	MaxSize = 64 << 10
 	// MaxNames is more than any Service has.
 	MaxNames = 100
-	// minRSA and maxRSA bound an RSA key in bits: below is weak, above costs every peer.
-	minRSA, maxRSA = 2048, 8192
+	// minRSA in bits: below is weak.
+	minRSA = 2048
 )
 
 // Request is what a request asks for.
@@ -84,8 +84,8 @@ func read(der []byte) (*Request, *x509.CertificateRequest, error) {
 
 func (r *Request) checkKey() error {
 	switch key := r.Key; {
-	case key.Algorithm == v1alpha1.RSA && (key.Size < minRSA || key.Size > maxRSA):
-		return fmt.Errorf("an RSA key has %d to %d bits, and that of the request has %d", minRSA, maxRSA, key.Size)
+	case key.Algorithm == v1alpha1.RSA && (key.Size < minRSA || key.Size > pki.MaxRSA):
+		return fmt.Errorf("an RSA key has %d to %d bits, and that of the request has %d", minRSA, pki.MaxRSA, key.Size)
 	case key.Algorithm == v1alpha1.ECDSA && key.Size < 256:
 		return fmt.Errorf("an ECDSA key is on P-256, P-384 or P-521, and that of the request is not")
 	case key.Algorithm == "":

@@ -76,14 +76,15 @@ func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 	return certificates, nil
 }
 
-// longestRSA is in bits: clients in Go take no longer keys, for to verify with one may take a second (CVE-2023-29409), and tenants may write any.
-const longestRSA = 8192
+// MaxRSA bounds an RSA key in bits: clients in Go take no longer ones, for to verify with them may take a second (CVE-2023-29409), and tenants may write
+// any.
+const MaxRSA = 8192
 
 // checkKeys tells of a key in tls.crt that is too long.
 func checkKeys(certificates []*x509.Certificate) error {
 	for _, certificate := range certificates {
-		if key, is := certificate.PublicKey.(*rsa.PublicKey); is && key.N.BitLen() > longestRSA {
-			return fmt.Errorf("tls.crt holds an RSA key of %d bits, and clients take no more than %d", key.N.BitLen(), longestRSA)
+		if key, is := certificate.PublicKey.(*rsa.PublicKey); is && key.N.BitLen() > MaxRSA {
+			return fmt.Errorf("tls.crt holds an RSA key of %d bits, and clients take no more than %d", key.N.BitLen(), MaxRSA)
 		}
 	}
 	return nil
