@@ -36,6 +36,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pace"
+	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/podcertificate"
 	"github.com/servingcert/operator/controllers/restart"
@@ -225,7 +226,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
 	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
-	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules, Pace: &pace.Pace{}, Clock: options.Clock}
+	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules, Sets: &policy.Sets{}, Pace: &pace.Pace{}, Clock: options.Clock}
 	targets := trust.New(trust.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		OpenShiftAnnotations: !openShift,
@@ -240,7 +241,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	news := servingcert.NewNews(recorder, options.Clock)
 	services := &servingcert.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
+		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Expected: &servingcert.Expected{}, Clock: options.Clock,
 		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed, Refusals: servingcert.NewRefusals(),
 	}
 	policies := &servingcertpolicy.Reconciler{

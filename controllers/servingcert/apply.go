@@ -110,7 +110,7 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	if err != nil {
 		return err
 	}
-	plan.NotAfter, plan.RenewAt, plan.SignedBy = leaf.NotAfter, time.Time{}, leaf.Issuer.CommonName
+	plan.CarriedOut(leaf, &found.ca.CA)
 	r.announce(found, *plan, took)
 	return nil
 }
@@ -172,13 +172,23 @@ func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.
 		if err != nil {
 			return err
 		}
-		return r.count(found, r.Client.Create(ctx, secret, apply.ServingCert))
+		return r.create(ctx, found, secret)
 	}
 	patch, err := found.want.Patch(pair, found.password, &found.ca.CA, found.secret)
 	if err != nil {
 		return err
 	}
 	return r.patch(ctx, found, patch)
+}
+
+func (r *Reconciler) create(ctx context.Context, found situation, secret *corev1.Secret) error {
+	service := client.ObjectKeyFromObject(found.service)
+	r.Expected.expect(service, secret)
+	err := r.Client.Create(ctx, secret, apply.ServingCert)
+	if err != nil {
+		r.Expected.forget(service)
+	}
+	return r.count(found, err)
 }
 
 func (r *Reconciler) patch(ctx context.Context, found situation, patch []byte) error {

@@ -42,6 +42,7 @@ type Reconciler struct {
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	News     *News
+	Expected *Expected
 	Clock    clock.PassiveClock
 	Metrics  *metrics.Signing
 	// Refusals tells when to try again a write that the API server refused: each costs a key.
@@ -78,6 +79,7 @@ type outcome struct {
 
 // Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	r.Expected.forget(request.NamespacedName)
 	var service corev1.Service
 	if err := r.Client.Get(ctx, request.NamespacedName, &service, client.UnsafeDisableDeepCopy); err != nil {
 		r.forget(request.NamespacedName)

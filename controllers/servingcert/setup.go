@@ -3,6 +3,7 @@ package servingcert
 import (
 	"context"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -133,16 +134,18 @@ func (r *Reconciler) services(ctx context.Context, options ...client.ListOption)
 	return requests
 }
 
-// servicesOfSecret are the Services that a Secret was made for, or that may want it.
+// servicesOfSecret are the Services that a Secret was made for, or that may want it; but not the one that has just made it.
 func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
 	policies, err := r.View.Policies(ctx)
 	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
 	}
 	requests := r.requests(ctx, policies, secret.GetNamespace(), secret.GetName())
-	return append(requests, reconcile.Request{NamespacedName: types.NamespacedName{
-		Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService],
-	}})
+	made := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService]}}
+	if r.Expected.met(secret) {
+		return slices.DeleteFunc(requests, func(request reconcile.Request) bool { return request == made })
+	}
+	return append(requests, made)
 }
 
 // servicesOfPassword are the Services whose keystores have their password in a Secret.

@@ -38,6 +38,7 @@ const (
 type View struct {
 	client.Reader
 	Rules issuance.Rules
+	Sets  *policy.Sets
 	// Pace is that of the Services; Clock tells the time by it.
 	Pace  *pace.Pace
 	Clock clock.PassiveClock
@@ -49,7 +50,7 @@ func (v View) Policies(ctx context.Context) (policy.Set, error) {
 	if err := v.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return policy.Set{}, err
 	}
-	return policy.NewSet(list.Items), nil
+	return v.Sets.Of(list.Items), nil
 }
 
 // Namespace is the metadata of a namespace.

@@ -2,11 +2,13 @@ package issuance
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/lru"
 
@@ -29,14 +31,11 @@ func Digest(secret *corev1.Secret) {
 	if IsDigest(secret) {
 		return
 	}
-	var chain string
 	delete(secret.Labels, leafLabel)
-	leaf, unsound := pki.ParseLeaf(secret.Data[corev1.TLSCertKey])
-	if unsound == nil {
-		// People put other things beside the certificates, such as the key.
-		certificate, itsChain := leaf.Parts()
+	// People put other things beside the certificates, such as the key: what is kept is only what was read.
+	certificate, chain, unsound := pki.Inspect(pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]})
+	if certificate != "" {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, certificate)
-		chain, unsound = itsChain, leaf.CheckKey(secret.Data[corev1.TLSPrivateKeyKey])
 	}
 	secret.StringData, secret.Data = digestOf(secret.Data, chain, unsound), nil
 	keepWriteTime(secret)
@@ -46,6 +45,12 @@ func Digest(secret *corev1.Secret) {
 
 // IsDigest tells a digest from a Secret.
 func IsDigest(secret *corev1.Secret) bool { return secret.StringData != nil }
+
+// SameContent tells whether two digests are of Secrets with the same name, labels, annotations, owners and data.
+func SameContent(a, b *corev1.Secret) bool {
+	return a.Namespace == b.Namespace && a.Name == b.Name && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
+		maps.Equal(a.StringData, b.StringData) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
+}
 
 // soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
 var soundAlone = lru.New(64)

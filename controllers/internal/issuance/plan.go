@@ -250,6 +250,12 @@ func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) 
 	return nil, nil
 }
 
+// CarriedOut is what becomes of the plan when a certificate was issued.
+func (p *Plan) CarriedOut(leaf *pki.Leaf, ca *CA) {
+	p.NotAfter, p.SignedBy = leaf.NotAfter, leaf.Issuer.CommonName
+	p.RenewAt, _, _ = p.Want.renewAt(leaf, ca, nil)
+}
+
 // renewAt is when a certificate is replaced, why, and whether that is for its age. A certificate that ends with its CA is not renewed:
 // a new one would end at the same time.
 func (w Want) renewAt(leaf *pki.Leaf, ca *CA, before error) (at time.Time, why string, renewal bool) {

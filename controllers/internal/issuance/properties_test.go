@@ -70,8 +70,15 @@ func TestFixpoint(t *testing.T) {
 		s := newScene(t, func(s *scene) { s.service, s.policy, s.ca = genService(t), genPolicy(t), genCA(t) })
 		first := s.expect(issuance.Issue)
 		s.carryOut(first)
-		if kept := s.expect(issuance.Keep); !kept.NotAfter.Equal(s.leaf().NotAfter) {
+		kept := s.expect(issuance.Keep)
+		if !kept.NotAfter.Equal(s.leaf().NotAfter) {
 			t.Errorf("notAfter = %s, and the certificate's is %s", kept.NotAfter, s.leaf().NotAfter)
+		}
+		// Who has issued it knows what a second look would tell.
+		first.CarriedOut(s.leaf(), &s.ca.CA)
+		if !first.NotAfter.Equal(kept.NotAfter) || !first.RenewAt.Equal(kept.RenewAt) || first.SignedBy != kept.SignedBy {
+			t.Errorf("carried out: %v, %v, %q; a second look: %v, %v, %q",
+				first.NotAfter, first.RenewAt, first.SignedBy, kept.NotAfter, kept.RenewAt, kept.SignedBy)
 		}
 		if surplus := s.want().Surplus(s.digest()); len(surplus) > 0 {
 			t.Errorf("what was just made holds the surplus keys %v", surplus)

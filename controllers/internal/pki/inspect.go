@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -61,6 +62,35 @@ func ParseParts(certificate, chain string) (*Leaf, error) {
 		chains.Add(chain, leaf.chain)
 	}
 	return leaf, nil
+}
+
+// Inspect reads the certificate of a pair and the chain after it, as Parts gives them, or tells why it cannot be read or is not the private key's.
+// Of a pair that was made here a moment ago all of that is known.
+func Inspect(pair Pair) (certificate, chain string, unsound error) {
+	if known, made := fresh.Get(hashOf(pair)); made {
+		read, _ := known.([2]string)
+		return read[0], read[1], nil
+	}
+	leaf, err := ParseLeaf(pair.Certificate)
+	if err != nil {
+		return "", "", err
+	}
+	certificate, chain = leaf.Parts()
+	return certificate, chain, leaf.CheckKey(pair.PrivateKey)
+}
+
+// fresh are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
+var fresh = lru.New(128)
+
+// remember keeps in mind what Inspect will say of a pair that was made here.
+func (p Pair) remember() {
+	certificate, chain := p.leaf.Parts()
+	fresh.Add(hashOf(p), [2]string{certificate, chain})
+}
+
+// hashOf is one hash of each half of a pair: nobody can move a byte from one to the other.
+func hashOf(pair Pair) [2][sha256.Size]byte {
+	return [2][sha256.Size]byte{sha256.Sum256(pair.Certificate), sha256.Sum256(pair.PrivateKey)}
 }
 
 // CheckPair tells what is wrong with a private key beside a certificate, both in PEM; nil when they belong together.

@@ -63,6 +63,39 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// What is remembered of a pair that was made here is what is read from it, and nothing of it is believed of another pair.
+func TestInspect(t *testing.T) {
+	root := makeCA(t, nil, "root")
+	upper := makeCA(t, &root, "upper")
+	authority := load(t, makeCA(t, &upper, "lower").pair(t, upper))
+	pair, _ := issue(t, authority, now, day, leafSpec())
+	other, _ := issue(t, authority, now, day, leafSpec())
+	certificate, chain := parseLeaf(t, pair.Certificate).Parts()
+	inspect := func(when, want string, pair pki.Pair) {
+		t.Helper()
+		gotCertificate, gotChain, unsound := pki.Inspect(pair)
+		got := ""
+		if unsound != nil {
+			got = unsound.Error()
+		}
+		if gotCertificate != certificate || gotChain != chain || got != want {
+			t.Errorf("%s: the certificate and its chain are what they are: %t, %t; %q, want %q", when, gotCertificate == certificate, gotChain == chain, got, want)
+		}
+	}
+	encoded := pki.Pair{Certificate: pair.Certificate, PrivateKey: pair.PrivateKey}
+	inspect("as made", "", encoded)
+	inspect("the key of another", "tls.key is not the private key of tls.crt", pki.Pair{Certificate: pair.Certificate, PrivateKey: other.PrivateKey})
+	inspect("no key", "tls.key holds no readable private key in PEM", pki.Pair{Certificate: pair.Certificate})
+	inspect("with text before", "", pki.Pair{Certificate: slices.Concat([]byte("text\n"), pair.Certificate), PrivateKey: pair.PrivateKey})
+	for range 200 {
+		issue(t, authority, now, day, leafSpec())
+	}
+	inspect("long after", "", encoded)
+	if certificate, _, err := pki.Inspect(pki.Pair{Certificate: pair.PrivateKey, PrivateKey: pair.PrivateKey}); certificate != "" || err == nil {
+		t.Errorf("without a certificate: %q, %v", certificate, err)
+	}
+}
+
 func TestCheckPair(t *testing.T) {
 	authority := generateRoot(t, now)
 	pair, _ := issue(t, authority, now, day, leafSpec())

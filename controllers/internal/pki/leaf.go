@@ -93,7 +93,11 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	if err != nil {
 		return Pair{}, err
 	}
-	return encodePair(der, a.path(), key)
+	pair, err := encodePair(der, a.path(), key)
+	if err == nil {
+		pair.remember()
+	}
+	return pair, err
 }
 
 // Endorse signs a key that somebody else holds: the certificate, and the CA's chain after it, in PEM. spec.Key is that key's kind. It does not

@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -44,6 +46,41 @@ func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 		)
 	})
 	return set
+}
+
+// Sets makes Sets, and the same one for as long as the policies are the same: every look at a Service needs it.
+type Sets struct {
+	mu       sync.Mutex
+	versions map[string]version
+	set      Set
+}
+
+// version tells a state of a policy from every other.
+type version struct {
+	uid             types.UID
+	resourceVersion string
+}
+
+// Of is the Set of these policies, which are not to be changed after that.
+func (s *Sets) Of(policies []v1alpha1.ServingCertPolicy) Set {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same := len(policies) == len(s.versions)
+	for i := range policies {
+		same = same && s.versions[policies[i].Name] == versionOf(&policies[i])
+	}
+	if same {
+		return s.set
+	}
+	s.set, s.versions = NewSet(policies), make(map[string]version, len(policies))
+	for i := range policies {
+		s.versions[policies[i].Name] = versionOf(&policies[i])
+	}
+	return s.set
+}
+
+func versionOf(policy *v1alpha1.ServingCertPolicy) version {
+	return version{policy.UID, policy.ResourceVersion}
 }
 
 // Unreadable tells whether there is a policy of which nobody knows whom it means.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -250,5 +251,43 @@ func TestSuffixes(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestSets: a Set serves for as long as no policy comes, goes, or changes, in whatever order they are listed.
+func TestSets(t *testing.T) {
+	version := func(name, uid, resourceVersion string, edits ...func(*v1alpha1.ServingCertPolicy)) v1alpha1.ServingCertPolicy {
+		made := newPolicy(name, edits...)
+		made.UID, made.ResourceVersion = types.UID(uid), resourceVersion
+		return made
+	}
+	a, b := version("a", "1", "10", priority(1)), version("b", "2", "11")
+	var sets policy.Sets
+	for _, step := range []struct {
+		name, ruling string
+		policies     []v1alpha1.ServingCertPolicy
+	}{
+		{name: "none"},
+		{name: "one", policies: []v1alpha1.ServingCertPolicy{b}, ruling: "b"},
+		{name: "another above it", policies: []v1alpha1.ServingCertPolicy{b, a}, ruling: "a"},
+		{name: "in another order", policies: []v1alpha1.ServingCertPolicy{a, b}, ruling: "a"},
+		{name: "the one above changed", policies: []v1alpha1.ServingCertPolicy{version("a", "1", "12", priority(-1)), b}, ruling: "b"},
+		{name: "both changed", policies: []v1alpha1.ServingCertPolicy{version("a", "1", "13"), version("b", "2", "14", priority(1))}, ruling: "b"},
+		{name: "made anew", policies: []v1alpha1.ServingCertPolicy{version("a", "3", "13", priority(2)), version("b", "2", "14", priority(1))}, ruling: "a"},
+		{name: "one in the place of another", policies: []v1alpha1.ServingCertPolicy{version("c", "3", "13"), version("b", "2", "14")}, ruling: "b"},
+		{name: "none again"},
+	} {
+		ruling, _ := sets.Of(step.policies).For(nil, nil)
+		switch {
+		case step.ruling == "" && ruling != nil:
+			t.Errorf("%s: %s rules", step.name, ruling.Name)
+		case step.ruling != "" && (ruling == nil || ruling.Name != step.ruling):
+			t.Errorf("%s: %v rules, want %s", step.name, ruling, step.ruling)
+		}
+	}
+	if one, _ := sets.Of([]v1alpha1.ServingCertPolicy{a, b}).For(nil, nil); one != nil {
+		if other, _ := sets.Of([]v1alpha1.ServingCertPolicy{b, a}).For(nil, nil); one != other {
+			t.Error("the same policies are compiled again")
+		}
 	}
 }
