@@ -65,6 +65,8 @@ type Reconciler struct {
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
 // published before the status lets anybody sign. It takes one step of a rotation at a time.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	begin := r.Clock.Now()
+	defer func() { r.changes.Counted(r.Clock.Since(begin)) }()
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
 		r.Keyring.Forget(request.Name)

@@ -36,8 +36,6 @@ func (r *Reconciler) evidence(ctx context.Context, in observed, state *rotation.
 	if state == nil {
 		return seen, nil
 	}
-	begin := r.Clock.Now()
-	defer func() { r.changes.Counted(r.Clock.Since(begin)) }()
 	var err error
 	encoded := state.Bundle().Encode()
 	hash := pki.Hash(encoded)

@@ -17,7 +17,7 @@ import (
 
 const (
 	// few are how many Events on Services come at once, and fewPerSecond in the long run: an Event costs as much as a certificate.
-	few, fewPerSecond = 100, 10
+	few, fewPerSecond = 100, 1
 	// examples is how many Services an Event for many names.
 	examples = 5
 )

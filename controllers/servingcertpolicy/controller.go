@@ -68,13 +68,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile reports on every policy.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	now := r.Clock.Now()
+	defer func() { r.changes.Counted(r.Clock.Since(now)) }()
 	var list v1alpha1.ServingCertPolicyList
 	if err := r.Client.List(ctx, &list); err != nil {
 		return ctrl.Result{}, err
 	}
-	now := r.Clock.Now()
 	tallies, err := r.count(ctx, now, list.Items)
-	r.changes.Counted(r.Clock.Since(now))
 	if err != nil {
 		return ctrl.Result{}, err
 	}

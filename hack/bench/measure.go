@@ -150,7 +150,7 @@ func (b *bench) issue(ctx context.Context) error {
 	if err := errors.Join(err, err2, b.startManager(ctx)); err != nil {
 		return err
 	}
-	perSecond, err := b.arrivals(ctx, there)
+	perSecond, err := b.arrivals(ctx, there, there+b.services, time.Duration(float64(b.services)/b.perFloor*float64(time.Second)))
 	if err != nil {
 		return err
 	}
@@ -159,20 +159,22 @@ func (b *bench) issue(ctx context.Context) error {
 	return b.costs(ctx, before)
 }
 
-// arrivals is how many serving certificates are made in a second, from the first to the last. They are counted and not watched: a watch would
-// cost the API server what it does not cost the floor.
-func (b *bench) arrivals(ctx context.Context, before int) (perSecond float64, err error) {
+// arrivals is how many serving certificates are made in a second, from when there are more than before until there are nearly enough, which takes
+// about so long. They are counted and not watched: a watch would cost the API server what it does not cost the floor.
+func (b *bench) arrivals(ctx context.Context, before, enough int, about time.Duration) (perSecond float64, err error) {
 	var begin time.Time
 	first := before
 	// Counting takes the API server milliseconds.
-	seldom := time.Duration(float64(b.services) / b.perFloor * float64(time.Second) / 30)
-	err = wait.PollUntilContextTimeout(ctx, seldom, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, about/30, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
 		now, err := b.secrets(ctx)
 		if first == before {
 			first, begin = now, time.Now()
 		}
-		perSecond = float64(now-first) / time.Since(begin).Seconds()
-		return now >= before+b.services, err
+		if now < enough || perSecond == 0 {
+			// The last ones came before they were counted, nobody knows when.
+			perSecond = float64(now-first) / time.Since(begin).Seconds()
+		}
+		return now >= enough, err
 	})
 	return perSecond, err
 }

@@ -17,8 +17,8 @@ import (
 const (
 	// calm is for how long nothing has changed when it is time to count.
 	calm = time.Second
-	// share is how many times longer than the last count took changes gather that do not end: so counting takes a fiftieth of a core, as long as
-	// most allows that.
+	// share is how many times longer than the last count took, and the writes that tell of it, changes gather that do not end: so both take a
+	// fiftieth of a core at most, ours or the API server's, as long as most allows that.
 	share = 50
 	// most is how long anybody waits for a count.
 	most = 10 * time.Second
@@ -106,7 +106,7 @@ func (c *Changes) patience() time.Duration {
 	return c.longest
 }
 
-// Counted notes how long it took to count.
+// Counted notes how long it took to count, and to tell.
 func (c *Changes) Counted(took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
