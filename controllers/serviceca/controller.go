@@ -66,7 +66,6 @@ type Reconciler struct {
 // published before the status lets anybody sign. It takes one step of a rotation at a time.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	begin := r.Clock.Now()
-	defer func() { r.changes.Counted(r.Clock.Since(begin)) }()
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
 		r.Keyring.Forget(request.Name)
@@ -98,6 +97,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	status := buildStatus(in.now, &ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if decided.state != nil {
+		r.changes.Counted(r.Clock.Since(begin))
 	}
 	r.announce(&ca, decided)
 	r.tellClusterBundle(&ca, in.clusterBundle)

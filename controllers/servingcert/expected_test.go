@@ -1,18 +1,27 @@
 package servingcert
 
 import (
+	"context"
 	"errors"
+	"maps"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pace"
+	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
@@ -20,7 +29,7 @@ import (
 // the way does, and so does whatever comes after a new look, or a second time. Rivals are looked at in any case.
 func TestExpected(t *testing.T) {
 	t.Parallel()
-	key := client.ObjectKey{Namespace: "shop", Name: "web"}
+	key, pair, other := client.ObjectKey{Namespace: "shop", Name: "web"}, newPair(t), newPair(t)
 	made := func() *corev1.Secret {
 		return &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{
@@ -29,7 +38,7 @@ func TestExpected(t *testing.T) {
 				OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid"}},
 			},
 			Type: corev1.SecretTypeTLS,
-			Data: map[string][]byte{corev1.TLSCertKey: []byte("certificate"), "ca.crt": []byte("bundle")},
+			Data: map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey, "ca.crt": []byte("bundle")},
 		}
 	}
 	for name, tc := range map[string]struct {
@@ -43,9 +52,13 @@ func TestExpected(t *testing.T) {
 		"no owner":           {edit: func(s *corev1.Secret) { s.OwnerReferences = nil }, again: true},
 		"another name":       {edit: func(s *corev1.Secret) { s.Name = "other" }, again: true},
 		"another bundle":     {edit: func(s *corev1.Secret) { s.Data["ca.crt"] = []byte("other") }, again: true},
-		"another key beside": {edit: func(s *corev1.Secret) { s.Data["more"] = nil }, again: true},
-		"a new look":         {before: func(e *Expected) { e.forget(key) }, again: true},
-		"a second time":      {before: func(e *Expected) { e.met(digested(made())) }, again: true},
+		"another pair": {edit: func(s *corev1.Secret) {
+			s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey] = other.Certificate, other.PrivateKey
+		}, again: true},
+		"another private key": {edit: func(s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = other.PrivateKey }, again: true},
+		"another key beside":  {edit: func(s *corev1.Secret) { s.Data["more"] = nil }, again: true},
+		"a new look":          {before: func(e *Expected) { e.forget(key) }, again: true},
+		"a second time":       {before: func(e *Expected) { e.met(digested(made())) }, again: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &Reconciler{Expected: &Expected{}, View: View{Sets: &policy.Sets{}, Reader: reading(
@@ -75,6 +88,53 @@ func TestExpected(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is sent is what was meant, and nothing is expected of a Secret that was not made.
+func TestCreateExpects(t *testing.T) {
+	t.Parallel()
+	var refusal error
+	var sent *corev1.Secret
+	c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, object client.Object, _ ...client.CreateOption) error {
+			secret, _ := object.(*corev1.Secret)
+			sent = secret.DeepCopy()
+			return refusal
+		},
+	}).Build()
+	r := &Reconciler{Client: c, Expected: &Expected{}, Refusals: NewRefusals(), View: View{Pace: &pace.Pace{}}}
+	service, pair := asking("web", "web-tls"), newPair(t)
+	labels := map[string]string{v1alpha1.LabelService: "web"}
+	create := func() error {
+		secret := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-tls", Labels: maps.Clone(labels)},
+			Data:       map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
+		}
+		return r.create(t.Context(), situation{service: service, ca: &keyring.CA{}, want: issuance.Want{Policy: &v1alpha1.ServingCertPolicy{}}}, secret)
+	}
+	if err := create(); err != nil || len(r.Expected.secrets) != 1 {
+		t.Errorf("made: %v, and %d are expected", err, len(r.Expected.secrets))
+	}
+	if diff := cmp.Diff(labels, sent.Labels); diff != "" || string(sent.Data[corev1.TLSPrivateKeyKey]) != string(pair.PrivateKey) {
+		t.Errorf("what is sent is another Secret; labels (-want +got):\n%s", diff)
+	}
+	refusal = apierrors.NewForbidden(corev1.Resource("secrets"), "web-tls", nil)
+	if err := create(); err == nil || len(r.Expected.secrets) != 0 {
+		t.Errorf("refused: %v, and %d are expected", err, len(r.Expected.secrets))
+	}
+	r.Expected.expect(client.ObjectKeyFromObject(service), sent)
+	if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(service)}); err != nil || len(r.Expected.secrets) != 0 {
+		t.Errorf("looked at again: %v, and %d are expected", err, len(r.Expected.secrets))
+	}
+}
+
+func newPair(t *testing.T) pki.Pair {
+	t.Helper()
+	pair, err := pki.GenerateRoot(time.Now(), pki.RootSpec{CommonName: "root", Duration: time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
 }
 
 func digested(secret *corev1.Secret) *corev1.Secret {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// few are how many Events on Services come at once, and fewPerSecond in the long run: an Event costs as much as a certificate.
+	// few are how many Events on the Services of a policy come at once, and fewPerSecond in the long run: an Event costs as much as a certificate.
 	few, fewPerSecond = 100, 1
 	// examples is how many Services an Event for many names.
 	examples = 5
@@ -27,10 +27,16 @@ const (
 type News struct {
 	recorder events.EventRecorder
 	clock    clock.PassiveClock
-	few      *rate.Limiter
 
-	mu   sync.Mutex
-	many map[types.UID]map[string]*many
+	mu sync.Mutex
+	of map[types.UID]*news
+}
+
+// news are those of one policy.
+type news struct {
+	few *rate.Limiter
+	// many are certificates that are new for a reason.
+	many map[string]*many
 }
 
 // many are certificates of one policy that are new for a reason.
@@ -42,7 +48,7 @@ type many struct {
 
 // NewNews makes the room.
 func NewNews(recorder events.EventRecorder, passive clock.PassiveClock) *News {
-	return &News{recorder: recorder, clock: passive, few: rate.NewLimiter(fewPerSecond, few), many: map[types.UID]map[string]*many{}}
+	return &News{recorder: recorder, clock: passive, of: map[types.UID]*news{}}
 }
 
 // certificate is what there is to tell of one.
@@ -56,36 +62,55 @@ type certificate struct {
 }
 
 func (n *News) tell(reason string, c certificate) {
-	if n.few.AllowN(n.clock.Now(), 1) {
-		n.recorder.Eventf(c.service, c.secret, corev1.EventTypeNormal, reason, "Issue",
-			"Secret %s has a new certificate, signed by %s and valid until %s, because %s",
-			c.secret.Name, c.signedBy, c.notAfter.UTC().Format(time.RFC3339), c.why)
+	if n.gathers(reason, c) {
 		return
 	}
+	n.recorder.Eventf(c.service, c.secret, corev1.EventTypeNormal, reason, "Issue",
+		"Secret %s has a new certificate, signed by %s and valid until %s, because %s",
+		c.secret.Name, c.signedBy, c.notAfter.UTC().Format(time.RFC3339), c.why)
+}
+
+// gathers tells whether a certificate is one of many.
+func (n *News) gathers(reason string, c certificate) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.many[c.policy.UID] == nil {
-		n.many[c.policy.UID] = map[string]*many{}
+	all := n.of[c.policy.UID]
+	if all == nil {
+		all = &news{few: rate.NewLimiter(fewPerSecond, few), many: map[string]*many{}}
+		n.of[c.policy.UID] = all
 	}
-	gathered := n.many[c.policy.UID][reason]
+	if all.few.AllowN(n.clock.Now(), 1) {
+		return false
+	}
+	gathered := all.many[reason]
 	if gathered == nil {
 		gathered = &many{secret: c.secret}
-		n.many[c.policy.UID][reason] = gathered
+		all.many[reason] = gathered
 	}
 	gathered.number++
 	if len(gathered.services) < examples {
 		gathered.services = append(gathered.services, c.service.Namespace+"/"+c.service.Name)
 	}
+	return true
 }
 
-// Flush tells of what has gathered.
+// Flush tells of what has gathered, and forgets the policies that are gone.
 func (n *News) Flush(policies []v1alpha1.ServingCertPolicy) {
 	n.mu.Lock()
-	gathered := n.many
-	n.many = map[types.UID]map[string]*many{}
+	before := n.of
+	n.of = map[types.UID]*news{}
+	for i := range policies {
+		if all := before[policies[i].UID]; all != nil {
+			n.of[policies[i].UID] = &news{few: all.few, many: map[string]*many{}}
+		}
+	}
 	n.mu.Unlock()
 	for i := range policies {
-		for reason, found := range gathered[policies[i].UID] {
+		all := before[policies[i].UID]
+		if all == nil {
+			continue
+		}
+		for reason, found := range all.many {
 			n.recorder.Eventf(&policies[i], found.secret, corev1.EventTypeNormal, reason, "Issue", "%s", found.note())
 		}
 	}

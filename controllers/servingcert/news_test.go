@@ -19,13 +19,16 @@ func TestNews(t *testing.T) {
 	t.Parallel()
 	const number = 1000
 	recorder := events.NewFakeRecorder(2 * number)
-	n := NewNews(recorder, clocktesting.NewFakePassiveClock(time.Unix(1_700_000_000, 0)))
+	begin := time.Unix(1_700_000_000, 0)
+	clock := clocktesting.NewFakePassiveClock(begin)
+	n := NewNews(recorder, clock)
 	policies := []v1alpha1.ServingCertPolicy{{ObjectMeta: metav1.ObjectMeta{Name: "default", UID: "uid"}}, {ObjectMeta: metav1.ObjectMeta{Name: "other"}}}
-	for i := range number {
+	tell := func(policy *v1alpha1.ServingCertPolicy, i int) {
 		meta := metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("web-%d", i)}
-		n.tell("Issued", certificate{
-			policy: &policies[0], service: &corev1.Service{ObjectMeta: meta}, secret: &corev1.Secret{ObjectMeta: meta}, why: "there was none",
-		})
+		n.tell("Issued", certificate{policy: policy, service: &corev1.Service{ObjectMeta: meta}, secret: &corev1.Secret{ObjectMeta: meta}, why: "there was none"})
+	}
+	for i := range number {
+		tell(&policies[0], i)
 	}
 	for range few {
 		if told := <-recorder.Events; !strings.Contains(told, "because there was none") {
@@ -44,5 +47,22 @@ func TestNews(t *testing.T) {
 	want := "900 more Secrets have a new certificate, of Services shop/web-100, shop/web-101, shop/web-102, shop/web-103, shop/web-104 and others"
 	if !strings.Contains(told, want) {
 		t.Errorf("%q does not say %q", told, want)
+	}
+	// Another policy has few of its own, and this one a few more after a while.
+	tell(&policies[1], 0)
+	if len(recorder.Events) != 1 {
+		t.Errorf("of one of another policy there are %d Events", len(recorder.Events))
+	}
+	<-recorder.Events
+	clock.SetTime(begin.Add(time.Minute))
+	for i := range number {
+		tell(&policies[0], i)
+	}
+	if got, want := len(recorder.Events), 60*fewPerSecond; got != want {
+		t.Errorf("a minute later there are %d more Events, want %d", got, want)
+	}
+	n.Flush(nil)
+	if len(n.of) != 0 {
+		t.Errorf("%d policies that are gone are remembered", len(n.of))
 	}
 }

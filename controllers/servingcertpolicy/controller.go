@@ -68,12 +68,12 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile reports on every policy.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
-	now := r.Clock.Now()
-	defer func() { r.changes.Counted(r.Clock.Since(now)) }()
+	begin := r.Clock.Now()
 	var list v1alpha1.ServingCertPolicyList
 	if err := r.Client.List(ctx, &list); err != nil {
 		return ctrl.Result{}, err
 	}
+	now := r.Clock.Now()
 	tallies, err := r.count(ctx, now, list.Items)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -88,6 +88,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 			failed = append(failed, fmt.Errorf("policy %s: %w", p.Name, err))
 		}
 	}
+	r.changes.Counted(r.Clock.Since(begin))
 	result := ctrl.Result{}
 	if !soonest.IsZero() {
 		result.RequeueAfter = soonest.Sub(now)

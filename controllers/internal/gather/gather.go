@@ -17,8 +17,8 @@ import (
 const (
 	// calm is for how long nothing has changed when it is time to count.
 	calm = time.Second
-	// share is how many times longer than the last count took, and the writes that tell of it, changes gather that do not end: so both take a
-	// fiftieth of a core at most, ours or the API server's, as long as most allows that.
+	// share is how many times longer than the last count took, and to tell of it, changes gather that do not end: so it takes a fiftieth of a core
+	// at most, ours or the API server's, as long as most allows that.
 	share = 50
 	// most is how long anybody waits for a count.
 	most = 10 * time.Second

@@ -67,9 +67,8 @@ func ParseParts(certificate, chain string) (*Leaf, error) {
 // Inspect reads the certificate of a pair and the chain after it, as Parts gives them, or tells why it cannot be read or is not the private key's.
 // Of a pair that was made here a moment ago all of that is known.
 func Inspect(pair Pair) (certificate, chain string, unsound error) {
-	if known, made := fresh.Get(hashOf(pair)); made {
-		read, _ := known.([2]string)
-		return read[0], read[1], nil
+	if certificate, chain, made := recall(pair); made {
+		return certificate, chain, nil
 	}
 	leaf, err := ParseLeaf(pair.Certificate)
 	if err != nil {
@@ -82,10 +81,20 @@ func Inspect(pair Pair) (certificate, chain string, unsound error) {
 // fresh are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
 var fresh = lru.New(128)
 
-// remember keeps in mind what Inspect will say of a pair that was made here.
+// remember keeps in mind what Inspect will say of a pair that was made here. What is too long for that is read, like everybody's.
 func (p Pair) remember() {
-	certificate, chain := p.leaf.Parts()
-	fresh.Add(hashOf(p), [2]string{certificate, chain})
+	if certificate, chain := p.leaf.Parts(); len(chain) <= LongestChain {
+		fresh.Add(hashOf(p), [2]string{certificate, chain})
+	}
+}
+
+func recall(pair Pair) (certificate, chain string, made bool) {
+	if fresh.Len() == 0 || len(pair.Certificate) > maxCertificatesSize || len(pair.PrivateKey) > maxKeySize {
+		return "", "", false
+	}
+	known, made := fresh.Get(hashOf(pair))
+	read, _ := known.([2]string)
+	return read[0], read[1], made
 }
 
 // hashOf is one hash of each half of a pair: nobody can move a byte from one to the other.

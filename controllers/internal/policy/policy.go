@@ -67,7 +67,8 @@ func (s *Sets) Of(policies []v1alpha1.ServingCertPolicy) Set {
 	defer s.mu.Unlock()
 	same := len(policies) == len(s.versions)
 	for i := range policies {
-		same = same && s.versions[policies[i].Name] == versionOf(&policies[i])
+		before, known := s.versions[policies[i].Name]
+		same = same && known && before == versionOf(&policies[i])
 	}
 	if same {
 		return s.set

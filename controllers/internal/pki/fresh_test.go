@@ -1,0 +1,36 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/x509"
+	"testing"
+	"time"
+)
+
+// A pair that was made here is known when it comes back; one with a chain that is too long to be kept is not.
+func TestFreshPairs(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	root, err := GenerateRoot(now, RootSpec{CommonName: "root", Duration: 1000 * time.Hour, Key: KeySpec{Algorithm: "ECDSA", Size: 256}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := LoadAuthority(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, links := range []int{0, 100} {
+		authority.chain = nil
+		for range links {
+			authority.chain = append(authority.chain, &x509.Certificate{Raw: bytes.Repeat([]byte("x"), 500)})
+		}
+		pair, err := authority.Issue(now, LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: KeySpec{Algorithm: "ECDSA", Size: 256}}, time.Hour, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificate, chain, known := recall(pair)
+		wanted, wantedChain := pair.leaf.Parts()
+		if want := links == 0; known != want || (known && (certificate != wanted || chain != wantedChain)) {
+			t.Errorf("with %d certificates after it: known %t, want %t", links, known, want)
+		}
+	}
+}
