@@ -98,13 +98,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if decided.state != nil {
-		r.changes.Counted(r.Clock.Since(begin))
-	}
+	r.counted(begin, decided)
 	r.announce(&ca, decided)
 	r.tellClusterBundle(&ca, in.clusterBundle)
 	decided.lookAgain(seen)
 	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, r.cleanUp(ctx, &ca, decided)
+}
+
+// counted notes how long it took to count, where there was something to count.
+func (r *Reconciler) counted(begin time.Time, decided step) {
+	if decided.state != nil {
+		r.changes.Counted(r.Clock.Since(begin))
+	}
 }
 
 // publishAll publishes the bundle in the ConfigMap and in the ClusterTrustBundle, and tells whether either had to be written.

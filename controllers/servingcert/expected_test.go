@@ -1,6 +1,7 @@
 package servingcert
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -115,7 +116,7 @@ func TestCreateExpects(t *testing.T) {
 	if err := create(); err != nil || len(r.Expected.secrets) != 1 {
 		t.Errorf("made: %v, and %d are expected", err, len(r.Expected.secrets))
 	}
-	if diff := cmp.Diff(labels, sent.Labels); diff != "" || string(sent.Data[corev1.TLSPrivateKeyKey]) != string(pair.PrivateKey) {
+	if diff := cmp.Diff(labels, sent.Labels); diff != "" || !bytes.Equal(sent.Data[corev1.TLSPrivateKeyKey], pair.PrivateKey) {
 		t.Errorf("what is sent is another Secret; labels (-want +got):\n%s", diff)
 	}
 	refusal = apierrors.NewForbidden(corev1.Resource("secrets"), "web-tls", nil)
