@@ -46,12 +46,14 @@ func TestExpected(t *testing.T) {
 		before func(*Expected)
 		edit   func(*corev1.Secret)
 		again  bool
+		// rival is the other Service that asks for what came, where it is another one.
+		rival string
 	}{
 		"as it was made":     {},
 		"another label":      {edit: func(s *corev1.Secret) { s.Labels["team"] = "a" }, again: true},
 		"another annotation": {edit: func(s *corev1.Secret) { s.Annotations[v1alpha1.AnnotationCABundleHash] = "other" }, again: true},
 		"no owner":           {edit: func(s *corev1.Secret) { s.OwnerReferences = nil }, again: true},
-		"another name":       {edit: func(s *corev1.Secret) { s.Name = "other" }, again: true},
+		"another name":       {edit: func(s *corev1.Secret) { s.Name = "other" }, again: true, rival: "rival2"},
 		"another bundle":     {edit: func(s *corev1.Secret) { s.Data["ca.crt"] = []byte("other") }, again: true},
 		"another pair": {edit: func(s *corev1.Secret) {
 			s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey] = other.Certificate, other.PrivateKey
@@ -78,8 +80,8 @@ func TestExpected(t *testing.T) {
 				got[request.Name] = true
 			}
 			want := map[string]bool{"rival": true}
-			if name == "another name" {
-				want = map[string]bool{"rival2": true}
+			if tc.rival != "" {
+				want = map[string]bool{tc.rival: true}
 			}
 			if tc.again {
 				want["web"] = true

@@ -10,14 +10,7 @@ import (
 // A pair that was made here is known when it comes back; one with a chain that is too long to be kept is not.
 func TestFreshPairs(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	root, err := GenerateRoot(now, RootSpec{CommonName: "root", Duration: 1000 * time.Hour, Key: KeySpec{Algorithm: "ECDSA", Size: 256}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority, err := LoadAuthority(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	authority := newRoot(t, now)
 	for _, links := range []int{0, 100} {
 		authority.chain = nil
 		for range links {

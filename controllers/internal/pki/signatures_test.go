@@ -10,18 +10,7 @@ import (
 func TestSignatures(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	root := func(name string) *Authority {
-		pair, err := GenerateRoot(now, RootSpec{CommonName: name, Duration: 1000 * time.Hour, Key: KeySpec{Algorithm: "ECDSA", Size: 256}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		authority, err := LoadAuthority(pair)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return authority
-	}
-	ours, theirs := root("same"), root("same")
+	ours, theirs := newRoot(t, now), newRoot(t, now)
 	pair, err := ours.Issue(now, LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: KeySpec{Algorithm: "ECDSA", Size: 256}}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -69,4 +58,17 @@ func TestSignaturesForget(t *testing.T) {
 	if held := len(signatures.recent) + len(signatures.before); held > 2*rememberedSignatures {
 		t.Errorf("%d are held", held)
 	}
+}
+
+func newRoot(t *testing.T, now time.Time) *Authority {
+	t.Helper()
+	pair, err := GenerateRoot(now, RootSpec{CommonName: "same", Duration: 1000 * time.Hour, Key: KeySpec{Algorithm: "ECDSA", Size: 256}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := LoadAuthority(pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authority
 }
