@@ -3,6 +3,7 @@ package serviceca
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -64,30 +65,52 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
 	})
-	now, live, known, roots := r.Clock.Now(), 0, map[string]bool{}, state.Bundle().Pool()
+	now, live, known := r.Clock.Now(), 0, verified{at: r.Clock.Now(), roots: state.Bundle().Pool(), signers: map[string]bool{}}
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
+		signer, notAfter, signed := issuance.Signed(secret)
+		if !signed || !now.Before(notAfter) {
+			continue
+		}
 		claim := claimOf(secret)
-		leaf, err := issuance.Leaf(secret)
-		if err != nil || !claim.Wanted || !now.Before(leaf.NotAfter) {
+		if !claim.Wanted {
 			continue
 		}
 		live++
-		signer := pki.KeyID(leaf.AuthorityKeyId)
-		// Once for each signer, for there are as many certificates as Services; but whoever may write a Secret may name a signer that is none.
-		known[signer] = known[signer] || leaf.VerifiesBy(roots, now) == nil
 		seen.count(secret, state, signer, claim, hash)
-		seen.doubt(known[signer], claim)
-		if active := state.Active; active != nil && leaf.NotAfter.After(latest(seen.Signed, state.SignedUntil(now))) &&
-			leaf.CheckSignatureFrom(active.Certificate()) == nil {
+		seen.doubt(known.by(signer, secret), claim)
+		if notAfter.After(latest(seen.Signed, state.SignedUntil(now))) && signedBy(state.Active, secret) {
 			// By a clock that was ahead.
-			seen.Signed = leaf.NotAfter
+			seen.Signed = notAfter
 		}
 	}
 	if r.ReissueRate > 0 {
 		seen.reissueOver = time.Duration(float64(live) / r.ReissueRate * float64(time.Second))
 	}
 	return err
+}
+
+// verified are the signers of whom a certificate verified: once for each, for there are as many certificates as Services; but whoever may write a
+// Secret may name a signer that is none.
+type verified struct {
+	at      time.Time
+	roots   *x509.CertPool
+	signers map[string]bool
+}
+
+// by tells whether a certificate by this signer verifies.
+func (v verified) by(signer string, secret *corev1.Secret) bool {
+	if !v.signers[signer] {
+		leaf, err := issuance.Leaf(secret)
+		v.signers[signer] = err == nil && leaf.VerifiesBy(v.roots, v.at) == nil
+	}
+	return v.signers[signer]
+}
+
+// signedBy tells whether a signer that there may be signed the certificate in a digest.
+func signedBy(signer *rotation.Signer, secret *corev1.Secret) bool {
+	leaf, err := issuance.Leaf(secret)
+	return err == nil && signer != nil && leaf.CheckSignatureFrom(signer.Certificate()) == nil
 }
 
 func latest(a, b time.Time) time.Time {

@@ -50,6 +50,8 @@ type Reconciler struct {
 
 	// changes gather before the policies are reported on: status writes are bounded by time, not by Services.
 	changes gather.Changes
+	// memories are what the last count found out, by policy.
+	memories map[string]memory
 }
 
 // SetupWithManager watches everything that a policy reports on.
@@ -121,13 +123,13 @@ func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.Serv
 
 // count looks at every Service once.
 func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]*tally, error) {
-	set, tallies, signers := policy.NewSet(policies), map[string]*tally{}, map[string]signer{}
-	for _, p := range policies {
-		ca, obstacle, err := r.Keyring.Find(ctx, r.View, p.Spec.ServiceCAName)
-		if err != nil {
-			return nil, err
-		}
-		tallies[p.Name], signers[p.Name] = &tally{}, signer{ca, obstacle}
+	signers, err := r.signers(ctx, now, policies)
+	if err != nil {
+		return nil, err
+	}
+	set, tallies := policy.NewSet(policies), map[string]*tally{}
+	for name := range signers {
+		tallies[name] = &tally{}
 	}
 	var services corev1.ServiceList
 	if err := r.View.List(ctx, &services, client.UnsafeDisableDeepCopy); err != nil {
@@ -157,7 +159,29 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 		}
 		tallies[ruling.Name].add(now, service, plan)
 	}
+	r.memories = map[string]memory{}
+	for name, by := range signers {
+		r.memories[name] = by.after
+	}
 	return tallies, nil
+}
+
+// signers are those of the policies.
+func (r *Reconciler) signers(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]signer, error) {
+	signers := map[string]signer{}
+	for i := range policies {
+		p := &policies[i]
+		ca, obstacle, err := r.Keyring.Find(ctx, r.View, p.Spec.ServiceCAName)
+		if err != nil {
+			return nil, err
+		}
+		by := signer{ca: ca, obstacle: obstacle, after: newMemory(now, p, ca)}
+		if before := r.memories[p.Name]; by.after.holds(before) {
+			by.before = before
+		}
+		signers[p.Name] = by
+	}
+	return signers, nil
 }
 
 func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, error) {
@@ -173,10 +197,11 @@ func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, err
 	return found, nil
 }
 
-// signer is the CA of a policy, or what stands in its way.
+// signer is the CA of a policy, or what stands in its way, and what is remembered from the last count, and for the next.
 type signer struct {
-	ca       *keyring.CA
-	obstacle *issuance.Obstacle
+	ca            *keyring.CA
+	obstacle      *issuance.Obstacle
+	before, after memory
 }
 
 // plan is what is to be done for a Service. Who else wants its Secret is not asked here: whoever was in the way is told of on the
@@ -196,5 +221,10 @@ func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want
 		}
 		return issuance.Plan{Want: want, Obstacle: by.obstacle}, nil
 	}
-	return want.Plan(now, &by.ca.CA, secret, nil), nil
+	plan, known := by.before.recall(now, want, secret)
+	if !known {
+		plan = want.Plan(now, &by.ca.CA, secret, nil)
+	}
+	by.after.note(plan, secret)
+	return plan, nil
 }

@@ -20,9 +20,13 @@ import (
 // soundKey stands for a private key that belongs to the certificate beside it, in a digest.
 const soundKey = "sound"
 
-// leafLabel is where a digest has the certificate, in DER: among its labels, for a map of its own would take two thirds of what it holds. No label
-// of a real Secret has such a value, and one of this name does not come through.
-const leafLabel = v1alpha1.GroupName + "/leaf"
+// Where a digest has the certificate, in DER, who signed it, and its end: among its labels, for a map of its own would take two thirds of what it
+// holds. A real Secret's labels of these names do not come through.
+const (
+	leafLabel   = v1alpha1.GroupName + "/leaf"
+	signerLabel = v1alpha1.GroupName + "/leaf-signer"
+	endLabel    = v1alpha1.GroupName + "/leaf-end"
+)
 
 // Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, what may stand beside it by
 // its hash, and what has no business there by its name. What it found out stands in stringData, which the API server never returns: so a digest
@@ -31,13 +35,17 @@ func Digest(secret *corev1.Secret) {
 	if IsDigest(secret) {
 		return
 	}
-	delete(secret.Labels, leafLabel)
-	// People put other things beside the certificates, such as the key: what is kept is only what was read.
-	certificate, chain, unsound := pki.Inspect(pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]})
-	if certificate != "" {
-		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, certificate)
+	for _, label := range []string{leafLabel, signerLabel, endLabel} {
+		delete(secret.Labels, label)
 	}
-	secret.StringData, secret.Data = digestOf(secret.Data, chain, unsound), nil
+	// People put other things beside the certificates, such as the key: what is kept is only what was read.
+	leaf, unsound := pki.Inspect(pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]})
+	if leaf.Certificate != "" {
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, leaf.Certificate)
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, signerLabel, leaf.Signer)
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	secret.StringData, secret.Data = digestOf(secret.Data, leaf.Chain, unsound), nil
 	keepWriteTime(secret)
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
@@ -62,6 +70,12 @@ func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
 		return nil, errors.New(secret.StringData[corev1.TLSPrivateKeyKey])
 	}
 	return pki.ParseParts(certificate, secret.StringData[corev1.TLSCertKey])
+}
+
+// Signed is who signed the certificate in a digest, by pki.KeyID, and when it ends; false without one. It is not read for that.
+func Signed(secret *corev1.Secret) (signer string, notAfter time.Time, is bool) {
+	notAfter, err := time.Parse(time.RFC3339, secret.Labels[endLabel])
+	return secret.Labels[signerLabel], notAfter, err == nil
 }
 
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
@@ -140,9 +154,6 @@ func End(secret *corev1.Secret) time.Time {
 	if secret == nil || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
 		return time.Time{}
 	}
-	leaf, err := Leaf(secret)
-	if err != nil {
-		return time.Time{}
-	}
-	return leaf.NotAfter
+	_, notAfter, _ := Signed(secret)
+	return notAfter
 }

@@ -30,6 +30,10 @@ func TestDigest(t *testing.T) {
 	if leaf, err := issuance.Leaf(digest); err != nil || !leaf.Equal(s.leaf().Certificate) {
 		t.Errorf("its certificate is another one: %v", err)
 	}
+	wantSigner, wantEnd := pki.KeyID(s.ca.CA.Certificate.SubjectKeyId), s.leaf().NotAfter
+	if signer, end, signed := issuance.Signed(digest); !signed || signer != wantSigner || !end.Equal(wantEnd) {
+		t.Errorf("%t: signed by %s until %s, want %s and %s", signed, signer, end, wantSigner, wantEnd)
+	}
 	want := map[string]string{"tls.key": "sound", "ca.crt": pki.Hash(s.ca.Bundle), "password": ""}
 	if diff := cmp.Diff(want, digest.StringData); diff != "" {
 		t.Errorf("stringData (-want +got):\n%s", diff)
@@ -142,22 +146,25 @@ func whereIs(key []byte, secret *corev1.Secret) string {
 	return ""
 }
 
-// A tenant's label is never taken for the certificate of a digest.
+// A tenant's label is never taken for the certificate of a digest, nor for who signed it and when it ends.
 func TestDigestIgnoresTheTenantsLabel(t *testing.T) {
 	t.Parallel()
 	s := servedScene(t)
 	genuine := s.digest()
-	certificate := ""
-	for key, value := range genuine.Labels {
+	made := 0
+	for key := range genuine.Labels {
 		if _, there := s.secret.Labels[key]; !there {
-			s.secret.Labels[key], certificate = "tenant", value
+			s.secret.Labels[key] = "2071-03-14T15:09:26Z"
+			made++
 		}
 	}
-	if again := s.digest(); certificate == "" || !cmp.Equal(genuine.Labels, again.Labels) {
+	if again := s.digest(); made == 0 || !cmp.Equal(genuine.Labels, again.Labels) {
 		t.Errorf("the labels of the digest are %q, want %q", again.Labels, genuine.Labels)
 	}
 	delete(s.secret.Data, "tls.crt")
-	if leaf, err := issuance.Leaf(s.digest()); err == nil {
-		t.Errorf("a Secret without a certificate has %v", leaf)
+	digest := s.digest()
+	leaf, err := issuance.Leaf(digest)
+	if signer, end, signed := issuance.Signed(digest); err == nil || signed {
+		t.Errorf("a Secret without a certificate has %v, by %q until %s", leaf, signer, end)
 	}
 }

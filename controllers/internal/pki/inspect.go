@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unique"
 
 	"k8s.io/utils/lru"
 )
@@ -30,9 +31,22 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
 }
 
-// Parts are the certificate in DER, and its chain in PEM, and nothing else.
-func (l *Leaf) Parts() (certificate, chain string) {
-	return string(l.Raw), string(encodeCertificates(l.chain...))
+// Parts are what there is to know of a leaf, in as little as it takes.
+type Parts struct {
+	// Certificate is in DER, and the Chain after it in PEM; nothing else was there.
+	Certificate, Chain string
+	// Signer is the KeyID of who signed it, and NotAfter its end: to count does not take to read it.
+	Signer   string
+	NotAfter time.Time
+}
+
+// Parts take a leaf apart.
+func (l *Leaf) Parts() Parts {
+	return Parts{
+		Certificate: string(l.Raw), Chain: string(encodeCertificates(l.chain...)),
+		// The same few sign all of them.
+		Signer: unique.Make(KeyID(l.AuthorityKeyId)).Value(), NotAfter: l.NotAfter,
+	}
 }
 
 // LongestChain is longer than those get in PEM that a CA of ours makes; tenants may write any.
@@ -41,7 +55,7 @@ const LongestChain = 16 << 10
 // chains are those that were read: the same few follow all certificates.
 var chains = lru.New(64)
 
-// ParseParts reads what Parts gave.
+// ParseParts reads the certificate and the chain that Parts gave.
 func ParseParts(certificate, chain string) (*Leaf, error) {
 	parsed, err := x509.ParseCertificate([]byte(certificate))
 	if err != nil {
@@ -64,18 +78,17 @@ func ParseParts(certificate, chain string) (*Leaf, error) {
 	return leaf, nil
 }
 
-// Inspect reads the certificate of a pair and the chain after it, as Parts gives them, or tells why it cannot be read or is not the private key's.
-// Of a pair that was made here a moment ago all of that is known.
-func Inspect(pair Pair) (certificate, chain string, unsound error) {
-	if certificate, chain, made := recall(pair); made {
-		return certificate, chain, nil
+// Inspect takes the certificate of a pair apart, with the chain after it, or tells why it cannot be read or is not the private key's. Of a pair that
+// was made here a moment ago all of that is known.
+func Inspect(pair Pair) (parts Parts, unsound error) {
+	if parts, made := recall(pair); made {
+		return parts, nil
 	}
 	leaf, err := ParseLeaf(pair.Certificate)
 	if err != nil {
-		return "", "", err
+		return Parts{}, err
 	}
-	certificate, chain = leaf.Parts()
-	return certificate, chain, leaf.CheckKey(pair.PrivateKey)
+	return leaf.Parts(), leaf.CheckKey(pair.PrivateKey)
 }
 
 // fresh are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
@@ -83,18 +96,18 @@ var fresh = lru.New(128)
 
 // remember keeps in mind what Inspect will say of a pair that was made here. What is too long for that is read, like everybody's.
 func (p Pair) remember() {
-	if certificate, chain := p.leaf.Parts(); len(chain) <= LongestChain {
-		fresh.Add(hashOf(p), [2]string{certificate, chain})
+	if parts := p.leaf.Parts(); len(parts.Chain) <= LongestChain {
+		fresh.Add(hashOf(p), parts)
 	}
 }
 
-func recall(pair Pair) (certificate, chain string, made bool) {
+func recall(pair Pair) (parts Parts, made bool) {
 	if fresh.Len() == 0 || len(pair.Certificate) > maxCertificatesSize || len(pair.PrivateKey) > maxKeySize {
-		return "", "", false
+		return Parts{}, false
 	}
 	known, made := fresh.Get(hashOf(pair))
-	read, _ := known.([2]string)
-	return read[0], read[1], made
+	parts, _ = known.(Parts)
+	return parts, made
 }
 
 // hashOf is one hash of each half of a pair: nobody can move a byte from one to the other.

@@ -39,26 +39,28 @@ func TestParts(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
 	pair, leaf := issue(t, load(t, upper.pair(t)), now, day, leafSpec())
-	certificate, chain := leaf.Parts()
-	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(certificate)})
-	if diff := cmp.Diff(string(pair.Certificate), string(encoded)+chain); diff != "" {
+	parts := leaf.Parts()
+	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(parts.Certificate)})
+	if diff := cmp.Diff(string(pair.Certificate), string(encoded)+parts.Chain); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	again, chainAgain := parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Parts()
-	if certificate != again || chain != chainAgain {
+	if want := pki.KeyID(upper.SubjectKeyId); parts.Signer != want || !parts.NotAfter.Equal(leaf.NotAfter) {
+		t.Errorf("signed by %s and ends %s, want %s and %s", parts.Signer, parts.NotAfter, want, leaf.NotAfter)
+	}
+	again := parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Parts()
+	if again != parts {
 		t.Error("with more around it is another one")
 	}
 	for range 2 {
-		parts, err := pki.ParseParts(certificate, chain)
-		must(t, parts, err)
-		if together, chainTogether := parts.Parts(); certificate != together || chain != chainTogether {
+		together, err := pki.ParseParts(parts.Certificate, parts.Chain)
+		if must(t, together, err).Parts() != parts {
 			t.Error("put together again it is another one")
 		}
 	}
-	if _, err := pki.ParseParts(certificate, "no chain"); err == nil {
+	if _, err := pki.ParseParts(parts.Certificate, "no chain"); err == nil {
 		t.Error("a chain that cannot be read is one")
 	}
-	if _, err := pki.ParseParts("garbage", chain); err == nil {
+	if _, err := pki.ParseParts("garbage", parts.Chain); err == nil {
 		t.Error("a certificate that cannot be read is one")
 	}
 }
@@ -70,16 +72,16 @@ func TestInspect(t *testing.T) {
 	authority := load(t, makeCA(t, &upper, "lower").pair(t, upper))
 	pair, _ := issue(t, authority, now, day, leafSpec())
 	other, _ := issue(t, authority, now, day, leafSpec())
-	certificate, chain := parseLeaf(t, pair.Certificate).Parts()
+	parts := parseLeaf(t, pair.Certificate).Parts()
 	inspect := func(when, want string, pair pki.Pair) {
 		t.Helper()
-		gotCertificate, gotChain, unsound := pki.Inspect(pair)
+		gotParts, unsound := pki.Inspect(pair)
 		got := ""
 		if unsound != nil {
 			got = unsound.Error()
 		}
-		if gotCertificate != certificate || gotChain != chain || got != want {
-			t.Errorf("%s: the certificate and its chain are what they are: %t, %t; %q, want %q", when, gotCertificate == certificate, gotChain == chain, got, want)
+		if gotParts != parts || got != want {
+			t.Errorf("%s: the parts are what they are: %t; %q, want %q", when, gotParts == parts, got, want)
 		}
 	}
 	encoded := pki.Pair{Certificate: pair.Certificate, PrivateKey: pair.PrivateKey}
@@ -91,8 +93,8 @@ func TestInspect(t *testing.T) {
 		issue(t, authority, now, day, leafSpec())
 	}
 	inspect("long after", "", encoded)
-	if certificate, _, err := pki.Inspect(pki.Pair{Certificate: pair.PrivateKey, PrivateKey: pair.PrivateKey}); certificate != "" || err == nil {
-		t.Errorf("without a certificate: %q, %v", certificate, err)
+	if parts, err := pki.Inspect(pki.Pair{Certificate: pair.PrivateKey, PrivateKey: pair.PrivateKey}); parts != (pki.Parts{}) || err == nil {
+		t.Errorf("without a certificate: %v, %v", parts, err)
 	}
 }
 
