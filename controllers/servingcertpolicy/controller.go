@@ -175,8 +175,9 @@ func (r *Reconciler) signers(ctx context.Context, now time.Time, policies []v1al
 		if err != nil {
 			return nil, err
 		}
-		by := signer{ca: ca, obstacle: obstacle, after: newMemory(now, p, ca)}
-		if before := r.memories[p.Name]; by.after.holds(before) {
+		before := r.memories[p.Name]
+		by := signer{ca: ca, obstacle: obstacle, after: newMemory(now, p, ca, len(before.kept))}
+		if by.after.holds(before) {
 			by.before = before
 		}
 		signers[p.Name] = by

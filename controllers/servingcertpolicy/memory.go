@@ -27,8 +27,9 @@ type kept struct {
 	notAfter, renewAt time.Time
 }
 
-func newMemory(now time.Time, policy *v1alpha1.ServingCertPolicy, ca *keyring.CA) memory {
-	return memory{policy: policy.UID, generation: policy.Generation, ca: ca, asOf: now, kept: map[types.UID]kept{}}
+// newMemory is for about so many Services.
+func newMemory(now time.Time, policy *v1alpha1.ServingCertPolicy, ca *keyring.CA, services int) memory {
+	return memory{policy: policy.UID, generation: policy.Generation, ca: ca, asOf: now, kept: make(map[types.UID]kept, services)}
 }
 
 // holds tells whether what was found out before is what would be found out now. Where the clock went back nobody knows.

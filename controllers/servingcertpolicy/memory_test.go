@@ -56,13 +56,13 @@ func TestMemory(t *testing.T) {
 			if tc.first != nil {
 				tc.first(&l)
 			}
-			before, planned := newMemory(l.now, l.policy, l.ca), l.plan
+			before, planned := newMemory(l.now, l.policy, l.ca, 1), l.plan
 			before.note(l.plan, l.secret)
 			if tc.then != nil {
 				tc.then(&l)
 			}
 			got, known := before.recall(l.now, l.plan.Want, l.secret)
-			known = known && newMemory(l.now, l.policy, l.ca).holds(before)
+			known = known && newMemory(l.now, l.policy, l.ca, 1).holds(before)
 			if known != tc.want {
 				t.Errorf("known: %t, want %t", known, tc.want)
 			}

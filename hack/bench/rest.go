@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -14,19 +15,29 @@ const (
 	quiet = 12 * time.Second
 	// look is how often that is looked at, and busy how much of such a time on the cores is much.
 	look, busy = 200 * time.Millisecond, 40 * time.Millisecond
-	// givenBack is when a manager at rest has given back the memory that it does not use.
+	// givenBack is within what time a manager at rest gives back the memory that it does not use.
 	givenBack = 35 * time.Second
 )
 
 func (b *bench) remember(ctx context.Context, when string) error {
-	if err := sleep(ctx, givenBack); err != nil {
-		return err
-	}
-	now, err := b.memory("VmRSS")
+	now, err := b.atRest(ctx)
 	most, err2 := b.memory("VmHWM")
 	b.rows.growing("memory "+when, now, "MiB")
 	b.rows.growing("memory "+when+", at most", most, "MiB")
 	return errors.Join(err, err2)
+}
+
+// atRest is the memory that a manager at rest has when it has given back what it does not use, in MiB.
+func (b *bench) atRest(ctx context.Context) (float64, error) {
+	least, end := math.Inf(1), time.Now().Add(givenBack)
+	for time.Now().Before(end) {
+		now, err := b.memory("VmRSS")
+		if err := errors.Join(err, sleep(ctx, look)); err != nil {
+			return 0, err
+		}
+		least = min(least, now)
+	}
+	return least, nil
 }
 
 // settle waits until nothing has been written or computed for a while, and tells how long it took until then.

@@ -18,7 +18,7 @@ func (b *bench) foreign(ctx context.Context, number int) error {
 	if err := b.createNamespaces(ctx, "foreign"); err != nil {
 		return err
 	}
-	before, err := b.memory("VmRSS")
+	before, err := b.atRest(ctx)
 	if err != nil {
 		return err
 	}
@@ -40,10 +40,7 @@ func (b *bench) foreign(ctx context.Context, number int) error {
 	if _, err := b.settle(ctx); err != nil {
 		return err
 	}
-	if err := sleep(ctx, givenBack); err != nil {
-		return err
-	}
-	after, err := b.memory("VmRSS")
+	after, err := b.atRest(ctx)
 	most, err2 := b.memory("VmHWM")
 	b.rows.add("memory of a new manager for the objects of others", after-before, "MiB")
 	b.rows.add("memory of a new manager beside the objects of others, at most", most, "MiB")

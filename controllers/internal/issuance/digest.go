@@ -20,11 +20,12 @@ import (
 // soundKey stands for a private key that belongs to the certificate beside it, in a digest.
 const soundKey = "sound"
 
-// Where a digest has the certificate, in DER, who signed it, and its end: among its labels, for a map of its own would take two thirds of what it
-// holds. A real Secret's labels of these names do not come through.
+// Where a digest has the certificate, in DER, who signed it, when it was written, and its end: among its labels, for a map of its own would take two
+// thirds of what it holds. A real Secret's labels of these names do not come through.
 const (
 	leafLabel   = v1alpha1.GroupName + "/leaf"
 	signerLabel = v1alpha1.GroupName + "/leaf-signer"
+	issuedLabel = v1alpha1.GroupName + "/leaf-issued"
 	endLabel    = v1alpha1.GroupName + "/leaf-end"
 )
 
@@ -35,7 +36,7 @@ func Digest(secret *corev1.Secret) {
 	if IsDigest(secret) {
 		return
 	}
-	for _, label := range []string{leafLabel, signerLabel, endLabel} {
+	for _, label := range []string{leafLabel, signerLabel, issuedLabel, endLabel} {
 		delete(secret.Labels, label)
 	}
 	// People put other things beside the certificates, such as the key: what is kept is only what was read.
@@ -43,10 +44,15 @@ func Digest(secret *corev1.Secret) {
 	if leaf.Certificate != "" {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, leaf.Certificate)
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, signerLabel, leaf.Signer)
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, issued(secret, leaf.IssuedAt).UTC().Format(time.RFC3339))
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	secret.StringData, secret.Data = digestOf(secret.Data, leaf.Chain, unsound), nil
-	keepWriteTime(secret)
+	if apply.MadeBy(secret, apply.ServingCert) {
+		secret.ManagedFields = byUs
+	} else {
+		secret.ManagedFields = nil
+	}
 	// It holds the whole Secret once more, where one was restored with kubectl.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
 }
@@ -54,11 +60,24 @@ func Digest(secret *corev1.Secret) {
 // IsDigest tells a digest from a Secret.
 func IsDigest(secret *corev1.Secret) bool { return secret.StringData != nil }
 
-// SameContent tells whether two digests are of Secrets with the same name, labels, annotations, owners and data.
+// SameContent tells whether two digests are of Secrets with the same name, labels, annotations, owners and data, whenever they were written.
 func SameContent(a, b *corev1.Secret) bool {
-	return a.Namespace == b.Namespace && a.Name == b.Name && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
+	return a.Namespace == b.Namespace && a.Name == b.Name && sameBut(issuedLabel, a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
 		maps.Equal(a.StringData, b.StringData) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
 }
+
+// sameBut tells whether two maps say the same, whatever they say of one key that both have or neither.
+func sameBut(but string, a, b map[string]string) bool {
+	for key, value := range a {
+		if other, there := b[key]; !there || (other != value && key != but) {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// byUs is all that digests keep of the managed fields, one for all: nobody changes it.
+var byUs = []metav1.ManagedFieldsEntry{{Manager: string(apply.ServingCert)}}
 
 // soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
 var soundAlone = lru.New(64)
@@ -123,30 +142,21 @@ func shared(chain string, digest map[string]string) map[string]string {
 	return digest
 }
 
-// keepWriteTime leaves of the managed fields when we last wrote some.
-func keepWriteTime(secret *corev1.Secret) {
-	var kept []metav1.ManagedFieldsEntry
+// issued is when a certificate that was signed at a time was written, by the clock of the API server; where the Secret was written again later than
+// clocks differ, it is when it was signed.
+func issued(secret *corev1.Secret, signed time.Time) time.Time {
 	for _, entry := range secret.ManagedFields {
-		if entry.Manager == string(apply.ServingCert) {
-			kept = append(kept, metav1.ManagedFieldsEntry{Manager: string(apply.ServingCert), Time: entry.Time})
-		}
-	}
-	secret.ManagedFields = kept
-}
-
-// Issued is when the certificate in a digest was written, by the clock of the API server; where the Secret was written again later than
-// clocks differ, it is when the certificate was signed. Zero without a certificate.
-func Issued(secret *corev1.Secret) time.Time {
-	leaf, err := Leaf(secret)
-	if err != nil {
-		return time.Time{}
-	}
-	for _, entry := range secret.ManagedFields {
-		if entry.Time != nil && entry.Time.Sub(leaf.IssuedAt()) < pki.ClockSkew {
+		if entry.Manager == string(apply.ServingCert) && entry.Time != nil && entry.Time.Sub(signed) < pki.ClockSkew {
 			return entry.Time.Time
 		}
 	}
-	return leaf.IssuedAt()
+	return signed
+}
+
+// Issued is when the certificate in a digest was written, by the clock of the API server, as far as that is known. Zero without a certificate.
+func Issued(secret *corev1.Secret) time.Time {
+	written, _ := time.Parse(time.RFC3339, secret.Labels[issuedLabel])
+	return written
 }
 
 // End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,40 @@ func TestDigest(t *testing.T) {
 	}
 	if diff := cmp.Diff(s.secret.OwnerReferences, digest.OwnerReferences); diff != "" {
 		t.Errorf("owners (-want +got):\n%s", diff)
+	}
+}
+
+// What is written later is the same; what says anything else is not.
+func TestSameContent(t *testing.T) {
+	t.Parallel()
+	s := servedScene(t)
+	for name, tc := range map[string]struct {
+		change func(*corev1.Secret)
+		want   bool
+	}{
+		"nothing": {func(*corev1.Secret) {}, true},
+		"when the API server wrote it": {func(s *corev1.Secret) {
+			s.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert-certificate", Time: new(metav1.NewTime(now.Add(2 * time.Second)))}}
+		}, true},
+		"a label more":       {func(s *corev1.Secret) { s.Labels["app"] = "web" }, false},
+		"a label less":       {func(s *corev1.Secret) { delete(s.Labels, v1alpha1.LabelServiceCA) }, false},
+		"a label":            {func(s *corev1.Secret) { s.Labels[v1alpha1.LabelServiceCA] = "other" }, false},
+		"an annotation":      {func(s *corev1.Secret) { s.Annotations = map[string]string{"note": "x"} }, false},
+		"its owner":          {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "other" }, false},
+		"another key beside": {func(s *corev1.Secret) { s.Data["ca.crt"] = []byte("x") }, false},
+		"no certificate":     {func(s *corev1.Secret) { delete(s.Data, "tls.crt") }, false},
+		"its key":            {func(s *corev1.Secret) { s.Data["tls.key"] = []byte("x") }, false},
+		"its name":           {func(s *corev1.Secret) { s.Name = "other" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			changed := s.secret.DeepCopy()
+			tc.change(changed)
+			issuance.Digest(changed)
+			if got := issuance.SameContent(s.digest(), changed); got != tc.want {
+				t.Errorf("the same: %t, want %t", got, tc.want)
+			}
+		})
 	}
 }
 

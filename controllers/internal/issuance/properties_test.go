@@ -80,6 +80,7 @@ func TestFixpoint(t *testing.T) {
 			t.Errorf("carried out: %v, %v, %q; a second look: %v, %v, %q",
 				first.NotAfter, first.RenewAt, first.SignedBy, kept.NotAfter, kept.RenewAt, kept.SignedBy)
 		}
+		s.expectUntilDue(kept)
 		if surplus := s.want().Surplus(s.digest()); len(surplus) > 0 {
 			t.Errorf("what was just made holds the surplus keys %v", surplus)
 		}
@@ -109,6 +110,20 @@ func TestFixpoint(t *testing.T) {
 		s.carryOut(s.plan())
 		s.expect(issuance.Keep)
 	})
+}
+
+// expectUntilDue lets some time go by, but not all until something is to be done: what was found out goes on being true.
+func (s *scene) expectUntilDue(kept issuance.Plan) {
+	s.t.Helper()
+	before, due := s.now, kept.RenewAt
+	if due.IsZero() {
+		due = kept.NotAfter
+	}
+	s.now = before.Add(time.Duration(0.999 * float64(due.Sub(before))))
+	if later := s.expect(issuance.Keep); !later.NotAfter.Equal(kept.NotAfter) || !later.RenewAt.Equal(kept.RenewAt) {
+		s.t.Errorf("at first: %v, %v; when it is nearly due: %v, %v", kept.NotAfter, kept.RenewAt, later.NotAfter, later.RenewAt)
+	}
+	s.now = before
 }
 
 // verify does as a client that has the bundle.

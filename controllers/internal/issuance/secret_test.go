@@ -25,6 +25,9 @@ func TestWhoseSecret(t *testing.T) {
 	annotated := func(key, value string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) { s.Annotations = map[string]string{key: value} }
 	}
+	written := func(s *corev1.Secret) {
+		s.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert-certificate"}}
+	}
 	opaque := func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }
 	type edits = []func(*corev1.Secret)
 	for _, tc := range []struct {
@@ -45,6 +48,8 @@ func TestWhoseSecret(t *testing.T) {
 		{"the label of one without a claim", edits{labelled("db")}, true, true, false},
 		{"label and owner of one without a claim", edits{labelled("db"), ownedBy("db", "uid-of-db")}, true, true, false},
 		{"another's label, and this owner", edits{labelled("db"), ownedBy("web", "uid-of-web")}, true, true, true},
+		{"written by us, and somebody removed the label", edits{written, ownedBy("web", "uid-of-web")}, true, true, true},
+		{"written by us, for whoever it was", edits{written, ownedBy("web", "uid-of-the-web-before")}, false, false, false},
 		{"the owner alone", edits{ownedBy("web", "uid-of-web")}, false, false, true},
 		{"the origin of OpenShift's beta", edits{annotated(beta+"originating-service-uid", "uid-of-web")}, false, true, false},
 		{"the origin of OpenShift's alpha", edits{annotated(alpha+"originating-service-uid", "uid-of-web")}, false, true, false},

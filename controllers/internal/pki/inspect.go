@@ -35,9 +35,9 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 type Parts struct {
 	// Certificate is in DER, and the Chain after it in PEM; nothing else was there.
 	Certificate, Chain string
-	// Signer is the KeyID of who signed it, and NotAfter its end: to count does not take to read it.
-	Signer   string
-	NotAfter time.Time
+	// Signer is the KeyID of who signed it, IssuedAt is when, and NotAfter its end: to count does not take to read it.
+	Signer             string
+	IssuedAt, NotAfter time.Time
 }
 
 // Parts take a leaf apart.
@@ -45,7 +45,7 @@ func (l *Leaf) Parts() Parts {
 	return Parts{
 		Certificate: string(l.Raw), Chain: string(encodeCertificates(l.chain...)),
 		// The same few sign all of them.
-		Signer: unique.Make(KeyID(l.AuthorityKeyId)).Value(), NotAfter: l.NotAfter,
+		Signer: unique.Make(KeyID(l.AuthorityKeyId)).Value(), IssuedAt: l.IssuedAt(), NotAfter: l.NotAfter,
 	}
 }
 

@@ -44,8 +44,8 @@ func TestParts(t *testing.T) {
 	if diff := cmp.Diff(string(pair.Certificate), string(encoded)+parts.Chain); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if want := pki.KeyID(upper.SubjectKeyId); parts.Signer != want || !parts.NotAfter.Equal(leaf.NotAfter) {
-		t.Errorf("signed by %s and ends %s, want %s and %s", parts.Signer, parts.NotAfter, want, leaf.NotAfter)
+	if want := pki.KeyID(upper.SubjectKeyId); parts.Signer != want || !parts.IssuedAt.Equal(now.Truncate(time.Second)) || !parts.NotAfter.Equal(leaf.NotAfter) {
+		t.Errorf("signed by %s %s, and ends %s; want %s, %s, and %s", parts.Signer, parts.IssuedAt, parts.NotAfter, want, now, leaf.NotAfter)
 	}
 	again := parseLeaf(t, slices.Concat(pair.PrivateKey, pair.Certificate, []byte("text"))).Parts()
 	if again != parts {
