@@ -79,7 +79,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		live++
 		seen.count(secret, state, signer, claim, hash)
 		seen.doubt(known.by(signer, secret), claim)
-		if notAfter.After(latest(seen.Signed, state.SignedUntil(now))) && signedBy(state.Active, secret) {
+		if state.Active != nil && notAfter.After(latest(seen.Signed, state.SignedUntil(now))) && signedBy(state.Active, secret) {
 			// By a clock that was ahead.
 			seen.Signed = notAfter
 		}
@@ -98,7 +98,7 @@ type verified struct {
 	signers map[string]bool
 }
 
-// by tells whether a certificate by this signer verifies.
+// by tells whether a certificate that names this signer verifies.
 func (v verified) by(signer string, secret *corev1.Secret) bool {
 	if !v.signers[signer] {
 		leaf, err := issuance.Leaf(secret)
@@ -107,10 +107,10 @@ func (v verified) by(signer string, secret *corev1.Secret) bool {
 	return v.signers[signer]
 }
 
-// signedBy tells whether a signer that there may be signed the certificate in a digest.
+// signedBy tells whether a signer signed the certificate in a digest, whomever that names.
 func signedBy(signer *rotation.Signer, secret *corev1.Secret) bool {
 	leaf, err := issuance.Leaf(secret)
-	return err == nil && signer != nil && leaf.CheckSignatureFrom(signer.Certificate()) == nil
+	return err == nil && leaf.CheckSignatureFrom(signer.Certificate()) == nil
 }
 
 func latest(a, b time.Time) time.Time {

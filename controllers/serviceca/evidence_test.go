@@ -19,6 +19,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -37,6 +38,8 @@ func TestStrangers(t *testing.T) {
 	ours := state.Active.Certificate()
 	impostor := mint(t, "", nil, func(c *x509.Certificate) { c.Subject, c.SubjectKeyId = ours.Subject, ours.SubjectKeyId })
 	forged := pemOf(forge(t, impostor))
+	lost := *state
+	lost.Active, lost.Next = nil, state.Active
 	secret := func(name string, certificate []byte) client.Object {
 		return &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{v1alpha1.LabelServiceCA: "default"}},
@@ -44,12 +47,14 @@ func TestStrangers(t *testing.T) {
 		}
 	}
 	for name, tc := range map[string]struct {
+		state   *rotation.State
 		secrets []client.Object
 		want    int32
 	}{
-		"all genuine":         {[]client.Object{secret("a", genuine.Certificate), secret("b", genuine.Certificate)}, 0},
-		"a forged one":        {[]client.Object{secret("a", forged), secret("b", genuine.Certificate), secret("c", genuine.Certificate)}, 1},
-		"forged, and blocked": {[]client.Object{secret("in-vain", forged), secret("z", genuine.Certificate)}, 0},
+		"all genuine":         {state, []client.Object{secret("a", genuine.Certificate), secret("b", genuine.Certificate)}, 0},
+		"a forged one":        {state, []client.Object{secret("a", forged), secret("b", genuine.Certificate), secret("c", genuine.Certificate)}, 1},
+		"forged, and blocked": {state, []client.Object{secret("in-vain", forged), secret("z", genuine.Certificate)}, 0},
+		"the key was lost":    {&lost, []client.Object{secret("a", genuine.Certificate), secret("b", forged)}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -62,7 +67,7 @@ func TestStrangers(t *testing.T) {
 				},
 			}
 			seen := evidence{certificates: map[string]int32{}}
-			if err := r.countSecrets(t.Context(), "default", "", state, &seen); err != nil {
+			if err := r.countSecrets(t.Context(), "default", "", tc.state, &seen); err != nil {
 				t.Fatal(err)
 			}
 			if seen.strangers != tc.want {

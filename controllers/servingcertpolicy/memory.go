@@ -2,6 +2,7 @@ package servingcertpolicy
 
 import (
 	"time"
+	"weak"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,9 +17,10 @@ import (
 type memory struct {
 	policy     types.UID
 	generation int64
-	ca         *keyring.CA
-	asOf       time.Time
-	kept       map[types.UID]kept
+	// ca is known and not held: it has a key, which nobody holds but the keyring.
+	ca   weak.Pointer[keyring.CA]
+	asOf time.Time
+	kept map[types.UID]kept
 }
 
 // kept is the certificate of a Service, in the versions in which it and its Secret were seen.
@@ -29,7 +31,12 @@ type kept struct {
 
 // newMemory is for about so many Services.
 func newMemory(now time.Time, policy *v1alpha1.ServingCertPolicy, ca *keyring.CA, services int) memory {
-	return memory{policy: policy.UID, generation: policy.Generation, ca: ca, asOf: now, kept: make(map[types.UID]kept, services)}
+	return memory{
+		policy: policy.UID, generation: policy.Generation, ca: weak.Make(ca),
+		// By the clock on the wall, which may go back.
+		asOf: now.Round(0),
+		kept: make(map[types.UID]kept, services),
+	}
 }
 
 // holds tells whether what was found out before is what would be found out now. Where the clock went back nobody knows.
@@ -37,7 +44,7 @@ func (m memory) holds(before memory) bool {
 	return m.policy == before.policy && m.generation == before.generation && m.ca == before.ca && !m.asOf.Before(before.asOf)
 }
 
-// recall is the plan for a Service, if it is known and nothing is to be done yet.
+// recall is what counts of the plan for a Service, if it is known and nothing is to be done yet.
 func (m memory) recall(now time.Time, want issuance.Want, secret *corev1.Secret) (issuance.Plan, bool) {
 	known, is := m.kept[want.Service.UID]
 	plan := issuance.Plan{Want: want, Action: issuance.Keep, NotAfter: known.notAfter, RenewAt: known.renewAt}
@@ -45,7 +52,7 @@ func (m memory) recall(now time.Time, want issuance.Want, secret *corev1.Secret)
 	return plan, same && now.Before(known.notAfter) && (known.renewAt.IsZero() || now.Before(known.renewAt))
 }
 
-// note remembers a plan by which the certificate stays.
+// note remembers a plan by which the certificate stays; with a keystore it never does, for the password is not read here.
 func (m memory) note(plan issuance.Plan, secret *corev1.Secret) {
 	if service := plan.Want.Service; plan.Action == issuance.Keep && plan.Obstacle == nil && secret != nil {
 		m.kept[service.UID] = kept{service.ResourceVersion, secret.ResourceVersion, plan.NotAfter, plan.RenewAt}

@@ -35,6 +35,7 @@ func TestMemory(t *testing.T) {
 		"it ends, and is not renewed":    {first: func(l *looked) { l.plan.RenewAt = time.Time{} }, then: func(l *looked) { l.now = notAfter }},
 		"it is not renewed":              {first: func(l *looked) { l.plan.RenewAt = time.Time{} }, then: func(l *looked) { l.now = notAfter.Add(-1) }, want: true},
 		"the clock went back":            {then: func(l *looked) { l.now = now.Add(-1) }},
+		"the clock of a process":         {first: func(l *looked) { l.now = time.Now() }, then: func(l *looked) { l.now = now }, want: true},
 		"the Service was written":        {then: func(l *looked) { l.plan.Want.Service.ResourceVersion = "2" }},
 		"the Service is another":         {then: func(l *looked) { l.plan.Want.Service.UID = "other" }},
 		"the Secret was written":         {then: func(l *looked) { l.secret.ResourceVersion = "2" }},
@@ -65,6 +66,9 @@ func TestMemory(t *testing.T) {
 			known = known && newMemory(l.now, l.policy, l.ca, 1).holds(before)
 			if known != tc.want {
 				t.Errorf("known: %t, want %t", known, tc.want)
+			}
+			if before.asOf != before.asOf.Round(0) {
+				t.Error("a clock on the wall that goes back is not noticed")
 			}
 			if known && (got.Want.Service != web || got.Action != issuance.Keep || got.NotAfter != planned.NotAfter || got.RenewAt != planned.RenewAt) {
 				t.Errorf("what is known is %v, want %v", got, planned)

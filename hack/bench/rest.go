@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"math"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -15,8 +15,8 @@ const (
 	quiet = 12 * time.Second
 	// look is how often that is looked at, and busy how much of such a time on the cores is much.
 	look, busy = 200 * time.Millisecond, 40 * time.Millisecond
-	// givenBack is within what time a manager at rest gives back the memory that it does not use.
-	givenBack = 35 * time.Second
+	// givenBack is within what time a manager at rest gives back the memory that it does not use, and steady for how long it is looked at then.
+	givenBack, steady = 35 * time.Second, 10 * time.Second
 )
 
 func (b *bench) remember(ctx context.Context, when string) error {
@@ -27,17 +27,21 @@ func (b *bench) remember(ctx context.Context, when string) error {
 	return errors.Join(err, err2)
 }
 
-// atRest is the memory that a manager at rest has when it has given back what it does not use, in MiB.
+// atRest is the memory of a manager at rest in MiB, as the kernel counts it: the median of some seconds after it has given back what it does not use.
 func (b *bench) atRest(ctx context.Context) (float64, error) {
-	least, end := math.Inf(1), time.Now().Add(givenBack)
-	for time.Now().Before(end) {
+	if err := sleep(ctx, givenBack); err != nil {
+		return 0, err
+	}
+	var seen []float64
+	for range steady / look {
 		now, err := b.memory("VmRSS")
 		if err := errors.Join(err, sleep(ctx, look)); err != nil {
 			return 0, err
 		}
-		least = min(least, now)
+		seen = append(seen, now)
 	}
-	return least, nil
+	slices.Sort(seen)
+	return seen[len(seen)/2], nil
 }
 
 // settle waits until nothing has been written or computed for a while, and tells how long it took until then.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 // soundKey stands for a private key that belongs to the certificate beside it, in a digest.
 const soundKey = "sound"
 
-// Where a digest has the certificate, in DER, who signed it, when it was written, and its end: among its labels, for a map of its own would take two
-// thirds of what it holds. A real Secret's labels of these names do not come through.
+// Where a digest has the certificate, in DER, whom that names as its signer, and in seconds when it was written and when it ends: among its labels, for a
+// map of its own would take two thirds of what it holds. A real Secret's labels of these names do not come through.
 const (
 	leafLabel   = v1alpha1.GroupName + "/leaf"
 	signerLabel = v1alpha1.GroupName + "/leaf-signer"
@@ -44,8 +45,8 @@ func Digest(secret *corev1.Secret) {
 	if leaf.Certificate != "" {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, leaf.Certificate)
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, signerLabel, leaf.Signer)
-		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, issued(secret, leaf.IssuedAt).UTC().Format(time.RFC3339))
-		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, leaf.NotAfter.UTC().Format(time.RFC3339))
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, seconds(issued(secret, leaf.IssuedAt)))
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, seconds(leaf.NotAfter))
 	}
 	secret.StringData, secret.Data = digestOf(secret.Data, leaf.Chain, unsound), nil
 	if apply.MadeBy(secret, apply.ServingCert) {
@@ -91,10 +92,22 @@ func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
 	return pki.ParseParts(certificate, secret.StringData[corev1.TLSCertKey])
 }
 
-// Signed is who signed the certificate in a digest, by pki.KeyID, and when it ends; false without one. It is not read for that.
+// Signed is whom the certificate in a digest names as its signer, by pki.KeyID, and when it ends; false without one. It is not read for that.
 func Signed(secret *corev1.Secret) (signer string, notAfter time.Time, is bool) {
-	notAfter, err := time.Parse(time.RFC3339, secret.Labels[endLabel])
-	return secret.Labels[signerLabel], notAfter, err == nil
+	notAfter = timeOf(secret, endLabel)
+	return secret.Labels[signerLabel], notAfter, !notAfter.IsZero()
+}
+
+// seconds are those since 1970: a certificate may end in a year that other forms do not have.
+func seconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
+
+// timeOf is the time in a label of a digest; zero without one.
+func timeOf(secret *corev1.Secret, label string) time.Time {
+	since, err := strconv.ParseInt(secret.Labels[label], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(since, 0).UTC()
 }
 
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
@@ -154,10 +167,7 @@ func issued(secret *corev1.Secret, signed time.Time) time.Time {
 }
 
 // Issued is when the certificate in a digest was written, by the clock of the API server, as far as that is known. Zero without a certificate.
-func Issued(secret *corev1.Secret) time.Time {
-	written, _ := time.Parse(time.RFC3339, secret.Labels[issuedLabel])
-	return written
-}
+func Issued(secret *corev1.Secret) time.Time { return timeOf(secret, issuedLabel) }
 
 // End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
 func End(secret *corev1.Secret) time.Time {

@@ -1,6 +1,7 @@
 package pki_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
@@ -153,5 +154,10 @@ func TestNameOf(t *testing.T) {
 func TestKeyID(t *testing.T) {
 	if got := pki.KeyID([]byte{0, 0xab, 0x10}); got != "00ab10" {
 		t.Errorf("KeyID = %q, want 00ab10", got)
+	}
+	// A tenant's certificate may name a signer by as much as a Secret holds.
+	long := bytes.Repeat([]byte{1}, 100<<10)
+	if got, other := pki.KeyID(long), pki.KeyID(long[1:]); len(got) > 100 || got == other {
+		t.Errorf("of a long one KeyID = %q, and of another %q", got, other)
 	}
 }

@@ -34,8 +34,16 @@ func newSerial() (*big.Int, error) {
 	return new(big.Int).SetBytes(serial), nil
 }
 
-// KeyID is a subject or authority key identifier in hexadecimal, as the status shows it.
-func KeyID(id []byte) string { return hex.EncodeToString(id) }
+// longestKeyID is longer than any hash (RFC 7093 §2); tenants may write any.
+const longestKeyID = 64
+
+// KeyID is a subject or authority key identifier in hexadecimal, as the status shows it; where it is longer than any should be, its hash.
+func KeyID(id []byte) string {
+	if len(id) > longestKeyID {
+		return Hash(id)
+	}
+	return hex.EncodeToString(id)
+}
 
 // NameOf is how people know a CA: its common name or, without one, its whole subject.
 func NameOf(ca *x509.Certificate) string {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-	"unique"
 
 	"k8s.io/utils/lru"
 )
@@ -35,7 +34,7 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 type Parts struct {
 	// Certificate is in DER, and the Chain after it in PEM; nothing else was there.
 	Certificate, Chain string
-	// Signer is the KeyID of who signed it, IssuedAt is when, and NotAfter its end: to count does not take to read it.
+	// Signer is the KeyID of whom it names as its signer, IssuedAt is when it was made, and NotAfter its end: to count does not take to read it.
 	Signer             string
 	IssuedAt, NotAfter time.Time
 }
@@ -44,9 +43,21 @@ type Parts struct {
 func (l *Leaf) Parts() Parts {
 	return Parts{
 		Certificate: string(l.Raw), Chain: string(encodeCertificates(l.chain...)),
-		// The same few sign all of them.
-		Signer: unique.Make(KeyID(l.AuthorityKeyId)).Value(), IssuedAt: l.IssuedAt(), NotAfter: l.NotAfter,
+		Signer: shared(KeyID(l.AuthorityKeyId)), IssuedAt: l.IssuedAt(), NotAfter: l.NotAfter,
 	}
+}
+
+// signers are the KeyIDs of the last few: the same few sign all certificates.
+var signers = lru.New(64)
+
+// shared is the one of those that are alike.
+func shared(signer string) string {
+	if one, known := signers.Get(signer); known {
+		signer, _ = one.(string)
+		return signer
+	}
+	signers.Add(signer, signer)
+	return signer
 }
 
 // LongestChain is longer than those get in PEM that a CA of ours makes; tenants may write any.
