@@ -60,15 +60,13 @@ func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	return KeySpec{}
 }
 
-// making bounds how many RSA keys are made at once: each takes a core for a tenth of a second, in which others wait to be reconciled.
-var making = make(chan struct{}, runtime.GOMAXPROCS(0))
+// rsaKeys are made by as many as there are cores.
+var rsaKeys = newMakers(runtime.GOMAXPROCS(0))
 
 func generateKey(spec KeySpec) (crypto.Signer, error) {
 	switch spec {
 	case KeySpec{v1alpha1.RSA, 2048}, KeySpec{v1alpha1.RSA, 3072}, KeySpec{v1alpha1.RSA, 4096}:
-		making <- struct{}{}
-		defer func() { <-making }()
-		return rsa.GenerateKey(rand.Reader, spec.Size)
+		return rsaKeys.make(func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, spec.Size) })
 	case KeySpec{v1alpha1.ECDSA, 256}:
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case KeySpec{v1alpha1.ECDSA, 384}:
