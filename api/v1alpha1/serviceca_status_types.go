@@ -70,7 +70,7 @@ type CAGeneration struct {
 	// +required
 	SerialNumber string `json:"serialNumber,omitempty"`
 
-	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2).
+	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2); of one that is longer than 64 bytes, its hash.
 	// +required
 	SubjectKeyID string `json:"subjectKeyID,omitempty"`
 

@@ -98,7 +98,7 @@ func Signed(secret *corev1.Secret) (signer string, notAfter time.Time, is bool) 
 	return secret.Labels[signerLabel], notAfter, !notAfter.IsZero()
 }
 
-// seconds are those since 1970: a certificate may end in a year that other forms do not have.
+// seconds are those since 1970: it is all that a certificate says.
 func seconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
 // timeOf is the time in a label of a digest; zero without one.

@@ -34,7 +34,7 @@ func newSerial() (*big.Int, error) {
 	return new(big.Int).SetBytes(serial), nil
 }
 
-// longestKeyID is longer than any hash (RFC 7093 §2); tenants may write any.
+// longestKeyID is as long as the longest hash (RFC 7093 §2); tenants may write any.
 const longestKeyID = 64
 
 // KeyID is a subject or authority key identifier in hexadecimal, as the status shows it; where it is longer than any should be, its hash.

@@ -26,3 +26,13 @@ func TestFreshPairs(t *testing.T) {
 		}
 	}
 }
+
+// By an offset a certificate may end in a year that no API takes.
+func TestWithin(t *testing.T) {
+	last := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
+	for _, tc := range []struct{ at, want time.Time }{{last.Add(-time.Second), last.Add(-time.Second)}, {last, last}, {last.Add(12 * time.Hour), last}} {
+		if got := within(tc.at); !got.Equal(tc.want) {
+			t.Errorf("within(%s) = %s, want %s", tc.at, got, tc.want)
+		}
+	}
+}

@@ -43,8 +43,16 @@ type Parts struct {
 func (l *Leaf) Parts() Parts {
 	return Parts{
 		Certificate: string(l.Raw), Chain: string(encodeCertificates(l.chain...)),
-		Signer: shared(KeyID(l.AuthorityKeyId)), IssuedAt: l.IssuedAt(), NotAfter: l.NotAfter,
+		Signer: shared(KeyID(l.AuthorityKeyId)), IssuedAt: l.IssuedAt(), NotAfter: within(l.NotAfter),
 	}
+}
+
+// within is a time, or the last one that there is (RFC 5280 §4.1.2.5): a tenant may write one that no API has.
+func within(at time.Time) time.Time {
+	if last := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC); at.After(last) {
+		return last
+	}
+	return at
 }
 
 // signers are the KeyIDs of the last few: the same few sign all certificates.

@@ -3,66 +3,128 @@ package pki
 import (
 	"crypto"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// Keys are handed out together while the cores have others to make; at once where they have not; and no core is idle for that.
+// takes is how long a key takes in these tests.
+const takes = 70 * time.Millisecond
+
+// orders are so many keys, asked for by so many who take a while to use one before they ask for another.
+type orders struct {
+	keys, askers int
+	use          time.Duration
+}
+
+// by lets makers carry orders out; when each was made and when it was handed out, in the order in which they were.
+func (o orders) by(t *testing.T, m *makers) (made, given []time.Duration) {
+	t.Helper()
+	begin := time.Now()
+	left := make(chan struct{}, o.keys)
+	for range o.keys {
+		left <- struct{}{}
+	}
+	close(left)
+	var mu sync.Mutex
+	var askers sync.WaitGroup
+	for range o.askers {
+		askers.Go(func() {
+			for range left {
+				_, err := m.make(func() (crypto.Signer, error) {
+					time.Sleep(takes)
+					mu.Lock()
+					defer mu.Unlock()
+					made = append(made, time.Since(begin))
+					return nil, errors.ErrUnsupported
+				})
+				if !errors.Is(err, errors.ErrUnsupported) {
+					t.Error(err)
+				}
+				mu.Lock()
+				given = append(given, time.Since(begin))
+				mu.Unlock()
+				time.Sleep(o.use)
+			}
+		})
+	}
+	askers.Wait()
+	return made, given
+}
+
+// Keys are handed out together while the cores have many to make, and at once where they have not; and no core is idle for that.
 func TestMakers(t *testing.T) {
 	t.Parallel()
-	const cores, takes = 2, 70 * time.Millisecond
 	for _, tc := range []struct {
 		name string
-		// wanted are asked for at once, by so many who take a key before they ask for another.
-		wanted, askers, groups int
+		orders
+		cores, groups int
 	}{
-		{"one", 1, 16, 1},
-		{"as many as there are cores", 2, 16, 1},
-		{"a few more", 5, 16, 2},
-		{"many", 64, 16, 8},
-		{"by hardly more than there are cores", 12, 3, 6},
+		{"one", orders{1, 16, 0}, 2, 1},
+		{"as many as there are cores", orders{2, 16, 0}, 2, 1},
+		{"no more than the cores have at hand", orders{4, 16, 0}, 2, 2},
+		{"a few more", orders{8, 16, 0}, 2, 3},
+		{"many", orders{64, 16, 20 * time.Millisecond}, 2, 17},
+		{"by few", orders{20, 5, 60 * time.Millisecond}, 2, 10},
+		{"on many cores", orders{64, 16, 60 * time.Millisecond}, 8, 8},
+		{"on more", orders{64, 16, 0}, 16, 4},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				m, begin := newMakers(cores), time.Now()
-				var mu sync.Mutex
-				at := map[time.Duration]int{}
-				orders := make(chan struct{}, tc.wanted)
-				for range tc.wanted {
-					orders <- struct{}{}
+				made, given := tc.by(t, newMakers(tc.cores))
+				for i, at := range given {
+					if at-made[i] > together {
+						t.Errorf("%d: it was made after %s, and handed out after %s", i, made[i], at)
+					}
 				}
-				close(orders)
-				var askers sync.WaitGroup
-				for range tc.askers {
-					askers.Go(func() {
-						for range orders {
-							var made time.Duration
-							_, err := m.make(func() (crypto.Signer, error) {
-								time.Sleep(takes)
-								made = time.Since(begin)
-								return nil, errors.ErrUnsupported
-							})
-							given := time.Since(begin)
-							if given-made > together || !errors.Is(err, errors.ErrUnsupported) {
-								t.Errorf("%v: it was made after %s, and handed out after %s", err, made, given)
-							}
-							mu.Lock()
-							at[given]++
-							mu.Unlock()
-						}
-					})
-				}
-				askers.Wait()
-				if took, want := time.Since(begin), time.Duration((tc.wanted+cores-1)/cores)*takes; took != want {
+				took, want := made[len(made)-1], time.Duration((tc.keys+tc.cores-1)/tc.cores)*takes
+				if took != want {
 					t.Errorf("it took %s, and the cores make them in %s", took, want)
 				}
-				if len(at) > tc.groups {
-					t.Errorf("they came in %d groups, want %d: %v", len(at), tc.groups, at)
+				if groups := slices.Compact(given); len(groups) != tc.groups {
+					t.Errorf("they came in %d groups, want %d: %v", len(groups), tc.groups, groups)
 				}
 			})
 		})
 	}
+}
+
+// Those who wait are not sent on when the wait of others ends, who went long before.
+func TestMakersWaitAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m, begin := newMakers(2), time.Now()
+		var askers sync.WaitGroup
+		var fifth time.Duration
+		ask := func(i int, takes time.Duration) {
+			askers.Go(func() {
+				_, _ = m.make(func() (crypto.Signer, error) {
+					time.Sleep(takes)
+					return nil, nil
+				})
+				if i == 5 {
+					fifth = time.Since(begin)
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		for i := range 4 {
+			ask(i+1, takes)
+		}
+		for i := range 2 {
+			ask(i+5, 20*time.Millisecond)
+		}
+		// The first two went with the third, at 140 ms. The fifth is made at 160 ms, ten before those would have gone.
+		time.Sleep(145*time.Millisecond - time.Since(begin))
+		for i := range 10 {
+			ask(i+7, 200*time.Millisecond)
+		}
+		askers.Wait()
+		if want := 160*time.Millisecond + together; fifth != want {
+			t.Errorf("the fifth came after %s, want %s", fifth, want)
+		}
+	})
 }

@@ -15,7 +15,7 @@ type CAGenerationApplyConfiguration struct {
 	Subject *string `json:"subject,omitempty"`
 	// serialNumber in hexadecimal.
 	SerialNumber *string `json:"serialNumber,omitempty"`
-	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2).
+	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2); of one that is longer than 64 bytes, its hash.
 	SubjectKeyID *string `json:"subjectKeyID,omitempty"`
 	// fingerprint is the SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
 	Fingerprint *string `json:"fingerprint,omitempty"`
