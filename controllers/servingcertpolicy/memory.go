@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
-// memory is what a count has found out about the Services of a policy whose certificate stays: to read ten thousand takes half a second. It holds
+// memory is what a count has found out about the Services of a policy whose certificate stays: to read them is most of what a count takes. It holds
 // while the policy asks for the same, and until the keyring has looked at the CA again, each minute. The zero value remembers nothing.
 type memory struct {
 	policy     types.UID
