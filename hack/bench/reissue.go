@@ -21,7 +21,7 @@ import (
 )
 
 // mostRSA is how many certificates have RSA keys: making one takes a tenth of a second, and from half to twice as long, so that few would tell little.
-const mostRSA = 2000
+const mostRSA = 5000
 
 // reissue rotates the CA twice: first everything is reissued at once, then at the usual pace. Meanwhile somebody annotates Services.
 func (b *bench) reissue(ctx context.Context) error {
