@@ -19,12 +19,14 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// shelf is a cluster with one ServiceCA, its key, one Service, and its Secret as the cache has it.
+// shelf is a cluster with one ServiceCA, its key, one policy, one Service, and its Secret as the cache has it, at a time that the test sets.
 type shelf struct {
 	client.Reader
 	ca          *v1alpha1.ServiceCA
 	key, secret *corev1.Secret
+	policy      *v1alpha1.ServingCertPolicy
 	service     *corev1.Service
+	clock       *clocktesting.FakePassiveClock
 }
 
 func (s *shelf) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
@@ -55,8 +57,8 @@ func (s *shelf) List(_ context.Context, into client.ObjectList, _ ...client.List
 	return nil
 }
 
-// newShelf is a cluster in which all is as it should be, and a Reconciler that counts in it by a clock.
-func newShelf(t *testing.T, p *v1alpha1.ServingCertPolicy) (*shelf, *Reconciler, *clocktesting.FakePassiveClock) {
+// newShelf is a cluster in which all is as it should be, and a Reconciler that counts in it.
+func newShelf(t *testing.T) (*shelf, *Reconciler) {
 	t.Helper()
 	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: 1000 * time.Hour, Key: pki.KeySpecOf(v1alpha1.PrivateKey{})})
 	if err != nil {
@@ -66,22 +68,26 @@ func newShelf(t *testing.T, p *v1alpha1.ServingCertPolicy) (*shelf, *Reconciler,
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &shelf{ca: readyCA(metav1.ConditionTrue), service: service("shop", "web", "")}
+	s := &shelf{
+		ca: readyCA(metav1.ConditionTrue), policy: newPolicy(), service: service("shop", "web", ""), clock: clocktesting.NewFakePassiveClock(now),
+	}
 	s.ca.Status.Active = &v1alpha1.CAGeneration{Fingerprint: authority.Fingerprint()}
 	s.ca.Status.TrustBundle = &v1alpha1.TrustBundleStatus{Hash: pki.Hash(root.Certificate)}
 	s.key = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: s.ca.SigningKeySecretName()}, Data: map[string][]byte{
 		corev1.TLSCertKey: root.Certificate, corev1.TLSPrivateKeyKey: root.PrivateKey, rotation.BundleKey: root.Certificate,
 	}}
+	s.policy.UID, s.policy.Spec.Certificate.Duration = "uid-of-default", "100h"
+	s.policy.Spec.Certificate.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
 	s.service.UID, s.service.ResourceVersion = "uid-of-web", "1"
 	s.service.Annotations = map[string]string{v1alpha1.AnnotationSecretName: "web-tls"}
 
-	clock := clocktesting.NewFakePassiveClock(now)
-	r := &Reconciler{View: servingcert.View{Reader: s, Rules: issuance.Rules{ClusterDomain: "cluster.local"}, Clock: clock}, Keyring: keyring.New(s, "system", clock), Clock: clock}
+	view := servingcert.View{Reader: s, Rules: issuance.Rules{ClusterDomain: "cluster.local"}, Clock: s.clock}
+	r := &Reconciler{View: view, Keyring: keyring.New(s, "system", s.clock), Clock: s.clock}
 	ca, _, err := r.Keyring.Find(t.Context(), s, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, _ := r.View.Rules.Want(s.service, p)
+	want, _ := view.Rules.Want(s.service, s.policy)
 	pair, err := ca.Authority.Issue(now, want.Leaf, want.Duration, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -91,37 +97,28 @@ func newShelf(t *testing.T, p *v1alpha1.ServingCertPolicy) (*shelf, *Reconciler,
 	}
 	s.secret.ResourceVersion = "2"
 	issuance.Digest(s.secret)
-	return s, r, clock
+	return s, r
 }
 
 // What a count has found out the next one does not look for, until something has changed, or the keyring has looked at the CA again.
 func TestCountsOnce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(*shelf, *v1alpha1.ServingCertPolicy, *clocktesting.FakePassiveClock)
+		change func(*shelf)
 		looks  bool
 	}{
-		"nothing": {func(*shelf, *v1alpha1.ServingCertPolicy, *clocktesting.FakePassiveClock) {}, false},
-		"the Secret": {func(s *shelf, _ *v1alpha1.ServingCertPolicy, _ *clocktesting.FakePassiveClock) {
-			s.secret.ResourceVersion = "3"
-		}, true},
-		"the Service": {func(s *shelf, _ *v1alpha1.ServingCertPolicy, _ *clocktesting.FakePassiveClock) {
-			s.service.ResourceVersion = "3"
-		}, true},
-		"the policy": {func(_ *shelf, p *v1alpha1.ServingCertPolicy, _ *clocktesting.FakePassiveClock) { p.Generation++ }, true},
-		"the CA": {func(_ *shelf, _ *v1alpha1.ServingCertPolicy, c *clocktesting.FakePassiveClock) {
-			c.SetTime(now.Add(time.Hour))
-		}, true},
+		"nothing":     {func(*shelf) {}, false},
+		"the Secret":  {func(s *shelf) { s.secret.ResourceVersion = "3" }, true},
+		"the Service": {func(s *shelf) { s.service.ResourceVersion = "3" }, true},
+		"the policy":  {func(s *shelf) { s.policy.Generation++ }, true},
+		"the CA":      {func(s *shelf) { s.clock.SetTime(now.Add(time.Hour)) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := newPolicy()
-			p.UID, p.Spec.Certificate.Duration = "uid-of-default", "100h"
-			p.Spec.Certificate.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
-			s, r, clock := newShelf(t, p)
+			s, r := newShelf(t)
 			issued := func() int32 {
 				t.Helper()
-				tallies, err := r.count(t.Context(), clock.Now(), []v1alpha1.ServingCertPolicy{*p})
+				tallies, err := r.count(t.Context(), s.clock.Now(), []v1alpha1.ServingCertPolicy{*s.policy})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -134,7 +131,7 @@ func TestCountsOnce(t *testing.T) {
 			}
 			// What cannot happen shows who looks.
 			s.secret.StringData = map[string]string{corev1.TLSPrivateKeyKey: "spoilt"}
-			tc.change(s, p, clock)
+			tc.change(s)
 			if looked := issued() == 0; looked != tc.looks {
 				t.Errorf("it was looked at again: %t, want %t", looked, tc.looks)
 			}
