@@ -74,8 +74,8 @@ func TestAtRest(t *testing.T) {
 	first := newWire()
 	stop := w.start(first, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
 	r := everything(w)
-	// That is at least three resyncs of everything.
-	first.quiet(t, 5*time.Second)
+	// That is several resyncs of everything, and longer than a status may be behind, for each is a change to count (gather).
+	first.quiet(t, 13*time.Second)
 	stop()
 	second := newWire()
 	w.start(second, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })

@@ -61,10 +61,11 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 	if err != nil {
 		return Pair{}, err
 	}
+	name, begin := uniqueName(now, spec.CommonName, before)
 	template := &x509.Certificate{
 		SerialNumber:                serial,
-		Subject:                     pkix.Name{CommonName: uniqueName(now, spec.CommonName, before)},
-		NotBefore:                   now.Add(-ClockSkew),
+		Subject:                     pkix.Name{CommonName: name},
+		NotBefore:                   begin.Add(-ClockSkew),
 		NotAfter:                    now.Add(spec.Duration),
 		IsCA:                        true,
 		BasicConstraintsValid:       true,
@@ -80,12 +81,13 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 	return encodePair(der, nil, key)
 }
 
-// uniqueName is the name and the time in seconds, or as many later as there were generations within that one.
-func uniqueName(now time.Time, name string, before []*x509.Certificate) string {
-	for second := now.Unix(); ; second++ {
-		unique := fmt.Sprintf("%s@%d", name, second)
+// uniqueName is the name and the time in seconds, or as many later as there were generations within that one; and that time, for the
+// newest generation is the one that begins last.
+func uniqueName(now time.Time, name string, before []*x509.Certificate) (string, time.Time) {
+	for begin := now; ; begin = begin.Add(time.Second) {
+		unique := fmt.Sprintf("%s@%d", name, begin.Unix())
 		if !slices.ContainsFunc(before, func(c *x509.Certificate) bool { return c.Subject.CommonName == unique }) {
-			return unique
+			return unique, begin
 		}
 	}
 }
@@ -276,8 +278,9 @@ func RequestCA(now time.Time, privateKey []byte, commonName string, before ...*x
 	if err != nil {
 		return nil, err
 	}
+	name, _ := uniqueName(now, commonName, before)
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{CommonName: uniqueName(now, commonName, before)},
+		Subject: pkix.Name{CommonName: name},
 		ExtraExtensions: []pkix.Extension{
 			{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: constraints},
 			{Id: asn1.ObjectIdentifier{2, 5, 29, 15}, Critical: true, Value: usage},

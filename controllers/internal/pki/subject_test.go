@@ -8,8 +8,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestSubjectsOfOneSecondDiffer: a key that is lost twice within a second makes two CAs, and each has a name of its own.
-func TestSubjectsOfOneSecondDiffer(t *testing.T) {
+// TestGenerationsOfOneSecond: a key that is lost twice within a second makes two CAs. Each has a name of its own, and the later one begins later.
+func TestGenerationsOfOneSecond(t *testing.T) {
 	var before []*x509.Certificate
 	for range 4 {
 		pair, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: time.Hour, Key: pki.KeySpec{Algorithm: "ECDSA", Size: 256}}, before...)
@@ -23,6 +23,9 @@ func TestSubjectsOfOneSecondDiffer(t *testing.T) {
 		for _, other := range before {
 			if other.Subject.CommonName == authority.Certificate().Subject.CommonName {
 				t.Errorf("two CAs bear the subject %s", other.Subject)
+			}
+			if !other.NotBefore.Before(authority.Certificate().NotBefore) {
+				t.Errorf("the CA that came later begins %s, the one before %s", authority.Certificate().NotBefore, other.NotBefore)
 			}
 		}
 		before = append(before, authority.Certificate())
