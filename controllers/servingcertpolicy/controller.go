@@ -145,17 +145,19 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 			continue
 		}
 		ruling, tied := set.For(namespaces[service.Namespace], service.Labels)
-		want, wanted := r.View.Rules.Want(service, ruling)
+		if ruling == nil {
+			continue
+		}
+		plan, wanted, err := r.plan(ctx, now, service, ruling, signers[ruling.Name])
+		if err != nil {
+			return nil, err
+		}
 		if !wanted {
 			continue
 		}
 		tallies[ruling.Name].conflict(tied...)
 		for _, other := range tied {
 			tallies[other.Name].conflict(ruling)
-		}
-		plan, err := r.plan(ctx, now, want, signers[ruling.Name])
-		if err != nil {
-			return nil, err
 		}
 		tallies[ruling.Name].add(now, service, plan)
 	}
@@ -205,27 +207,44 @@ type signer struct {
 	before, after memory
 }
 
-// plan is what is to be done for a Service. Who else wants its Secret is not asked here: whoever was in the way is told of on the
-// Service.
-func (r *Reconciler) plan(ctx context.Context, now time.Time, want issuance.Want, by signer) (issuance.Plan, error) {
-	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
-	if err := r.View.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
-		return issuance.Plan{}, err
-	} else if err != nil {
-		secret = nil
+// plan is what is to be done for a Service, if it wants a certificate. Who else wants its Secret is not asked here: whoever was in the way is
+// told of on the Service.
+func (r *Reconciler) plan(ctx context.Context, now time.Time, service *corev1.Service, ruling *v1alpha1.ServingCertPolicy, by signer) (issuance.Plan, bool, error) {
+	if name, known := by.before.secretOf(service); known {
+		secret, err := r.secret(ctx, service.Namespace, name)
+		if err != nil {
+			return issuance.Plan{}, false, err
+		}
+		if plan, same := by.before.recall(now, service, secret); same {
+			by.after.note(plan, secret)
+			return plan, true, nil
+		}
+	}
+	want, wanted := r.View.Rules.Want(service, ruling)
+	if !wanted {
+		return issuance.Plan{}, false, nil
+	}
+	secret, err := r.secret(ctx, service.Namespace, want.SecretName)
+	if err != nil {
+		return issuance.Plan{}, false, err
 	}
 	if by.ca == nil {
 		// As on the Service itself: whoever has a certificate is served, though its CA is away.
 		if end := issuance.End(secret); now.Before(end) {
-			return issuance.Plan{Want: want, NotAfter: end}, nil
+			return issuance.Plan{Want: want, NotAfter: end}, true, nil
 		}
-		return issuance.Plan{Want: want, Obstacle: by.obstacle}, nil
+		return issuance.Plan{Want: want, Obstacle: by.obstacle}, true, nil
 	}
-	plan, known := by.before.recall(now, want, secret)
-	if !known {
-		plan = want.Plan(now, &by.ca.CA, secret, nil)
-	}
+	plan := want.Plan(now, &by.ca.CA, secret, nil)
 	by.after.note(plan, secret)
-	return plan, nil
+	return plan, true, nil
+}
+
+// secret is nil where there is none.
+func (r *Reconciler) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	secret := &corev1.Secret{}
+	if err := r.View.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, secret, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return secret, nil
 }

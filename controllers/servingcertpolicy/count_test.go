@@ -100,7 +100,7 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 	return s, r
 }
 
-// What a count has found out the next one does not look for, until something has changed, or the keyring has looked at the CA again.
+// What a count has found out the next one does not look for, until something has changed.
 func TestCountsOnce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -111,7 +111,11 @@ func TestCountsOnce(t *testing.T) {
 		"the Secret":  {func(s *shelf) { s.secret.ResourceVersion = "3" }, true},
 		"the Service": {func(s *shelf) { s.service.ResourceVersion = "3" }, true},
 		"the policy":  {func(s *shelf) { s.policy.Generation++ }, true},
-		"the CA":      {func(s *shelf) { s.clock.SetTime(now.Add(time.Hour)) }, true},
+		"the time":    {func(s *shelf) { s.clock.SetTime(now.Add(time.Hour)) }, false},
+		"the CA": {func(s *shelf) {
+			s.clock.SetTime(now.Add(time.Hour))
+			s.key.ResourceVersion = "3"
+		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

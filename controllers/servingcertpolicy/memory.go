@@ -13,7 +13,7 @@ import (
 )
 
 // memory is what a count has found out about the Services of a policy whose certificate stays: to read them is most of what a count takes. It holds
-// while the policy asks for the same, and until the keyring has looked at the CA again, each minute. The zero value remembers nothing.
+// while the policy asks for the same, and the keyring hands out the same CA. The zero value remembers nothing.
 type memory struct {
 	policy     types.UID
 	generation int64
@@ -25,8 +25,8 @@ type memory struct {
 
 // kept is the certificate of a Service, in the versions in which it and its Secret were seen.
 type kept struct {
-	service, secret   string
-	notAfter, renewAt time.Time
+	service, secretName, secret string
+	notAfter, renewAt           time.Time
 }
 
 // newMemory is for about so many Services.
@@ -44,17 +44,25 @@ func (m memory) holds(before memory) bool {
 	return m.policy == before.policy && m.generation == before.generation && m.ca == before.ca && !m.asOf.Before(before.asOf)
 }
 
-// recall is what counts of the plan for a Service, if it is known and nothing is to be done yet.
-func (m memory) recall(now time.Time, want issuance.Want, secret *corev1.Secret) (issuance.Plan, bool) {
-	known, is := m.kept[want.Service.UID]
-	plan := issuance.Plan{Want: want, Action: issuance.Keep, NotAfter: known.notAfter, RenewAt: known.renewAt}
-	same := is && secret != nil && known.service == want.Service.ResourceVersion && known.secret == secret.ResourceVersion
+// secretOf is the Secret of a Service, if it is known and the Service is the same.
+func (m memory) secretOf(service *corev1.Service) (name string, known bool) {
+	found, known := m.kept[service.UID]
+	return found.secretName, known && found.service == service.ResourceVersion
+}
+
+// recall is what counts of the plan for a Service whose Secret is known, if that is the same, and nothing is to be done yet.
+func (m memory) recall(now time.Time, service *corev1.Service, secret *corev1.Secret) (issuance.Plan, bool) {
+	known := m.kept[service.UID]
+	plan := issuance.Plan{
+		Want: issuance.Want{Service: service, SecretName: known.secretName}, Action: issuance.Keep, NotAfter: known.notAfter, RenewAt: known.renewAt,
+	}
+	same := secret != nil && known.secret == secret.ResourceVersion
 	return plan, same && now.Before(known.notAfter) && (known.renewAt.IsZero() || now.Before(known.renewAt))
 }
 
 // note remembers a plan by which the certificate stays; with a keystore it never does, for the password is not read here.
 func (m memory) note(plan issuance.Plan, secret *corev1.Secret) {
 	if service := plan.Want.Service; plan.Action == issuance.Keep && plan.Obstacle == nil && secret != nil {
-		m.kept[service.UID] = kept{service.ResourceVersion, secret.ResourceVersion, plan.NotAfter, plan.RenewAt}
+		m.kept[service.UID] = kept{service.ResourceVersion, plan.Want.SecretName, secret.ResourceVersion, plan.NotAfter, plan.RenewAt}
 	}
 }

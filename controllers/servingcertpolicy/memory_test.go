@@ -42,7 +42,7 @@ func TestMemory(t *testing.T) {
 		"the Secret is gone":             {then: func(l *looked) { l.secret = nil }},
 		"the policy asks for other":      {then: func(l *looked) { l.policy.Generation++ }},
 		"the policy is another":          {then: func(l *looked) { l.policy.UID = "other" }},
-		"the CA was looked at":           {then: func(l *looked) { l.ca = &keyring.CA{} }},
+		"the CA is another":              {then: func(l *looked) { l.ca = &keyring.CA{} }},
 		"there was something to be done": {first: func(l *looked) { l.plan.Action = issuance.Issue }},
 		"something stood in the way":     {first: func(l *looked) { l.plan.Obstacle = obstacle() }},
 		"there was no Secret":            {first: func(l *looked) { l.secret = nil }},
@@ -52,7 +52,7 @@ func TestMemory(t *testing.T) {
 			web := service("shop", "web", "")
 			web.UID, web.ResourceVersion = "web", "1"
 			l := looked{now, newPolicy(), &keyring.CA{}, issuance.Plan{
-				Want: issuance.Want{Service: web}, Action: issuance.Keep, NotAfter: notAfter, RenewAt: renewAt,
+				Want: issuance.Want{Service: web, SecretName: "web-tls"}, Action: issuance.Keep, NotAfter: notAfter, RenewAt: renewAt,
 			}, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "1"}}}
 			if tc.first != nil {
 				tc.first(&l)
@@ -62,15 +62,16 @@ func TestMemory(t *testing.T) {
 			if tc.then != nil {
 				tc.then(&l)
 			}
-			got, known := before.recall(l.now, l.plan.Want, l.secret)
-			known = known && newMemory(l.now, l.policy, l.ca, 1).holds(before)
+			name, sameService := before.secretOf(web)
+			got, sameSecret := before.recall(l.now, web, l.secret)
+			known := sameService && sameSecret && newMemory(l.now, l.policy, l.ca, 1).holds(before)
 			if known != tc.want {
 				t.Errorf("known: %t, want %t", known, tc.want)
 			}
 			if before.asOf != before.asOf.Round(0) {
 				t.Error("a clock on the wall that goes back is not noticed")
 			}
-			if known && (got.Want.Service != web || got.Action != issuance.Keep || got.NotAfter != planned.NotAfter || got.RenewAt != planned.RenewAt) {
+			if known && (name != "web-tls" || got.Want.Service != web || got.Want.SecretName != name || got.Action != issuance.Keep || got.NotAfter != planned.NotAfter || got.RenewAt != planned.RenewAt) {
 				t.Errorf("what is known is %v, want %v", got, planned)
 			}
 		})

@@ -44,6 +44,9 @@ type CA struct {
 	Path *pki.Path
 	// Longest is the longest lifetime that it may sign for.
 	Longest time.Duration
+
+	// version is that of the Secret that it was read from.
+	version string
 }
 
 // Keyring holds the CAs in memory.
@@ -77,6 +80,8 @@ type held struct {
 	// err is why there is no CA; it is forgotten after a while.
 	err  error
 	asOf time.Time
+	// reissues is since when this process reissues what CAs before signed.
+	reissues time.Time
 }
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
@@ -100,13 +105,14 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	if known.identity == named && now.Sub(known.asOf).Abs() < lasts {
 		return known.ca, known.err
 	}
-	ca, err := k.read(ctx, serviceCA, named)
-	if ca != nil && known.paused && !named.paused {
-		// What was held is spread from now on, or all of it would come at once.
-		ca.Reissue.Started = now
+	reissues := k.reissues(now, known, named)
+	ca, err := k.read(ctx, serviceCA, named, reissues)
+	if ca != nil && known.ca != nil && known.identity == named && known.ca.version == ca.version {
+		// Whoever remembers something of the CA knows by this that it is the same.
+		ca = known.ca
 	}
 	if err == nil || errors.Is(err, ErrNotReady) {
-		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now}
+		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now, reissues: reissues}
 	}
 	return ca, err
 }
@@ -125,7 +131,19 @@ func identify(serviceCA *v1alpha1.ServiceCA) identity {
 	return named
 }
 
-func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named identity) (*CA, error) {
+// reissues is since when this process reissues what CAs before signed.
+func (k *Keyring) reissues(now time.Time, known held, named identity) time.Time {
+	switch {
+	case known.uid != named.uid:
+		return k.started
+	case known.paused && !named.paused:
+		// What was held is spread from now on, or all of it would come at once.
+		return now
+	}
+	return known.reissues
+}
+
+func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named identity, reissues time.Time) (*CA, error) {
 	var secret corev1.Secret
 	key := client.ObjectKey{Namespace: k.namespace, Name: serviceCA.SigningKeySecretName()}
 	switch err := k.reader.Get(ctx, key, &secret); {
@@ -147,9 +165,10 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	ca := &CA{
 		Longest: time.Duration(named.longest) * time.Second,
+		version: secret.ResourceVersion,
 		CA: issuance.CA{
 			Bundle: bundle, Roots: roots.Pool(), Signatures: k.signatures,
-			Reissue: issuance.Reissue{Started: k.started, Paused: named.paused},
+			Reissue: issuance.Reissue{Started: reissues, Paused: named.paused},
 		},
 	}
 	if state.Preparing() || state.Phase == v1alpha1.PhaseReissuing {
