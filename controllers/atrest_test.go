@@ -94,7 +94,7 @@ func TestAtRest(t *testing.T) {
 		}
 		return ""
 	})
-	second.quiet(t, 5*time.Second)
+	second.quiet(t, 13*time.Second)
 	if made := second.written("POST /api/v1/namespaces/" + r.name + "/secrets"); len(made) != 1 {
 		t.Errorf("one Service is late, and %d Secrets are made", len(made))
 	}

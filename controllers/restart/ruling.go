@@ -2,6 +2,8 @@ package restart
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,11 +38,9 @@ func (r *Reconciler) rulings(ctx context.Context) (rulings, error) {
 	}
 	for i := range services.Items {
 		service := &services.Items[i]
-		for key, value := range service.Spec.Selector {
-			// Any will do, for pods that it selects bear them all.
-			one := pair{service.Namespace, key, value}
-			found.services[one] = append(found.services[one], service)
-			break
+		if keys := slices.Sorted(maps.Keys(service.Spec.Selector)); len(keys) > 0 {
+			first := pair{service.Namespace, keys[0], service.Spec.Selector[keys[0]]}
+			found.services[first] = append(found.services[first], service)
 		}
 	}
 	var namespaces metav1.PartialObjectMetadataList

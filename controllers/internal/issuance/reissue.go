@@ -8,7 +8,7 @@ type Reissue struct {
 	// From is the switch, and Over the time over which they are spread.
 	From time.Time
 	Over time.Duration
-	// Started is when this manager began: what was missed before is spread again, so that no wave follows.
+	// Started is when this manager began with the CA, or a pause ended: what was missed before is spread again, so that no wave follows.
 	Started time.Time
 	// Paused replaces none before its age demands it.
 	Paused bool

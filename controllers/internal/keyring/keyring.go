@@ -52,11 +52,9 @@ type CA struct {
 // Keyring holds the CAs in memory.
 type Keyring struct {
 	// reader reads from the API server: no cache holds a signing key.
-	reader    client.Reader
-	namespace string
-	clock     clock.PassiveClock
-	// started is when this process began to reissue.
-	started    time.Time
+	reader     client.Reader
+	namespace  string
+	clock      clock.PassiveClock
 	signatures *pki.Signatures
 
 	mu   sync.Mutex
@@ -80,13 +78,13 @@ type held struct {
 	// err is why there is no CA; it is forgotten after a while.
 	err  error
 	asOf time.Time
-	// reissues is since when this process reissues what CAs before signed.
+	// reissues is since when this process reissues what CAs before signed: since it was first asked for this one, or a pause ended.
 	reissues time.Time
 }
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
 func New(reader client.Reader, namespace string, passive clock.PassiveClock) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, clock: passive, started: passive.Now(), signatures: pki.NewSignatures(), held: map[string]held{}}
+	return &Keyring{reader: reader, namespace: namespace, clock: passive, signatures: pki.NewSignatures(), held: map[string]held{}}
 }
 
 // Get is the CA that the status of a ServiceCA names, or ErrNotReady.
@@ -105,9 +103,13 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	if known.identity == named && now.Sub(known.asOf).Abs() < lasts {
 		return known.ca, known.err
 	}
-	reissues := k.reissues(now, known, named)
+	reissues := known.reissues
+	if known.uid != named.uid || (known.paused && !named.paused) {
+		// What was missed before, or held, is spread from now on, or all of it would come at once.
+		reissues = now
+	}
 	ca, err := k.read(ctx, serviceCA, named, reissues)
-	if ca != nil && known.ca != nil && known.identity == named && known.ca.version == ca.version {
+	if known.identity == named && ca.same(known.ca) {
 		// Whoever remembers something of the CA knows by this that it is the same.
 		ca = known.ca
 	}
@@ -131,16 +133,10 @@ func identify(serviceCA *v1alpha1.ServiceCA) identity {
 	return named
 }
 
-// reissues is since when this process reissues what CAs before signed.
-func (k *Keyring) reissues(now time.Time, known held, named identity) time.Time {
-	switch {
-	case known.uid != named.uid:
-		return k.started
-	case known.paused && !named.paused:
-		// What was held is spread from now on, or all of it would come at once.
-		return now
-	}
-	return known.reissues
+// same tells whether a CA that was read again, for the same identity, is the one before. Its end may be another: that of the path to its root
+// which is valid now.
+func (c *CA) same(before *CA) bool {
+	return c != nil && before != nil && c.version == before.version && c.NotAfter.Equal(before.NotAfter)
 }
 
 func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named identity, reissues time.Time) (*CA, error) {
@@ -230,9 +226,11 @@ func answer(object client.Object) (depends struct {
 	return depends
 }
 
-// Forget drops the key of a ServiceCA: it is gone, or there is another.
+// Forget drops the key of a ServiceCA: it is gone, or there is another. Since when it reissues is no matter of the key.
 func (k *Keyring) Forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.held, name)
+	if known, is := k.held[name]; is {
+		k.held[name] = held{identity: known.identity, reissues: known.reissues}
+	}
 }

@@ -1,13 +1,25 @@
 package keyring_test
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/keyutil"
 	"k8s.io/utils/ptr"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
 // have is the CA that the keyring hands out.
@@ -45,30 +57,103 @@ func TestSameCA(t *testing.T) {
 	}
 }
 
-// What was held while the CA was paused is spread from the end of the pause on, however long that takes, and whatever changes meanwhile.
-func TestReissueAfterAPause(t *testing.T) {
+// certify signs a CA for a key, by another CA or by itself.
+func certify(t *testing.T, name string, serial int64, notAfter time.Time, key crypto.Signer, issuer *x509.Certificate, by crypto.Signer) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-time.Hour), NotAfter: notAfter.Truncate(time.Second),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	if issuer == nil {
+		issuer = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
+}
+
+// A CA whose parent was renewed, and that has both, outlives the first of them, though nobody writes its Secret.
+func TestParentEnds(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused
-	if begun := s.have().Reissue.Started; !begun.Equal(now) {
-		t.Errorf("it began %s, want %s", begun, now)
+	keys := make([]*ecdsa.PrivateKey, 3)
+	for i := range keys {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[i] = key
 	}
-	s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationAutomatic
-	resumed := now.Add(time.Hour)
-	s.clock.SetTime(resumed)
-	for i, change := range []func(){
-		func() {},
-		func() { s.secret.ResourceVersion = "2" },
-		func() { s.serviceCA.Status.Active.LongestDurationSeconds = ptr.To[int64](7) },
-	} {
-		change()
-		if begun := s.have().Reissue.Started; !begun.Equal(resumed) {
-			t.Errorf("%d: it began %s, want %s", i, begun, resumed)
+	soon, late := now.Add(2*time.Hour).Truncate(time.Second), now.Add(4*time.Hour).Truncate(time.Second)
+	root := certify(t, "root", 1, late.Add(time.Hour), keys[0], nil, keys[0])
+	parent := certify(t, "parent", 2, soon, keys[1], root, keys[0])
+	renewed := certify(t, "parent", 3, late, keys[1], root, keys[0])
+	signer := certify(t, "signer", 4, late.Add(time.Hour), keys[2], parent, keys[1])
+	encoded := func(certificates ...*x509.Certificate) (all []byte) {
+		for _, one := range certificates {
+			all = append(all, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one.Raw})...)
+		}
+		return all
+	}
+	private, err := keyutil.MarshalPrivateKeyToPEM(keys[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.secret.Data = map[string][]byte{
+		corev1.TLSCertKey: encoded(signer, parent, renewed), corev1.TLSPrivateKeyKey: private, rotation.BundleKey: encoded(root),
+	}
+	s.serviceCA.Status.Active.Fingerprint = pki.Fingerprint(signer, parent, renewed)
+	s.serviceCA.Status.TrustBundle.Hash = pki.Hash(s.secret.Data[rotation.BundleKey])
+	if end := s.have().NotAfter; !end.Equal(soon) {
+		t.Errorf("it ends %s, want %s, with its parent", end, soon)
+	}
+	s.clock.SetTime(soon.Add(time.Minute))
+	if end := s.have().NotAfter; !end.Equal(late) {
+		t.Errorf("it ends %s, want %s, with its renewed parent", end, late)
+	}
+}
+
+// What was held while the CA was paused is spread from the end of the pause on, however long that takes, and whatever changes meanwhile. So is
+// what was missed before this process was asked for the CA.
+func TestReissueBegins(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	asked := now.Add(time.Hour)
+	s.clock.SetTime(asked)
+	begun := func(when time.Time) {
+		t.Helper()
+		if got := s.have().Reissue.Started; !got.Equal(when) {
+			t.Errorf("at %s: it began %s, want %s", s.clock.Now(), got, when)
 		}
 		s.clock.SetTime(s.clock.Now().Add(2 * time.Minute))
 	}
-	s.serviceCA.UID = "uid-of-the-next"
-	if begun := s.have().Reissue.Started; !begun.Equal(now) {
-		t.Errorf("that of another CA began %s, want %s", begun, now)
+	longest := int64(0)
+	changes := func(when time.Time) {
+		t.Helper()
+		begun(when)
+		s.secret.ResourceVersion += "1"
+		begun(when)
+		longest++
+		s.serviceCA.Status.Active.LongestDurationSeconds = &longest
+		// As whoever writes the Secret does.
+		s.keys.Forget("default")
+		begun(when)
 	}
+	changes(asked)
+	for range 2 {
+		s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused
+		begun(asked)
+		s.keys.Forget("default")
+		s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationAutomatic
+		asked = s.clock.Now()
+		changes(asked)
+	}
+	s.serviceCA.UID = "uid-of-the-next"
+	changes(s.clock.Now())
 }

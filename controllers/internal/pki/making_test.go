@@ -117,7 +117,7 @@ func TestMakersWaitAnew(t *testing.T) {
 		for i := range 2 {
 			ask(i+5, 20*time.Millisecond)
 		}
-		// The first two went with the third, at 140 ms. The fifth is made at 160 ms, ten before those would have gone.
+		// The first two went with the third, at 140 ms. The fifth is made at 160 ms, before those would have gone.
 		time.Sleep(145*time.Millisecond - time.Since(begin))
 		for i := range 10 {
 			ask(i+7, 200*time.Millisecond)
