@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,7 +33,7 @@ func (s *stack) shakeHands(pods []corev1.Pod) {
 	s.Logf("%d handshakes", hands)
 }
 
-// mountedRoots are the roots that the first pod with a bundle finds in its folder.
+// mountedRoots are the roots that the first pod with a bundle finds in its folder: once the kubelet looks again, if that came before the bundle.
 func (s *stack) mountedRoots(pods []corev1.Pod) *x509.CertPool {
 	s.Helper()
 	for i := range pods {
@@ -38,10 +41,18 @@ func (s *stack) mountedRoots(pods []corev1.Pod) *x509.CertPool {
 			if volume.ConfigMap == nil || !s.configMaps[pods[i].Namespace+"/"+volume.ConfigMap.Name] {
 				continue
 			}
-			roots := x509.NewCertPool()
-			if !roots.AppendCertsFromPEM(s.file(&pods[i], volume.Name, "service-ca.crt")) {
-				s.Fatalf("pod %s finds no bundle", pods[i].Name)
+			folder, err := s.cluster.VolumePath(&pods[i], volume.Name)
+			if err != nil {
+				s.Fatal(err)
 			}
+			roots := x509.NewCertPool()
+			eventually(s.T, func(context.Context) error {
+				bundle, err := os.ReadFile(filepath.Join(folder, "service-ca.crt"))
+				if err == nil && !roots.AppendCertsFromPEM(bundle) {
+					err = fmt.Errorf("pod %s finds no bundle", pods[i].Name)
+				}
+				return err
+			})
 			return roots
 		}
 	}
