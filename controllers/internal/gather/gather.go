@@ -17,9 +17,9 @@ import (
 const (
 	// calm is for how long nothing has changed when it is time to count.
 	calm = time.Second
-	// share is how many times longer than the last count took, and to tell of it, changes gather that do not end: so it takes a fiftieth of a core
-	// at most, ours or the API server's, as long as most allows that.
-	share = 50
+	// share is how many times longer than the last count took, and to tell of it, changes gather that do not end: so it takes a hundredth of a
+	// core at most, ours or the API server's, as long as most allows that.
+	share = 100
 	// most is how long anybody waits for a count.
 	most = 10 * time.Second
 )

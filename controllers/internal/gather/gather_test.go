@@ -84,8 +84,8 @@ func TestPatience(t *testing.T) {
 	}{
 		{"at the start", nil, 6},
 		{"in no time", []time.Duration{0}, 60},
-		{"soon", []time.Duration{20 * time.Millisecond}, 60},
-		{"later", []time.Duration{100 * time.Millisecond}, 12},
+		{"soon", []time.Duration{10 * time.Millisecond}, 60},
+		{"later", []time.Duration{50 * time.Millisecond}, 12},
 		{"late", []time.Duration{time.Minute}, 6},
 		{"the last counts", []time.Duration{time.Minute, 0}, 60},
 	} {
