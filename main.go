@@ -25,9 +25,9 @@ import (
 
 const (
 	// ballast is never written to, so that it takes no memory, and counts as in use. With little in use, garbage would be collected all the time.
-	ballast = 32 << 20
-	// gcPercent lets garbage grow to four fifths of what is in use before it is collected, and not to as much again.
-	gcPercent = 80
+	ballast = 48 << 20
+	// gcPercent lets garbage grow to two fifths of what is in use before it is collected, and not to as much again.
+	gcPercent = 40
 )
 
 // giveBackEvery is how often memory that is not in use goes back to the node: it costs a garbage collection.
