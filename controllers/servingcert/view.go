@@ -77,7 +77,7 @@ func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Se
 			return false
 		}
 		ruling, _ := policies.For(namespace, other.Labels)
-		theirs, wanted := v.Rules.Want(other, ruling)
+		theirs, wanted := v.Rules.Names(other, ruling)
 		return !wanted || theirs.SecretName != want.SecretName
 	}), err
 }
@@ -173,7 +173,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 			return Claim{}
 		}
 		ruling, _ := policies.For(namespace.Labels, service.Labels)
-		want, wanted := v.Rules.Want(&service, ruling)
+		want, wanted := v.Rules.Names(&service, ruling)
 		if !wanted || want.SecretName != secret.Name {
 			return Claim{}
 		}

@@ -120,7 +120,7 @@ func await(ctx context.Context, check func(context.Context) (bool, error)) error
 // makeCA lets a manager make the CA, and end before there is anything to serve.
 func (b *bench) makeCA(ctx context.Context) error {
 	slow := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "rsa"}, Spec: v1alpha1.ServingCertPolicySpec{
-		Priority: 1, NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"keys": "rsa"}},
+		Priority: 1, Issuance: v1alpha1.IssueAll, NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"keys": "rsa"}},
 	}}
 	slow.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.RSA
 	err := errors.Join(

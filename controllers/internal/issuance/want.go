@@ -27,6 +27,29 @@ type Want struct {
 
 // Want is what a policy gives to a Service that it rules; false when it gives nothing.
 func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Want, bool) {
+	want, wanted := r.Names(service, policy)
+	if !wanted {
+		return Want{}, false
+	}
+	certificate := policy.Spec.Certificate
+	want.Leaf = pki.LeafSpec{
+		DNSNames: r.dnsNames(service, certificate),
+		Usages:   certificate.Usages,
+		Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
+	}
+	want.Duration = certificate.Duration.Std()
+	want.Keystore = keystoreOf(service, want.Family)
+	if certificate.RenewBefore != nil {
+		want.RenewBefore = certificate.RenewBefore.Std()
+	}
+	if want.Family.IsOpenShift() {
+		want.Leaf.ServiceUID = string(service.UID)
+	}
+	return want, true
+}
+
+// Names is what Want says of the Secret alone, whatever is in its certificate: much less work, for those who ask about each Service.
+func (r Rules) Names(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Want, bool) {
 	family, secretName := r.Request(service)
 	if policy == nil || (family == NotAsked && !servedUnasked(service, policy)) {
 		return Want{}, false
@@ -34,24 +57,7 @@ func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy)
 	if family == NotAsked {
 		secretName = service.Name + policy.Spec.SecretNameSuffix
 	}
-	certificate := policy.Spec.Certificate
-	want := Want{
-		Service: service, Policy: policy, Family: family, SecretName: secretName,
-		Leaf: pki.LeafSpec{
-			DNSNames: r.dnsNames(service, certificate),
-			Usages:   certificate.Usages,
-			Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
-		},
-		Duration: certificate.Duration.Std(),
-		Keystore: keystoreOf(service, family),
-	}
-	if certificate.RenewBefore != nil {
-		want.RenewBefore = certificate.RenewBefore.Std()
-	}
-	if family.IsOpenShift() {
-		want.Leaf.ServiceUID = string(service.UID)
-	}
-	return want, true
+	return Want{Service: service, Policy: policy, Family: family, SecretName: secretName}, true
 }
 
 // servedUnasked tells whether issuance All means this Service too.

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 
 	"k8s.io/client-go/util/keyutil"
 
@@ -61,7 +62,7 @@ func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 }
 
 // rsaKeys are made by as many as there are cores.
-var rsaKeys = newMakers(runtime.GOMAXPROCS(0))
+var rsaKeys = newMakers(runtime.GOMAXPROCS(0), debug.SetGCPercent)
 
 func generateKey(spec KeySpec) (crypto.Signer, error) {
 	switch spec {

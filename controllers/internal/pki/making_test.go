@@ -66,7 +66,7 @@ func TestMakers(t *testing.T) {
 		{"as many as there are cores", orders{2, 16, 0}, 2, 1},
 		{"no more than the cores have at hand", orders{4, 16, 0}, 2, 2},
 		{"a few more", orders{8, 16, 0}, 2, 2},
-		{"many", orders{64, 16, 20 * time.Millisecond}, 2, 9},
+		{"many", orders{64, 16, 20 * time.Millisecond}, 2, 6},
 		{"by few", orders{20, 5, 60 * time.Millisecond}, 2, 10},
 		{"on many cores", orders{64, 16, 60 * time.Millisecond}, 8, 8},
 		{"on more", orders{64, 16, 0}, 16, 4},
@@ -74,7 +74,7 @@ func TestMakers(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				made, given := tc.by(t, newMakers(tc.cores))
+				made, given := tc.by(t, newMakers(tc.cores, noGC))
 				for i, at := range given {
 					if at-made[i] > together {
 						t.Errorf("%d: it was made after %s, and handed out after %s", i, made[i], at)
@@ -96,7 +96,7 @@ func TestMakers(t *testing.T) {
 func TestMakersWaitAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m, begin := newMakers(2), time.Now()
+		m, begin := newMakers(2, noGC), time.Now()
 		var askers sync.WaitGroup
 		var fifth time.Duration
 		ask := func(i int, takes time.Duration) {
@@ -127,4 +127,36 @@ func TestMakersWaitAnew(t *testing.T) {
 			t.Errorf("the fifth came after %s, want %s", fifth, want)
 		}
 	})
+}
+
+func noGC(int) int { return 0 }
+
+// Garbage may grow more from when many keys are wanted until none is, and as before then.
+func TestMakersLeaveGarbage(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		orders
+		want []int
+	}{
+		{"few at a time", orders{12, 3, 0}, []int{40}},
+		{"many", orders{64, 16, 20 * time.Millisecond}, []int{40, roomForGarbage, 40}},
+		{"many, one by one in the end", orders{5, 4, 0}, []int{40, roomForGarbage, 40}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				percents := []int{40}
+				m := newMakers(2, func(percent int) int {
+					before := percents[len(percents)-1]
+					percents = append(percents, percent)
+					return before
+				})
+				tc.by(t, m)
+				if !slices.Equal(percents, tc.want) {
+					t.Errorf("garbage may grow by %v, want %v", percents, tc.want)
+				}
+			})
+		})
+	}
 }
