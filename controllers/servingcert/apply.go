@@ -1,6 +1,7 @@
 package servingcert
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,9 @@ import (
 // errSecretThere means that a Secret lies under a name where the cache has none.
 var errSecretThere = errors.New("there is a Secret that the cache does not hold")
 
+// errInLine means that the Service waits in the line of those whose keys take long to make.
+var errInLine = errors.New("the private key takes long to make")
+
 // carryOut does what a plan says.
 func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuance.Plan) (outcome, error) {
 	err := r.write(ctx, found, &plan)
@@ -30,6 +34,8 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 	switch {
 	case errors.Is(err, errSecretThere):
 		return outcome{}, errSecretThere
+	case errors.Is(err, errInLine):
+		return outcome{inLine: true}, nil
 	case apply.Going(err), apierrors.IsConflict(err):
 		// Something else was faster.
 		return outcome{silent: true, again: retryUnseen}, nil
@@ -88,8 +94,11 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	if err != nil {
 		return err
 	}
+	if r.Line != nil && found.want.Leaf.Key.TakesLong(previousKey) {
+		return cmp.Or(r.Line.add(ctx, client.ObjectKeyFromObject(found.service), *plan), errInLine)
+	}
 	began := r.Clock.Now()
-	pair, err := found.ca.Authority.Issue(found.now, found.want.Leaf, found.want.Duration, previousKey)
+	pair, err := found.ca.Authority.Issue(ctx, found.now, found.want.Leaf, found.want.Duration, previousKey)
 	if err != nil {
 		return err
 	}
@@ -201,7 +210,7 @@ func (r *Reconciler) count(found situation, err error) error {
 	if signer := found.ca.Certificate; signer != nil {
 		given += fmt.Sprintf(" %.8x", signer.SubjectKeyId)
 	}
-	r.View.Pace.Wrote(client.ObjectKeyFromObject(found.service), given, found.now, err)
+	r.View.Pace.Wrote(client.ObjectKeyFromObject(found.service), given, r.Clock.Now(), err)
 	return err
 }
 

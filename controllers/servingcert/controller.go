@@ -47,6 +47,8 @@ type Reconciler struct {
 	Metrics  *metrics.Signing
 	// Refusals tells when to try again a write that the API server refused: each costs a key.
 	Refusals workqueue.TypedRateLimiter[types.NamespacedName]
+	// Line is where Services wait whose key takes long to make; nil for the reconciler that makes those.
+	Line *Line
 }
 
 // NewRefusals waits for 30 seconds first, and twice as long each time, up to a quarter of an hour.
@@ -74,6 +76,8 @@ type outcome struct {
 	signedBy string
 	// silent leaves what the Service says of itself as it is: what is missing will come by itself.
 	silent bool
+	// inLine leaves everything to who makes the keys that take long.
+	inLine bool
 	again  time.Duration
 }
 
@@ -105,7 +109,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		result = r.unserved(&service, ruling)
 		_, want.SecretName = r.View.Rules.Request(&service)
 	}
-	if err != nil {
+	if err != nil || result.inLine {
 		return ctrl.Result{}, err
 	}
 	if err := r.told(&service, &result, r.tell(ctx, &service, result)); err != nil || policies.Unreadable() {

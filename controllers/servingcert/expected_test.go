@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -105,7 +106,7 @@ func TestCreateExpects(t *testing.T) {
 			return refusal
 		},
 	}).Build()
-	r := &Reconciler{Client: c, Expected: &Expected{}, Refusals: NewRefusals(), View: View{Pace: &pace.Pace{}}}
+	r := &Reconciler{Client: c, Expected: &Expected{}, Refusals: NewRefusals(), View: View{Pace: &pace.Pace{}}, Clock: clock.RealClock{}}
 	service, pair := asking("web", "web-tls"), newPair(t)
 	labels := map[string]string{v1alpha1.LabelService: "web"}
 	create := func() error {

@@ -2,6 +2,7 @@ package servingcert
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -39,7 +40,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		return err
 	}
 	all := r.allBehindOthers()
-	return ctrl.NewControllerManagedBy(mgr).
+	return errors.Join(r.setupLine(mgr), ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		WatchesRawSource(source.Func(r.nowAndThen)).
@@ -52,7 +53,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 			return r.services(ctx, client.InNamespace(namespace.GetName()))
 		}), builder.WithPredicates(notAtFirst(), predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
-		Complete(r)
+		Complete(r))
 }
 
 // notAtFirst passes over what is there when the manager starts: every Service is then looked at once, for its own sake.

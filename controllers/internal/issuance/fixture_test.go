@@ -1,6 +1,7 @@
 package issuance_test
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 
@@ -169,7 +170,7 @@ func (s *scene) carryOut(plan issuance.Plan) {
 		if s.secret != nil && plan.Want.KeepsKey() && issuance.KeepableKey(s.digest(), s.service) {
 			previous = s.secret.Data["tls.key"]
 		}
-		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
+		pair, err := s.ca.Issue(context.Background(), s.now, plan.Want.Leaf, plan.Want.Duration, previous)
 		s.write(must(s.t, pair, err))
 	case issuance.Repair:
 		s.write(s.pair())

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -61,13 +62,38 @@ func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	return KeySpec{}
 }
 
-// rsaKeys are made by as many as there are cores.
+// TakesLong tells whether making such a key takes a core for a tenth of a second and longer. It does not where the previous key will do.
+func (s KeySpec) TakesLong(previousKey []byte) bool {
+	_, err := reuse(s, previousKey)
+	return s.Algorithm == v1alpha1.RSA && err != nil
+}
+
+// rsaKeys of leaves are made by as many as there are cores.
 var rsaKeys = newMakers(runtime.GOMAXPROCS(0), debug.SetGCPercent)
+
+// leafKey is the previous key, in PEM, where that will do, or a new one: of those that take long, one after the other.
+func leafKey(ctx context.Context, spec KeySpec, previous []byte) (crypto.Signer, error) {
+	if key, err := reuse(spec, previous); err == nil {
+		return key, nil
+	}
+	if spec.Algorithm == v1alpha1.RSA {
+		return rsaKeys.make(ctx, func() (crypto.Signer, error) { return generateKey(spec) })
+	}
+	return generateKey(spec)
+}
+
+func reuse(spec KeySpec, previous []byte) (crypto.Signer, error) {
+	key, err := parseKey(previous)
+	if err == nil && KeySpecOfPublic(key.Public()) != spec {
+		err = fmt.Errorf("is no %s key", spec)
+	}
+	return key, err
+}
 
 func generateKey(spec KeySpec) (crypto.Signer, error) {
 	switch spec {
 	case KeySpec{v1alpha1.RSA, 2048}, KeySpec{v1alpha1.RSA, 3072}, KeySpec{v1alpha1.RSA, 4096}:
-		return rsaKeys.make(func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, spec.Size) })
+		return rsa.GenerateKey(rand.Reader, spec.Size)
 	case KeySpec{v1alpha1.ECDSA, 256}:
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case KeySpec{v1alpha1.ECDSA, 384}:

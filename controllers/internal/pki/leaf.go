@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -79,13 +80,13 @@ func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
 }
 
 // Issue signs a certificate that is valid for duration, as far as the CA is. The key is a new one, unless previousKey holds a
-// private key in PEM that satisfies the spec.
-func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, previousKey []byte) (Pair, error) {
+// private key in PEM that satisfies the spec. While other keys are made that take long it waits for a core, if ctx lets it.
+func (a *Authority) Issue(ctx context.Context, now time.Time, spec LeafSpec, duration time.Duration, previousKey []byte) (Pair, error) {
 	notAfter := NotAfter(now, duration, a.end)
 	if !notAfter.After(now) {
 		return Pair{}, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
 	}
-	key, err := keyFor(spec.Key, previousKey)
+	key, err := leafKey(ctx, spec.Key, previousKey)
 	if err != nil {
 		return Pair{}, err
 	}
@@ -146,13 +147,6 @@ func (a *Authority) sign(spec LeafSpec, key crypto.PublicKey, notBefore, notAfte
 		return nil, fmt.Errorf("sign the certificate: %w", err)
 	}
 	return der, nil
-}
-
-func keyFor(spec KeySpec, previous []byte) (crypto.Signer, error) {
-	if key, err := parseKey(previous); err == nil && KeySpecOfPublic(key.Public()) == spec {
-		return key, nil
-	}
-	return generateKey(spec)
 }
 
 // Permits tells why the name constraints of a CA forbid a name, which may be a wildcard; nil when they do not (RFC 5280

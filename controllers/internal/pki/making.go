@@ -1,17 +1,19 @@
 package pki
 
 import (
+	"context"
 	"crypto"
+	"fmt"
 	"sync"
 	"time"
 )
 
 // together is for how long a key that is made waits for others while many are wanted: what comes together costs the API server a third less than
 // what comes one by one.
-const together = 500 * time.Millisecond
+const together = 250 * time.Millisecond
 
-// roomForGarbage is the percentage of what is in use by which garbage may grow while many keys are made: an RSA key leaves half a MiB of it, and nothing
-// else that comes then leaves much.
+// roomForGarbage is the percentage of what is in use by which garbage may grow while many keys are made: an RSA key leaves half a MiB of it, and all
+// that comes besides leaves little.
 const roomForGarbage = 100
 
 // makers make keys that take a core for a tenth of a second and longer, in which others wait to be reconciled: as many at once as there are cores.
@@ -25,7 +27,7 @@ type makers struct {
 	wanted int
 	// waiting is closed when those that are made are handed out; nil without any.
 	waiting chan struct{}
-	// endBulk is called when none is wanted any more; nil until many are.
+	// endBulk is called when a core has none to make any more; nil until many are wanted.
 	endBulk func()
 }
 
@@ -34,12 +36,18 @@ func newMakers(cores int, setGCPercent func(percent int) int) *makers {
 }
 
 // make hands out what work makes: at once, unless the cores have other keys to make, and as many again after them. Where there are so many cores that
-// their keys come together anyway, those who ask are too few for that.
-func (m *makers) make(work func() (crypto.Signer, error)) (crypto.Signer, error) {
+// their keys come together anyway, those who ask are too few for that. Who gives up waiting for a core has none made.
+func (m *makers) make(ctx context.Context, work func() (crypto.Signer, error)) (crypto.Signer, error) {
 	m.want()
-	defer m.gather()
-	m.cores <- struct{}{}
-	defer func() { <-m.cores }()
+	defer m.gather(ctx)
+	select {
+	case m.cores <- struct{}{}:
+		defer func() { <-m.cores }()
+	case <-ctx.Done():
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("wait for a core to make a private key: %w", err)
+	}
 	return work()
 }
 
@@ -57,11 +65,11 @@ func (m *makers) want() {
 func (m *makers) many() bool { return m.wanted >= 2*cap(m.cores) }
 
 // gather waits for others as long as the cores do not run out of work for that, and not long.
-func (m *makers) gather() {
+func (m *makers) gather(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.wanted--
-	if m.wanted == 0 && m.endBulk != nil {
+	if m.wanted < cap(m.cores) && m.endBulk != nil {
 		m.endBulk()
 		m.endBulk = nil
 	}
@@ -80,7 +88,10 @@ func (m *makers) gather() {
 	}
 	waiting := m.waiting
 	m.mu.Unlock()
-	<-waiting
+	select {
+	case <-waiting:
+	case <-ctx.Done():
+	}
 	m.mu.Lock()
 }
 

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"context"
 	"crypto"
 	"errors"
 	"slices"
@@ -33,7 +34,7 @@ func (o orders) by(t *testing.T, m *makers) (made, given []time.Duration) {
 	for range o.askers {
 		askers.Go(func() {
 			for range left {
-				_, err := m.make(func() (crypto.Signer, error) {
+				_, err := m.make(t.Context(), func() (crypto.Signer, error) {
 					time.Sleep(takes)
 					mu.Lock()
 					defer mu.Unlock()
@@ -66,7 +67,7 @@ func TestMakers(t *testing.T) {
 		{"as many as there are cores", orders{2, 16, 0}, 2, 1},
 		{"no more than the cores have at hand", orders{4, 16, 0}, 2, 2},
 		{"a few more", orders{8, 16, 0}, 2, 2},
-		{"many", orders{64, 16, 20 * time.Millisecond}, 2, 6},
+		{"many", orders{64, 16, 20 * time.Millisecond}, 2, 9},
 		{"by few", orders{20, 5, 60 * time.Millisecond}, 2, 10},
 		{"on many cores", orders{64, 16, 60 * time.Millisecond}, 8, 8},
 		{"on more", orders{64, 16, 0}, 16, 4},
@@ -101,7 +102,7 @@ func TestMakersWaitAnew(t *testing.T) {
 		var fifth time.Duration
 		ask := func(i int, takes time.Duration) {
 			askers.Go(func() {
-				_, _ = m.make(func() (crypto.Signer, error) {
+				_, _ = m.make(t.Context(), func() (crypto.Signer, error) {
 					time.Sleep(takes)
 					return nil, nil
 				})
@@ -140,6 +141,7 @@ func TestMakersLeaveGarbage(t *testing.T) {
 		want []int
 	}{
 		{"few at a time", orders{12, 3, 0}, []int{40}},
+		{"many at first, and then few at a time", orders{8, 4, 2 * takes}, []int{40, roomForGarbage, 40}},
 		{"many", orders{64, 16, 20 * time.Millisecond}, []int{40, roomForGarbage, 40}},
 		{"many, one by one in the end", orders{5, 4, 0}, []int{40, roomForGarbage, 40}},
 	} {
@@ -159,4 +161,46 @@ func TestMakersLeaveGarbage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who gives up has no key made, and neither holds others up nor keeps the cores: those at the front get theirs, however long the line is.
+func TestMakersGiveUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		percent := 40
+		m := newMakers(2, func(next int) (before int) {
+			before, percent = percent, next
+			return before
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*takes+takes/2)
+		defer cancel()
+		made, given := 0, 0
+		var mu sync.Mutex
+		var askers sync.WaitGroup
+		for range 16 {
+			askers.Go(func() {
+				_, err := m.make(ctx, func() (crypto.Signer, error) {
+					time.Sleep(takes)
+					mu.Lock()
+					defer mu.Unlock()
+					made++
+					return nil, nil
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					given++
+				} else if !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+			})
+		}
+		askers.Wait()
+		if made != 6 || given != 6 {
+			t.Errorf("%d keys were made, and %d handed out; two cores begin six before all give up", made, given)
+		}
+		if percent != 40 || m.wanted != 0 || len(m.cores) != 0 {
+			t.Errorf("garbage may grow by %d, %d are wanted, %d cores are held", percent, m.wanted, len(m.cores))
+		}
+	})
 }
