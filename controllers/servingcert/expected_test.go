@@ -114,7 +114,7 @@ func TestCreateExpects(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-tls", Labels: maps.Clone(labels)},
 			Data:       map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
 		}
-		return r.create(t.Context(), situation{service: service, ca: &keyring.CA{}, want: issuance.Want{Policy: &v1alpha1.ServingCertPolicy{}}}, secret)
+		return r.create(t.Context(), situation{service: service, ca: &keyring.CA{}, want: issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}}, secret)
 	}
 	if err := create(); err != nil || len(r.Expected.secrets) != 1 {
 		t.Errorf("made: %v, and %d are expected", err, len(r.Expected.secrets))

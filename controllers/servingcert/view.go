@@ -77,7 +77,7 @@ func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Se
 			return false
 		}
 		ruling, _ := policies.For(namespace, other.Labels)
-		theirs, wanted := v.Rules.Names(other, ruling)
+		theirs, wanted := v.Rules.Target(other, ruling)
 		return !wanted || theirs.SecretName != want.SecretName
 	}), err
 }
@@ -173,14 +173,14 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 			return Claim{}
 		}
 		ruling, _ := policies.For(namespace.Labels, service.Labels)
-		want, wanted := v.Rules.Names(&service, ruling)
-		if !wanted || want.SecretName != secret.Name {
+		target, wanted := v.Rules.Target(&service, ruling)
+		if !wanted || target.SecretName != secret.Name {
 			return Claim{}
 		}
 		_, told := service.Annotations[v1alpha1.AnnotationError]
 		going := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
 		moves := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
-		return Claim{Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), IncludesBundle: want.IncludesBundle()}
+		return Claim{Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), IncludesBundle: target.IncludesBundle()}
 	}, nil
 }
 

@@ -54,7 +54,8 @@ func (m memory) secretOf(service *corev1.Service) (name string, known bool) {
 func (m memory) recall(now time.Time, service *corev1.Service, secret *corev1.Secret) (issuance.Plan, bool) {
 	known := m.kept[service.UID]
 	plan := issuance.Plan{
-		Want: issuance.Want{Service: service, SecretName: known.secretName}, Action: issuance.Keep, NotAfter: known.notAfter, RenewAt: known.renewAt,
+		Want:   issuance.Want{Target: issuance.Target{Service: service, SecretName: known.secretName}},
+		Action: issuance.Keep, NotAfter: known.notAfter, RenewAt: known.renewAt,
 	}
 	same := secret != nil && known.secret == secret.ResourceVersion
 	return plan, same && now.Before(known.notAfter) && (known.renewAt.IsZero() || now.Before(known.renewAt))

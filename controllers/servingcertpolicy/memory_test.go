@@ -52,7 +52,7 @@ func TestMemory(t *testing.T) {
 			web := service("shop", "web", "")
 			web.UID, web.ResourceVersion = "web", "1"
 			l := looked{now, newPolicy(), &keyring.CA{}, issuance.Plan{
-				Want: issuance.Want{Service: web, SecretName: "web-tls"}, Action: issuance.Keep, NotAfter: notAfter, RenewAt: renewAt,
+				Want: issuance.Want{Target: issuance.Target{Service: web, SecretName: "web-tls"}}, Action: issuance.Keep, NotAfter: notAfter, RenewAt: renewAt,
 			}, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "1"}}}
 			if tc.first != nil {
 				tc.first(&l)

@@ -119,17 +119,12 @@ func await(ctx context.Context, check func(context.Context) (bool, error)) error
 
 // makeCA lets a manager make the CA, and end before there is anything to serve.
 func (b *bench) makeCA(ctx context.Context) error {
-	slow := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "rsa"}, Spec: v1alpha1.ServingCertPolicySpec{
-		Priority: 1, Issuance: v1alpha1.IssueAll, NamespaceSelector: metav1.LabelSelector{MatchLabels: map[string]string{"keys": "rsa"}},
-	}}
-	slow.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.RSA
 	err := errors.Join(
 		b.kube.Create(ctx, &v1alpha1.ServiceCA{
 			ObjectMeta: metav1.ObjectMeta{Name: "default"},
 			Spec:       v1alpha1.ServiceCASpec{Rotation: v1alpha1.CARotation{Propagation: v1alpha1.Propagation{Minimum: "1s"}}},
 		}),
 		b.kube.Create(ctx, &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
-		b.kube.Create(ctx, slow),
 		b.startManager(ctx),
 	)
 	if err != nil {
@@ -159,8 +154,8 @@ func (b *bench) issue(ctx context.Context) error {
 	return b.costs(ctx, before)
 }
 
-// arrivals is how many serving certificates are made in a second, from when there are more than before until there are nearly enough, which takes
-// about so long. They are counted and not watched: a watch would cost the API server what it does not cost the floor.
+// arrivals is how many serving certificates are made in a second, from when there are more than before, at once where that is negative, until there are
+// nearly enough, which takes about so long. They are counted and not watched: a watch would cost the API server what it does not cost the floor.
 func (b *bench) arrivals(ctx context.Context, before, enough int, about time.Duration) (perSecond float64, err error) {
 	var begin time.Time
 	first := before

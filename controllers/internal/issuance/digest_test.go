@@ -94,7 +94,7 @@ func TestDigestOfManyKeys(t *testing.T) {
 	for i := range many {
 		secret.Data[strconv.Itoa(i)] = nil
 	}
-	want := issuance.Want{Family: issuance.OpenShift}
+	want := issuance.Want{Target: issuance.Target{Family: issuance.OpenShift}}
 	for rounds := 0; len(secret.Data) > 0; rounds++ {
 		digest := secret.DeepCopy()
 		issuance.Digest(digest)

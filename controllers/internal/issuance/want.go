@@ -12,12 +12,18 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
+// Target is the Secret that a Service should have.
+type Target struct {
+	Service    *corev1.Service
+	Policy     *v1alpha1.ServingCertPolicy
+	Family     Family
+	SecretName string
+}
+
 // Want is the certificate that a Service should have, and the Secret for it.
 type Want struct {
-	Service     *corev1.Service
-	Policy      *v1alpha1.ServingCertPolicy
-	Family      Family
-	SecretName  string
+	Target
+
 	Leaf        pki.LeafSpec
 	Duration    time.Duration
 	RenewBefore time.Duration
@@ -27,18 +33,21 @@ type Want struct {
 
 // Want is what a policy gives to a Service that it rules; false when it gives nothing.
 func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Want, bool) {
-	want, wanted := r.Names(service, policy)
+	target, wanted := r.Target(service, policy)
 	if !wanted {
 		return Want{}, false
 	}
 	certificate := policy.Spec.Certificate
-	want.Leaf = pki.LeafSpec{
-		DNSNames: r.dnsNames(service, certificate),
-		Usages:   certificate.Usages,
-		Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
+	want := Want{
+		Target: target,
+		Leaf: pki.LeafSpec{
+			DNSNames: r.dnsNames(service, certificate),
+			Usages:   certificate.Usages,
+			Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
+		},
+		Duration: certificate.Duration.Std(),
+		Keystore: keystoreOf(service, target.Family),
 	}
-	want.Duration = certificate.Duration.Std()
-	want.Keystore = keystoreOf(service, want.Family)
 	if certificate.RenewBefore != nil {
 		want.RenewBefore = certificate.RenewBefore.Std()
 	}
@@ -48,16 +57,16 @@ func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy)
 	return want, true
 }
 
-// Names is what Want says of the Secret alone, whatever is in its certificate: much less work, for those who ask about each Service.
-func (r Rules) Names(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Want, bool) {
+// Target is the Secret of what Want is, for those who ask about each Service: whatever is to stand in the certificate is most of the work.
+func (r Rules) Target(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Target, bool) {
 	family, secretName := r.Request(service)
 	if policy == nil || (family == NotAsked && !servedUnasked(service, policy)) {
-		return Want{}, false
+		return Target{}, false
 	}
 	if family == NotAsked {
 		secretName = service.Name + policy.Spec.SecretNameSuffix
 	}
-	return Want{Service: service, Policy: policy, Family: family, SecretName: secretName}, true
+	return Target{service, policy, family, secretName}, true
 }
 
 // servedUnasked tells whether issuance All means this Service too.
@@ -99,8 +108,8 @@ func (r Rules) dnsNames(service *corev1.Service, certificate v1alpha1.ServingCer
 }
 
 // IncludesBundle tells whether the Secret carries the bundle: never where OpenShift's annotation promises two keys and no more.
-func (w Want) IncludesBundle() bool {
-	return w.Policy.Spec.Certificate.CABundle == v1alpha1.CABundleInclude && !w.Family.IsOpenShift()
+func (t Target) IncludesBundle() bool {
+	return t.Policy.Spec.Certificate.CABundle == v1alpha1.CABundleInclude && !t.Family.IsOpenShift()
 }
 
 // KeepsKey tells whether a renewal keeps the private key.

@@ -135,7 +135,8 @@ func TestWantCertificate(t *testing.T) {
 			service := newService(tc.ask)
 			got, _ := rules.Want(service, policy)
 			want := issuance.Want{
-				Service: service, Policy: policy, Family: tc.family, SecretName: "web-cert", Duration: 36 * time.Hour, RenewBefore: 30 * time.Minute,
+				Target:   issuance.Target{Service: service, Policy: policy, Family: tc.family, SecretName: "web-cert"},
+				Duration: 36 * time.Hour, RenewBefore: 30 * time.Minute,
 				Leaf: pki.LeafSpec{
 					DNSNames:   []string{"web.shop.svc", "web.shop.svc.cluster.local"},
 					Usages:     []v1alpha1.CertificateUsage{"server auth", "client auth"},
