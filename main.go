@@ -4,6 +4,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -102,6 +103,10 @@ func run(f flags) error {
 	}
 	// Memory counts for more than time here; and what a burst of work has left is given back.
 	weight := make([]byte, ballast)
+	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
+		// GOMEMLIMIT is the container's limit, of which some is not the collector's; and the ballast takes none.
+		debug.SetMemoryLimit(limit/10*9 + ballast)
+	}
 	defer runtime.KeepAlive(weight)
 	debug.SetGCPercent(gcPercent)
 	go wait.Until(debug.FreeOSMemory, giveBackEvery, ctx.Done())

@@ -33,7 +33,7 @@ func TestCachedSecretsAreWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := authority.Issue(t.Context(), now, spec, time.Hour, nil)
+	pair, err := authority.Issue(now, spec, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (r realm) put(secret *corev1.Secret, signer pki.Pair, err error, spec pki.L
 	if err != nil {
 		r.Fatal(err)
 	}
-	pair, err := authority.Issue(context.Background(), at, spec, duration, nil)
+	pair, err := authority.Issue(at, spec, duration, nil)
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"crypto/rsa"
 	"fmt"
 	"testing"
 
@@ -13,44 +14,75 @@ import (
 )
 
 // slowly adds a policy whose keys take long to make, for the Services with a label.
-func (r realm) slowly() (label func(*corev1.Service)) {
+func (r realm) slowly() (slow *v1alpha1.ServingCertPolicy, label func(*corev1.Service)) {
 	r.Helper()
-	slow := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-slow"}, Spec: r.policy.Spec}
+	slow = &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-slow"}, Spec: r.policy.Spec}
 	slow.Spec.Priority = 1
 	slow.Spec.ServiceSelector.MatchLabels = map[string]string{"keys": "slow"}
 	slow.Spec.Certificate.PrivateKey.PrivateKey = v1alpha1.PrivateKey{Algorithm: v1alpha1.RSA, Size: 3072}
 	createBy(r.T, r.admin(), slow)
-	return func(s *corev1.Service) { s.Labels = map[string]string{"keys": "slow"} }
+	return slow, func(s *corev1.Service) { s.Labels = map[string]string{"keys": "slow"} }
 }
 
 // A Service whose key is made in no time does not wait behind all those whose keys take long; and those come, too.
 func TestLineOfKeysThatTakeLong(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	slow := r.slowly()
-	const many = 48
+	policy, slow := r.slowly()
+	const many, few = 48, 32
 	for i := range many {
 		r.service(fmt.Sprintf("slow-%d", i), asks(fmt.Sprintf("slow-%d-tls", i)), slow)
 	}
 	r.service("web", asks("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	var made corev1.SecretList
-	if err := r.admin().List(t.Context(), &made, client.InNamespace(r.name)); err != nil {
-		t.Fatal(err)
-	}
-	if behind := len(made.Items) - 1; behind > many/2 {
-		t.Errorf("%d of %d Services whose keys take long were served before", behind, many)
+	if made := r.keysOf(3072); made > few {
+		t.Errorf("%d of %d Services whose keys take long were served before", made, many)
 	}
 	for i := range many {
 		r.secret(fmt.Sprintf("slow-%d-tls", i), r.issued(fmt.Sprintf("slow-%d.%s.svc", i, r.name)))
 	}
+
+	// Nor does one that has no certificate wait behind those whose certificate serves, though another is wanted.
+	update(t, policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.PrivateKey.Size = 2048 })
+	eventually(t, func(context.Context) string {
+		if r.keysOf(2048) == 0 {
+			return "the policy is not followed"
+		}
+		return ""
+	})
+	r.service("slow-new", asks("slow-new-tls"), slow)
+	r.secret("slow-new-tls", r.issued("slow-new."+r.name+".svc"))
+	if made := r.keysOf(2048); made > few {
+		t.Errorf("%d of %d Services that had a certificate were served before", made, many)
+	}
+	eventually(t, func(context.Context) string {
+		if made := r.keysOf(2048); made != many+1 {
+			return fmt.Sprintf("%d keys are of 2048 bits", made)
+		}
+		return ""
+	})
+}
+
+// keysOf is how many of the realm's certificates have RSA keys of this size.
+func (r realm) keysOf(size int) (count int) {
+	r.Helper()
+	var made corev1.SecretList
+	if err := r.admin().List(r.Context(), &made, client.InNamespace(r.name)); err != nil {
+		r.Fatal(err)
+	}
+	for i := range made.Items {
+		if key, is := leaf(r.T, &made.Items[i]).PublicKey.(*rsa.PublicKey); is && key.N.BitLen() == size {
+			count++
+		}
+	}
+	return count
 }
 
 // A Service that asks for another Secret keeps the one that it has until the other is made, though that takes long.
 func TestLineKeepsWhatIsThere(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	slow := r.slowly()
+	_, slow := r.slowly()
 	service := r.service("web", asks("before"), slow)
 	r.secret("before", r.issued("web."+r.name+".svc"))
 	update(t, service, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationSecretName] = "after" })

@@ -29,7 +29,7 @@ func certificate(t *testing.T, made, written time.Duration) *corev1.Secret {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := authority.Issue(t.Context(), now.Add(-written), pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}}, time.Hour, nil)
+	pair, err := authority.Issue(now.Add(-written), pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

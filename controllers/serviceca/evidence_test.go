@@ -29,7 +29,7 @@ func TestStrangers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "")
 	state := s.sound()
-	genuine, err := state.Active.Issue(t.Context(), now, pki.LeafSpec{
+	genuine, err := state.Active.Issue(now, pki.LeafSpec{
 		DNSNames: []string{"web.shop.svc"}, Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519},
 	}, time.Hour, nil)
 	if err != nil {

@@ -225,7 +225,7 @@ func (w *world) servingCertController() {
 }
 
 func (w *world) issue(s *service, want issuance.Want, ca *keyring.CA) error {
-	pair, err := ca.Authority.Issue(context.Background(), w.now, want.Leaf, want.Duration, nil)
+	pair, err := ca.Authority.Issue(w.now, want.Leaf, want.Duration, nil)
 	if err != nil {
 		return err
 	}

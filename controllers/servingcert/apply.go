@@ -1,7 +1,6 @@
 package servingcert
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,8 +23,8 @@ import (
 // errSecretThere means that a Secret lies under a name where the cache has none.
 var errSecretThere = errors.New("there is a Secret that the cache does not hold")
 
-// errInLine means that the Service waits in the line of those whose keys take long to make.
-var errInLine = errors.New("the private key takes long to make")
+// errMustWait means that the private key takes long to make.
+var errMustWait = errors.New("the private key takes long to make")
 
 // carryOut does what a plan says.
 func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuance.Plan) (outcome, error) {
@@ -34,8 +33,10 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 	switch {
 	case errors.Is(err, errSecretThere):
 		return outcome{}, errSecretThere
-	case errors.Is(err, errInLine):
-		return outcome{inLine: true}, nil
+	case errors.Is(err, errMustWait):
+		patience := found.patience(plan)
+		r.Line.add(key, found.want.Leaf.Key, patience == 0)
+		return outcome{inLine: true, again: patience}, nil
 	case apply.Going(err), apierrors.IsConflict(err):
 		// Something else was faster.
 		return outcome{silent: true, again: retryUnseen}, nil
@@ -90,15 +91,15 @@ func unseen(reason string) bool {
 
 // issue makes a new certificate, by one write.
 func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
-	previousKey, err := r.keptKey(ctx, found)
+	key, err := r.keptKey(ctx, found)
 	if err != nil {
 		return err
 	}
-	if r.Line != nil && found.want.Leaf.Key.TakesLong(previousKey) {
-		return cmp.Or(r.Line.add(ctx, client.ObjectKeyFromObject(found.service), *plan), errInLine)
+	if spec := found.want.Leaf.Key; spec.TakesLong() && !key.Is(spec) {
+		return errMustWait
 	}
 	began := r.Clock.Now()
-	pair, err := found.ca.Authority.Issue(ctx, found.now, found.want.Leaf, found.want.Duration, previousKey)
+	pair, err := found.ca.Authority.Issue(found.now, found.want.Leaf, found.want.Duration, key)
 	if err != nil {
 		return err
 	}
@@ -138,16 +139,19 @@ func (r *Reconciler) announce(found situation, plan issuance.Plan, took time.Dur
 	r.News.tell(reason, certificate{found.want.Policy, found.service, secret, plan.SignedBy, plan.NotAfter, plan.Why})
 }
 
-// keptKey is the private key that a renewal keeps, if the policy says so.
-func (r *Reconciler) keptKey(ctx context.Context, found situation) ([]byte, error) {
+// keptKey is the private key that a renewal keeps, if the policy says so, or the one that was made.
+func (r *Reconciler) keptKey(ctx context.Context, found situation) (*pki.Key, error) {
 	if found.secret == nil || !found.want.KeepsKey() || !issuance.KeepableKey(found.secret, found.service) {
-		return nil, nil
+		return found.made, nil
 	}
 	live, err := r.readLive(ctx, found.secret)
 	if err != nil {
 		return nil, err
 	}
-	return live.Data[corev1.TLSPrivateKeyKey], nil
+	if kept := pki.ReadKey(live.Data[corev1.TLSPrivateKeyKey]); kept.Is(found.want.Leaf.Key) {
+		return kept, nil
+	}
+	return found.made, nil
 }
 
 // repair writes a sound certificate again, with what should surround it.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -18,6 +19,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/trust"
@@ -47,7 +49,7 @@ type Reconciler struct {
 	Metrics  *metrics.Signing
 	// Refusals tells when to try again a write that the API server refused: each costs a key.
 	Refusals workqueue.TypedRateLimiter[types.NamespacedName]
-	// Line is where Services wait whose key takes long to make; nil for the reconciler that makes those.
+	// Line is where Services wait whose private key takes long to make.
 	Line *Line
 }
 
@@ -67,6 +69,8 @@ type situation struct {
 	rivals []*corev1.Service
 	// password is that of the keystore; empty for none.
 	password string
+	// made is a private key that took long to make, for this look; nil for none.
+	made *pki.Key
 }
 
 // outcome is what a reconciliation comes to.
@@ -76,7 +80,7 @@ type outcome struct {
 	signedBy string
 	// silent leaves what the Service says of itself as it is: what is missing will come by itself.
 	silent bool
-	// inLine leaves everything to who makes the keys that take long.
+	// inLine leaves everything as it is until the private key is made.
 	inLine bool
 	again  time.Duration
 }
@@ -84,6 +88,7 @@ type outcome struct {
 // Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	r.Expected.forget(request.NamespacedName)
+	made := r.Line.take(request.NamespacedName)
 	var service corev1.Service
 	if err := r.Client.Get(ctx, request.NamespacedName, &service, client.UnsafeDisableDeepCopy); err != nil {
 		r.forget(request.NamespacedName)
@@ -104,13 +109,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	want, wanted := r.View.Rules.Want(&service, ruling)
 	var result outcome
 	if wanted {
-		result, err = r.serve(ctx, want, policies, namespace.Labels)
+		result, err = r.serve(ctx, wish{want, policies, namespace.Labels, made})
 	} else {
 		result = r.unserved(&service, ruling)
 		_, want.SecretName = r.View.Rules.Request(&service)
 	}
-	if err != nil || result.inLine {
+	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if result.inLine {
+		return later(result.again), nil
 	}
 	if err := r.told(&service, &result, r.tell(ctx, &service, result)); err != nil || policies.Unreadable() {
 		// Whom an unreadable policy means is not known; nothing is removed that it may want.
@@ -176,26 +184,33 @@ func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingC
 	}
 }
 
+// wish is what a Service wants, by these policies and the labels of its namespace, and the key that was made for it, if one was.
+type wish struct {
+	issuance.Want
+
+	policies  policy.Set
+	namespace labels.Set
+	made      *pki.Key
+}
+
 // serve brings the Secret of a Service up to date, unless it has been fought over just now.
-func (r *Reconciler) serve(ctx context.Context, want issuance.Want, policies policy.Set, namespace map[string]string) (outcome, error) {
+func (r *Reconciler) serve(ctx context.Context, want wish) (outcome, error) {
 	now := r.Clock.Now()
 	if wait := r.View.Pace.Wait(client.ObjectKeyFromObject(want.Service), now); wait > 0 {
 		return outcome{silent: true, again: wait}, nil
 	}
-	return r.serveAt(ctx, now, want, policies, namespace)
+	return r.serveAt(ctx, now, want)
 }
 
-func (r *Reconciler) serveAt(
-	ctx context.Context, now time.Time, want issuance.Want, policies policy.Set, namespace map[string]string,
-) (outcome, error) {
+func (r *Reconciler) serveAt(ctx context.Context, now time.Time, want wish) (outcome, error) {
 	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
 	if err != nil {
 		return outcome{}, err
 	}
-	found := situation{now: now, service: want.Service, want: want, ca: ca}
+	found := situation{now: now, service: want.Service, want: want.Want, ca: ca, made: want.made}
 	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
 	told := issuance.ParseObstacle(want.Service.Annotations[v1alpha1.AnnotationError])
-	if found.secret, err = r.secret(ctx, want, unseen(told.Reason)); err != nil {
+	if found.secret, err = r.secret(ctx, want.Want, unseen(told.Reason)); err != nil {
 		return outcome{}, err
 	}
 	if ca == nil {
@@ -210,7 +225,7 @@ func (r *Reconciler) serveAt(
 		// Nothing is made anew that would lack its keystore.
 		return outcome{obstacle: obstacle, signedBy: issuance.SignedBy(want.Service)}, err
 	}
-	if found.rivals, err = r.View.rivals(ctx, want, policies, namespace); err != nil {
+	if found.rivals, err = r.View.rivals(ctx, want.Want, want.policies, want.namespace); err != nil {
 		return outcome{}, err
 	}
 	plan := want.Plan(found.now, &ca.CA, found.secret, found.rivals)
@@ -218,10 +233,19 @@ func (r *Reconciler) serveAt(
 	if !errors.Is(err, errSecretThere) {
 		return result, err
 	}
-	if found.secret, err = r.secret(ctx, want, true); err != nil {
+	if found.secret, err = r.secret(ctx, want.Want, true); err != nil {
 		return outcome{}, err
 	}
 	return r.carryOut(ctx, found, want.Plan(found.now, &ca.CA, found.secret, found.rivals))
+}
+
+// patience is for how long a Service whose key takes long to make may wait behind all others: until the last third of the certificate that it has, if
+// clients accept that.
+func (s situation) patience(plan issuance.Plan) time.Duration {
+	if plan.Renewal || !issuance.Serves(s.now, s.secret, &s.ca.CA) {
+		return 0
+	}
+	return max(0, issuance.End(s.secret).Sub(s.now)-s.want.Duration/3)
 }
 
 // readPassword reads the password of the keystore, where one is wanted.

@@ -106,7 +106,7 @@ func TestCreateExpects(t *testing.T) {
 			return refusal
 		},
 	}).Build()
-	r := &Reconciler{Client: c, Expected: &Expected{}, Refusals: NewRefusals(), View: View{Pace: &pace.Pace{}}, Clock: clock.RealClock{}}
+	r := &Reconciler{Client: c, Expected: &Expected{}, Refusals: NewRefusals(), View: View{Pace: &pace.Pace{}}, Clock: clock.RealClock{}, Line: newLine(1, nil, nil)}
 	service, pair := asking("web", "web-tls"), newPair(t)
 	labels := map[string]string{v1alpha1.LabelService: "web"}
 	create := func() error {

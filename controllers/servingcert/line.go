@@ -3,6 +3,8 @@ package servingcert
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -13,49 +15,157 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Line is where Services wait whose private key takes long to make: behind thousands of them no other Service should wait. It is the queue of a second
-// controller, which does the same without a line. What is lost with the process is asked for again.
+const (
+	// together is for how long a key that is made waits for others while many are wanted: what comes together costs the API server a third less than
+	// what comes one by one.
+	together = 250 * time.Millisecond
+	// roomForGarbage is the percentage of what is in use by which garbage may grow while many keys are made: an RSA key leaves half a MiB of it, and all
+	// that comes besides leaves little.
+	roomForGarbage = 100
+)
+
+// Line is where Services wait whose private key takes long to make, so that no other Service waits behind them. A controller makes the keys and nothing
+// else, as many at a time as there are cores: a Service whose key is made is looked at again, and that look takes it. What is lost with the process is
+// wanted again.
 type Line struct {
+	cores int
+	// newKey is pki.NewKey.
+	newKey func(pki.KeySpec) (*pki.Key, error)
+	// setGCPercent is debug.SetGCPercent.
+	setGCPercent func(percent int) (before int)
+
+	mu sync.Mutex
+	// wanted are the keys that are not made yet, and made are those that nobody has taken yet.
+	wanted map[types.NamespacedName]pki.KeySpec
+	made   map[types.NamespacedName]*pki.Key
+	// ready are the Services that will be looked at, all at once.
+	ready []reconcile.Request
+	// endBulk is called when a core has none to make any more; nil until many are wanted.
+	endBulk func()
+	// queue is where Services wait for their key, and looks where they wait to be looked at.
 	queue priorityqueue.PriorityQueue[reconcile.Request]
-	// open is closed when the queue is there.
-	open chan struct{}
+	looks workqueue.TypedRateLimitingInterface[reconcile.Request]
 }
 
-// setupLine adds the controller that makes the keys which take long.
-func (r *Reconciler) setupLine(mgr ctrl.Manager) error {
-	r.Line = &Line{open: make(chan struct{})}
-	maker := *r
-	maker.Line = nil
+func newLine(cores int, newKey func(pki.KeySpec) (*pki.Key, error), setGCPercent func(percent int) (before int)) *Line {
+	return &Line{
+		cores: cores, newKey: newKey, setGCPercent: setGCPercent,
+		wanted: map[types.NamespacedName]pki.KeySpec{}, made: map[types.NamespacedName]*pki.Key{},
+	}
+}
+
+// SetupWithManager adds the controller that makes the keys.
+func (l *Line) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
-		Named(controllerName + "-slow").
-		WatchesRawSource(source.Func(r.Line.start)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
-		Complete(&maker)
+		Named(controllerName + "-keys").
+		WatchesRawSource(source.Func(l.opens)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: l.cores}).
+		Complete(l)
 }
 
-func (l *Line) start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	var ok bool
-	if l.queue, ok = queue.(priorityqueue.PriorityQueue[reconcile.Request]); !ok {
+// opens is called with the queue of those who wait for a key. Some may have come before.
+func (l *Line) opens(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	priorities, ok := queue.(priorityqueue.PriorityQueue[reconcile.Request])
+	if !ok {
 		return fmt.Errorf("%T has no priorities", queue)
 	}
-	close(l.open)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = priorities
+	for service := range l.wanted {
+		l.queue.Add(reconcile.Request{NamespacedName: service})
+	}
 	return nil
 }
 
-// add puts a Service into the line: behind all others where it has a certificate that is not about to end.
-func (l *Line) add(ctx context.Context, service types.NamespacedName, plan issuance.Plan) error {
-	select {
-	case <-l.open:
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the line of keys that take long: %w", context.Cause(ctx))
+// wakes is called with the queue of those who are looked at.
+func (l *Line) wakes(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.looks = queue
+	return nil
+}
+
+// add puts a Service into the line, behind all that are not urgent if it is not.
+func (l *Line) add(service types.NamespacedName, spec pki.KeySpec, urgent bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted[service] = spec
+	if l.many() && l.endBulk == nil {
+		usual := l.setGCPercent(roomForGarbage)
+		l.endBulk = func() { l.setGCPercent(usual) }
 	}
-	priority := 0
-	if !plan.NotAfter.IsZero() && !plan.Renewal {
-		priority = handler.LowPriority
+	if l.queue == nil {
+		return
+	}
+	priority := handler.LowPriority
+	if urgent {
+		priority = 0
 	}
 	l.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, reconcile.Request{NamespacedName: service})
-	return nil
+}
+
+// many tells whether the cores have as many keys again to make after those that they make now.
+func (l *Line) many() bool { return len(l.wanted) >= 2*l.cores }
+
+// take is the key that was made for a Service; nil for none. It is looked at, and no key is wanted for it unless that look asks for one.
+func (l *Line) take(service types.NamespacedName) *pki.Key {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := l.made[service]
+	delete(l.made, service)
+	l.unwanted(service)
+	return key
+}
+
+func (l *Line) unwanted(service types.NamespacedName) {
+	delete(l.wanted, service)
+	if len(l.wanted) < l.cores && l.endBulk != nil {
+		l.endBulk()
+		l.endBulk = nil
+	}
+}
+
+// Reconcile makes the key of a Service, if it still wants one.
+func (l *Line) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, error) {
+	l.mu.Lock()
+	spec, wanted := l.wanted[request.NamespacedName]
+	l.mu.Unlock()
+	if !wanted {
+		return ctrl.Result{}, nil
+	}
+	key, err := l.newKey(spec)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wanted[request.NamespacedName] != spec {
+		return ctrl.Result{}, nil
+	}
+	l.unwanted(request.NamespacedName)
+	l.made[request.NamespacedName] = key
+	l.ready = append(l.ready, request)
+	switch {
+	case !l.many():
+		l.wake()
+	case len(l.ready) == 1:
+		time.AfterFunc(together, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.wake()
+		})
+	}
+	return ctrl.Result{}, nil
+}
+
+// wake has the Services looked at whose keys are made.
+func (l *Line) wake() {
+	for _, request := range l.ready {
+		l.looks.Add(request)
+	}
+	l.ready = nil
 }

@@ -1,7 +1,7 @@
 package servingcert
 
 import (
-	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -12,52 +12,165 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Who has no certificate, or one that is about to end, comes before those whose certificate would do for a while.
-func TestLine(t *testing.T) {
-	t.Parallel()
-	l, queue := &Line{open: make(chan struct{})}, priorityqueue.New[reconcile.Request]("line")
+// quick is a kind of key that is made in no time.
+var quick = pki.KeySpec{Algorithm: v1alpha1.Ed25519}
+
+// looks notes who is looked at.
+type looks struct {
+	workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+	at []string
+}
+
+func (l *looks) Add(request reconcile.Request) { l.at = append(l.at, request.Name) }
+
+// testLine is a line for two cores: open, and with looks.
+func testLine(t *testing.T) (*Line, *looks, *[]int) {
+	t.Helper()
+	percents, seen := []int{40}, &looks{}
+	l := newLine(2, pki.NewKey, func(percent int) int {
+		percents = append(percents, percent)
+		return percents[len(percents)-2]
+	})
+	queue := priorityqueue.New[reconcile.Request]("line")
 	t.Cleanup(queue.ShutDown)
-	if err := l.start(t.Context(), queue); err != nil {
+	if err := l.wakes(t.Context(), seen); err != nil {
 		t.Fatal(err)
 	}
-	there := issuance.Plan{NotAfter: time.Unix(1<<40, 0)}
-	renewal := there
-	renewal.Renewal = true
-	for _, asked := range []struct {
-		name string
-		plan issuance.Plan
-	}{{"reissued", there}, {"reissued, too", there}, {"new", issuance.Plan{}}, {"renewed", renewal}} {
-		if err := l.add(t.Context(), types.NamespacedName{Name: asked.name}, asked.plan); err != nil {
-			t.Fatal(err)
-		}
+	if err := l.opens(t.Context(), queue); err != nil {
+		t.Fatal(err)
 	}
-	var order []string
-	for range 4 {
-		request, _ := queue.Get()
-		order = append(order, request.Name)
+	return l, seen, &percents
+}
+
+func named(name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: "shop", Name: name}
+}
+
+func (l *Line) makeFor(t *testing.T, name string) {
+	t.Helper()
+	if _, err := l.Reconcile(t.Context(), reconcile.Request{NamespacedName: named(name)}); err != nil {
+		t.Error(err)
 	}
-	if want := []string{"new", "renewed", "reissued", "reissued, too"}; !slices.Equal(order, want) {
+}
+
+// Who is urgent comes before who is not, also when he becomes so while he waits; and who came before the line opened comes, too.
+func TestLineOrder(t *testing.T) {
+	t.Parallel()
+	l, _, _ := testLine(t)
+	open := l.queue
+	l.queue = nil
+	l.add(named("early"), quick, true)
+	if err := l.opens(t.Context(), open); err != nil {
+		t.Fatal(err)
+	}
+	next := func() string {
+		request, _ := open.Get()
+		return request.Name
+	}
+	if first := next(); first != "early" {
+		t.Errorf("the first is %q", first)
+	}
+	l.add(named("reissued"), quick, false)
+	l.add(named("reissued, too"), quick, false)
+	l.add(named("ending"), quick, false)
+	l.add(named("new"), quick, true)
+	l.add(named("ending"), quick, true)
+	order := []string{next(), next()}
+	slices.Sort(order)
+	order = append(order, next(), next())
+	if want := []string{"ending", "new", "reissued", "reissued, too"}; !slices.Equal(order, want) {
 		t.Errorf("the order is %q, want %q", order, want)
 	}
 }
 
-// Before the line is open who comes waits for that, but not for ever; and without priorities it does not open.
-func TestLineNotOpen(t *testing.T) {
+func TestLineNeedsPriorities(t *testing.T) {
+	t.Parallel()
+	plain := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+	t.Cleanup(plain.ShutDown)
+	if newLine(2, pki.NewKey, nil).opens(t.Context(), plain) == nil {
+		t.Error("it opened with a queue that has no priorities")
+	}
+}
+
+// A key is made once, of the kind that is wanted in the end, and taken once; none is made for who wants none any more.
+func TestLineMakes(t *testing.T) {
+	t.Parallel()
+	other := pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}
+	l, seen, _ := testLine(t)
+	l.add(named("web"), quick, true)
+	l.makeFor(t, "web")
+	l.makeFor(t, "web")
+	if !slices.Equal(seen.at, []string{"web"}) {
+		t.Errorf("looked at: %q", seen.at)
+	}
+	if key := l.take(named("web")); !key.Is(quick) {
+		t.Error("the key is not there, or of another kind")
+	}
+	if l.take(named("web")) != nil {
+		t.Error("the key was there twice")
+	}
+	l.add(named("web"), quick, true)
+	l.take(named("web"))
+	l.makeFor(t, "web")
+	if len(l.made) != 0 || len(seen.at) != 1 {
+		t.Errorf("a key was made that nobody wants; looked at: %q", seen.at)
+	}
+	// Somebody changes his mind while his key is made.
+	l.newKey = func(spec pki.KeySpec) (*pki.Key, error) {
+		if spec == quick {
+			l.take(named("web"))
+			l.add(named("web"), other, true)
+		}
+		return pki.NewKey(spec)
+	}
+	l.add(named("web"), quick, true)
+	l.makeFor(t, "web")
+	if len(l.made) != 0 || len(seen.at) != 1 {
+		t.Errorf("the key of the first wish is handed out; looked at: %q", seen.at)
+	}
+	l.makeFor(t, "web")
+	if !l.take(named("web")).Is(other) || len(seen.at) != 2 || len(l.wanted) != 0 {
+		t.Errorf("the key of the last wish is not there; looked at: %q; wanted: %v", seen.at, l.wanted)
+	}
+}
+
+// While many keys are wanted those that are made are handed out together, and garbage may grow more; in the end at once, and as before.
+func TestLineInBulk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &Line{open: make(chan struct{})}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		plain := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
-		defer plain.ShutDown()
-		if l.start(ctx, plain) == nil {
-			t.Error("it opened")
+		l, seen, percents := testLine(t)
+		for i := range 10 {
+			l.add(named(fmt.Sprint(i)), quick, true)
 		}
-		if err := l.add(ctx, types.NamespacedName{Name: "web"}, issuance.Plan{}); err == nil || ctx.Err() == nil {
-			t.Errorf("it came in: %v", err)
+		check := func(when string, looked int, wantPercents ...int) {
+			t.Helper()
+			synctest.Wait()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if len(seen.at) != looked || !slices.Equal(*percents, wantPercents) {
+				t.Errorf("%s: %d are looked at, want %d; garbage may grow by %v, want %v", when, len(seen.at), looked, *percents, wantPercents)
+			}
 		}
+		for i := range 3 {
+			l.makeFor(t, fmt.Sprint(i))
+		}
+		check("at first", 0, 40, roomForGarbage)
+		time.Sleep(together)
+		check("together", 3, 40, roomForGarbage)
+		for i := range 4 {
+			l.makeFor(t, fmt.Sprint(i+3))
+		}
+		check("three are left", 7, 40, roomForGarbage)
+		l.makeFor(t, "7")
+		l.makeFor(t, "8")
+		check("one is left", 9, 40, roomForGarbage, 40)
+		l.makeFor(t, "9")
+		time.Sleep(2 * together)
+		check("none is left", 10, 40, roomForGarbage, 40)
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"runtime"
+	"runtime/debug"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +26,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/trust"
 )
@@ -40,10 +43,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		return err
 	}
 	all := r.allBehindOthers()
-	return errors.Join(r.setupLine(mgr), ctrl.NewControllerManagedBy(mgr).
+	r.Line = newLine(runtime.GOMAXPROCS(0), pki.NewKey, debug.SetGCPercent)
+	return errors.Join(r.Line.SetupWithManager(mgr), ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
 		WatchesRawSource(source.Func(r.nowAndThen)).
+		WatchesRawSource(source.Func(r.Line.wakes)).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), r.wishChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret), builder.WithPredicates(notAtFirst())).
 		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword), notAtFirst())).

@@ -88,7 +88,7 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 		t.Fatal(err)
 	}
 	want, _ := view.Rules.Want(s.service, s.policy)
-	pair, err := ca.Authority.Issue(t.Context(), now, want.Leaf, want.Duration, nil)
+	pair, err := ca.Authority.Issue(now, want.Leaf, want.Duration, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package issuance_test
 
 import (
-	"context"
 	"encoding/json"
 	"time"
 
@@ -166,11 +165,11 @@ func (s *scene) carryOut(plan issuance.Plan) {
 	s.t.Helper()
 	switch plan.Action {
 	case issuance.Issue:
-		var previous []byte
+		var previous *pki.Key
 		if s.secret != nil && plan.Want.KeepsKey() && issuance.KeepableKey(s.digest(), s.service) {
-			previous = s.secret.Data["tls.key"]
+			previous = pki.ReadKey(s.secret.Data["tls.key"])
 		}
-		pair, err := s.ca.Issue(context.Background(), s.now, plan.Want.Leaf, plan.Want.Duration, previous)
+		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
 		s.write(must(s.t, pair, err))
 	case issuance.Repair:
 		s.write(s.pair())

@@ -15,7 +15,7 @@ import (
 func TestIssued(t *testing.T) {
 	t.Parallel()
 	authority := newSigner(t, now.Add(-day))
-	pair, err := authority.Issue(t.Context(), now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: "Ed25519"}}, day, nil)
+	pair, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: "Ed25519"}}, day, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package pki_test
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -83,7 +82,7 @@ func load(t rapid.TB, pair pki.Pair) *pki.Authority {
 
 func issue(t rapid.TB, authority *pki.Authority, at time.Time, duration time.Duration, spec pki.LeafSpec) (pki.Pair, *pki.Leaf) {
 	t.Helper()
-	pair, err := authority.Issue(context.Background(), at, spec, duration, nil)
+	pair, err := authority.Issue(at, spec, duration, nil)
 	must(t, pair, err)
 	return pair, parseLeaf(t, pair.Certificate)
 }

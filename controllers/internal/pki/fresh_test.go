@@ -16,7 +16,7 @@ func TestFreshPairs(t *testing.T) {
 		for range links {
 			authority.chain = append(authority.chain, &x509.Certificate{Raw: bytes.Repeat([]byte("x"), 500)})
 		}
-		pair, err := authority.Issue(t.Context(), now, LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: KeySpec{Algorithm: "ECDSA", Size: 256}}, time.Hour, nil)
+		pair, err := authority.Issue(now, LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: KeySpec{Algorithm: "ECDSA", Size: 256}}, time.Hour, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -11,8 +10,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"runtime"
-	"runtime/debug"
 
 	"k8s.io/client-go/util/keyutil"
 
@@ -62,33 +59,32 @@ func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	return KeySpec{}
 }
 
-// TakesLong tells whether making such a key takes a core for a tenth of a second and longer. It does not where the previous key will do.
-func (s KeySpec) TakesLong(previousKey []byte) bool {
-	_, err := reuse(s, previousKey)
-	return s.Algorithm == v1alpha1.RSA && err != nil
+// TakesLong tells whether making such a key takes a core for a tenth of a second and longer.
+func (s KeySpec) TakesLong() bool { return s.Algorithm == v1alpha1.RSA }
+
+// Key is a private key; nil is none.
+type Key struct{ signer crypto.Signer }
+
+// NewKey makes a key.
+func NewKey(spec KeySpec) (*Key, error) {
+	signer, err := generateKey(spec)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{signer}, nil
 }
 
-// rsaKeys of leaves are made by as many as there are cores.
-var rsaKeys = newMakers(runtime.GOMAXPROCS(0), debug.SetGCPercent)
-
-// leafKey is the previous key, in PEM, where that will do, or a new one: of those that take long, one after the other.
-func leafKey(ctx context.Context, spec KeySpec, previous []byte) (crypto.Signer, error) {
-	if key, err := reuse(spec, previous); err == nil {
-		return key, nil
+// ReadKey reads a private key in PEM; none where it is not readable.
+func ReadKey(encoded []byte) *Key {
+	signer, err := parseKey(encoded)
+	if err != nil {
+		return nil
 	}
-	if spec.Algorithm == v1alpha1.RSA {
-		return rsaKeys.make(ctx, func() (crypto.Signer, error) { return generateKey(spec) })
-	}
-	return generateKey(spec)
+	return &Key{signer}
 }
 
-func reuse(spec KeySpec, previous []byte) (crypto.Signer, error) {
-	key, err := parseKey(previous)
-	if err == nil && KeySpecOfPublic(key.Public()) != spec {
-		err = fmt.Errorf("is no %s key", spec)
-	}
-	return key, err
-}
+// Is tells whether a key is of that kind; none is of any.
+func (k *Key) Is(spec KeySpec) bool { return k != nil && KeySpecOfPublic(k.signer.Public()) == spec }
 
 func generateKey(spec KeySpec) (crypto.Signer, error) {
 	switch spec {

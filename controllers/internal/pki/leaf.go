@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -79,22 +78,24 @@ func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
 	return ca
 }
 
-// Issue signs a certificate that is valid for duration, as far as the CA is. The key is a new one, unless previousKey holds a
-// private key in PEM that satisfies the spec. While other keys are made that take long it waits for a core, if ctx lets it.
-func (a *Authority) Issue(ctx context.Context, now time.Time, spec LeafSpec, duration time.Duration, previousKey []byte) (Pair, error) {
+// Issue signs a certificate that is valid for duration, as far as the CA is. The key is the one that is
+// given, where that satisfies the spec, or a new one.
+func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, key *Key) (Pair, error) {
 	notAfter := NotAfter(now, duration, a.end)
 	if !notAfter.After(now) {
 		return Pair{}, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
 	}
-	key, err := leafKey(ctx, spec.Key, previousKey)
+	if !key.Is(spec.Key) {
+		var err error
+		if key, err = NewKey(spec.Key); err != nil {
+			return Pair{}, err
+		}
+	}
+	der, err := a.sign(spec, key.signer.Public(), now.Add(-ClockSkew), notAfter)
 	if err != nil {
 		return Pair{}, err
 	}
-	der, err := a.sign(spec, key.Public(), now.Add(-ClockSkew), notAfter)
-	if err != nil {
-		return Pair{}, err
-	}
-	pair, err := encodePair(der, a.path(), key)
+	pair, err := encodePair(der, a.path(), key.signer)
 	if err == nil {
 		pair.remember()
 	}

@@ -55,7 +55,7 @@ func TestPath(t *testing.T) {
 			path := pki.NewPath(pki.Bundle(tc.roots).Pool())
 			authority := load(t, tc.ca.pair(t, tc.chain...))
 			for _, s := range tc.steps {
-				pair, err := authority.Issue(t.Context(), now, s.spec, day, nil)
+				pair, err := authority.Issue(now, s.spec, day, nil)
 				must(t, pair, err)
 				leaf, err := pair.Leaf()
 				must(t, leaf, err)

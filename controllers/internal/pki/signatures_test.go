@@ -11,7 +11,7 @@ func TestSignatures(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	ours, theirs := newRoot(t, now), newRoot(t, now)
-	pair, err := ours.Issue(t.Context(), now, LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: KeySpec{Algorithm: "ECDSA", Size: 256}}, time.Hour, nil)
+	pair, err := ours.Issue(now, LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: KeySpec{Algorithm: "ECDSA", Size: 256}}, time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
