@@ -7,12 +7,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
@@ -173,4 +177,47 @@ func TestLineInBulk(t *testing.T) {
 		time.Sleep(2 * together)
 		check("none is left", 10, 40, roomForGarbage, 40)
 	})
+}
+
+// Nobody waits whose certificate does not serve, or is due for its age or in its last third; all others do until then.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	now := time.Now().Truncate(time.Second)
+	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "root", Duration: 90 * time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := pki.LoadAuthority(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: quick}, 9*time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := digested(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-tls"},
+		Data:       map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
+	})
+	roots := pki.NewBundle(authority.Certificate()).Pool()
+	for _, tc := range []struct {
+		name    string
+		after   time.Duration
+		secret  *corev1.Secret
+		renewal bool
+		want    time.Duration
+	}{
+		{"at first", 0, there, false, 6 * time.Hour},
+		{"later", 5 * time.Hour, there, false, time.Hour},
+		{"in the last third", 6 * time.Hour, there, false, 0},
+		{"nearly ended", 8 * time.Hour, there, false, 0},
+		{"ended", 10 * time.Hour, there, false, 0},
+		{"due for its age", time.Hour, there, true, 0},
+		{"none", 0, nil, false, 0},
+	} {
+		s := situation{now: now.Add(tc.after), secret: tc.secret, ca: &keyring.CA{CA: issuance.CA{Roots: roots}}, want: issuance.Want{Duration: 9 * time.Hour}}
+		if got := s.patience(issuance.Plan{Renewal: tc.renewal}); got != tc.want {
+			t.Errorf("%s: it waits %s, want %s", tc.name, got, tc.want)
+		}
+	}
 }
