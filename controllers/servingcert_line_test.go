@@ -3,7 +3,10 @@ package controllers_test
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/x509"
 	"fmt"
+	"runtime"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,13 +32,13 @@ func TestLineOfKeysThatTakeLong(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	policy, slow := r.slowly()
-	const many, few = 48, 32
+	many := 24 * runtime.GOMAXPROCS(0)
 	for i := range many {
 		r.service(fmt.Sprintf("slow-%d", i), asks(fmt.Sprintf("slow-%d-tls", i)), slow)
 	}
 	r.service("web", asks("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	if made := r.keysOf(3072); made > few {
+	if made := r.keysFor(v1alpha1.UsageServerAuth); made > many/2 {
 		t.Errorf("%d of %d Services whose keys take long were served before", made, many)
 	}
 	for i := range many {
@@ -43,35 +46,42 @@ func TestLineOfKeysThatTakeLong(t *testing.T) {
 	}
 
 	// Nor does one that has no certificate wait behind those whose certificate serves, though another is wanted.
-	update(t, policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.PrivateKey.Size = 2048 })
+	update(t, policy, func(p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageClientAuth, v1alpha1.UsageServerAuth}
+	})
 	eventually(t, func(context.Context) string {
-		if r.keysOf(2048) == 0 {
+		if r.keysFor(v1alpha1.UsageClientAuth) == 0 {
 			return "the policy is not followed"
 		}
 		return ""
 	})
 	r.service("slow-new", asks("slow-new-tls"), slow)
 	r.secret("slow-new-tls", r.issued("slow-new."+r.name+".svc"))
-	if made := r.keysOf(2048); made > few {
+	if made := r.keysFor(v1alpha1.UsageClientAuth); made > many/2 {
 		t.Errorf("%d of %d Services that had a certificate were served before", made, many)
 	}
 	eventually(t, func(context.Context) string {
-		if made := r.keysOf(2048); made != many+1 {
-			return fmt.Sprintf("%d keys are of 2048 bits", made)
+		if made := r.keysFor(v1alpha1.UsageClientAuth); made != many+1 {
+			return fmt.Sprintf("%d of %d follow the policy", made, many+1)
 		}
 		return ""
 	})
 }
 
-// keysOf is how many of the realm's certificates have RSA keys of this size.
-func (r realm) keysOf(size int) (count int) {
+// keysFor is how many of the realm's certificates with RSA keys are for this.
+func (r realm) keysFor(usage v1alpha1.CertificateUsage) (count int) {
 	r.Helper()
 	var made corev1.SecretList
 	if err := r.admin().List(r.Context(), &made, client.InNamespace(r.name)); err != nil {
 		r.Fatal(err)
 	}
 	for i := range made.Items {
-		if key, is := leaf(r.T, &made.Items[i]).PublicKey.(*rsa.PublicKey); is && key.N.BitLen() == size {
+		certificate := leaf(r.T, &made.Items[i])
+		wanted := x509.ExtKeyUsageServerAuth
+		if usage == v1alpha1.UsageClientAuth {
+			wanted = x509.ExtKeyUsageClientAuth
+		}
+		if _, is := certificate.PublicKey.(*rsa.PublicKey); is && slices.Contains(certificate.ExtKeyUsage, wanted) {
 			count++
 		}
 	}

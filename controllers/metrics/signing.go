@@ -27,7 +27,7 @@ func NewSigning(registry prometheus.Registerer) (*Signing, error) {
 			Namespace: namespace, Name: "certificates_signed_total", Help: "Certificates that were signed and handed out, by the controller that did it, and why.",
 		}, []string{labelController, labelPolicy, labelReason}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "signing_duration_seconds", Help: "How long it took to sign a certificate and, for a Secret, to get its key.",
+			Namespace: namespace, Name: "signing_duration_seconds", Help: "How long it took to sign a certificate and, for a Secret, to make its key, if that is no RSA key.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{labelController}),
 	}

@@ -44,6 +44,8 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
 		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
 	case err != nil:
+		// The next look comes, and should cost no other key.
+		r.Line.giveBack(key, found.made)
 		return outcome{}, err
 	}
 	r.Refusals.Forget(key)

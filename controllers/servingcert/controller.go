@@ -240,12 +240,13 @@ func (r *Reconciler) serveAt(ctx context.Context, now time.Time, want wish) (out
 }
 
 // patience is for how long a Service whose key takes long to make may wait behind all others: until the last third of the certificate that it has, if
-// clients accept that.
+// clients accept that, and nobody was told of an obstacle that may be gone.
 func (s situation) patience(plan issuance.Plan) time.Duration {
-	if plan.Renewal || !issuance.Serves(s.now, s.secret, &s.ca.CA) {
+	leaf := s.want.Serving(s.now, s.secret, &s.ca.CA)
+	if leaf == nil || plan.Renewal || s.service.Annotations[v1alpha1.AnnotationError] != "" {
 		return 0
 	}
-	return max(0, issuance.End(s.secret).Sub(s.now)-s.want.Duration/3)
+	return max(0, leaf.NotAfter.Sub(s.now)-leaf.NotAfter.Sub(leaf.IssuedAt())/3)
 }
 
 // readPassword reads the password of the keystore, where one is wanted.

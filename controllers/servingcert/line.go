@@ -25,7 +25,25 @@ const (
 	// roomForGarbage is the percentage of what is in use by which garbage may grow while many keys are made: an RSA key leaves half a MiB of it, and all
 	// that comes besides leaves little.
 	roomForGarbage = 100
+	// ahead is how many keys are made that nobody takes, before no more are made for a second.
+	ahead = 1000
+	// share is of how many keys one is made for somebody who can wait, however many cannot.
+	share = 5
 )
+
+// place is that of a Service in the line.
+type place struct {
+	spec pki.KeySpec
+	// urgent: it does not wait behind those that are not.
+	urgent bool
+}
+
+func (p place) priority() *int {
+	if p.urgent {
+		return new(0)
+	}
+	return new(handler.LowPriority)
+}
 
 // Line is where Services wait whose private key takes long to make, so that no other Service waits behind them. A controller makes the keys and nothing
 // else, as many at a time as there are cores: a Service whose key is made is looked at again, and that look takes it. What is lost with the process is
@@ -39,8 +57,10 @@ type Line struct {
 
 	mu sync.Mutex
 	// wanted are the keys that are not made yet, and made are those that nobody has taken yet.
-	wanted map[types.NamespacedName]pki.KeySpec
+	wanted map[types.NamespacedName]place
 	made   map[types.NamespacedName]*pki.Key
+	// turns are how many were made.
+	turns int
 	// ready are the Services that will be looked at, all at once.
 	ready []reconcile.Request
 	// endBulk is called when a core has none to make any more; nil until many are wanted.
@@ -53,7 +73,7 @@ type Line struct {
 func newLine(cores int, newKey func(pki.KeySpec) (*pki.Key, error), setGCPercent func(percent int) (before int)) *Line {
 	return &Line{
 		cores: cores, newKey: newKey, setGCPercent: setGCPercent,
-		wanted: map[types.NamespacedName]pki.KeySpec{}, made: map[types.NamespacedName]*pki.Key{},
+		wanted: map[types.NamespacedName]place{}, made: map[types.NamespacedName]*pki.Key{},
 	}
 }
 
@@ -76,7 +96,7 @@ func (l *Line) opens(_ context.Context, queue workqueue.TypedRateLimitingInterfa
 	defer l.mu.Unlock()
 	l.queue = priorities
 	for service := range l.wanted {
-		l.queue.Add(reconcile.Request{NamespacedName: service})
+		l.enqueue(service)
 	}
 	return nil
 }
@@ -93,19 +113,18 @@ func (l *Line) wakes(_ context.Context, queue workqueue.TypedRateLimitingInterfa
 func (l *Line) add(service types.NamespacedName, spec pki.KeySpec, urgent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wanted[service] = spec
+	l.wanted[service] = place{spec, urgent}
 	if l.many() && l.endBulk == nil {
 		usual := l.setGCPercent(roomForGarbage)
 		l.endBulk = func() { l.setGCPercent(usual) }
 	}
-	if l.queue == nil {
-		return
+	if l.queue != nil {
+		l.enqueue(service)
 	}
-	priority := handler.LowPriority
-	if urgent {
-		priority = 0
-	}
-	l.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, reconcile.Request{NamespacedName: service})
+}
+
+func (l *Line) enqueue(service types.NamespacedName) {
+	l.queue.AddWithOpts(priorityqueue.AddOpts{Priority: l.wanted[service].priority()}, reconcile.Request{NamespacedName: service})
 }
 
 // many tells whether the cores have as many keys again to make after those that they make now.
@@ -132,21 +151,26 @@ func (l *Line) unwanted(service types.NamespacedName) {
 // Reconcile makes the key of a Service, if it still wants one.
 func (l *Line) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, error) {
 	l.mu.Lock()
-	spec, wanted := l.wanted[request.NamespacedName]
+	asked, wanted := l.wanted[request.NamespacedName]
+	tooMany := len(l.made) >= ahead
 	l.mu.Unlock()
-	if !wanted {
+	switch {
+	case !wanted:
 		return ctrl.Result{}, nil
+	case tooMany:
+		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
-	key, err := l.newKey(spec)
+	key, err := l.newKey(asked.spec)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.wanted[request.NamespacedName] != spec {
+	if l.wanted[request.NamespacedName].spec != asked.spec {
 		return ctrl.Result{}, nil
 	}
 	l.unwanted(request.NamespacedName)
+	l.giveTurn()
 	l.made[request.NamespacedName] = key
 	l.ready = append(l.ready, request)
 	switch {
@@ -160,6 +184,30 @@ func (l *Line) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, 
 		})
 	}
 	return ctrl.Result{}, nil
+}
+
+// giveTurn makes one urgent who is not, now and then: with a Service that is made and removed every second a tenant could hold up a rotation.
+func (l *Line) giveTurn() {
+	if l.turns++; l.turns%share != 0 {
+		return
+	}
+	for service, asked := range l.wanted {
+		if !asked.urgent {
+			l.wanted[service] = place{asked.spec, true}
+			l.enqueue(service)
+			return
+		}
+	}
+}
+
+// giveBack keeps a key that could not be written for the next look; nil is none.
+func (l *Line) giveBack(service types.NamespacedName, key *pki.Key) {
+	if key == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.made[service] = key
 }
 
 // wake has the Services looked at whose keys are made.

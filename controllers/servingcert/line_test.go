@@ -1,6 +1,8 @@
 package servingcert
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -8,9 +10,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -68,6 +74,7 @@ func TestLineOrder(t *testing.T) {
 	l, _, _ := testLine(t)
 	open := l.queue
 	l.queue = nil
+	l.add(named("early, and reissued"), quick, false)
 	l.add(named("early"), quick, true)
 	if err := l.opens(t.Context(), open); err != nil {
 		t.Fatal(err)
@@ -76,8 +83,8 @@ func TestLineOrder(t *testing.T) {
 		request, _ := open.Get()
 		return request.Name
 	}
-	if first := next(); first != "early" {
-		t.Errorf("the first is %q", first)
+	if early := []string{next(), next()}; early[0] != "early" {
+		t.Errorf("the first are %q", early)
 	}
 	l.add(named("reissued"), quick, false)
 	l.add(named("reissued, too"), quick, false)
@@ -124,7 +131,19 @@ func TestLineMakes(t *testing.T) {
 	if len(l.made) != 0 || len(seen.at) != 1 {
 		t.Errorf("a key was made that nobody wants; looked at: %q", seen.at)
 	}
-	// Somebody changes his mind while his key is made.
+	// Somebody is looked at while his key is made, and wants the same.
+	l.newKey = func(spec pki.KeySpec) (*pki.Key, error) {
+		l.take(named("web"))
+		l.add(named("web"), quick, true)
+		return pki.NewKey(spec)
+	}
+	l.add(named("web"), quick, true)
+	l.makeFor(t, "web")
+	if !l.take(named("web")).Is(quick) || !slices.Equal(seen.at, []string{"web", "web"}) {
+		t.Errorf("his key is not there; looked at: %q", seen.at)
+	}
+	seen.at = seen.at[:1]
+	// Somebody changes his mind.
 	l.newKey = func(spec pki.KeySpec) (*pki.Key, error) {
 		if spec == quick {
 			l.take(named("web"))
@@ -179,7 +198,8 @@ func TestLineInBulk(t *testing.T) {
 	})
 }
 
-// Nobody waits whose certificate does not serve, or is due for its age or in its last third; all others do until then.
+// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of an obstacle; all others do until then, whatever
+// the policy wants of the next certificate.
 func TestPatience(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Second)
@@ -205,19 +225,101 @@ func TestPatience(t *testing.T) {
 		after   time.Duration
 		secret  *corev1.Secret
 		renewal bool
+		told    string
 		want    time.Duration
 	}{
-		{"at first", 0, there, false, 6 * time.Hour},
-		{"later", 5 * time.Hour, there, false, time.Hour},
-		{"in the last third", 6 * time.Hour, there, false, 0},
-		{"nearly ended", 8 * time.Hour, there, false, 0},
-		{"ended", 10 * time.Hour, there, false, 0},
-		{"due for its age", time.Hour, there, true, 0},
-		{"none", 0, nil, false, 0},
+		{"at first", 0, there, false, "", 6 * time.Hour},
+		{"later", 5 * time.Hour, there, false, "", time.Hour},
+		{"in the last third", 6 * time.Hour, there, false, "", 0},
+		{"nearly ended", 8 * time.Hour, there, false, "", 0},
+		{"ended", 10 * time.Hour, there, false, "", 0},
+		{"due for its age", time.Hour, there, true, "", 0},
+		{"told of an obstacle", time.Hour, there, false, "NoPolicy: none", 0},
+		{"none", 0, nil, false, "", 0},
 	} {
-		s := situation{now: now.Add(tc.after), secret: tc.secret, ca: &keyring.CA{CA: issuance.CA{Roots: roots}}, want: issuance.Want{Duration: 9 * time.Hour}}
+		service := asking("web", "web-tls")
+		if tc.told != "" {
+			service.Annotations[v1alpha1.AnnotationError] = tc.told
+		}
+		s := situation{
+			now: now.Add(tc.after), service: service, secret: tc.secret, ca: &keyring.CA{CA: issuance.CA{Roots: roots}},
+			want: issuance.Want{Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}}, Duration: 90 * time.Hour},
+		}
 		if got := s.patience(issuance.Plan{Renewal: tc.renewal}); got != tc.want {
 			t.Errorf("%s: it waits %s, want %s", tc.name, got, tc.want)
 		}
+	}
+}
+
+// However many are urgent, now and then one is served who is not.
+func TestLineGivesTurns(t *testing.T) {
+	t.Parallel()
+	l, seen, _ := testLine(t)
+	l.add(named("reissued"), quick, false)
+	for i := range 3 * share {
+		l.add(named("urgent"+fmt.Sprint(i)), quick, true)
+	}
+	for i := 0; ; i++ {
+		request, _ := l.queue.Get()
+		l.makeFor(t, request.Name)
+		l.queue.Done(request)
+		l.add(named("more"+fmt.Sprint(i)), quick, true)
+		if request.Name == "reissued" {
+			return
+		}
+		if i == 10*share {
+			t.Fatalf("after %d keys it was not its turn; looked at: %d", i, len(seen.at))
+		}
+	}
+}
+
+// Nobody makes more keys than some that nobody takes.
+func TestLineWaitsForLooks(t *testing.T) {
+	t.Parallel()
+	l, seen, _ := testLine(t)
+	for i := range ahead {
+		l.giveBack(named(fmt.Sprint(i)), &pki.Key{})
+	}
+	l.add(named("web"), quick, true)
+	result, err := l.Reconcile(t.Context(), reconcile.Request{NamespacedName: named("web")})
+	if err != nil || result.RequeueAfter == 0 || len(seen.at) > 0 {
+		t.Errorf("%v, %v; looked at: %q", result, err, seen.at)
+	}
+	l.take(named("0"))
+	l.makeFor(t, "web")
+	if !slices.Equal(seen.at, []string{"web"}) {
+		t.Errorf("looked at: %q", seen.at)
+	}
+}
+
+// A key that could not be written serves the next look, unless the API server would not have it: then nobody knows when that comes.
+func TestKeyOutlastsFault(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		fault error
+		kept  bool
+	}{
+		"a fault":   {apierrors.NewInternalError(errors.New("no webhook")), true},
+		"a refusal": {apierrors.NewForbidden(corev1.Resource("secrets"), "web-tls", nil), false},
+		"no Secret": {apierrors.NewNotFound(corev1.Resource("secrets"), "web-tls"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, _, _ := testLine(t)
+			made, err := pki.NewKey(quick)
+			if err != nil {
+				t.Fatal(err)
+			}
+			live := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+				Get: func(context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption) error {
+					return tc.fault
+				},
+			}).Build()
+			r := &Reconciler{Live: live, Line: l, Refusals: NewRefusals()}
+			_, err = r.carryOut(t.Context(), situation{service: asking("web", "web-tls"), secret: &corev1.Secret{}, made: made}, issuance.Plan{Action: issuance.Repair})
+			if key := l.take(named("web")); (key == made) != tc.kept || (err != nil) != tc.kept {
+				t.Errorf("%v, and the key is there: %t, want %t", err, key == made, tc.kept)
+			}
+		})
 	}
 }

@@ -169,15 +169,6 @@ func issued(secret *corev1.Secret, signed time.Time) time.Time {
 // Issued is when the certificate in a digest was written, by the clock of the API server, as far as that is known. Zero without a certificate.
 func Issued(secret *corev1.Secret) time.Time { return timeOf(secret, issuedLabel) }
 
-// Serves tells whether clients accept the certificate in a digest, though another may be wanted.
-func Serves(now time.Time, secret *corev1.Secret, ca *CA) bool {
-	if !now.Before(End(secret)) || ca.Roots == nil {
-		return false
-	}
-	leaf, err := Leaf(secret)
-	return err == nil && leaf.VerifiesBy(ca.Roots, now) == nil
-}
-
 // End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
 func End(secret *corev1.Secret) time.Time {
 	if secret == nil || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {

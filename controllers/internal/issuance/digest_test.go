@@ -1,7 +1,6 @@
 package issuance_test
 
 import (
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
@@ -202,44 +201,5 @@ func TestDigestIgnoresTheTenantsLabel(t *testing.T) {
 	leaf, err := issuance.Leaf(digest)
 	if signer, end, signed := issuance.Signed(digest); err == nil || signed || signer != "" || !issuance.Issued(digest).IsZero() {
 		t.Errorf("a Secret without a certificate has %v, by %q, from %s until %s", leaf, signer, issuance.Issued(digest), end)
-	}
-}
-
-// TestServes: a certificate serves while clients accept it, though another is wanted; not without its key, before or after its time, or by another CA.
-func TestServes(t *testing.T) {
-	pool := func(of *signer) *x509.CertPool {
-		roots := x509.NewCertPool()
-		roots.AddCert(of.CA.Certificate)
-		return roots
-	}
-	s := servedScene(t)
-	s.ca.Roots = pool(s.ca)
-	s.policy.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.RSA
-	if plan := s.plan(); plan.Action != issuance.Issue {
-		t.Fatalf("the plan is %+v: another certificate is wanted", plan)
-	}
-	keyless := s.digest().DeepCopy() // digests share what they say
-	keyless.StringData["tls.key"] = "it has no key"
-	end := issuance.End(s.digest())
-	for name, tc := range map[string]struct {
-		at     time.Time
-		secret *corev1.Secret
-		roots  *x509.CertPool
-		want   bool
-	}{
-		"now":             {now, s.digest(), s.ca.Roots, true},
-		"before its end":  {end.Add(-time.Second), s.digest(), s.ca.Roots, true},
-		"at its end":      {end, s.digest(), s.ca.Roots, false},
-		"before its time": {now.Add(-day), s.digest(), s.ca.Roots, false},
-		"no Secret":       {now, nil, s.ca.Roots, false},
-		"no key":          {now, keyless, s.ca.Roots, false},
-		"another root":    {now, s.digest(), pool(newSigner(t, now)), false},
-		"no root":         {now, s.digest(), nil, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := issuance.Serves(tc.at, tc.secret, &issuance.CA{Roots: tc.roots}); got != tc.want {
-				t.Errorf("it serves: %t, want %t", got, tc.want)
-			}
-		})
 	}
 }

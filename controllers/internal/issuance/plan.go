@@ -250,6 +250,18 @@ func (w Want) signer(now time.Time, leaf *pki.Leaf, ca *CA) (before, err error) 
 	return nil, nil
 }
 
+// Serving is the certificate in a digest, if clients accept it for the Service, though another may be wanted; nil where they do not.
+func (w Want) Serving(now time.Time, secret *corev1.Secret, ca *CA) *pki.Leaf {
+	if !now.Before(End(secret)) || ca.Roots == nil {
+		return nil
+	}
+	leaf, err := Leaf(secret)
+	if err != nil || leaf.VerifyHostname(w.Leaf.DNSNames[0]) != nil || leaf.VerifiesBy(ca.Roots, now) != nil {
+		return nil
+	}
+	return leaf
+}
+
 // CarriedOut is what becomes of the plan when a certificate was issued.
 func (p *Plan) CarriedOut(leaf *pki.Leaf, ca *CA) {
 	p.NotAfter, p.SignedBy = leaf.NotAfter, leaf.Issuer.CommonName

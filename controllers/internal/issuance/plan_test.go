@@ -227,3 +227,46 @@ func TestPlanRefuses(t *testing.T) {
 		})
 	}
 }
+
+// TestServing: a certificate serves while clients accept it, though another is wanted; not without its key, before or after its time, under another name,
+// or by another CA.
+func TestServing(t *testing.T) {
+	pool := func(of *signer) *x509.CertPool {
+		roots := x509.NewCertPool()
+		roots.AddCert(of.CA.Certificate)
+		return roots
+	}
+	s := servedScene(t)
+	s.ca.Roots = pool(s.ca)
+	s.policy.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.RSA
+	if plan := s.plan(); plan.Action != issuance.Issue {
+		t.Fatalf("the plan is %+v: another certificate is wanted", plan)
+	}
+	keyless := s.digest().DeepCopy() // digests share what they say
+	keyless.StringData["tls.key"] = "it has no key"
+	end, host := issuance.End(s.digest()), "web.shop.svc"
+	for name, tc := range map[string]struct {
+		at     time.Time
+		secret *corev1.Secret
+		roots  *x509.CertPool
+		name   string
+		want   bool
+	}{
+		"now":             {now, s.digest(), s.ca.Roots, host, true},
+		"before its end":  {end.Add(-time.Second), s.digest(), s.ca.Roots, host, true},
+		"at its end":      {end, s.digest(), s.ca.Roots, host, false},
+		"before its time": {now.Add(-day), s.digest(), s.ca.Roots, host, false},
+		"no Secret":       {now, nil, s.ca.Roots, host, false},
+		"no key":          {now, keyless, s.ca.Roots, host, false},
+		"another root":    {now, s.digest(), pool(newSigner(t, now)), host, false},
+		"no root":         {now, s.digest(), nil, host, false},
+		"another name":    {now, s.digest(), s.ca.Roots, "api.shop.svc", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := issuance.Want{Leaf: pki.LeafSpec{DNSNames: []string{tc.name, "more.example.org"}}}
+			if got := want.Serving(tc.at, tc.secret, &issuance.CA{Roots: tc.roots}); (got != nil) != tc.want {
+				t.Errorf("it serves: %t, want %t", got != nil, tc.want)
+			}
+		})
+	}
+}
