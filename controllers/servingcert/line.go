@@ -188,7 +188,8 @@ func (l *Line) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, 
 
 // giveTurn makes one urgent who is not, now and then: with a Service that is made and removed every second a tenant could hold up a rotation.
 func (l *Line) giveTurn() {
-	if l.turns++; l.turns%share != 0 {
+	l.turns++
+	if l.turns%share != 0 {
 		return
 	}
 	for service, asked := range l.wanted {
