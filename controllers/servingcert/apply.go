@@ -44,8 +44,10 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
 		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
 	case err != nil:
-		// The next look comes, and should cost no other key.
-		r.Line.giveBack(key, found.made)
+		if plan.Action == issuance.Issue {
+			// The next look comes, and should cost no other key.
+			r.Line.giveBack(key, found.made)
+		}
 		return outcome{}, err
 	}
 	r.Refusals.Forget(key)
@@ -93,7 +95,7 @@ func unseen(reason string) bool {
 
 // issue makes a new certificate, by one write.
 func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
-	key, err := r.keptKey(ctx, found)
+	key, err := r.keyFor(ctx, found)
 	if err != nil {
 		return err
 	}
@@ -141,17 +143,22 @@ func (r *Reconciler) announce(found situation, plan issuance.Plan, took time.Dur
 	r.News.tell(reason, certificate{found.want.Policy, found.service, secret, plan.SignedBy, plan.NotAfter, plan.Why})
 }
 
-// keptKey is the private key that a renewal keeps, if the policy says so, or the one that was made.
-func (r *Reconciler) keptKey(ctx context.Context, found situation) (*pki.Key, error) {
-	if found.secret == nil || !found.want.KeepsKey() || !issuance.KeepableKey(found.secret, found.service) {
-		return found.made, nil
+// keyFor is the private key that a renewal keeps, if the policy says so, or the one that was made. That may have been written, though no answer came: then it
+// has its certificate.
+func (r *Reconciler) keyFor(ctx context.Context, found situation) (*pki.Key, error) {
+	if found.secret != nil && found.want.KeepsKey() && issuance.KeepableKey(found.secret, found.service) {
+		live, err := r.readLive(ctx, found.secret)
+		if err != nil {
+			return nil, err
+		}
+		if kept := pki.ReadKey(live.Data[corev1.TLSPrivateKeyKey]); kept.Is(found.want.Leaf.Key) {
+			return kept, nil
+		}
 	}
-	live, err := r.readLive(ctx, found.secret)
-	if err != nil {
-		return nil, err
-	}
-	if kept := pki.ReadKey(live.Data[corev1.TLSPrivateKeyKey]); kept.Is(found.want.Leaf.Key) {
-		return kept, nil
+	if found.made != nil && found.secret != nil {
+		if leaf, err := issuance.Leaf(found.secret); err == nil && found.made.IsOf(leaf) {
+			return nil, nil
+		}
 	}
 	return found.made, nil
 }

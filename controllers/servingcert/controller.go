@@ -240,10 +240,14 @@ func (r *Reconciler) serveAt(ctx context.Context, now time.Time, want wish) (out
 }
 
 // patience is for how long a Service whose key takes long to make may wait behind all others: until the last third of the certificate that it has, if
-// clients accept that, and nobody was told of an obstacle that may be gone.
+// clients accept that, and nobody was told of an obstacle that may be gone. Whose Secret was refused can wait, for each try costs a key.
 func (s situation) patience(plan issuance.Plan) time.Duration {
+	told := s.service.Annotations[v1alpha1.AnnotationError]
+	if issuance.ParseObstacle(told).Reason == issuance.ReasonSecretRefused {
+		return Round
+	}
 	leaf := s.want.Serving(s.now, s.secret, &s.ca.CA)
-	if leaf == nil || plan.Renewal || s.service.Annotations[v1alpha1.AnnotationError] != "" {
+	if leaf == nil || plan.Renewal || told != "" {
 		return 0
 	}
 	return max(0, leaf.NotAfter.Sub(s.now)-leaf.NotAfter.Sub(leaf.IssuedAt())/3)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -25,7 +26,7 @@ const (
 	// roomForGarbage is the percentage of what is in use by which garbage may grow while many keys are made: an RSA key leaves half a MiB of it, and all
 	// that comes besides leaves little.
 	roomForGarbage = 100
-	// ahead is how many keys are made that nobody takes, before no more are made for a second.
+	// ahead is how many keys are made that wait for their look, before only urgent ones are, and twice as many before none is.
 	ahead = 1000
 	// share is of how many keys one is made for somebody who can wait, however many cannot.
 	share = 5
@@ -36,13 +37,6 @@ type place struct {
 	spec pki.KeySpec
 	// urgent: it does not wait behind those that are not.
 	urgent bool
-}
-
-func (p place) priority() *int {
-	if p.urgent {
-		return new(0)
-	}
-	return new(handler.LowPriority)
 }
 
 // Line is where Services wait whose private key takes long to make, so that no other Service waits behind them. A controller makes the keys and nothing
@@ -59,6 +53,8 @@ type Line struct {
 	// wanted are the keys that are not made yet, and made are those that nobody has taken yet.
 	wanted map[types.NamespacedName]place
 	made   map[types.NamespacedName]*pki.Key
+	// back are those of them that could not be written.
+	back sets.Set[types.NamespacedName]
 	// turns are how many were made.
 	turns int
 	// ready are the Services that will be looked at, all at once.
@@ -73,7 +69,7 @@ type Line struct {
 func newLine(cores int, newKey func(pki.KeySpec) (*pki.Key, error), setGCPercent func(percent int) (before int)) *Line {
 	return &Line{
 		cores: cores, newKey: newKey, setGCPercent: setGCPercent,
-		wanted: map[types.NamespacedName]place{}, made: map[types.NamespacedName]*pki.Key{},
+		wanted: map[types.NamespacedName]place{}, made: map[types.NamespacedName]*pki.Key{}, back: sets.Set[types.NamespacedName]{},
 	}
 }
 
@@ -95,8 +91,8 @@ func (l *Line) opens(_ context.Context, queue workqueue.TypedRateLimitingInterfa
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queue = priorities
-	for service := range l.wanted {
-		l.enqueue(service)
+	for service, asked := range l.wanted {
+		l.enqueue(service, asked.priority())
 	}
 	return nil
 }
@@ -113,18 +109,26 @@ func (l *Line) wakes(_ context.Context, queue workqueue.TypedRateLimitingInterfa
 func (l *Line) add(service types.NamespacedName, spec pki.KeySpec, urgent bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wanted[service] = place{spec, urgent}
+	asked := place{spec, urgent}
+	l.wanted[service] = asked
 	if l.many() && l.endBulk == nil {
 		usual := l.setGCPercent(roomForGarbage)
 		l.endBulk = func() { l.setGCPercent(usual) }
 	}
 	if l.queue != nil {
-		l.enqueue(service)
+		l.enqueue(service, asked.priority())
 	}
 }
 
-func (l *Line) enqueue(service types.NamespacedName) {
-	l.queue.AddWithOpts(priorityqueue.AddOpts{Priority: l.wanted[service].priority()}, reconcile.Request{NamespacedName: service})
+func (p place) priority() int {
+	if p.urgent {
+		return 0
+	}
+	return handler.LowPriority
+}
+
+func (l *Line) enqueue(service types.NamespacedName, priority int) {
+	l.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, reconcile.Request{NamespacedName: service})
 }
 
 // many tells whether the cores have as many keys again to make after those that they make now.
@@ -136,6 +140,7 @@ func (l *Line) take(service types.NamespacedName) *pki.Key {
 	defer l.mu.Unlock()
 	key := l.made[service]
 	delete(l.made, service)
+	l.back.Delete(service)
 	l.unwanted(service)
 	return key
 }
@@ -152,12 +157,12 @@ func (l *Line) unwanted(service types.NamespacedName) {
 func (l *Line) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, error) {
 	l.mu.Lock()
 	asked, wanted := l.wanted[request.NamespacedName]
-	tooMany := len(l.made) >= ahead
+	waiting := len(l.made) - len(l.back)
 	l.mu.Unlock()
 	switch {
 	case !wanted:
 		return ctrl.Result{}, nil
-	case tooMany:
+	case waiting >= 2*ahead, waiting >= ahead && !asked.urgent:
 		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	key, err := l.newKey(asked.spec)
@@ -186,7 +191,7 @@ func (l *Line) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, 
 	return ctrl.Result{}, nil
 }
 
-// giveTurn makes one urgent who is not, now and then: with a Service that is made and removed every second a tenant could hold up a rotation.
+// giveTurn has the next key made for one who is not urgent, now and then: with a Service that is made and removed every second a tenant could hold up a rotation.
 func (l *Line) giveTurn() {
 	l.turns++
 	if l.turns%share != 0 {
@@ -195,7 +200,7 @@ func (l *Line) giveTurn() {
 	for service, asked := range l.wanted {
 		if !asked.urgent {
 			l.wanted[service] = place{asked.spec, true}
-			l.enqueue(service)
+			l.enqueue(service, 1)
 			return
 		}
 	}
@@ -209,6 +214,7 @@ func (l *Line) giveBack(service types.NamespacedName, key *pki.Key) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.made[service] = key
+	l.back.Insert(service)
 }
 
 // wake has the Services looked at whose keys are made.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -198,12 +199,10 @@ func TestLineInBulk(t *testing.T) {
 	})
 }
 
-// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of an obstacle; all others do until then, whatever
-// the policy wants of the next certificate.
-func TestPatience(t *testing.T) {
-	t.Parallel()
-	now := time.Now().Truncate(time.Second)
-	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "root", Duration: 90 * time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
+// served is the digest of a Secret of Service web, with a certificate that lasts so long, and the CA that signed it.
+func served(t *testing.T, now time.Time, duration time.Duration) (*pki.Authority, *corev1.Secret) {
+	t.Helper()
+	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "root", Duration: 10 * duration, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,14 +210,24 @@ func TestPatience(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: quick}, 9*time.Hour, nil)
+	pair, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: quick}, duration, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := digested(&corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-tls"},
-		Data:       map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
+	return authority, digested(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "shop", Name: "web-tls", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web"}},
+		},
+		Data: map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
 	})
+}
+
+// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of an obstacle; all others do until then, whatever
+// the policy wants of the next certificate.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	now := time.Now().Truncate(time.Second)
+	authority, there := served(t, now, 9*time.Hour)
 	roots := pki.NewBundle(authority.Certificate()).Pool()
 	for _, tc := range []struct {
 		name    string
@@ -235,6 +244,7 @@ func TestPatience(t *testing.T) {
 		{"ended", 10 * time.Hour, there, false, "", 0},
 		{"due for its age", time.Hour, there, true, "", 0},
 		{"told of an obstacle", time.Hour, there, false, "NoPolicy: none", 0},
+		{"refused", 0, nil, false, "SecretRefused: quota", Round},
 		{"none", 0, nil, false, "", 0},
 	} {
 		service := asking("web", "web-tls")
@@ -255,53 +265,73 @@ func TestPatience(t *testing.T) {
 func TestLineGivesTurns(t *testing.T) {
 	t.Parallel()
 	l, seen, _ := testLine(t)
-	l.add(named("reissued"), quick, false)
-	for i := range 3 * share {
+	for i := range 2 {
+		l.add(named("reissued"+fmt.Sprint(i)), quick, false)
+	}
+	for i := range 10 * share {
 		l.add(named("urgent"+fmt.Sprint(i)), quick, true)
 	}
-	for i := 0; ; i++ {
+	var turns []int
+	for i := range 3 * share {
 		request, _ := l.queue.Get()
 		l.makeFor(t, request.Name)
 		l.queue.Done(request)
-		l.add(named("more"+fmt.Sprint(i)), quick, true)
-		if request.Name == "reissued" {
-			return
+		if strings.HasPrefix(request.Name, "reissued") {
+			turns = append(turns, i)
 		}
-		if i == 10*share {
-			t.Fatalf("after %d keys it was not its turn; looked at: %d", i, len(seen.at))
-		}
+	}
+	if want := []int{share, 2 * share}; !slices.Equal(turns, want) {
+		t.Errorf("their turns were %d, want %d; looked at: %q", turns, want, seen.at)
 	}
 }
 
-// Nobody makes more keys than some that nobody takes.
+// No more keys are made than some that nobody takes, and then only urgent ones; those that wait for the API server do not count.
 func TestLineWaitsForLooks(t *testing.T) {
 	t.Parallel()
-	l, seen, _ := testLine(t)
-	for i := range ahead {
-		l.giveBack(named(fmt.Sprint(i)), &pki.Key{})
+	l, _, _ := testLine(t)
+	l.newKey = func(pki.KeySpec) (*pki.Key, error) { return &pki.Key{}, nil }
+	for i := range 3 * ahead {
+		l.giveBack(named("back"+fmt.Sprint(i)), &pki.Key{})
 	}
-	l.add(named("web"), quick, true)
-	result, err := l.Reconcile(t.Context(), reconcile.Request{NamespacedName: named("web")})
-	if err != nil || result.RequeueAfter == 0 || len(seen.at) > 0 {
-		t.Errorf("%v, %v; looked at: %q", result, err, seen.at)
+	makes := func(name string, urgent bool) bool {
+		l.add(named(name), quick, urgent)
+		result, err := l.Reconcile(t.Context(), reconcile.Request{NamespacedName: named(name)})
+		if err != nil {
+			t.Error(err)
+		}
+		return result.RequeueAfter == 0
 	}
-	l.take(named("0"))
-	l.makeFor(t, "web")
-	if !slices.Equal(seen.at, []string{"web"}) {
-		t.Errorf("looked at: %q", seen.at)
+	for i := range 2 * ahead {
+		name := fmt.Sprint(i)
+		if made := makes("reissued"+name, false); made != (i < ahead) {
+			t.Fatalf("while %d wait, one that is not urgent is made: %t", i, made)
+		}
+		if i >= ahead && !makes("urgent"+name, true) {
+			t.Fatalf("while %d wait, one that is urgent is not made", i)
+		}
+	}
+	if makes("urgent", true) {
+		t.Error("there is no end")
+	}
+	l.take(named("reissued0"))
+	if !makes("urgent", true) {
+		t.Error("one was taken, and no other is made")
 	}
 }
 
-// A key that could not be written serves the next look, unless the API server would not have it: then nobody knows when that comes.
+// A key that could not be written serves the next look, unless the API server would not have it, or something else failed.
 func TestKeyOutlastsFault(t *testing.T) {
 	t.Parallel()
+	fault := apierrors.NewInternalError(errors.New("no webhook"))
 	for name, tc := range map[string]struct {
-		fault error
-		kept  bool
+		action issuance.Action
+		err    error
+		kept   bool
 	}{
-		"a fault":   {apierrors.NewInternalError(errors.New("no webhook")), true},
-		"a refusal": {apierrors.NewForbidden(corev1.Resource("secrets"), "web-tls", nil), false},
-		"no Secret": {apierrors.NewNotFound(corev1.Resource("secrets"), "web-tls"), false},
+		"a fault":          {issuance.Issue, fault, true},
+		"a refusal":        {issuance.Issue, apierrors.NewForbidden(corev1.Resource("secrets"), "web-tls", nil), false},
+		"no Secret":        {issuance.Issue, apierrors.NewNotFound(corev1.Resource("secrets"), "web-tls"), false},
+		"another's repair": {issuance.Repair, fault, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -312,14 +342,43 @@ func TestKeyOutlastsFault(t *testing.T) {
 			}
 			live := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 				Get: func(context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption) error {
-					return tc.fault
+					return tc.err
 				},
 			}).Build()
 			r := &Reconciler{Live: live, Line: l, Refusals: NewRefusals()}
-			_, err = r.carryOut(t.Context(), situation{service: asking("web", "web-tls"), secret: &corev1.Secret{}, made: made}, issuance.Plan{Action: issuance.Repair})
-			if key := l.take(named("web")); (key == made) != tc.kept || (err != nil) != tc.kept {
+			found := situation{service: asking("web", "web-tls"), made: made, want: issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}}
+			found.want.Policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+			_, found.secret = served(t, time.Now(), time.Hour)
+			_, err = r.carryOut(t.Context(), found, issuance.Plan{Action: tc.action})
+			if key := l.take(named("web")); (key == made) != tc.kept {
 				t.Errorf("%v, and the key is there: %t, want %t", err, key == made, tc.kept)
 			}
 		})
+	}
+}
+
+// A key that has its certificate, though no answer came, is not used for another.
+func TestKeyServesOnce(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	authority, there := served(t, now, time.Hour)
+	made, err := pki.NewKey(quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: quick}, time.Hour, made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := digested(&corev1.Secret{Data: map[string][]byte{corev1.TLSCertKey: written.Certificate, corev1.TLSPrivateKeyKey: written.PrivateKey}})
+	for name, tc := range map[string]struct {
+		secret *corev1.Secret
+		used   bool
+	}{"none": {nil, true}, "another": {there, true}, "its own": {after, false}} {
+		want := issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}
+		key, err := (&Reconciler{}).keyFor(t.Context(), situation{secret: tc.secret, made: made, want: want})
+		if err != nil || (key == made) != tc.used {
+			t.Errorf("beside the certificate of %s it is used: %t, want %t; %v", name, key == made, tc.used, err)
+		}
 	}
 }

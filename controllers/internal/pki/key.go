@@ -83,6 +83,9 @@ func ReadKey(encoded []byte) *Key {
 	return &Key{signer}
 }
 
+// IsOf tells whether a key is a certificate's; none is of any.
+func (k *Key) IsOf(leaf *Leaf) bool { return k != nil && belongTogether(leaf.Certificate, k.signer) }
+
 // Is tells whether a key is of that kind; none is of any.
 func (k *Key) Is(spec KeySpec) bool { return k != nil && KeySpecOfPublic(k.signer.Public()) == spec }
 
