@@ -1,8 +1,6 @@
 package servingcert
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,20 +8,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/issuance"
-	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
@@ -199,68 +189,6 @@ func TestLineInBulk(t *testing.T) {
 	})
 }
 
-// served is the digest of a Secret of Service web, with a certificate that lasts so long, and the CA that signed it.
-func served(t *testing.T, now time.Time, duration time.Duration) (*pki.Authority, *corev1.Secret) {
-	t.Helper()
-	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "root", Duration: 10 * duration, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority, err := pki.LoadAuthority(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: quick}, duration, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return authority, digested(&corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "shop", Name: "web-tls", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web"}},
-		},
-		Data: map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
-	})
-}
-
-// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of an obstacle; all others do until then, whatever
-// the policy wants of the next certificate.
-func TestPatience(t *testing.T) {
-	t.Parallel()
-	now := time.Now().Truncate(time.Second)
-	authority, there := served(t, now, 9*time.Hour)
-	roots := pki.NewBundle(authority.Certificate()).Pool()
-	for _, tc := range []struct {
-		name    string
-		after   time.Duration
-		secret  *corev1.Secret
-		renewal bool
-		told    string
-		want    time.Duration
-	}{
-		{"at first", 0, there, false, "", 6 * time.Hour},
-		{"later", 5 * time.Hour, there, false, "", time.Hour},
-		{"in the last third", 6 * time.Hour, there, false, "", 0},
-		{"nearly ended", 8 * time.Hour, there, false, "", 0},
-		{"ended", 10 * time.Hour, there, false, "", 0},
-		{"due for its age", time.Hour, there, true, "", 0},
-		{"told of an obstacle", time.Hour, there, false, "NoPolicy: none", 0},
-		{"refused", 0, nil, false, "SecretRefused: quota", Round},
-		{"none", 0, nil, false, "", 0},
-	} {
-		service := asking("web", "web-tls")
-		if tc.told != "" {
-			service.Annotations[v1alpha1.AnnotationError] = tc.told
-		}
-		s := situation{
-			now: now.Add(tc.after), service: service, secret: tc.secret, ca: &keyring.CA{CA: issuance.CA{Roots: roots}},
-			want: issuance.Want{Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}}, Duration: 90 * time.Hour},
-		}
-		if got := s.patience(issuance.Plan{Renewal: tc.renewal}); got != tc.want {
-			t.Errorf("%s: it waits %s, want %s", tc.name, got, tc.want)
-		}
-	}
-}
-
 // However many are urgent, now and then one is served who is not.
 func TestLineGivesTurns(t *testing.T) {
 	t.Parallel()
@@ -316,69 +244,5 @@ func TestLineWaitsForLooks(t *testing.T) {
 	l.take(named("reissued0"))
 	if !makes("urgent", true) {
 		t.Error("one was taken, and no other is made")
-	}
-}
-
-// A key that could not be written serves the next look, unless the API server would not have it, or something else failed.
-func TestKeyOutlastsFault(t *testing.T) {
-	t.Parallel()
-	fault := apierrors.NewInternalError(errors.New("no webhook"))
-	for name, tc := range map[string]struct {
-		action issuance.Action
-		err    error
-		kept   bool
-	}{
-		"a fault":          {issuance.Issue, fault, true},
-		"a refusal":        {issuance.Issue, apierrors.NewForbidden(corev1.Resource("secrets"), "web-tls", nil), false},
-		"no Secret":        {issuance.Issue, apierrors.NewNotFound(corev1.Resource("secrets"), "web-tls"), false},
-		"another's repair": {issuance.Repair, fault, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l, _, _ := testLine(t)
-			made, err := pki.NewKey(quick)
-			if err != nil {
-				t.Fatal(err)
-			}
-			live := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
-				Get: func(context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption) error {
-					return tc.err
-				},
-			}).Build()
-			r := &Reconciler{Live: live, Line: l, Refusals: NewRefusals()}
-			found := situation{service: asking("web", "web-tls"), made: made, want: issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}}
-			found.want.Policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
-			_, found.secret = served(t, time.Now(), time.Hour)
-			_, err = r.carryOut(t.Context(), found, issuance.Plan{Action: tc.action})
-			if key := l.take(named("web")); (key == made) != tc.kept {
-				t.Errorf("%v, and the key is there: %t, want %t", err, key == made, tc.kept)
-			}
-		})
-	}
-}
-
-// A key that has its certificate, though no answer came, is not used for another.
-func TestKeyServesOnce(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	authority, there := served(t, now, time.Hour)
-	made, err := pki.NewKey(quick)
-	if err != nil {
-		t.Fatal(err)
-	}
-	written, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: quick}, time.Hour, made)
-	if err != nil {
-		t.Fatal(err)
-	}
-	after := digested(&corev1.Secret{Data: map[string][]byte{corev1.TLSCertKey: written.Certificate, corev1.TLSPrivateKeyKey: written.PrivateKey}})
-	for name, tc := range map[string]struct {
-		secret *corev1.Secret
-		used   bool
-	}{"none": {nil, true}, "another": {there, true}, "its own": {after, false}} {
-		want := issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}
-		key, err := (&Reconciler{}).keyFor(t.Context(), situation{secret: tc.secret, made: made, want: want})
-		if err != nil || (key == made) != tc.used {
-			t.Errorf("beside the certificate of %s it is used: %t, want %t; %v", name, key == made, tc.used, err)
-		}
 	}
 }
