@@ -28,7 +28,7 @@ type committed struct {
 
 func newCommitted(t *testing.T) *committed {
 	t.Helper()
-	c := &committed{T: t, name: strings.ToLower(t.Name()), apply: argoServerSide.apply}
+	c := &committed{T: t, name: strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")), apply: argoServerSide.apply}
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: c.name}}
 	ca.Spec.Rotation.Propagation.Minimum = "5s"
 	if err := world.kube.Create(t.Context(), ca); err != nil {
@@ -86,6 +86,33 @@ func TestCommittedCABundleIsAFight(t *testing.T) {
 		t.Fatal("a caBundle that is committed changes nothing")
 	}
 	c.filled()
+}
+
+// An empty caBundle that is committed comes back with each sync, too, whichever way it is applied.
+func TestCommittedEmptyCABundle(t *testing.T) {
+	t.Parallel()
+	for _, by := range []applier{flux, argoCD, argoServerSide} {
+		t.Run(strings.ReplaceAll(by.name, "-", ""), func(t *testing.T) {
+			t.Parallel()
+			c := newCommitted(t)
+			c.setCABundle("")
+			c.apply = by.apply
+			c.sync(c.manifest)
+			c.filled()
+			if !c.sync(c.manifest) {
+				t.Error("an empty caBundle that is committed changes nothing")
+			}
+			c.filled()
+		})
+	}
+}
+
+// setCABundle changes what is committed.
+func (c *committed) setCABundle(value string) {
+	c.Helper()
+	webhooks, _, _ := unstructured.NestedSlice(c.manifest.Object, "webhooks")
+	webhooks[0].(map[string]any)["clientConfig"].(map[string]any)["caBundle"] = value
+	c.manifest.Object["webhooks"] = webhooks
 }
 
 // Argo CD with `ignoreDifferences` and `RespectIgnoreDifferences=true` applies for each ignored field what is there. It then owns the

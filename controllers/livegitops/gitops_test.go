@@ -77,6 +77,34 @@ func TestOpenShift(t *testing.T) {
 	r.commit(map[string]string{"trigger": "now"})
 	r.until(filled(2))
 	r.atRest()
+	for _, by := range []applier{flux, argoCD, argoServerSide} {
+		r.otherDataDrifts(by)
+	}
+}
+
+// otherDataDrifts checks that data beside the bundle, committed in a ConfigMap that asks by OpenShift's annotation, drifts: the operator
+// replaces all of its data by the bundle, as OpenShift's does, and each sync brings it back.
+func (r *repository) otherDataDrifts(by applier) {
+	r.Helper()
+	manifest := decode(r.T, fmt.Sprintf(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {namespace: %s, name: other-data-%s, annotations: {service.beta.openshift.io/inject-cabundle: "true"}}
+data: {mode: fast}
+`, r.realm, by.name))
+	remove(r.T, manifest)
+	for range 2 {
+		if changed := by.apply(r.T, []*unstructured.Unstructured{manifest}); len(changed) != 1 {
+			r.Errorf("%s: to apply the data again changed %v", by.name, changed)
+		}
+		eventually(r.T, func(context.Context) string {
+			data := get(r.T, manifest.GetNamespace(), manifest.GetName(), &corev1.ConfigMap{}).Data
+			if _, kept := data["mode"]; kept || len(data) != 1 {
+				return fmt.Sprintf("%s: the ConfigMap holds %d keys", by.name, len(data))
+			}
+			return ""
+		})
+	}
 }
 
 // reported waits for the first status. Before, the API server has the status that the CRD defaults to in no store yet, and the next write of
