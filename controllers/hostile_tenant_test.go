@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/pem"
 	"testing"
 
@@ -38,6 +39,38 @@ func TestPlantedKeyIsNotCertified(t *testing.T) {
 	if !sameKey(leaf(t, renewed), leaf(t, secret)) {
 		t.Error("the key was not kept")
 	}
+}
+
+// Nor is a key that a tenant puts into the Secret of its Service later, with a certificate of its own; and none is kept through a compromise, when a
+// thief may have signed the certificate beside it.
+func TestPlantedKeyIsNotKept(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+	})
+	r.service("web", asks("web-tls"))
+	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	planted := mint(t, "Mallory", nil)
+	update(t, secret, func(s *corev1.Secret) { s.Data = planted.data(t) })
+	r.anotherKey("web-tls", planted.certificate)
+	genuine := leaf(t, r.secret("web-tls", r.issued("web."+r.name+".svc")))
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) {
+		ca.Spec.Rotation.Trigger, ca.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
+	})
+	r.anotherKey("web-tls", genuine)
+}
+
+// anotherKey waits until a Secret has a sound certificate with another key than a certificate before.
+func (r realm) anotherKey(name string, before *x509.Certificate) {
+	r.Helper()
+	r.secret(name, func(secret *corev1.Secret) string {
+		if now := leaf(r.T, secret); now.Equal(before) {
+			return "the certificate is that of before"
+		} else if sameKey(now, before) {
+			r.Fatalf("the key of %s was certified anew", before.Subject)
+		}
+		return r.issued("web." + r.name + ".svc")(secret)
+	})
 }
 
 // A Secret that another controller made for a Service, and that goes with it, bears no label of ours: it is left alone, above all by

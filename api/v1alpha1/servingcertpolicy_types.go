@@ -198,7 +198,8 @@ type ServingCertificate struct {
 type ServingPrivateKey struct {
 	PrivateKey `json:",inline"`
 
-	// rotationPolicy Always makes a new key for every certificate; Never keeps it while it satisfies the policy.
+	// rotationPolicy Always makes a new key for every certificate. Never keeps it while it satisfies the policy and lies beside a
+	// certificate of this ServiceCA, and replaces all keys after a rotation with triggerReason Compromise.
 	// +optional
 	// +default="Always"
 	RotationPolicy RotationPolicy `json:"rotationPolicy,omitempty"`

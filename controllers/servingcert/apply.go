@@ -146,7 +146,7 @@ func (r *Reconciler) announce(found situation, plan issuance.Plan, took time.Dur
 // keyFor is the private key that a renewal keeps, if the policy says so, or the one that was made. That may have been written, though no answer came: then it
 // has its certificate.
 func (r *Reconciler) keyFor(ctx context.Context, found situation) (*pki.Key, error) {
-	if found.secret != nil && found.want.KeepsKey() && issuance.KeepableKey(found.secret, found.service) {
+	if found.want.KeepsKey(found.secret, &found.ca.CA) {
 		live, err := r.readLive(ctx, found.secret)
 		if err != nil {
 			return nil, err

@@ -108,9 +108,13 @@ func TestKeyOutlastsFault(t *testing.T) {
 				},
 			}).Build()
 			r := &Reconciler{Live: live, Line: l, Refusals: NewRefusals()}
-			found := situation{service: asking("web", "web-tls"), made: made, want: issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}}
+			service := asking("web", "web-tls")
+			found := situation{service: service, made: made, ca: &keyring.CA{}, want: issuance.Want{
+				Target: issuance.Target{Service: service, Policy: &v1alpha1.ServingCertPolicy{}}, Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}},
+			}}
 			found.want.Policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
-			_, found.secret = served(t, time.Now(), time.Hour)
+			authority, there := served(t, time.Now(), time.Hour)
+			found.secret, found.ca.Certificate = there, authority.Certificate()
 			_, err = r.carryOut(t.Context(), found, issuance.Plan{Action: tc.action})
 			if key := l.take(named("web")); (key == made) != tc.kept {
 				t.Errorf("%v, and the key is there: %t, want %t", err, key == made, tc.kept)
@@ -138,7 +142,7 @@ func TestKeyServesOnce(t *testing.T) {
 		used   bool
 	}{"none": {nil, true}, "another": {there, true}, "its own": {after, false}} {
 		want := issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}
-		key, err := (&Reconciler{}).keyFor(t.Context(), situation{secret: tc.secret, made: made, want: want})
+		key, err := (&Reconciler{}).keyFor(t.Context(), situation{secret: tc.secret, made: made, want: want, ca: &keyring.CA{}})
 		if err != nil || (key == made) != tc.used {
 			t.Errorf("beside the certificate of %s it is used: %t, want %t; %v", name, key == made, tc.used, err)
 		}

@@ -166,7 +166,7 @@ func (s *scene) carryOut(plan issuance.Plan) {
 	switch plan.Action {
 	case issuance.Issue:
 		var previous *pki.Key
-		if s.secret != nil && plan.Want.KeepsKey() && issuance.KeepableKey(s.digest(), s.service) {
+		if plan.Want.KeepsKey(s.digest(), &s.ca.CA) {
 			previous = pki.ReadKey(s.secret.Data["tls.key"])
 		}
 		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)

@@ -77,6 +77,8 @@ type CA struct {
 	Chain    []*x509.Certificate
 	// Bridge leads to the roots of the generations before, for clients whose bundle is old.
 	Bridge []*x509.Certificate
+	// Before are the generations before it that signed with a root and were not compromised.
+	Before []*x509.Certificate
 	// Signatures are those that are known to be of this CA, or of others.
 	Signatures *pki.Signatures
 	// Bundle is the published trust bundle in PEM, and Roots are the certificates in it.
@@ -84,6 +86,14 @@ type CA struct {
 	Roots  *x509.CertPool
 	// Reissue is when the certificates of the CAs before are replaced.
 	Reissue Reissue
+}
+
+// generations returns the certificates of the CA that signs and of those before it that are known.
+func (ca *CA) generations() []*x509.Certificate {
+	if ca.Certificate == nil {
+		return ca.Before
+	}
+	return append([]*x509.Certificate{ca.Certificate}, ca.Before...)
 }
 
 // Action is what to do with a Secret.

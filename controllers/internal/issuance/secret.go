@@ -1,6 +1,7 @@
 package issuance
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"slices"
 	"time"
@@ -44,9 +45,17 @@ func bearsNameOf(secret *corev1.Secret, name string) bool {
 		}))
 }
 
-// KeepableKey tells whether the private key in a digest is one that we made for this very Service.
-func KeepableKey(secret *corev1.Secret, service *corev1.Service) bool {
-	return HasOwner(secret, service) && secret.StringData[corev1.TLSPrivateKeyKey] == soundKey
+// KeepsKey reports whether a renewal keeps the private key in a digest: the policy wants that, and the certificate beside the
+// key was signed for this very Service by the CA or by an earlier generation of it that was not compromised. Any other key may
+// be one that a tenant, or a thief of a signing key, put there.
+func (w Want) KeepsKey(secret *corev1.Secret, ca *CA) bool {
+	if w.Policy.Spec.Certificate.PrivateKey.RotationPolicy != v1alpha1.RotateNever || secret == nil ||
+		!HasOwner(secret, w.Service) || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
+		return false
+	}
+	leaf, err := Leaf(secret)
+	return err == nil && leaf.VerifyHostname(w.Leaf.DNSNames[0]) == nil &&
+		slices.ContainsFunc(ca.generations(), func(one *x509.Certificate) bool { return leaf.IssuedBy(one, ca.Signatures) == nil })
 }
 
 // HasOwner tells whether the Secret goes when this very Service goes.

@@ -1,6 +1,7 @@
 package issuance_test
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"testing"
 	"time"
@@ -81,25 +82,54 @@ func TestWhoseSecret(t *testing.T) {
 	}
 }
 
-// TestKeepableKey: a key is kept only where it is known to be ours.
-func TestKeepableKey(t *testing.T) {
+// TestKeepsKey: a key is kept only beside a certificate that this CA, or a generation before it, signed for this Service.
+func TestKeepsKey(t *testing.T) {
+	keeps := func(s *scene) {
+		s.policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+	}
 	for _, tc := range []struct {
 		name  string
 		after func(*scene)
 		want  bool
 	}{
 		{"ours", none, true},
-		{"of a certificate of another CA", func(s *scene) { s.ca = newSigner(s.t, now) }, true},
+		{"of an expired certificate", func(s *scene) { s.now = now.Add(100 * day) }, true},
+		{"of a generation before", func(s *scene) {
+			before := s.ca.CA.Certificate
+			s.ca = newSigner(s.t, now)
+			s.ca.Before = []*x509.Certificate{before}
+		}, true},
+		{"of a generation before, while none signs", func(s *scene) {
+			s.ca.Before, s.ca.CA.Certificate = []*x509.Certificate{s.ca.CA.Certificate}, nil
+		}, true},
+		{"of a CA that is unknown, or was compromised", func(s *scene) { s.ca = newSigner(s.t, now) }, false},
+		{"of a self-made certificate", func(s *scene) {
+			planted := servedScene(s.t)
+			s.secret.Data = planted.secret.Data
+		}, false},
+		{"of a self-made certificate in the name of the CA", func(s *scene) {
+			pair, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: day, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
+			planted := must(s.t, pair, err)
+			s.secret.Data = map[string][]byte{"tls.crt": planted.Certificate, "tls.key": planted.PrivateKey}
+		}, false},
+		{"of another Service's certificate", func(s *scene) {
+			other := servedScene(s.t, func(o *scene) { o.ca, o.service.Name = s.ca, "other" })
+			s.secret.Data = other.secret.Data
+		}, false},
+		{"by default", func(s *scene) { s.policy = newPolicy() }, false},
+		{"where the policy wants a new one", func(s *scene) {
+			s.policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateAlways
+		}, false},
 		{"of the Service before this one", func(s *scene) { s.service.UID = "uid-of-the-next" }, false},
 		{"without an owner", func(s *scene) { s.secret.OwnerReferences = nil }, false},
 		{"somebody else's key", func(s *scene) { s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"] }, false},
 		{"beside a corrupt certificate", data("tls.crt", []byte("garbage")), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := servedScene(t)
+			s := servedScene(t, keeps)
 			tc.after(s)
-			if got := issuance.KeepableKey(s.digest(), s.service); got != tc.want {
-				t.Errorf("KeepableKey = %v, want %v", got, tc.want)
+			if got := s.want().KeepsKey(s.digest(), &s.ca.CA); got != tc.want {
+				t.Errorf("KeepsKey = %v, want %v", got, tc.want)
 			}
 		})
 	}

@@ -112,11 +112,6 @@ func (t Target) IncludesBundle() bool {
 	return t.Policy.Spec.Certificate.CABundle == v1alpha1.CABundleInclude && !t.Family.IsOpenShift()
 }
 
-// KeepsKey tells whether a renewal keeps the private key.
-func (w Want) KeepsKey() bool {
-	return w.Policy.Spec.Certificate.PrivateKey.RotationPolicy == v1alpha1.RotateNever
-}
-
 // check tells what makes the wish impossible by itself.
 func (w Want) check(ca *CA) *Obstacle {
 	if problems := validation.IsDNS1123Subdomain(w.SecretName); len(problems) > 0 {

@@ -147,13 +147,10 @@ func TestWantCertificate(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if !got.KeepsKey() {
-				t.Error("rotationPolicy Never does not keep the key")
-			}
 		})
 	}
-	if want, _ := rules.Want(newService(asksOwn), newPolicy()); want.KeepsKey() || want.RenewBefore != 0 {
-		t.Errorf("by default: keeps its key %v, renewBefore %s; want false, 0", want.KeepsKey(), want.RenewBefore)
+	if want, _ := rules.Want(newService(asksOwn), newPolicy()); want.RenewBefore != 0 {
+		t.Errorf("by default: renewBefore %s; want 0", want.RenewBefore)
 	}
 }
 

@@ -163,7 +163,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 		Longest: time.Duration(named.longest) * time.Second,
 		version: secret.ResourceVersion,
 		CA: issuance.CA{
-			Bundle: bundle, Roots: roots.Pool(), Signatures: k.signatures,
+			Bundle: bundle, Roots: roots.Pool(), Before: state.Generations(), Signatures: k.signatures,
 			Reissue: issuance.Reissue{Started: reissues, Paused: named.paused},
 		},
 	}

@@ -155,14 +155,23 @@ func (l *Leaf) CheckKey(encoded []byte) error {
 	return nil
 }
 
-// SignedBy tells why a leaf is not this CA's, with this CA's chain and its bridge after it; nil when it is. A bridge that was longer
-// when the leaf was made does no harm. Signatures that are known are not verified again.
-func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate, known *Signatures) error {
+// IssuedBy returns why a CA did not issue the leaf, whatever chain follows it; nil when it did. Signatures that are known are not
+// verified again.
+func (l *Leaf) IssuedBy(ca *x509.Certificate, known *Signatures) error {
 	if !bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId) || !bytes.Equal(l.RawIssuer, ca.RawSubject) {
 		return fmt.Errorf("it was signed by %q, and the CA is %q", l.Issuer.CommonName, ca.Subject.CommonName)
 	}
 	if err := known.check(l.Certificate, ca); err != nil {
 		return fmt.Errorf("the signature of the CA does not verify: %w", err)
+	}
+	return nil
+}
+
+// SignedBy tells why a leaf is not this CA's, with this CA's chain and its bridge after it; nil when it is. A bridge that was longer
+// when the leaf was made does no harm.
+func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate, known *Signatures) error {
+	if err := l.IssuedBy(ca, known); err != nil {
+		return err
 	}
 	path := slices.Concat(chain, bridge)
 	sent := min(len(l.chain), len(path))

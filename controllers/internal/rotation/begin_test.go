@@ -126,6 +126,13 @@ func TestSwitchCompromise(t *testing.T) {
 				t.Errorf("with compromise %v, %s is compromised: %v, want %v", compromise, pki.NameOf(p.Root), p.Compromised, want)
 			}
 		}
+		if got, want := len(s.State.Generations()), map[bool]int{true: 0, false: 2}[compromise]; got != want {
+			t.Errorf("with compromise %v, %d generations before count, want %d", compromise, got, want)
+		}
+		s.State.Previous[0].KeyID = "that of an intermediate"
+		if got, want := len(s.State.Generations()), map[bool]int{true: 0, false: 1}[compromise]; got != want {
+			t.Errorf("with compromise %v, %d generations before count, and one was an intermediate, want %d", compromise, got, want)
+		}
 		sorted := slices.IsSortedFunc(s.State.Previous, func(a, b rotation.Predecessor) int { return b.Root.NotBefore.Compare(a.Root.NotBefore) })
 		if !sorted {
 			t.Error("the newest is not the first")

@@ -12,7 +12,8 @@ import (
 // ServingPrivateKey describes the private key of a serving certificate.
 type ServingPrivateKeyApplyConfiguration struct {
 	PrivateKeyApplyConfiguration `json:""`
-	// rotationPolicy Always makes a new key for every certificate; Never keeps it while it satisfies the policy.
+	// rotationPolicy Always makes a new key for every certificate. Never keeps it while it satisfies the policy and lies beside a
+	// certificate of this ServiceCA, and replaces all keys after a rotation with triggerReason Compromise.
 	RotationPolicy *apiv1alpha1.RotationPolicy `json:"rotationPolicy,omitempty"`
 }
 
