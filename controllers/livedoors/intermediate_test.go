@@ -164,4 +164,22 @@ func intermediate(t *testing.T) {
 		return ""
 	})
 	r.collected()
+	leftBehind(t)
+}
+
+// leftBehind deletes a ServiceCA whose request nobody has answered.
+func leftBehind(t *testing.T) {
+	t.Helper()
+	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "left-behind"}}
+	ca.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp"}}
+	create(t, ca)
+	r := realm{t, ca.Name}
+	owners := r.request().OwnerReferences
+	if len(owners) != 1 || owners[0].UID != ca.UID || owners[0].Kind != "ServiceCA" {
+		t.Errorf("the request has the owners %+v", owners)
+	}
+	if err := world.kube.Delete(t.Context(), ca); err != nil {
+		t.Fatal(err)
+	}
+	r.collected()
 }

@@ -262,9 +262,7 @@ func (r *Reconciler) makeKey(ctx context.Context, ca *v1alpha1.ServiceCA, before
 		return r.Live.Create(ctx, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: r.Namespace, Name: requestSecretName(ca), Labels: map[string]string{labelRequester: string(ca.UID)},
-				OwnerReferences: []metav1.OwnerReference{{
-					APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "ServiceCA", Name: ca.Name, UID: ca.UID,
-				}},
+				OwnerReferences: ownedBy(ca),
 			},
 			Data: map[string][]byte{corev1.TLSPrivateKeyKey: key},
 		}, apply.ServiceCA)
@@ -289,6 +287,7 @@ func (r *Reconciler) createRequest(ctx context.Context, in observed) error {
 	request := &cmapi.CertificateRequest{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: r.Namespace, Name: requestName(ca, in.asked.secret), Labels: map[string]string{v1alpha1.LabelServiceCA: ca.Name},
+			OwnerReferences: ownedBy(ca),
 		},
 		Spec: cmapi.CertificateRequestSpec{
 			IssuerRef: cmmeta.IssuerReference{Group: ref.Group, Kind: ref.Kind, Name: ref.Name}, Request: encoded, IsCA: true,
@@ -305,19 +304,8 @@ func (r *Reconciler) collect(ctx context.Context, in observed, decided *step) er
 	if secret == nil || decided.state == nil || !in.asked.isOf(in.serviceCA) {
 		return nil
 	}
-	var requests cmapi.CertificateRequestList
-	err := r.Live.List(ctx, &requests, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelServiceCA: in.serviceCA.Name})
-	if err != nil && !optional.Absent(err) && !apierrors.IsForbidden(err) {
+	if err := r.deleteRequests(ctx, in.serviceCA.Name); err != nil {
 		return err
-	}
-	for i := range requests.Items {
-		request := &requests.Items[i]
-		if !apply.MadeBy(request, apply.ServiceCA) {
-			continue
-		}
-		if err := r.Live.Delete(ctx, request, apply.Unchanged(request)); client.IgnoreNotFound(err) != nil {
-			return err
-		}
 	}
 	return client.IgnoreNotFound(r.Live.Delete(ctx, secret, apply.Unchanged(secret)))
 }

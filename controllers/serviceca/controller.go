@@ -69,7 +69,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
 		r.Keyring.Forget(request.Name)
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, r.afterDeletion(ctx, request.Name, err)
 	}
 	if !ca.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil

@@ -38,6 +38,9 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	if err != nil {
 		return err
 	}
+	if err := r.cleanUpRequests(mgr); err != nil {
+		return err
+	}
 	return r.watchClusterBundles(ctx, mgr, built)
 }
 

@@ -1,0 +1,91 @@
+package serviceca
+
+import (
+	"context"
+
+	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/optional"
+)
+
+// ownedBy returns the owner of what is made to ask for a CA: the garbage collector deletes it with
+// the ServiceCA.
+func ownedBy(ca *v1alpha1.ServiceCA) []metav1.OwnerReference {
+	return []metav1.OwnerReference{{
+		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "ServiceCA", Name: ca.Name, UID: ca.UID,
+	}}
+}
+
+// deleteRequests deletes the CertificateRequests that we made for a ServiceCA.
+func (r *Reconciler) deleteRequests(ctx context.Context, ca string) error {
+	requests, err := r.ownRequests(ctx, client.MatchingLabels{v1alpha1.LabelServiceCA: ca})
+	for i := range requests {
+		request := &requests[i]
+		if err := r.Live.Delete(ctx, request, apply.Unchanged(request)); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// ownRequests returns the CertificateRequests that we made, none where cert-manager or the right to
+// see them is missing.
+func (r *Reconciler) ownRequests(
+	ctx context.Context, labelled client.ListOption,
+) ([]cmapi.CertificateRequest, error) {
+	var requests cmapi.CertificateRequestList
+	err := r.Live.List(ctx, &requests, client.InNamespace(r.Namespace), labelled)
+	if optional.Absent(err) || apierrors.IsForbidden(err) {
+		return nil, nil
+	}
+	var own []cmapi.CertificateRequest
+	for _, request := range requests.Items {
+		if apply.MadeBy(&request, apply.ServiceCA) {
+			own = append(own, request)
+		}
+	}
+	return own, err
+}
+
+// afterDeletion deletes what a ServiceCA that is gone has left. Earlier versions of the operator
+// gave their CertificateRequests no owner.
+func (r *Reconciler) afterDeletion(ctx context.Context, ca string, err error) error {
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	return r.deleteRequests(ctx, ca)
+}
+
+// deleteLeftovers deletes the CertificateRequests of ServiceCAs that were deleted while nobody
+// watched.
+func (r *Reconciler) deleteLeftovers(ctx context.Context) error {
+	requests, err := r.ownRequests(ctx, client.HasLabels{v1alpha1.LabelServiceCA})
+	for _, request := range requests {
+		ca := request.Labels[v1alpha1.LabelServiceCA]
+		there := r.Live.Get(ctx, client.ObjectKey{Name: ca}, &v1alpha1.ServiceCA{})
+		if there == nil {
+			continue
+		}
+		if err := r.afterDeletion(ctx, ca, there); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// cleanUpRequests deletes leftovers once, as soon as the cluster serves CertificateRequests.
+func (r *Reconciler) cleanUpRequests(mgr ctrl.Manager) error {
+	return optional.Start(mgr, func(ctx context.Context) (bool, error) {
+		served, err := optional.Served(ctx, r.Live, &cmapi.CertificateRequestList{})
+		if !served || err != nil {
+			return false, err
+		}
+		return true, r.deleteLeftovers(ctx)
+	}, func(context.Context) error { return nil })
+}
