@@ -46,7 +46,7 @@ spec:
     caBundle: Omit
   restart:
     strategy: None
-    "on": [CertificateRenewed, TrustChanged]
+    triggers: [CertificateRenewed, TrustChanged]
     consumers: All
     maxConcurrent: 1
     onFailure: Halt

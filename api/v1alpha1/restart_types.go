@@ -61,12 +61,12 @@ type Restart struct {
 	// +default="None"
 	Strategy RestartStrategy `json:"strategy,omitempty"`
 
-	// on names the changes that restart a workload.
+	// triggers are the changes that restart a workload.
 	// +optional
 	// +default=["CertificateRenewed", "TrustChanged"]
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=2
-	On []RestartReason `json:"on,omitempty"`
+	Triggers []RestartReason `json:"triggers,omitempty"`
 
 	// consumers All restarts every consumer, Frozen only those that the kubelet cannot refresh.
 	// +optional

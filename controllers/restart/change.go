@@ -56,7 +56,7 @@ func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.Servin
 			return nil, err
 		}
 		for _, one := range of {
-			if slices.Contains(p.Spec.Restart.On, one.reason) {
+			if slices.Contains(p.Spec.Restart.Triggers, one.reason) {
 				one.container = use.Container
 				found = append(found, one)
 			}

@@ -108,7 +108,7 @@ func TestConcerning(t *testing.T) {
 	reloadsNot := reading(mounts("tls.crt", secretNamed("web-tls")))
 	reloadsNot.SetAnnotations(reloads.GetAnnotations())
 	frozen := func(r *v1alpha1.Restart) { r.Consumers = v1alpha1.RestartFrozenConsumers }
-	trustOnly := func(r *v1alpha1.Restart) { r.On = []v1alpha1.RestartReason{v1alpha1.RestartOnTrustChanged} }
+	trustOnly := func(r *v1alpha1.Restart) { r.Triggers = []v1alpha1.RestartReason{v1alpha1.RestartOnTrustChanged} }
 	for name, tc := range map[string]struct {
 		workload *workload
 		claim    servingcert.Claim

@@ -89,7 +89,7 @@ func rollingPolicy(edits ...func(*v1alpha1.Restart)) *v1alpha1.ServingCertPolicy
 	p := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	p.Spec.Restart = v1alpha1.Restart{
 		Strategy: v1alpha1.RollingRestart, MaxConcurrent: 1, OnFailure: v1alpha1.RestartHalt,
-		On: []v1alpha1.RestartReason{v1alpha1.RestartOnCertificateRenewed, v1alpha1.RestartOnTrustChanged},
+		Triggers: []v1alpha1.RestartReason{v1alpha1.RestartOnCertificateRenewed, v1alpha1.RestartOnTrustChanged},
 	}
 	for _, edit := range edits {
 		edit(&p.Spec.Restart)

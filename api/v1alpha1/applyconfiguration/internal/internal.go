@@ -174,15 +174,6 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: numeric
       default: 1
-    - name: "on"
-      type:
-        list:
-          elementType:
-            namedType: com.github.servingcert.operator.api.v1alpha1.RestartReason
-          elementRelationship: associative
-      default:
-      - CertificateRenewed
-      - TrustChanged
     - name: onFailure
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.RestartFailurePolicy
@@ -191,6 +182,15 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.RestartStrategy
       default: None
+    - name: triggers
+      type:
+        list:
+          elementType:
+            namedType: com.github.servingcert.operator.api.v1alpha1.RestartReason
+          elementRelationship: associative
+      default:
+      - CertificateRenewed
+      - TrustChanged
     - name: windows
       type:
         list:

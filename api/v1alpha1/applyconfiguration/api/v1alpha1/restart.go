@@ -13,8 +13,8 @@ import (
 type RestartApplyConfiguration struct {
 	// strategy None reports what would need a restart; RollingRestart does it.
 	Strategy *apiv1alpha1.RestartStrategy `json:"strategy,omitempty"`
-	// on names the changes that restart a workload.
-	On []apiv1alpha1.RestartReason `json:"on,omitempty"`
+	// triggers are the changes that restart a workload.
+	Triggers []apiv1alpha1.RestartReason `json:"triggers,omitempty"`
 	// consumers All restarts every consumer, Frozen only those that the kubelet cannot refresh.
 	Consumers *apiv1alpha1.RestartConsumers `json:"consumers,omitempty"`
 	// maxConcurrent is how many workloads of this policy roll at once.
@@ -39,12 +39,12 @@ func (b *RestartApplyConfiguration) WithStrategy(value apiv1alpha1.RestartStrate
 	return b
 }
 
-// WithOn adds the given value to the On field in the declarative configuration
+// WithTriggers adds the given value to the Triggers field in the declarative configuration
 // and returns the receiver, so that objects can be build by chaining "With" function invocations.
-// If called multiple times, values provided by each call will be appended to the On field.
-func (b *RestartApplyConfiguration) WithOn(values ...apiv1alpha1.RestartReason) *RestartApplyConfiguration {
+// If called multiple times, values provided by each call will be appended to the Triggers field.
+func (b *RestartApplyConfiguration) WithTriggers(values ...apiv1alpha1.RestartReason) *RestartApplyConfiguration {
 	for i := range values {
-		b.On = append(b.On, values[i])
+		b.Triggers = append(b.Triggers, values[i])
 	}
 	return b
 }
