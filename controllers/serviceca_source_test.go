@@ -2,8 +2,11 @@ package controllers_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"strings"
@@ -109,6 +112,10 @@ func TestSourceSecretWrong(t *testing.T) {
 	t.Parallel()
 	root := mint(t, "Corp Root", nil)
 	good := mint(t, "Corp Issuing", root)
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
 	is := func(adjust func(*x509.Certificate)) map[string][]byte {
 		return mint(t, "Wrong CA", nil, adjust).data(t)
 	}
@@ -123,6 +130,10 @@ func TestSourceSecretWrong(t *testing.T) {
 		"key-of-another": {with(good.data(t), corev1.TLSPrivateKeyKey, root.keyPEM(t)), "SourceInvalid",
 			[]string{"tls.key is not the private key of the certificate in tls.crt"}},
 		"key-unreadable": {with(good.data(t), corev1.TLSPrivateKeyKey, []byte("what?")), "SourceInvalid", []string{"tls.key holds no readable private key"}},
+		"key-encrypted": {with(good.data(t), corev1.TLSPrivateKeyKey, pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte{0}})),
+			"SourceInvalid", []string{"tls.key holds a private key that is encrypted", "openssl pkey"}},
+		"weak": {mintWith(t, "Old Corp CA", weak, nil).data(t), "SourceInvalid",
+			[]string{`the key of CA "Old Corp CA" is too weak`, "2048 to 8192 bits, and this one has 1024"}},
 		"crt-unreadable": {with(good.data(t), corev1.TLSCertKey, []byte("what?")), "SourceInvalid", []string{"tls.crt holds no readable certificate"}},
 		"crt-empty":      {with(good.data(t), corev1.TLSCertKey, []byte{}), "SourceInvalid", []string{"tls.crt is missing"}},
 		"expired": {is(func(c *x509.Certificate) { c.NotAfter = time.Date(2025, 2, 3, 4, 5, 6, 0, time.UTC) }), "SourceInvalid",

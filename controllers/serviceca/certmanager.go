@@ -110,7 +110,8 @@ func (in observed) readRequested() (*rotation.Signer, error) {
 	if end := authority.NotAfter(); !in.now.Before(end) {
 		return nil, fmt.Errorf("the CA expired %s", end.UTC().Format(time.RFC3339))
 	}
-	return &rotation.Signer{Authority: authority, Root: root, Source: issuerOf(in.serviceCA.Spec.Source.CertManager.IssuerRef)}, nil
+	signer := &rotation.Signer{Authority: authority, Root: root, Source: issuerOf(in.serviceCA.Spec.Source.CertManager.IssuerRef)}
+	return signer, signer.CheckStrength()
 }
 
 // says tells whether a request has this condition.

@@ -79,6 +79,7 @@ func healthStates() map[string]happens {
 		"progressing_signingKeyLost":    after(settled, func(s *history) { keyLost(s); s.settle() }),
 		"degraded_signingKeyLostPaused": after(settled, keyLost, (*history).pause),
 		"degraded_sourceInvalid":        after(func(s *history) { s.brings(day); s.brought.Data = nil }),
+		"degraded_weakCA":               after(weakInUse, (*history).pause),
 		"degraded_signingKeyNotOurs":    after(settled, func(s *history) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }),
 		"degraded_signingKeyRefused":    refused(reasonKeyRefused, "secrets", "default-signing-key"),
 		"degraded_trustBundleRefused":   refused(reasonBundleRefused, "configmaps", "default-trust-bundle"),
@@ -101,6 +102,13 @@ func after(things ...func(*history)) happens {
 func settled(s *history) { s.settle() }
 
 func triggered(s *history) { s.settle(); s.rotation().Trigger = "now" }
+
+func weakInUse(s *history) {
+	t, _ := s.t.(*testing.T)
+	given := scene{t, s.observed}
+	given.inUse(weakRoot(t))
+	s.secret = given.secret
+}
 
 func keyLost(s *history) { s.spoil(corev1.TLSCertKey, nil) }
 

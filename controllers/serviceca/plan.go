@@ -27,6 +27,7 @@ const (
 	reasonBundleRefused    = "TrustBundleRefused"
 	reasonNotYetValid      = "NotYetValid"
 	reasonRotationPaused   = "RotationPaused"
+	reasonWeakCA           = "WeakCA"
 )
 
 // observed is everything that decides what becomes of a CA, but for the evidence.
@@ -130,7 +131,24 @@ func plan(in observed, given found, seen evidence) step {
 	if err != nil {
 		return step{problem: &problem{reason: reasonSourceInvalid, message: "spec.certificate: " + err.Error()}}
 	}
+	if decided.problem == nil {
+		decided.problem = weak(decided.state)
+	}
 	return decided
+}
+
+// weak returns the problem that clients refuse what the active CA signs, or nil. Such a CA goes on signing and stays trusted, for the
+// clients that accept it.
+func weak(state *rotation.State) *problem {
+	if state.Active == nil {
+		return nil
+	}
+	err := state.Active.CheckStrength()
+	if err == nil {
+		return nil
+	}
+	return &problem{reason: reasonWeakCA, passing: state.Next != nil, message: fmt.Sprintf("%s signs on, but clients refuse its certificates: %v",
+		state.Active.Name(), err)}
 }
 
 func (s *step) move(in observed, input rotation.Input, decision rotation.Decision, next successor, over time.Duration) error {
@@ -284,5 +302,6 @@ func (in observed) readBrought() (*rotation.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rotation.Signer{Authority: authority, Root: root, Source: "secret/" + in.brought.Name}, nil
+	signer := &rotation.Signer{Authority: authority, Root: root, Source: "secret/" + in.brought.Name}
+	return signer, signer.CheckStrength()
 }

@@ -25,8 +25,6 @@ const (
 	MaxSize = 64 << 10
 	// MaxNames is more than any Service has.
 	MaxNames = 100
-	// minRSA in bits: below is weak.
-	minRSA = 2048
 )
 
 // Request is what a request asks for.
@@ -73,25 +71,13 @@ func read(der []byte) (*Request, *x509.CertificateRequest, error) {
 		return nil, nil, fmt.Errorf("the request cannot be read: %w", err)
 	}
 	request := &Request{PublicKey: parsed.PublicKey, Key: pki.KeySpecOfPublic(parsed.PublicKey)}
-	if err := request.checkKey(); err != nil {
-		return nil, nil, err
+	if err := pki.CheckKey(parsed.PublicKey); err != nil {
+		return nil, nil, fmt.Errorf("the key of the request: %w", err)
 	}
 	if err := parsed.CheckSignature(); err != nil {
 		return nil, nil, fmt.Errorf("the signature of the request does not verify: %w", err)
 	}
 	return request, parsed, nil
-}
-
-func (r *Request) checkKey() error {
-	switch key := r.Key; {
-	case key.Algorithm == v1alpha1.RSA && (key.Size < minRSA || key.Size > pki.MaxRSA):
-		return fmt.Errorf("an RSA key has %d to %d bits, and that of the request has %d", minRSA, pki.MaxRSA, key.Size)
-	case key.Algorithm == v1alpha1.ECDSA && key.Size < 256:
-		return fmt.Errorf("an ECDSA key is on P-256, P-384 or P-521, and that of the request is not")
-	case key.Algorithm == "":
-		return errors.New("the key of the request is none that is known: use ECDSA, RSA or Ed25519")
-	}
-	return nil
 }
 
 func (r *Request) readNames(parsed *x509.CertificateRequest) error {

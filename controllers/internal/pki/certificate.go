@@ -84,11 +84,7 @@ func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 	return certificates, nil
 }
 
-// MaxRSA bounds an RSA key in bits: clients in Go take no longer ones, for to verify with them may take a second (CVE-2023-29409), and tenants may write
-// any.
-const MaxRSA = 8192
-
-// checkKeys tells of a key in tls.crt that is too long.
+// checkKeys tells of a key in tls.crt that is too long: to verify with it may take a second, and tenants may write any.
 func checkKeys(certificates []*x509.Certificate) error {
 	for _, certificate := range certificates {
 		if key, is := certificate.PublicKey.(*rsa.PublicKey); is && key.N.BitLen() > MaxRSA {

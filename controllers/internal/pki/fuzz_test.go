@@ -49,6 +49,7 @@ func FuzzParseLeaf(f *testing.F) {
 // keyErrors are all that is ever said of a key.
 var keyErrors = []string{
 	"tls.key holds no readable private key in PEM",
+	"tls.key holds a private key that is encrypted: store it without a passphrase, as openssl pkey writes it",
 	"tls.key holds a private key that cannot sign",
 	"tls.key is longer than 8192 bytes",
 	"tls.key is not the private key of the certificate in tls.crt",
@@ -62,6 +63,7 @@ func FuzzLoadAuthority(f *testing.F) {
 	for _, seed := range []pki.Pair{
 		root.pair(f), upper.pair(f, root), {Certificate: root.pem(), PrivateKey: other.pair(f).PrivateKey},
 		{Certificate: root.pair(f).PrivateKey, PrivateKey: root.pem()}, {}, {Certificate: []byte("x"), PrivateKey: []byte("y")},
+		{Certificate: root.pem(), PrivateKey: []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\n\n-----END ENCRYPTED PRIVATE KEY-----\n")},
 		{Certificate: root.pem()[:100], PrivateKey: root.pair(f).PrivateKey}, {Certificate: root.pem(), PrivateKey: root.pair(f).PrivateKey[:80]},
 	} {
 		f.Add(seed.Certificate, seed.PrivateKey)

@@ -9,7 +9,9 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/client-go/util/keyutil"
 
@@ -121,14 +123,27 @@ func parseKey(encoded []byte) (crypto.Signer, error) {
 		return nil, fmt.Errorf("is longer than %d bytes", maxKeySize)
 	}
 	parsed, err := keyutil.ParsePrivateKeyPEM(encoded)
+	if err != nil && isEncrypted(encoded) {
+		return nil, errors.New("holds a private key that is encrypted: store it without a passphrase, as openssl pkey writes it")
+	}
 	if err != nil {
-		return nil, fmt.Errorf("holds no readable private key in PEM")
+		return nil, errors.New("holds no readable private key in PEM")
 	}
 	key, ok := parsed.(crypto.Signer)
 	if !ok {
 		return nil, fmt.Errorf("holds a private key that cannot sign")
 	}
 	return key, nil
+}
+
+// isEncrypted reports whether the first private key in PEM is encrypted: as PKCS #8 (RFC 5958), or as OpenSSL did before (RFC 1421).
+func isEncrypted(encoded []byte) bool {
+	for block, rest := pem.Decode(encoded); block != nil; block, rest = pem.Decode(rest) {
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED")
+		}
+	}
+	return false
 }
 
 // belongTogether tells whether a private key is a certificate's.

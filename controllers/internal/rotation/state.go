@@ -32,6 +32,11 @@ type Signer struct {
 // Name is how people know the CA.
 func (s *Signer) Name() string { return pki.NameOf(s.Certificate()) }
 
+// CheckStrength returns why clients would refuse the CA, one that it sends with it, or its root, or nil.
+func (s *Signer) CheckStrength() error {
+	return pki.CheckStrength(append([]*x509.Certificate{s.Certificate(), s.Root}, s.Chain()...)...)
+}
+
 // Predecessor is a CA that signs no more, and whose root is still trusted.
 type Predecessor struct {
 	Root *x509.Certificate
