@@ -255,7 +255,10 @@ func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result o
 		return nil
 	}
 	changes := r.View.Rules.Annotations(service, result.obstacle, result.signedBy)
+	key := client.ObjectKeyFromObject(service)
+	r.reports.Expect(key, changes)
 	if err := apply.Annotations(ctx, r.Client, apply.ServingCert, service.DeepCopy(), changes); err != nil {
+		r.reports.Forget(key)
 		return client.IgnoreNotFound(err)
 	}
 	if result.obstacle != nil && len(changes) > 0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/ownwrites"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/metrics"
@@ -51,6 +52,9 @@ type Reconciler struct {
 	Refusals workqueue.TypedRateLimiter[types.NamespacedName]
 	// Line is where Services wait whose private key takes long to make.
 	Line *Line
+
+	// reports are the annotations that were written on Services, until their events come.
+	reports ownwrites.Annotations
 }
 
 // NewRefusals waits for 30 seconds first, and twice as long each time, up to a quarter of an hour.
@@ -88,6 +92,7 @@ type outcome struct {
 // Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	r.Expected.forget(request.NamespacedName)
+	r.reports.Forget(request.NamespacedName)
 	made := r.Line.take(request.NamespacedName)
 	var service corev1.Service
 	if err := r.Client.Get(ctx, request.NamespacedName, &service, client.UnsafeDisableDeepCopy); err != nil {

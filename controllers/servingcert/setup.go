@@ -46,7 +46,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	r.Line = newLine(runtime.GOMAXPROCS(0), pki.NewKey, debug.SetGCPercent)
 	return errors.Join(r.Line.SetupWithManager(mgr), ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
-		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged())).
+		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged(), r.notReported())).
 		WatchesRawSource(source.Func(r.nowAndThen)).
 		WatchesRawSource(source.Func(r.Line.wakes)).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), r.wishChanged())).
@@ -93,9 +93,22 @@ func ServiceChanged() predicate.Predicate {
 		before, _ := e.ObjectOld.(*corev1.Service)
 		after, _ := e.ObjectNew.(*corev1.Service)
 		return before == nil || after == nil || before.UID != after.UID ||
-			!before.DeletionTimestamp.Equal(after.DeletionTimestamp) ||
-			before.Spec.ClusterIP != after.Spec.ClusterIP || before.Spec.Type != after.Spec.Type ||
+			!before.DeletionTimestamp.Equal(after.DeletionTimestamp) || !sameSpec(before, after) ||
 			!maps.Equal(before.Labels, after.Labels) || !maps.Equal(before.Annotations, after.Annotations)
+	}}
+}
+
+// sameSpec reports whether two versions of a Service have the same of what decides about its certificate.
+func sameSpec(a, b *corev1.Service) bool {
+	return a.Spec.ClusterIP == b.Spec.ClusterIP && a.Spec.Type == b.Spec.Type
+}
+
+// notReported ignores the annotations by which we report on a Service.
+func (r *Reconciler) notReported() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, _ := e.ObjectOld.(*corev1.Service)
+		after, _ := e.ObjectNew.(*corev1.Service)
+		return before == nil || after == nil || !sameSpec(before, after) || !r.reports.Observed(before, after)
 	}}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/ownwrites"
 	"github.com/servingcert/operator/controllers/internal/pace"
 )
 
@@ -56,6 +57,8 @@ type Reconciler struct {
 	clock     clock.PassiveClock
 
 	pace pace.Pace
+	// reports are the annotations that were written on objects, until their events come.
+	reports ownwrites.Annotations
 }
 
 // door is how a bundle gets into an object of some kind.
@@ -72,6 +75,7 @@ type door interface {
 
 // Reconcile brings the bundle in one object up to date, or gives up what it put there.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	r.reports.Forget(req.NamespacedName)
 	cached := r.kind.Metadata()
 	if err := r.targets.Get(ctx, req.NamespacedName, cached); err != nil {
 		r.pace.Told(req.NamespacedName, true)
@@ -158,5 +162,11 @@ func (r *Reconciler) tell(ctx context.Context, object client.Object, obstacle *i
 	if obstacle != nil && len(changes) > 0 {
 		r.recorder.Eventf(object, nil, corev1.EventTypeWarning, obstacle.Reason, "InjectCABundle", "%s", obstacle.Message)
 	}
-	return client.IgnoreNotFound(apply.Annotations(ctx, r.live, apply.Trust, object, changes))
+	key := client.ObjectKeyFromObject(object)
+	r.reports.Expect(key, changes)
+	err := apply.Annotations(ctx, r.live, apply.Trust, object, changes)
+	if err != nil {
+		r.reports.Forget(key)
+	}
+	return client.IgnoreNotFound(err)
 }

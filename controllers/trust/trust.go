@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -107,10 +108,11 @@ func (r *Reconciler) setup(ctx context.Context, mgr ctrl.Manager, targets, passw
 		_, asks := r.kind.requestOf(object, r.openShift)
 		return asks || marked(object)
 	})
+	notReported := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return !r.reports.Observed(e.ObjectOld, e.ObjectNew) }}
 	name := "trust-" + strings.ToLower(r.kind.Kind)
 	building := ctrl.NewControllerManagedBy(mgr).
 		Named(name).
-		WatchesRawSource(source.Kind[client.Object](targets, r.kind.Metadata(), &handler.EnqueueRequestForObject{}, concerned)).
+		WatchesRawSource(source.Kind[client.Object](targets, r.kind.Metadata(), &handler.EnqueueRequestForObject{}, concerned, notReported)).
 		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, ca client.Object) []reconcile.Request {
 			return r.asking(ctx, indexCA, ca.GetName(), "")
 		}), builder.WithPredicates(keyring.Changed())).

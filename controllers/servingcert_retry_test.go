@@ -1,0 +1,65 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// What the operator reports on an object does not make it try again: the first retry comes when it is documented, and not at once.
+func TestReportsCauseNoRetry(t *testing.T) {
+	t.Parallel()
+	w, through := newWorld(t), newWire()
+	w.start(through)
+	r := newRealmIn(t, w.kube, "refused")
+	r.serviceCA(isReady)
+	none := corev1.ResourceList{"count/secrets": resource.MustParse("0")}
+	quota := createBy(t, w.kube, &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: none},
+	})
+	// No controller of Kubernetes runs here that would do it.
+	quota.Status = corev1.ResourceQuotaStatus{Hard: none, Used: none}
+	if err := w.kube.Status().Update(t.Context(), quota); err != nil {
+		t.Fatal(err)
+	}
+	r.service("web", asks("web-tls"))
+	r.told("web", "SecretRefused: ")
+	fixed := createBy(t, w.kube, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: r.name, Name: "fixed", Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: r.name},
+		},
+		Immutable: new(true),
+	})
+	eventually(t, func(ctx context.Context) string {
+		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(fixed), fixed); err != nil {
+			return err.Error()
+		}
+		if fixed.Annotations[v1alpha1.AnnotationError] == "" {
+			return "the ConfigMap has no error annotation"
+		}
+		return ""
+	})
+	through.quiet(t, 3*time.Second)
+	const secrets, configMap = "POST /api/v1/namespaces/refused/secrets", "PATCH /api/v1/namespaces/refused/configmaps/fixed"
+	if tries := len(through.written(secrets)); tries != 1 {
+		t.Errorf("the Secret was tried %d times at once", tries)
+	}
+	// The bundle, and the annotation.
+	if writes := len(through.written(configMap)); writes != 2 {
+		t.Errorf("the ConfigMap was written %d times at once", writes)
+	}
+	eventually(t, func(context.Context) string {
+		if secret, target := len(through.written(secrets)), len(through.written(configMap)); secret < 2 || target < 3 {
+			return fmt.Sprintf("the Secret was tried %d times, and the ConfigMap written %d times", secret, target)
+		}
+		return ""
+	})
+}
