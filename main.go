@@ -72,11 +72,28 @@ func main() {
 		fmt.Fprintln(os.Stdout, version)
 		return
 	}
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log), zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazy{core} }))))
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log), withoutBodies, zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazy{core} }))))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
 		os.Exit(1)
 	}
+}
+
+// bodies is the verbosity from which on client-go logs the bodies of requests and answers, with the keys of every Secret in them.
+const bodies = 8
+
+// withoutBodies limits the level of a logger to what lies below.
+func withoutBodies(options *zap.Options) {
+	if options.Level != nil {
+		options.Level = belowBodies{options.Level}
+	}
+}
+
+type belowBodies struct{ zapcore.LevelEnabler }
+
+// Enabled reports whether messages of a level are logged. zap counts the other way round: verbosity 8 is level -8.
+func (b belowBodies) Enabled(level zapcore.Level) bool {
+	return level > -bodies && b.LevelEnabler.Enabled(level)
 }
 
 // lazy encodes what a logger adds to its lines when it writes one: each reconciliation has a logger of its own, and hardly one says anything.

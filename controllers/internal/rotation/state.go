@@ -48,18 +48,6 @@ type Predecessor struct {
 	Compromised bool
 }
 
-// Generations returns the CAs before the active one that were not compromised. Of one that was an intermediate, only its root is
-// known: it is left out.
-func (s *State) Generations() []*x509.Certificate {
-	var generations []*x509.Certificate
-	for _, p := range s.Previous {
-		if !p.Compromised && p.KeyID == pki.KeyID(p.Root.SubjectKeyId) {
-			generations = append(generations, p.Root)
-		}
-	}
-	return generations
-}
-
 // State is everything that is to be known of a CA: what its signing-key Secret holds.
 type State struct {
 	Phase v1alpha1.CAPhase
@@ -88,6 +76,18 @@ type State struct {
 	Next *Signer
 	// Previous are those before.
 	Previous []Predecessor
+}
+
+// Generations returns the CAs before the active one that were not compromised. Of one that was an intermediate, only its root is
+// known: it is left out.
+func (s *State) Generations() []*x509.Certificate {
+	var generations []*x509.Certificate
+	for _, p := range s.Previous {
+		if !p.Compromised && p.KeyID == pki.KeyID(p.Root.SubjectKeyId) {
+			generations = append(generations, p.Root)
+		}
+	}
+	return generations
 }
 
 // Preparing tells whether the phase is one in which the next CA is made known.
