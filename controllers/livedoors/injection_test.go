@@ -139,8 +139,8 @@ func newRealmBundle(t *testing.T) []byte {
 	return []byte(root.Data["ca.crt"])
 }
 
-// OpenShift's annotation means the ServiceCA called default, on webhook configurations and CRDs by its beta form only; a webhook at a URL is left
-// alone.
+// OpenShift's annotation means the ServiceCA called default, on webhook configurations and CRDs by its beta form only; a webhook at a URL is
+// filled, too, as there.
 func TestOpenShiftAnnotations(t *testing.T) {
 	t.Parallel()
 	create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
@@ -149,10 +149,7 @@ func TestOpenShiftAnnotations(t *testing.T) {
 	const beta, alpha = "service.beta.openshift.io/inject-cabundle", "service.alpha.openshift.io/inject-cabundle"
 	object := r.apply(r.applied("openshift-beta", map[string]string{beta: "True"}, "first", "url"))
 	get(t, object, func(c *admissionregistrationv1.ValidatingWebhookConfiguration) string {
-		if has := bundles(c); has["url"] != "" {
-			t.Fatal("a webhook at a URL has been given a bundle")
-		}
-		return same("caBundle", bundles(c)["first"], r.bundle())
+		return same("caBundle", bundles(c)["first"], r.bundle()) + same("caBundle of the webhook at a URL", bundles(c)["url"], r.bundle())
 	})
 	apiService := r.apiService("alpha.example.org", &server{service: &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "nobody"}}, port: 443})
 	apiService.SetAnnotations(map[string]string{alpha: "true"})

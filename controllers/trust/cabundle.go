@@ -36,9 +36,9 @@ func (d caBundle) object() client.Object {
 	return object
 }
 
-// clients are the parts of an object that take a caBundle, to be read and changed in place. Who is called at a URL may have a certificate by
-// anybody.
-func (d caBundle) clients(object client.Object, urls bool) []map[string]any {
+// clients returns the parts of an object that take a caBundle, to be read and changed in place. A webhook that is called at a URL is one
+// of them, under OpenShift's annotation too, as there.
+func (d caBundle) clients(object client.Object) []map[string]any {
 	read, ok := object.(*unstructured.Unstructured)
 	if !ok {
 		return nil
@@ -58,27 +58,27 @@ func (d caBundle) clients(object client.Object, urls bool) []map[string]any {
 		if strategy != "Webhook" {
 			return nil
 		}
-		return clientOf(conversion["webhook"], urls)
+		return clientOf(conversion["webhook"])
 	}
 	webhooks, _ := content["webhooks"].([]any)
 	var found []map[string]any
 	for _, webhook := range webhooks {
-		found = append(found, clientOf(webhook, urls)...)
+		found = append(found, clientOf(webhook)...)
 	}
 	return found
 }
 
-func clientOf(webhook any, urls bool) []map[string]any {
+func clientOf(webhook any) []map[string]any {
 	fields, _ := webhook.(map[string]any)
 	called, _ := fields["clientConfig"].(map[string]any)
-	if called == nil || (called["url"] != nil && !urls) {
+	if called == nil {
 		return nil
 	}
 	return []map[string]any{called}
 }
 
 func (d caBundle) bundle(object client.Object, _ string) []byte {
-	for _, client := range d.clients(object, true) {
+	for _, client := range d.clients(object) {
 		if encoded, _ := client[field].(string); encoded != "" {
 			bundle, _ := base64.StdEncoding.DecodeString(encoded)
 			return bundle
@@ -90,7 +90,7 @@ func (d caBundle) bundle(object client.Object, _ string) []byte {
 func (d caBundle) holds(object client.Object, wanted *content) bool {
 	encoded := base64.StdEncoding.EncodeToString(wanted.bundle())
 	lacks := func(client map[string]any) bool { return client[field] != encoded }
-	return !slices.ContainsFunc(d.clients(object, wanted.form == formOwn), lacks) &&
+	return !slices.ContainsFunc(d.clients(object), lacks) &&
 		object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] == wanted.mark(wanted.hash) && !d.owned(object)
 }
 
@@ -136,7 +136,7 @@ func (d caBundle) write(ctx context.Context, object client.Object, wanted *conte
 
 func (d caBundle) set(object client.Object, wanted *content) {
 	encoded := base64.StdEncoding.EncodeToString(wanted.bundle())
-	for _, client := range d.clients(object, wanted.form == formOwn) {
+	for _, client := range d.clients(object) {
 		client[field] = encoded
 	}
 	annotations := object.GetAnnotations()
@@ -147,7 +147,7 @@ func (d caBundle) set(object client.Object, wanted *content) {
 // clear takes out what we put in, and not what somebody put in its place.
 func (d caBundle) clear(object client.Object) {
 	ours, _, _ := readMark(object)
-	for _, client := range d.clients(object, true) {
+	for _, client := range d.clients(object) {
 		encoded, _ := client[field].(string)
 		if bundle, err := base64.StdEncoding.DecodeString(encoded); err == nil && pki.Hash(bundle) == ours {
 			delete(client, field)

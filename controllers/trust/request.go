@@ -27,7 +27,7 @@ const legacy = "service.alpha.openshift.io/inject-vulnerable-legacy-cabundle"
 type form string
 
 const (
-	// formOwn adds one key and touches nothing else; of the clients of a webhook configuration it takes those at a URL, too.
+	// formOwn adds one key and touches nothing else.
 	formOwn form = "Own"
 	// formOpenShift makes data exactly the bundle.
 	formOpenShift form = "OpenShift"
