@@ -37,9 +37,13 @@ func TestOpenShiftServingCertSecretName(t *testing.T) {
 			has(t, secret.Annotations, map[string]string{
 				tc.wantFamily + "originating-service-uid":  string(service.UID),
 				tc.wantFamily + "originating-service-name": "web",
-				beta + "expiry":  expiry,
-				alpha + "expiry": expiry,
+				beta + "expiry":                 expiry,
+				alpha + "expiry":                expiry,
+				"openshift.io/owning-component": "service-ca",
 			})
+			if description := secret.Annotations["openshift.io/description"]; !strings.Contains(description, "web."+r.name+".svc") {
+				t.Errorf("openshift.io/description is %q", description)
+			}
 			hasNot(t, secret.Annotations, tc.other+"originating-service-uid", tc.other+"originating-service-name")
 			r.eventuallySigned(service)
 			r.only(tc.wantSecret)

@@ -39,6 +39,13 @@ const (
 	suffixExpiry     = "expiry"
 )
 
+// The annotations by which OpenShift says which component an object is of, and what for; the owner that its service CA names.
+const (
+	AnnotationOwningComponent = "openshift.io/owning-component"
+	annotationDescription     = "openshift.io/description"
+	OwningComponent           = "service-ca"
+)
+
 // Rules hold for the whole cluster.
 type Rules struct {
 	// ClusterDomain is the DNS domain of the cluster, for the policies that name none.

@@ -3,6 +3,7 @@ package issuance
 import (
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -134,6 +135,12 @@ func (w Want) content(pair pki.Pair, password string, ca *CA) (content, error) {
 // Secret is the Secret as it is made, where there is none.
 func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, error) {
 	wanted, err := w.content(pair, password, ca)
+	if w.Family.IsOpenShift() && err == nil {
+		// Only here: no digest says whether somebody else has claimed a Secret since.
+		wanted.annotations[AnnotationOwningComponent] = OwningComponent
+		wanted.annotations[annotationDescription] = fmt.Sprintf("The serving certificate and its key for %s.%s.svc, which Service %s asks for by %s.",
+			w.Service.Name, w.Service.Namespace, w.Service.Name, w.Family.key(suffixSecretName))
+	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: w.Service.Namespace, Name: w.SecretName, Labels: wanted.labels, Annotations: wanted.annotations,

@@ -138,6 +138,7 @@ func TestKeepsKey(t *testing.T) {
 func TestSecret(t *testing.T) {
 	expiry := now.Add(90 * day).Truncate(time.Second).Format(time.RFC3339)
 	labels := map[string]string{v1alpha1.LabelService: "web", v1alpha1.LabelServiceCA: "default"}
+	const described = "The serving certificate and its key for web.shop.svc, which Service web asks for by "
 	for _, tc := range []struct {
 		name        string
 		ask         func(*corev1.Service)
@@ -145,9 +146,11 @@ func TestSecret(t *testing.T) {
 	}{
 		{"own", asksOwn, nil},
 		{"beta", asksBeta, map[string]string{
-			beta + "originating-service-uid": "uid-of-web", beta + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry}},
+			beta + "originating-service-uid": "uid-of-web", beta + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry,
+			"openshift.io/owning-component": "service-ca", "openshift.io/description": described + beta + "serving-cert-secret-name."}},
 		{"alpha", asksAlpha, map[string]string{
-			alpha + "originating-service-uid": "uid-of-web", alpha + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry}},
+			alpha + "originating-service-uid": "uid-of-web", alpha + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry,
+			"openshift.io/owning-component": "service-ca", "openshift.io/description": described + alpha + "serving-cert-secret-name."}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := servedScene(t, asking(tc.ask))
@@ -191,6 +194,10 @@ func TestPatch(t *testing.T) {
 	want := before
 	want.OwnerReferences = []metav1.OwnerReference{theirs, {APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}}
 	want.Annotations = map[string]string{"note": "theirs"}
+	for _, openShifts := range []string{"openshift.io/owning-component", "openshift.io/description"} {
+		// No digest says who wrote them.
+		want.Annotations[openShifts] = s.secret.Annotations[openShifts]
+	}
 	delete(want.Data, "ca.crt")
 	if diff := cmp.Diff(want, s.secret); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
