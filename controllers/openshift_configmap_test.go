@@ -111,6 +111,22 @@ func TestOpenShiftInjectCABundle(t *testing.T) {
 	}
 }
 
+// An injected ConfigMap names the component that OpenShift names, unless another one has claimed it.
+func TestOpenShiftOwningComponent(t *testing.T) {
+	for claimed, want := range map[string]string{"": "service-ca", "Monitoring": "Monitoring"} {
+		t.Run("claimed by "+claimed, func(t *testing.T) {
+			r := newOpenShift(t)
+			annotations := map[string]string{beta + "inject-cabundle": "true"}
+			if claimed != "" {
+				annotations["openshift.io/owning-component"] = claimed
+			}
+			configMap := r.configMap("trust", annotations, nil)
+			eventuallyHolds(t, configMap, r.exactly)
+			has(t, configMap.Annotations, map[string]string{"openshift.io/owning-component": want})
+		})
+	}
+}
+
 // It stays exact: what is added later goes, what is changed or removed comes back.
 func TestOpenShiftInjectCABundleStaysExact(t *testing.T) {
 	for name, change := range map[string]func(*corev1.ConfigMap){

@@ -37,7 +37,8 @@ const (
 	// AnnotationError says what stands in the way, as "<Reason>: <message>"; it goes when that is gone.
 	AnnotationError = GroupName + "/error"
 	// AnnotationCABundleHash on a target is the hash of the bundle that it carries, followed by "/" and the bundle's key where that is
-	// not DefaultCABundleKey, and by "+pkcs12" where there is a truststore beside it.
+	// not DefaultCABundleKey, by "+pkcs12:" and the hash of the truststore where there is one beside it, and by "+openshift" where an
+	// annotation of OpenShift asks.
 	AnnotationCABundleHash = GroupName + "/ca-bundle-hash"
 	// AnnotationKeystoreHash on a serving certificate's Secret is the hash of the keystore in it, followed by "/" and the version of the Secret
 	// with its password.

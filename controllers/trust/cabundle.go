@@ -91,7 +91,7 @@ func (d caBundle) holds(object client.Object, wanted *content) bool {
 	encoded := base64.StdEncoding.EncodeToString(wanted.bundle())
 	lacks := func(client map[string]any) bool { return client[field] != encoded }
 	return !slices.ContainsFunc(d.clients(object), lacks) &&
-		object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] == wanted.mark(wanted.hash) && !d.owned(object)
+		object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] == wanted.mark() && !d.owned(object)
 }
 
 // owned tells whether more than the mark is still ours, after a write that was the last thing we did.
@@ -140,16 +140,16 @@ func (d caBundle) set(object client.Object, wanted *content) {
 		client[field] = encoded
 	}
 	annotations := object.GetAnnotations()
-	annotations[v1alpha1.AnnotationCABundleHash] = wanted.mark(wanted.hash)
+	annotations[v1alpha1.AnnotationCABundleHash] = wanted.mark()
 	object.SetAnnotations(annotations)
 }
 
 // clear takes out what we put in, and not what somebody put in its place.
 func (d caBundle) clear(object client.Object) {
-	ours, _, _ := readMark(object)
+	mark, _ := readMark(object)
 	for _, client := range d.clients(object) {
 		encoded, _ := client[field].(string)
-		if bundle, err := base64.StdEncoding.DecodeString(encoded); err == nil && pki.Hash(bundle) == ours {
+		if bundle, err := base64.StdEncoding.DecodeString(encoded); err == nil && pki.Hash(bundle) == mark.hash {
 			delete(client, field)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,8 +31,12 @@ type data struct {
 // dataKind is in what ConfigMaps and Secrets differ.
 type dataKind interface {
 	object() client.Object
-	// value is what lies under a key; false where nothing does.
+	// field is the field in which a key of ours lies.
+	field(key string) string
+	// value is what lies there under a key; false where nothing does.
 	value(object client.Object, key string) ([]byte, bool)
+	// encoded is a value as JSON has it under a key.
+	encoded(key string, value []byte) any
 	// keys are those of data.
 	keys(client.Object) []string
 	// configuration is an apply configuration of this very version with our data and, unless it is empty, our mark. Without both it gives up every field that was
@@ -50,7 +53,7 @@ func (d data) bundle(object client.Object, key string) []byte {
 }
 
 func (d data) holds(object client.Object, wanted *content) bool {
-	if object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] != wanted.mark(wanted.hash) {
+	if object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] != wanted.mark() {
 		return false
 	}
 	for key, want := range wanted.data {
@@ -58,7 +61,11 @@ func (d data) holds(object client.Object, wanted *content) bool {
 			return false
 		}
 	}
-	return wanted.form == formOwn || len(d.keys(object)) == 1
+	if wanted.form != formOwn {
+		return len(d.keys(object)) == 1
+	}
+	left, _ := d.left(object, wanted.data)
+	return len(left) == 0 && d.owners(object).applied.HasAll(slices.Collect(maps.Keys(wanted.data))...)
 }
 
 func (d data) write(ctx context.Context, object client.Object, wanted *content) (*issuance.Obstacle, error) {
@@ -68,40 +75,34 @@ func (d data) write(ctx context.Context, object client.Object, wanted *content) 
 	case wanted.form == formOwn:
 		return d.add(ctx, object, wanted)
 	}
-	patch, err := d.exactly(object, wanted)
-	if err != nil {
-		return nil, err
+	annotations := map[string]any{v1alpha1.AnnotationCABundleHash: wanted.mark()}
+	if object.GetAnnotations()[issuance.AnnotationOwningComponent] == "" {
+		annotations[issuance.AnnotationOwningComponent] = issuance.OwningComponent
 	}
-	return nil, d.live.Patch(ctx, object, client.RawPatch(types.MergePatchType, patch), apply.Trust)
+	others := slices.DeleteFunc(d.keys(object), func(key string) bool { return key == wanted.key })
+	return nil, d.patch(ctx, object, annotations, wanted.data, others)
 }
 
-// add applies our keys. It yields to whoever wrote such a key before us; once the keys are ours, it puts back what was changed by hand.
+// add applies our keys, and puts back what was changed in them by hand. It yields to whoever wrote such a key before us.
 func (d data) add(ctx context.Context, object client.Object, wanted *content) (*issuance.Obstacle, error) {
-	options := []client.ApplyOption{apply.Trust}
-	if d.bears(object, wanted) {
-		if err := d.adopt(ctx, object); err != nil {
+	if foreign := d.foreign(object, wanted); len(foreign) > 0 {
+		return issuance.NewObstacle(reasonKeyNotOurs, "key %s is somebody else's and is left alone: delete it, or name another key by annotation %s",
+			strings.Join(foreign, ", "), v1alpha1.AnnotationCABundleKey), nil
+	}
+	if _, stay := d.left(object, wanted.data); len(stay) > 0 {
+		// In one write: at each moment one of the keys has the bundle, and the mark names it.
+		err := d.patch(ctx, object, map[string]any{v1alpha1.AnnotationCABundleHash: wanted.mark()}, wanted.data, stay)
+		if err != nil {
 			return nil, err
 		}
-		options = append(options, client.ForceOwnership)
 	}
-	err := d.live.Apply(ctx, d.configuration(object, wanted.mark(wanted.hash), wanted.data), options...)
-	if apierrors.HasStatusCause(err, metav1.CauseTypeFieldManagerConflict) {
-		return issuance.NewObstacle(reasonKeyNotOurs,
-			"a key of %s is somebody else's and is left alone: delete it, or name another key by annotation %s",
-			strings.Join(slices.Sorted(maps.Keys(wanted.data)), ", "), v1alpha1.AnnotationCABundleKey), nil
+	if err := d.adopt(ctx, object); err != nil {
+		return nil, err
 	}
-	return nil, err
+	return nil, d.live.Apply(ctx, d.configuration(object, wanted.mark(), wanted.data), apply.Trust, client.ForceOwnership)
 }
 
-// bears tells whether an object has a mark for all the keys that are wanted.
-func (d data) bears(object client.Object, wanted *content) bool {
-	_, key, carries := readMark(object)
-	hadTruststore := strings.HasSuffix(object.GetAnnotations()[v1alpha1.AnnotationCABundleHash], withTruststore)
-	return carries && key == wanted.key && (wanted.truststore == "" || hadTruststore)
-}
-
-// adopt makes what we patched into an object, as long as it asked by OpenShift's annotation, a part of what we apply: or that
-// would stay when we give up.
+// adopt makes what we patched into an object a part of what we apply: or that would stay when we give up.
 func (d data) adopt(ctx context.Context, object client.Object) error {
 	manager := string(apply.Trust)
 	patch, err := csaupgrade.UpgradeManagedFieldsPatch(object, sets.New(manager), manager)
@@ -113,45 +114,77 @@ func (d data) adopt(ctx context.Context, object client.Object) error {
 
 // giveUp leaves an object as if we had never been there; where data was all ours, as OpenShift has it, the bundle stays, as there.
 func (d data) giveUp(ctx context.Context, object client.Object) error {
+	if _, stay := d.left(object, nil); len(stay) > 0 {
+		if err := d.patch(ctx, object, map[string]any{v1alpha1.AnnotationCABundleHash: nil}, nil, stay); err != nil {
+			return err
+		}
+	}
 	if err := d.live.Apply(ctx, d.configuration(object, "", nil), apply.Trust); err != nil {
 		return err
 	}
 	if err := d.live.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
 		return err
 	}
-	if _, _, carries := readMark(object); !carries {
+	if _, carries := readMark(object); !carries {
 		return nil
 	}
 	return apply.Annotations(ctx, d.live, apply.Trust, object, map[string]*string{v1alpha1.AnnotationCABundleHash: nil})
 }
 
-// exactly is a merge patch of this very version that makes data the bundle and nothing else.
-func (d data) exactly(object client.Object, wanted *content) ([]byte, error) {
-	data := map[string]any{}
-	for _, key := range d.keys(object) {
-		data[key] = nil
+// patch changes annotations and keys of this very version of an object, and removes keys.
+func (d data) patch(ctx context.Context, object client.Object, annotations map[string]any, data map[string][]byte, remove []string) error {
+	changes := map[string]map[string]any{}
+	change := func(key string, value any) {
+		field := d.field(key)
+		if changes[field] == nil {
+			changes[field] = map[string]any{}
+		}
+		changes[field][key] = value
 	}
-	data[wanted.key] = string(wanted.bundle())
-	return json.Marshal(map[string]any{
-		"metadata": map[string]any{
-			"uid": object.GetUID(), "resourceVersion": object.GetResourceVersion(),
-			"annotations": map[string]any{v1alpha1.AnnotationCABundleHash: wanted.mark(wanted.hash)},
-		},
-		"data": data,
-	})
+	for _, key := range remove {
+		change(key, nil)
+	}
+	for key, value := range data {
+		change(key, d.encoded(key, value))
+	}
+	metadata := map[string]any{"uid": object.GetUID(), "resourceVersion": object.GetResourceVersion(), "annotations": annotations}
+	patch := map[string]any{"metadata": metadata}
+	for field, changed := range changes {
+		patch[field] = changed
+	}
+	encoded, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	return d.live.Patch(ctx, object, client.RawPatch(types.MergePatchType, encoded), apply.Trust)
 }
 
 type configMaps struct{}
 
 func (configMaps) object() client.Object { return &corev1.ConfigMap{} }
 
-func (configMaps) value(object client.Object, key string) ([]byte, bool) {
+func (configMaps) field(key string) string {
+	if key == v1alpha1.TruststoreKey {
+		return "binaryData"
+	}
+	return "data"
+}
+
+func (c configMaps) value(object client.Object, key string) ([]byte, bool) {
 	configMap, _ := object.(*corev1.ConfigMap)
-	if text, has := configMap.Data[key]; has {
-		return []byte(text), true
+	if c.field(key) == "data" {
+		text, has := configMap.Data[key]
+		return []byte(text), has
 	}
 	value, has := configMap.BinaryData[key]
 	return value, has
+}
+
+func (c configMaps) encoded(key string, value []byte) any {
+	if c.field(key) == "data" {
+		return string(value)
+	}
+	return value
 }
 
 func (configMaps) keys(object client.Object) []string {
@@ -178,6 +211,10 @@ func (configMaps) configuration(object client.Object, mark string, data map[stri
 type secrets struct{}
 
 func (secrets) object() client.Object { return &corev1.Secret{} }
+
+func (secrets) field(string) string { return "data" }
+
+func (secrets) encoded(_ string, value []byte) any { return value }
 
 func (secrets) value(object client.Object, key string) ([]byte, bool) {
 	secret, _ := object.(*corev1.Secret)

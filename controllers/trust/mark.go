@@ -8,37 +8,70 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// withTruststore ends the mark on what has a truststore beside its bundle.
-const withTruststore = "+" + v1alpha1.KeystorePKCS12
+const (
+	// withTruststore ends the mark on an object with a truststore beside its bundle; the hash of the truststore follows.
+	withTruststore = "+" + v1alpha1.KeystorePKCS12
+	// asOpenShift ends the mark on an object that asked by an annotation of OpenShift.
+	asOpenShift = "+openshift"
+)
 
-// mark is the annotation on what carries the bundle: its hash and, unless that is the usual one, the key under which it lies. It
-// is how we know our own key again, even when somebody has changed it by hand.
-func (q request) mark(hash string) string {
-	mark := hash
-	if q.key != v1alpha1.DefaultCABundleKey {
-		mark += "/" + q.key
+// mark is the annotation on an object that carries a bundle. A tenant may write it: it proves nothing but what its hashes confirm.
+type mark struct {
+	// hash is that of the CA's bundle, and key where the bundle lies.
+	hash, key string
+	// truststore reports whether there is a truststore too, and truststoreHash is its hash, empty in marks of earlier versions.
+	truststore     bool
+	truststoreHash string
+	openShift      bool
+}
+
+// mark returns the mark on an object with this content.
+func (c *content) mark() string {
+	mark := c.hash
+	if c.key != v1alpha1.DefaultCABundleKey {
+		mark += "/" + c.key
 	}
-	if q.truststore != "" {
-		mark += withTruststore
+	if c.form != formOwn {
+		return mark + asOpenShift
+	}
+	if c.truststore != "" {
+		mark += withTruststore + ":" + pki.Hash(c.data[v1alpha1.TruststoreKey])
 	}
 	return mark
 }
 
-// readMark is the hash of the bundle that an object carries, and its key; false when it carries none.
-func readMark(object metav1.Object) (hash, key string, carries bool) {
-	mark, carries := object.GetAnnotations()[v1alpha1.AnnotationCABundleHash]
-	hash, key, named := strings.Cut(strings.TrimSuffix(mark, withTruststore), "/")
-	if !named {
-		key = v1alpha1.DefaultCABundleKey
+// readMark returns the mark of an object, and whether it has one.
+func readMark(object metav1.Object) (read mark, marked bool) {
+	written, marked := object.GetAnnotations()[v1alpha1.AnnotationCABundleHash]
+	written, read.openShift = strings.CutSuffix(written, asOpenShift)
+	written, truststore, with := strings.Cut(written, withTruststore)
+	read.truststore, read.truststoreHash = with, strings.TrimPrefix(truststore, ":")
+	var named bool
+	if read.hash, read.key, named = strings.Cut(written, "/"); !named {
+		read.key = v1alpha1.DefaultCABundleKey
 	}
-	return hash, key, carries
+	return read, marked
+}
+
+// names reports whether the mark says that the operator wrote a key.
+func (m mark) names(key string) bool {
+	return key == m.key || (m.truststore && key == v1alpha1.TruststoreKey)
+}
+
+// proves reports whether a value is what the operator wrote under a key in its own form: it has the hash in the mark.
+func (m mark) proves(key string, value []byte) bool {
+	if m.openShift {
+		return false
+	}
+	return (key == m.key && pki.Hash(value) == m.hash) || (key == v1alpha1.TruststoreKey && pki.Hash(value) == m.truststoreHash)
 }
 
 // marked tells whether we left something on an object.
 func marked(object metav1.Object) bool {
-	_, _, carries := readMark(object)
+	_, carries := readMark(object)
 	_, told := object.GetAnnotations()[v1alpha1.AnnotationError]
 	return carries || told || wrote(object, metav1.ManagedFieldsOperationApply)
 }

@@ -72,17 +72,18 @@ func (t *Trust) Count(ctx context.Context, ca, hash string, since time.Time) (Ta
 }
 
 func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Targets, hash string, since time.Time) {
-	carried, _, _ := readMark(target)
+	mark, _ := readMark(target)
+	current := mark.hash == hash
 	problem, told := target.Annotations[v1alpha1.AnnotationError]
 	// A CA that was not ready is nothing that an owner can put right.
 	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
 	key := client.ObjectKeyFromObject(target)
 	blocked := told || r.pace.Hopeless(key, r.clock.Now())
-	if carried != hash && !blocked && target.CreationTimestamp.After(since) {
+	if !current && !blocked && target.CreationTimestamp.After(since) {
 		counted.All++
 		return
 	}
-	counted.Count(carried == hash, blocked, r.kind.name(key))
+	counted.Count(current, blocked, r.kind.name(key))
 }
 
 const (
@@ -149,20 +150,20 @@ func (t *Trust) carriers(ctx context.Context, ca, hash, ownNamespace string) (ow
 
 // saysToCarry tells whether an object says that it has the bundle with this hash, and nothing that speaks against it.
 func saysToCarry(target *metav1.PartialObjectMetadata, hash string) bool {
-	of, _, _ := readMark(target)
+	mark, _ := readMark(target)
 	_, told := target.Annotations[v1alpha1.AnnotationError]
-	return of == hash && !told
+	return mark.hash == hash && !told
 }
 
 // bundle is the bundle that an object carries.
 func (c carrier) bundle(ctx context.Context) ([]byte, error) {
-	_, key, _ := readMark(c.target)
+	mark, _ := readMark(c.target)
 	door := c.kind.door(c.Reconciler)
 	object := door.object()
 	if err := c.live.Get(ctx, client.ObjectKeyFromObject(c.target), object); client.IgnoreNotFound(err) != nil {
 		return nil, err
 	}
-	return door.bundle(object, key), nil
+	return door.bundle(object, mark.key), nil
 }
 
 // Mounted is the ServiceCA whose bundle a pod reads from a ConfigMap or a Secret; empty where there is none in it.

@@ -85,6 +85,21 @@ func MadeBy(object metav1.Object, owner client.FieldOwner) bool {
 	})
 }
 
+// Owned returns the names of the fields directly below one of an object, such as the keys of "data", that an entry of its managedFields has.
+func Owned(entry metav1.ManagedFieldsEntry, field string) []string {
+	var fields map[string]map[string]json.RawMessage
+	if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
+		return nil
+	}
+	var names []string
+	for name := range fields["f:"+field] {
+		if name, is := strings.CutPrefix(name, "f:"); is {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Unchanged guards a deletion: it takes effect on that very version only.
 func Unchanged(object metav1.Object) client.Preconditions {
 	uid, version := object.GetUID(), object.GetResourceVersion()

@@ -1,0 +1,209 @@
+package controllers_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// restoreTool is the field manager of a tool that restores objects from backups without managedFields.
+const restoreTool = client.FieldOwner("restore-tool")
+
+// restored creates a ConfigMap or a Secret as from a backup: with these annotations and data, all owned by the tool that restores it.
+func (r realm) restored(kind string, annotations, data map[string]string) client.Object {
+	r.Helper()
+	var object client.Object = &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "restored", Annotations: annotations}, Data: data,
+	}
+	if kind == "Secret" {
+		object = &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "restored", Annotations: annotations}, StringData: data,
+		}
+	}
+	if err := kube.Create(r.Context(), object, restoreTool); err != nil {
+		r.Fatal(err)
+	}
+	return object
+}
+
+// dataOf returns what a ConfigMap or a Secret holds.
+func dataOf(object client.Object) map[string]string {
+	data := map[string]string{}
+	binary := map[string][]byte{}
+	switch held := object.(type) {
+	case *corev1.ConfigMap:
+		maps.Copy(data, held.Data)
+		binary = held.BinaryData
+	case *corev1.Secret:
+		binary = held.Data
+	}
+	for key, value := range binary {
+		data[key] = string(value)
+	}
+	return data
+}
+
+// becomes waits until an object holds these data and no others, with a mark of the operator or, if it was given up, without any annotation of ours.
+func becomes(t *testing.T, object client.Object, marked bool, want map[string]string) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) string {
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			return err.Error()
+		}
+		annotations := object.GetAnnotations()
+		_, carries := annotations[v1alpha1.AnnotationCABundleHash]
+		if data := dataOf(object); !maps.Equal(data, want) || carries != marked || annotations[v1alpha1.AnnotationError] != "" {
+			return fmt.Sprintf("it holds %.200q with %q, want %.200q", data, annotations, want)
+		}
+		return ""
+	})
+}
+
+// A restored object has lost its managedFields. Its key is renamed, it gets a truststore, and it is given up as if it had not been restored: both
+// where the operator has seen it before, and where it comes only afterwards.
+func TestRestoredObjectsAreOurs(t *testing.T) {
+	const key, renamed = v1alpha1.DefaultCABundleKey, "ca.crt"
+	mine := map[string]string{"mode": "fast"}
+	under := func(key, bundle string) map[string]string { return map[string]string{"mode": "fast", key: bundle} }
+	for _, kind := range []string{"ConfigMap", "Secret"} {
+		for name, tc := range map[string]struct {
+			// bundle and mark are those in the backup, where they are not the published ones and their hash; change are annotations that come later.
+			bundle, mark string
+			change       map[string]string
+			want   func(bundle string) map[string]string
+		}{
+			"renamed":                {change: map[string]string{v1alpha1.AnnotationCABundleKey: renamed}, want: func(b string) map[string]string { return under(renamed, b) }},
+			"given up":               {change: map[string]string{v1alpha1.AnnotationInjectCABundle: ""}, want: func(string) map[string]string { return mine }},
+			"unchanged":              {want: func(b string) map[string]string { return under(key, b) }},
+			"from an old backup":     {bundle: "an old bundle", want: func(b string) map[string]string { return under(key, b) }},
+			"with a mark of nothing": {bundle: "old", mark: "0000", want: func(b string) map[string]string { return under(key, b) }},
+		} {
+			for _, seen := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s, %s, seen: %t", kind, name, seen), func(t *testing.T) {
+					r := newRealm(t)
+					bundle := r.published()
+					held := cmp.Or(tc.bundle, bundle)
+					annotations := r.injects(v1alpha1.AnnotationCABundleHash, cmp.Or(tc.mark, pki.Hash([]byte(held))))
+					if !seen {
+						maps.Copy(annotations, tc.change)
+					}
+					object := r.restored(kind, annotations, under(key, held))
+					if seen {
+						becomes(t, object, true, under(key, bundle))
+						eventuallyAdopted(t, object)
+						update(t, object, func(o client.Object) {
+							changed := o.GetAnnotations()
+							maps.Copy(changed, tc.change)
+							o.SetAnnotations(changed)
+						})
+					}
+					want := tc.want(bundle)
+					becomes(t, object, len(want) > len(mine), want)
+				})
+			}
+		}
+	}
+}
+
+// eventuallyAdopted waits until the operator owns fields of an object.
+func eventuallyAdopted(t *testing.T, object client.Object) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) string {
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			return err.Error()
+		}
+		if len(ownedBy(t, object, trustManager)) == 0 {
+			return "the operator owns nothing of it"
+		}
+		return ""
+	})
+}
+
+// A restored object gets a truststore, and gives it up again, also after one more restore.
+func TestRestoredObjectsGetTruststores(t *testing.T) {
+	for _, kind := range []string{"ConfigMap", "Secret"} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRealm(t)
+			bundle := r.published()
+			annotations := r.injects(v1alpha1.AnnotationCABundleHash, pki.Hash([]byte(bundle)), v1alpha1.AnnotationTruststore, "pkcs12")
+			object := r.restored(kind, annotations, map[string]string{v1alpha1.DefaultCABundleKey: bundle})
+			eventually(t, func(ctx context.Context) string {
+				if err := kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+					return err.Error()
+				}
+				if dataOf(object)[v1alpha1.TruststoreKey] == "" {
+					return "there is no truststore: " + object.GetAnnotations()[v1alpha1.AnnotationError]
+				}
+				return ""
+			})
+			again := object.DeepCopyObject().(client.Object) //nolint:errcheck // a copy is of the same kind
+			if err := kube.Delete(t.Context(), object); err != nil {
+				t.Fatal(err)
+			}
+			again.SetManagedFields(nil)
+			again.SetResourceVersion("")
+			again.SetUID("")
+			delete(again.GetAnnotations(), v1alpha1.AnnotationTruststore)
+			if err := kube.Create(t.Context(), again, restoreTool); err != nil {
+				t.Fatal(err)
+			}
+			becomes(t, again, true, map[string]string{v1alpha1.DefaultCABundleKey: bundle})
+		})
+	}
+}
+
+// Restored or not, a mark gives the operator nothing of somebody else's: neither is it removed, nor, without a mark for it, overwritten.
+func TestMarksGiveNothingOfOthers(t *testing.T) {
+	r := newRealm(t)
+	bundle := r.published()
+	theirs := map[string]string{"theirs": "somebody else's", v1alpha1.TruststoreKey: "somebody else's, too"}
+	annotations := r.injects(v1alpha1.AnnotationCABundleHash, pki.Hash([]byte(bundle))+"/theirs+pkcs12:"+pki.Hash([]byte(bundle)))
+	object := r.restored("Secret", annotations, theirs)
+	want := maps.Clone(theirs)
+	want[v1alpha1.DefaultCABundleKey] = bundle
+	becomes(t, object, true, want)
+	update(t, object, func(o client.Object) { o.SetAnnotations(nil) })
+	becomes(t, object, false, theirs)
+
+	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
+	toldOf(t, foreign, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey)
+}
+
+// OpenShift's bundle stays when its annotation goes, also on a restored object. It is ours when we are asked after that, and goes with our annotation.
+func TestOpenShiftBundleIsOursLater(t *testing.T) {
+	for _, restored := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restored: %t", restored), func(t *testing.T) {
+			r := newOpenShift(t)
+			const theirs = beta + "inject-cabundle"
+			var object client.Object = r.configMap("trust", map[string]string{theirs: "true"}, nil)
+			bundle := r.exactly()
+			becomes(t, object, true, bundle)
+			if restored {
+				object = r.restored("ConfigMap", object.GetAnnotations(), bundle)
+				becomes(t, object, true, bundle)
+			}
+			for _, step := range []struct {
+				annotations map[string]string
+				marked      bool
+				want        map[string]string
+			}{{nil, false, bundle}, {r.injects(), true, bundle}, {nil, false, nil}} {
+				update(t, object, func(o client.Object) {
+					changed := o.GetAnnotations()
+					delete(changed, theirs)
+					delete(changed, v1alpha1.AnnotationInjectCABundle)
+					maps.Copy(changed, step.annotations)
+				})
+				becomes(t, object, step.marked, step.want)
+			}
+		})
+	}
+}
