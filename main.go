@@ -72,7 +72,8 @@ func main() {
 		fmt.Fprintln(os.Stdout, version)
 		return
 	}
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log), withoutBodies, zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazy{core} }))))
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log), zap.WriteTo(controllers.LogWriter(os.Stderr)), withoutBodies,
+		zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazy{core} }))))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
 		os.Exit(1)

@@ -167,7 +167,7 @@ func TestSecretOfWrongType(t *testing.T) {
 		s.Labels, s.Data = map[string]string{"servingcert.dev/service": "web2"}, served.Data
 	})
 	r.service("web2", asks("web2-tls"))
-	r.told("web2", "SecretNotOurs: ", "is of type Opaque instead of kubernetes.io/tls", "delete that Secret")
+	r.told("web2", "SecretNotOurs: ", `is of type "Opaque" instead of kubernetes.io/tls`, "delete that Secret")
 	r.policyReports("SecretNotOurs", "web2")
 	unchanged(t, opaque)
 	remove(t, opaque)

@@ -13,6 +13,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/conditions"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
+	"github.com/servingcert/operator/controllers/internal/text"
 )
 
 const (
@@ -20,6 +21,8 @@ const (
 	maxPrevious = 64
 	// maxBlockedBy is how many sentences a status has of what is waited for.
 	maxBlockedBy = 16
+	// maxWait is how many bytes each of them has at most.
+	maxWait = 1024
 	// maxFingerprints is how many roots a status remembers.
 	maxFingerprints = 128
 )
@@ -97,11 +100,20 @@ func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided 
 		status.TrustBundle.Fingerprints = append(status.TrustBundle.Fingerprints, pki.Fingerprint(root))
 	}
 	status.Rotation = &v1alpha1.RotationStatus{
-		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: decided.blockedBy[:min(len(decided.blockedBy), maxBlockedBy)],
+		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: waits(decided),
 	}
 	if state.Phase != v1alpha1.PhaseStable {
 		status.Rotation.StartedAt, status.Rotation.Reason = timeOrNil(state.StartedAt), state.Reason
 	}
+}
+
+// waits returns what a rotation waits for, in which issuers and tenants are quoted.
+func waits(decided step) []string {
+	var waits []string
+	for _, wait := range decided.blockedBy[:min(len(decided.blockedBy), maxBlockedBy)] {
+		waits = append(waits, text.Printable(wait, maxWait))
+	}
+	return waits
 }
 
 func timeOrNil(t time.Time) *metav1.Time {

@@ -3,11 +3,12 @@ package conditions
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/controllers/internal/text"
 )
 
 // Builder gathers the conditions of one status. A condition that is not set is absent, as Reconciling and Stalled should be
@@ -29,11 +30,8 @@ const maxMessage = 2048
 
 // Set sets a condition.
 func (b *Builder) Set(kind string, status bool, reason, message string) {
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "") + " …"
-	}
 	condition := metav1.Condition{
-		Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message,
+		Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: text.Printable(message, maxMessage),
 		ObservedGeneration: b.generation, LastTransitionTime: b.now,
 	}
 	if status {

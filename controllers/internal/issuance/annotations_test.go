@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -190,7 +191,11 @@ func TestObstacle(t *testing.T) {
 		if len(made.Message) > 512 || (utf8.ValidString(message) && !utf8.ValidString(made.Message)) {
 			t.Errorf("the message has %d bytes, valid %v", len(made.Message), utf8.ValidString(made.Message))
 		}
-		if len(message) <= 512 && made.Message != message {
+		hostile := func(r rune) bool { return !unicode.IsPrint(r) }
+		if strings.ContainsFunc(made.Message, hostile) {
+			t.Errorf("the message is %q", made.Message)
+		}
+		if len(message) <= 512 && utf8.ValidString(message) && !strings.ContainsFunc(message, hostile) && made.Message != message {
 			t.Errorf("the message %q became %q", message, made.Message)
 		}
 	})

@@ -76,6 +76,22 @@ func (o Offers) All() (Terms, bool) {
 	return all, true
 }
 
+// notOffered says what to do about a name that no policy gives. Of a short name of a Service it says
+// which pattern would.
+func (o Offers) notOffered(name string) *Obstacle {
+	patterns := []string{"$(service)", "$(service).$(namespace)"}
+	if dots := strings.Count(name, "."); dots < len(patterns) {
+		for _, offer := range o {
+			if full := offer.DNSNames[0]; strings.HasPrefix(full, name+".") {
+				return NewObstacle(ReasonNameNotOffered, "%.253q is a short name of %s: ask for that, or add %q to "+
+					"spec.certificate.extraDNSNames of policy %s", name, full, patterns[dots], offer.Policy)
+			}
+		}
+	}
+	return NewObstacle(ReasonNameNotOffered, "%.253q is no name of a Service here that a ServingCertPolicy of this "+
+		"ServiceCA rules: ask for <service>.<namespace>.svc", name)
+}
+
 // Grant is a certificate with these names and usages, or with the usages of the policies where none is named. The obstacle says which is not
 // offered.
 func (o Offers) Grant(names []string, usages []v1alpha1.CertificateUsage) (Terms, *Obstacle) {
@@ -83,8 +99,7 @@ func (o Offers) Grant(names []string, usages []v1alpha1.CertificateUsage) (Terms
 	for _, name := range names {
 		at := slices.IndexFunc(o, func(offer Terms) bool { return slices.Contains(offer.DNSNames, name) })
 		if at < 0 {
-			return Terms{}, NewObstacle(ReasonNameNotOffered,
-				"%.253q is no name of a Service here that a ServingCertPolicy of this ServiceCA rules: ask for <service>.<namespace>.svc", name)
+			return Terms{}, o.notOffered(name)
 		}
 		chosen = append(chosen, o[at])
 	}

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/text"
 )
 
 // The reasons for which a Service has no certificate, or will soon have none.
@@ -45,15 +46,7 @@ const maxMessage = 512
 
 // NewObstacle formats what stands in the way.
 func NewObstacle(reason, format string, arguments ...any) *Obstacle {
-	return &Obstacle{Reason: reason, Message: shorten(fmt.Sprintf(format, arguments...))}
-}
-
-func shorten(message string) string {
-	if len(message) <= maxMessage {
-		return message
-	}
-	const rest = " …"
-	return strings.ToValidUTF8(message[:maxMessage-len(rest)], "") + rest
+	return &Obstacle{Reason: reason, Message: text.Printable(fmt.Sprintf(format, arguments...), maxMessage)}
 }
 
 // String is the form of the error annotation.
@@ -63,9 +56,9 @@ func (o Obstacle) String() string { return o.Reason + ": " + o.Message }
 func ParseObstacle(annotation string) Obstacle {
 	reason, message, _ := strings.Cut(annotation, ": ")
 	if !slices.Contains(reasons, reason) {
-		return Obstacle{"Unknown", shorten(annotation)}
+		return Obstacle{"Unknown", text.Printable(annotation, maxMessage)}
 	}
-	return Obstacle{reason, shorten(message)}
+	return Obstacle{reason, text.Printable(message, maxMessage)}
 }
 
 // CA is what anybody may know of a ServiceCA.
@@ -324,7 +317,7 @@ func (w Want) dueForAge(leaf *pki.Leaf) time.Time {
 
 func (w Want) notOurs(secret *corev1.Secret) *Obstacle {
 	if secret.Type != corev1.SecretTypeTLS {
-		return NewObstacle(ReasonSecretNotOurs, "Secret %s is of type %s instead of %s, and is left alone: ask for another name, or delete that Secret",
+		return NewObstacle(ReasonSecretNotOurs, "Secret %s is of type %.64q instead of %s, and is left alone: ask for another name, or delete that Secret",
 			w.SecretName, secret.Type, corev1.SecretTypeTLS)
 	}
 	return NewObstacle(ReasonSecretNotOurs,

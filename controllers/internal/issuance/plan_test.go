@@ -175,10 +175,10 @@ func TestPlanRefuses(t *testing.T) {
 		given                 func(*scene)
 	}{
 		{"a foreign Secret", issuance.ReasonSecretNotOurs, "Secret web-cert was not made for this Service", foreign()},
-		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
+		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, `is of type "Opaque" instead of kubernetes.io/tls`, foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
 		{"ours, without its label", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(ownedBy("web", "uid-of-web"))},
 		{"our label, another's owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("web"), ownedBy("db", "uid-of-db"))},
-		{"ours, of the wrong type", issuance.ReasonSecretNotOurs, "is of type Opaque instead of kubernetes.io/tls", foreign(labelled("web"), func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
+		{"ours, of the wrong type", issuance.ReasonSecretNotOurs, `is of type "Opaque" instead of kubernetes.io/tls`, foreign(labelled("web"), func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
 		{"no name for a Secret", issuance.ReasonInvalidSecretName, `"Web_Cert" is no name for a Secret`, asking(annotated(v1alpha1.AnnotationSecretName, "Web_Cert"))},
 		{"a path for a name", issuance.ReasonInvalidSecretName, `"../web" is no name`, asking(annotated(beta+"serving-cert-secret-name", "../web"))},
 		{"a long name", issuance.ReasonInvalidSecretName, "is no name for a Secret", asking(annotated(v1alpha1.AnnotationSecretName, strings.Repeat("a", 254)))},

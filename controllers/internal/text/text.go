@@ -1,0 +1,59 @@
+// Package text makes text that tenants or other servers wrote fit for statuses, Events and logs.
+package text
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// more ends what was cut off.
+const more = " …"
+
+// Printable returns s in at most the given number of bytes, with every character that a terminal
+// would obey rather than show as \uXXXX: line breaks, escape sequences, bidirectional overrides.
+func Printable(s string, most int) string {
+	if len(s) > most {
+		// Escapes only make it longer.
+		s = s[:most+1]
+	}
+	if s = escape(s, ""); len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most-len(more)], "") + more
+}
+
+// escape returns s with every character escaped that is neither printable nor kept.
+func escape(s, kept string) string {
+	shown := func(r rune) bool { return unicode.IsPrint(r) || strings.ContainsRune(kept, r) }
+	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !shown(r) }) < 0 {
+		return s
+	}
+	var escaped strings.Builder
+	for _, r := range s {
+		switch {
+		case shown(r):
+			escaped.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&escaped, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&escaped, `\u%04x`, r)
+		}
+	}
+	return escaped.String()
+}
+
+// Writer escapes the lines of a log. In JSON what comes out means the same.
+type Writer struct{ To io.Writer }
+
+// Write writes whole lines.
+func (w Writer) Write(lines []byte) (int, error) {
+	if _, err := io.WriteString(w.To, escape(string(lines), "\n\t")); err != nil {
+		return 0, err
+	}
+	return len(lines), nil
+}

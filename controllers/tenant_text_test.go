@@ -1,0 +1,58 @@
+package controllers_test
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// hostileText clears a terminal, adds a line and turns the rest around.
+const hostileText = "x\x1b[2J\nReason: fine\u202e\u009b31m"
+
+// What a tenant writes reaches no annotation, Event or status as a terminal would obey it.
+func TestTenantTextIsEscaped(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.foreign("web-tls", func(s *corev1.Secret) { s.Type = corev1.SecretType(hostileText) })
+	web := r.service("web", asks("web-tls"))
+	named := r.service("named", asks(hostileText))
+	printable(t, r.told("web", "SecretNotOurs: ").Annotations[v1alpha1.AnnotationError])
+	printable(t, r.told("named", "InvalidSecretName: ").Annotations[v1alpha1.AnnotationError])
+	event(t, web, corev1.EventTypeWarning, "SecretNotOurs")
+	event(t, named, corev1.EventTypeWarning, "InvalidSecretName")
+	for _, service := range []*corev1.Service{web, named} {
+		events, err := eventsOf(t.Context(), service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, event := range events {
+			printable(t, event.Message)
+		}
+	}
+	status := r.report(func(p *v1alpha1.ServingCertPolicy) string {
+		if len(p.Status.Failures) != 2 {
+			return "not both are reported"
+		}
+		return ""
+	}).Status
+	for _, failure := range status.Failures {
+		printable(t, failure.Message)
+	}
+	for _, condition := range status.Conditions {
+		printable(t, condition.Message)
+	}
+	// Nor does what a tenant writes into the annotation itself.
+	update(t, web, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationError] = "SecretNotOurs: " + hostileText })
+	printable(t, r.told("web", "of type").Annotations[v1alpha1.AnnotationError])
+}
+
+func printable(t *testing.T, text string) {
+	t.Helper()
+	if text == "" || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		t.Errorf("a person is told %q", text)
+	}
+}
