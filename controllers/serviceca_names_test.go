@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -181,4 +182,25 @@ func TestSigningKeyRenamedToATakenName(t *testing.T) {
 		t.Error("a new CA signs")
 	}
 	unchanged(t, served)
+}
+
+// The source of a CA and the signing key cannot be one Secret, nor can the signing key of another ServiceCA be brought.
+func TestSourceIsASigningKey(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.serviceCA(isReady)
+	key := r.ca.SigningKeySecretName()
+	same := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-same"}}
+	same.Spec.Source.Secret = &v1alpha1.SecretSource{Name: same.Name + "-signing-key"}
+	if err := kube.Create(t.Context(), same); err == nil || !strings.Contains(err.Error(), "spec.source.secret must name another Secret") {
+		t.Errorf("create a ServiceCA whose source is its own signing key: %v", err)
+	}
+	thief := newRealmIn(t, kube, r.name+"-2", bringing(key))
+	thief.serviceCA(isStalled("SourceInvalid", "Secret "+key+" is the signing key of ServiceCA "+r.ca.Name, "another name"))
+	signs := r.signingKey()
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = r.name + "-moved" })
+	thief.serviceCA(isStalled("SourceNotThere", key))
+	if moved := r.signingKey(); !bytes.Equal(moved.Data[corev1.TLSPrivateKeyKey], signs.Data[corev1.TLSPrivateKeyKey]) {
+		t.Error("another key signs")
+	}
 }

@@ -18,6 +18,8 @@ const (
 	sayEd25519 = "an Ed25519 key has only one size: leave size out"
 	saySecret  = "a Secret's name has lower-case letters, digits, '-' and '.' only, and starts and ends with a letter or digit, " +
 		"such as corp-ca"
+	saySameSecret = ": spec.source.secret must name another Secret than that of spec.signingKey (<name>-signing-key by default): " +
+		"the operator only reads the one, and keeps and rotates the CA in the other"
 )
 
 // ruleCase is an object and the sentences that refuse it; none when it is good.
@@ -46,6 +48,11 @@ var serviceCARules = []ruleCase{
 	{name: "three sources", manifest: spec(`{source: {selfSigned: {}, secret: {name: corp-ca}, certManager: {issuerRef: {name: corp}}}}`),
 		want: []string{"spec.source: a CA has one source: keep one of selfSigned, secret and certManager"}},
 	{name: "source Secret", manifest: spec(`{source: {secret: {name: corp-ca}}}`)},
+	{name: "source Secret that is the signing key", manifest: spec(`{source: {secret: {name: corp-ca}}, signingKey: {secretName: corp-ca}}`),
+		want: []string{saySameSecret}},
+	{name: "source Secret that is the signing key by default", manifest: spec(`{source: {secret: {name: default-signing-key}}}`),
+		want: []string{saySameSecret}},
+	{name: "source Secret of the default name, and another signing key", manifest: spec(`{source: {secret: {name: default-signing-key}}, signingKey: {secretName: own}}`)},
 	{name: "source Secret with a bad name", manifest: spec(`{source: {secret: {name: Corp_CA}}}`),
 		want: []string{"spec.source.secret.name: " + saySecret}},
 	{name: "source issuer", manifest: spec(`{source: {certManager: {issuerRef: {name: corp}}}}`)},

@@ -9,6 +9,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=sca,categories=serving-certs
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="a ServiceCA's name has at most 63 characters, because it labels what the CA makes: choose a shorter one"
+// +kubebuilder:validation:XValidation:rule="!has(self.spec) || !has(self.spec.source) || !has(self.spec.source.secret) || self.spec.source.secret.name != (has(self.spec.signingKey) && has(self.spec.signingKey.secretName) ? self.spec.signingKey.secretName : self.metadata.name + '-signing-key')",message="spec.source.secret must name another Secret than that of spec.signingKey (<name>-signing-key by default): the operator only reads the one, and keeps and rotates the CA in the other"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.rotation.phase`
 // +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.active.notAfter`

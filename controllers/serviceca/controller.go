@@ -168,6 +168,11 @@ func (r *Reconciler) serverTime(ctx context.Context, now time.Time) (time.Time, 
 func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, error) {
 	in := observed{now: r.Clock.Now(), serviceCA: ca}
 	var err error
+	var all v1alpha1.ServiceCAList
+	if err := r.Cache.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
+		return in, err
+	}
+	in.serviceCAs = all.Items
 	if in.longest, err = r.longest(ctx, ca.Name); err != nil {
 		return in, err
 	}

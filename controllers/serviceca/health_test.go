@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -84,7 +85,9 @@ func healthStates() map[string]happens {
 		"degraded_signingKeyRefused":    refused(reasonKeyRefused, "secrets", "default-signing-key"),
 		"degraded_trustBundleRefused":   refused(reasonBundleRefused, "configmaps", "default-trust-bundle"),
 		"degraded_trustBundleNotOurs": func(*history) (evidence, func(*history, *step)) {
-			return evidence{}, func(s *history, decided *step) { *decided = step{problem: bundleNotOurs(s.serviceCA)} }
+			return evidence{}, func(s *history, decided *step) {
+				*decided = step{problem: s.bundleNotOurs(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "default-trust-bundle"}})}
+			}
 		},
 	}
 }

@@ -36,6 +36,8 @@ type observed struct {
 	serviceCA *v1alpha1.ServiceCA
 	// secret is the signing-key Secret, nil when there is none under the wanted name.
 	secret *corev1.Secret
+	// serviceCAs are all ServiceCAs.
+	serviceCAs []v1alpha1.ServiceCA
 	// formerly is the signing-key Secret of this ServiceCA under a former name, nil when there is none.
 	formerly *corev1.Secret
 	// published is what the trust-bundle ConfigMap holds, and carried what targets do, where that has to be known.
@@ -275,6 +277,9 @@ func (in observed) threshold(state *rotation.State) v1alpha1.CARotation {
 // broughtSigner is the CA in the Secret of source.secret.
 func (in observed) broughtSigner() (*rotation.Signer, *problem) {
 	name := in.serviceCA.Spec.Source.Secret.Name
+	if problem := in.sourceProblem(); problem != nil {
+		return nil, problem
+	}
 	if in.brought == nil {
 		return nil, &problem{reason: reasonSourceNotThere, passing: true, message: fmt.Sprintf(
 			"spec.source.secret: there is no Secret %s in the operator's namespace: create it with tls.crt and tls.key", name)}

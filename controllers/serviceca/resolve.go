@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -41,8 +39,8 @@ func (in observed) find() found {
 	if secret == nil {
 		return in.begin(v1alpha1.RotationSigningKeyLost, "its Secret is gone")
 	}
-	if secret.Labels[v1alpha1.LabelServiceCA] != in.serviceCA.Name {
-		return found{problem: notOurs(in.serviceCA, secret)}
+	if problem := in.signingKeyProblem(secret); problem != nil {
+		return found{problem: problem}
 	}
 	state, lost := rotation.Read(in.now, secret)
 	if state == nil {
@@ -67,15 +65,6 @@ func (in observed) remind(state *rotation.State) {
 		state.Know(in.recovered()...)
 		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 	}
-}
-
-func notOurs(ca *v1alpha1.ServiceCA, secret *corev1.Secret) *problem {
-	owner := "this ServiceCA did not make it"
-	if other := secret.Labels[v1alpha1.LabelServiceCA]; other != "" {
-		owner = "it belongs to ServiceCA " + other
-	}
-	return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because %s: set spec.signingKey.secretName to another name, "+
-		"or label the Secret %s=%s to hand it over", secret.Name, owner, v1alpha1.LabelServiceCA, ca.Name)}
 }
 
 // begin makes a CA where there is none, or none that may sign. Where clients trust others, it must be known to them before it signs.

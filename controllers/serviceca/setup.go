@@ -23,6 +23,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	building := ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
 		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(r.casSharing), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, r.later(func(ca client.Object) string { return ca.GetName() })).
 		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
 		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).

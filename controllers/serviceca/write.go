@@ -48,7 +48,7 @@ func (r *Reconciler) publish(ctx context.Context, in observed, decided *step) (c
 	case err != nil:
 		return false, err
 	case published != nil && published.Labels[v1alpha1.LabelServiceCA] != ca.Name:
-		*decided = step{problem: bundleNotOurs(ca)}
+		*decided = step{problem: in.bundleNotOurs(published)}
 		return false, nil
 	case published != nil && published.Data[key] == bundle:
 		return false, nil
@@ -69,12 +69,6 @@ func (r *Reconciler) publish(ctx context.Context, in observed, decided *step) (c
 		return false, fmt.Errorf("write ConfigMap %s: %w", name, err)
 	}
 	return true, nil
-}
-
-func bundleNotOurs(ca *v1alpha1.ServiceCA) *problem {
-	return &problem{reason: reasonBundleNotOurs, message: fmt.Sprintf("ConfigMap %s is left alone, because this ServiceCA did not make it: "+
-		"set spec.trustBundle.configMapName to another name, or label the ConfigMap %s=%s to hand it over",
-		ca.TrustBundleConfigMapName(), v1alpha1.LabelServiceCA, ca.Name)}
 }
 
 // stillThere makes sure that the bundle to be published is that of the signing-key Secret as it is now: while two managers overlap,

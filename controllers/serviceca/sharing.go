@@ -1,0 +1,107 @@
+package serviceca
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// A Secret is either the source of CAs, which the operator only reads, or the signing key of one ServiceCA, which the operator writes
+// and rotates.
+
+// sourceProblem returns the problem that source.secret names a signing-key Secret, or nil.
+func (in observed) sourceProblem() *problem {
+	name := in.serviceCA.Spec.Source.Secret.Name
+	if name == in.serviceCA.SigningKeySecretName() {
+		return &problem{reason: reasonSourceInvalid, message: fmt.Sprintf("spec.source.secret and spec.signingKey are the same Secret %s, and the operator "+
+			"only reads the one and rotates the other: bring the CA in a Secret of another name", name)}
+	}
+	if other := in.other(func(ca *v1alpha1.ServiceCA) bool { return ca.SigningKeySecretName() == name || in.broughtIsKeyOf(ca) }); other != "" {
+		return &problem{reason: reasonSourceInvalid, message: fmt.Sprintf("spec.source.secret: Secret %s is the signing key of ServiceCA %s, which rotates it: "+
+			"bring the CA in a Secret of another name", name, other)}
+	}
+	return nil
+}
+
+// broughtIsKeyOf reports whether the Secret of source.secret holds the state of a ServiceCA: it is its signing key under a former name.
+func (in observed) broughtIsKeyOf(ca *v1alpha1.ServiceCA) bool {
+	return in.brought != nil && in.brought.Labels[v1alpha1.LabelServiceCA] == ca.Name && in.brought.Data[rotation.RecordKey] != nil
+}
+
+// signingKeyProblem returns the problem that a Secret is not for this ServiceCA to write, or nil. The label does not hand over a Secret
+// that is the source of a CA, unless the operator has written to it before.
+func (in observed) signingKeyProblem(secret *corev1.Secret) *problem {
+	ca := in.serviceCA
+	labelled := secret.Labels[v1alpha1.LabelServiceCA] == ca.Name
+	if _, written := secret.Data[rotation.RecordKey]; labelled && written {
+		return nil
+	}
+	if source := ca.Spec.Source.Secret; source != nil && source.Name == secret.Name {
+		return in.sourceProblem()
+	}
+	if other := in.other(sourceIs(secret.Name)); other != "" {
+		return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because ServiceCA %s takes its CA from it: "+
+			"set spec.signingKey.secretName to another name", secret.Name, other)}
+	}
+	if labelled {
+		return nil
+	}
+	return &problem{reason: reasonSigningKeyNotOur, message: in.leftAlone("Secret", secret, "spec.signingKey.secretName", (*v1alpha1.ServiceCA).SigningKeySecretName)}
+}
+
+// bundleNotOurs returns the problem that the trust-bundle ConfigMap is not this ServiceCA's.
+func (in observed) bundleNotOurs(configMap *corev1.ConfigMap) *problem {
+	return &problem{reason: reasonBundleNotOurs, message: in.leftAlone("ConfigMap", configMap, "spec.trustBundle.configMapName", (*v1alpha1.ServiceCA).TrustBundleConfigMapName)}
+}
+
+// leftAlone says why an object of the name in field is not written, and what to do. nameOf is that name for any ServiceCA: an object
+// that another one uses cannot be handed over.
+func (in observed) leftAlone(kind string, object client.Object, field string, nameOf func(*v1alpha1.ServiceCA) string) string {
+	label, name := object.GetLabels()[v1alpha1.LabelServiceCA], object.GetName()
+	user := in.other(func(ca *v1alpha1.ServiceCA) bool { return ca.Name == label && nameOf(ca) == name })
+	switch {
+	case user != "":
+		return fmt.Sprintf("%s %s is left alone, because it belongs to ServiceCA %s: set %s to another name", kind, name, user, field)
+	case label != "":
+		label = "it belonged to ServiceCA " + label
+	default:
+		label = "this ServiceCA did not make it"
+	}
+	return fmt.Sprintf("%s %s is left alone, because %s: set %s to another name, or label the %s %s=%s to hand it over",
+		kind, name, label, field, kind, v1alpha1.LabelServiceCA, in.serviceCA.Name)
+}
+
+// other returns the name of another ServiceCA for which is holds, or an empty string.
+func (in observed) other(is func(*v1alpha1.ServiceCA) bool) string {
+	for i := range in.serviceCAs {
+		if ca := &in.serviceCAs[i]; ca.Name != in.serviceCA.Name && is(ca) {
+			return ca.Name
+		}
+	}
+	return ""
+}
+
+func sourceIs(secret string) func(*v1alpha1.ServiceCA) bool {
+	return func(ca *v1alpha1.ServiceCA) bool {
+		return ca.Spec.Source.Secret != nil && ca.Spec.Source.Secret.Name == secret
+	}
+}
+
+// casSharing returns requests for the ServiceCAs that name an object which this one names too.
+func (r *Reconciler) casSharing(ctx context.Context, object client.Object) []reconcile.Request {
+	ca, is := object.(*v1alpha1.ServiceCA)
+	if !is {
+		return nil
+	}
+	return r.casWhere(ctx, func(other *v1alpha1.ServiceCA) bool {
+		key := ca.SigningKeySecretName()
+		return other.Name != ca.Name && (other.SigningKeySecretName() == key || sourceIs(key)(other) ||
+			sourceIs(other.SigningKeySecretName())(ca) || other.TrustBundleConfigMapName() == ca.TrustBundleConfigMapName())
+	})
+}
