@@ -31,6 +31,9 @@ type Door struct {
 	Clock  clock.PassiveClock
 }
 
+// Bound is none: Kubernetes removes a request 24 hours after its approval.
+func (Door) Bound() time.Duration { return 0 }
+
 // Name is the controller's.
 func (Door) Name() string { return "certificatesigning" }
 
@@ -82,13 +85,15 @@ func (d Door) Claim(ctx context.Context, request *certificatesv1.CertificateSign
 	if account, is := strings.CutPrefix(request.Spec.Username, serviceAccountPrefix); is {
 		namespace, _, _ = strings.Cut(account, ":")
 	}
-	offers, err := d.Signer.Offers(ctx, signing.OfCA(request.Spec.SignerName), namespace, func(*corev1.Service) bool { return true })
+	ca := signing.OfCA(request.Spec.SignerName)
+	offers, err := d.Signer.Offers(ctx, ca, namespace, func(*corev1.Service) bool { return true })
 	if err != nil {
 		return nil, nil, err
 	}
 	terms, obstacle := offers.Grant(read.DNSNames, read.Usages)
 	if obstacle != nil {
-		return nil, d.Signer.NotGranted(obstacle, request.CreationTimestamp.Time, namespace, read.DNSNames), nil
+		refusal, err := d.Signer.NotGranted(ctx, obstacle, ca, request.CreationTimestamp.Time, namespace, read.DNSNames)
+		return nil, refusal, err
 	}
 	claim := &signing.Claim{PublicKey: read.PublicKey, Key: read.Key, Terms: terms, Skew: pki.ClockSkew}
 	if seconds := request.Spec.ExpirationSeconds; seconds != nil {

@@ -5,6 +5,7 @@ package certmanager
 import (
 	"context"
 	"fmt"
+	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
@@ -32,6 +33,9 @@ type Door struct {
 	Live   client.Client
 	Clock  clock.PassiveClock
 }
+
+// Bound is a day: cert-manager follows a request that failed by another.
+func (Door) Bound() time.Duration { return 24 * time.Hour }
 
 // Name is the controller's.
 func (Door) Name() string { return "certmanager" }
@@ -96,7 +100,9 @@ func (d Door) Claim(ctx context.Context, request *cmapi.CertificateRequest) (*si
 	}
 	terms, obstacle := offers.Grant(read.DNSNames, read.Usages)
 	if obstacle != nil {
-		return nil, d.Signer.NotGranted(obstacle, request.CreationTimestamp.Time, request.Namespace, read.DNSNames), nil
+		refusal, err := d.Signer.NotGranted(
+			ctx, obstacle, request.Spec.IssuerRef.Name, request.CreationTimestamp.Time, request.Namespace, read.DNSNames)
+		return nil, refusal, err
 	}
 	claim := &signing.Claim{PublicKey: read.PublicKey, Key: read.Key, Terms: terms, Skew: pki.ClockSkew}
 	if request.Spec.Duration != nil {

@@ -196,6 +196,7 @@ func TestCertManagerIssuer(t *testing.T) {
 		}
 		r.certificateRequests(round)
 		if round == "first" {
+			bootstrap(t)
 			intermediate(t)
 		}
 		if round == "again" {
@@ -244,7 +245,7 @@ func (r realm) certificateRequests(round string) {
 	}
 	r.reads(clientAuth, cmapi.CertificateRequestReasonFailed, "does not allow the usage \"client auth\"")
 	r.reads(brief, cmapi.CertificateRequestReasonFailed, "over before it begins")
-	r.reads(nobody, cmapi.CertificateRequestReasonPending, "is no name of a Service here")
+	r.reads(nobody, cmapi.CertificateRequestReasonPending, "there is no ServiceCA nobody: create it")
 	// A Service that is applied a moment after the Certificate.
 	host := round + "." + r.name + ".svc"
 	early, earlyKey := requestFor(r.T, x509.CertificateRequest{DNSNames: []string{host}})

@@ -50,6 +50,9 @@ type Door struct {
 	Clock  clock.PassiveClock
 }
 
+// Bound is none: Kubernetes removes a request after 15 to 20 minutes, and the kubelet makes another.
+func (Door) Bound() time.Duration { return 0 }
+
 // Name is the controller's.
 func (Door) Name() string { return "podcertificate" }
 
@@ -107,6 +110,9 @@ func (d Door) Claim(ctx context.Context, request *certificatesv1.PodCertificateR
 	offers = slices.DeleteFunc(offers, func(offer issuance.Terms) bool { return offer.Duration < minLifetime })
 	terms, some := offers.All()
 	if !some {
+		if missing, err := d.Signer.Missing(ctx, ca); missing != nil || err != nil {
+			return nil, missing, err
+		}
 		return nil, &signing.Refusal{Obstacle: issuance.NewObstacle(reasonNoService,
 			"no Service that a ServingCertPolicy of ServiceCA %s rules selects pod %s: the certificate comes when one does", ca, pod.Name)}, nil
 	}

@@ -46,6 +46,9 @@ type Door[T client.Object] interface {
 	// Issue answers by a certificate, Refuse by a refusal, in one write each; a refusal that is not final may be left for Tell to tell.
 	Issue(context.Context, T, *Certificate) error
 	Refuse(context.Context, T, *Refusal) error
+	// Bound returns how long a request waits for what is missing; zero where Kubernetes itself removes
+	// a request that waits.
+	Bound() time.Duration
 	// About is whom an Event is for.
 	About(T) runtime.Object
 }
@@ -158,6 +161,7 @@ func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.R
 	case refusal == nil:
 		result.RequeueAfter = retryMoment
 	default:
+		refusal = refusal.within(r.Signer.Clock.Now(), request.GetCreationTimestamp().Time, r.Door.Bound())
 		if !refusal.Final {
 			result.RequeueAfter = retryWaiting
 		}

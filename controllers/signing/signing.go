@@ -64,15 +64,6 @@ func refuse(obstacle *issuance.Obstacle) *Refusal { return &Refusal{Obstacle: ob
 // Reject is what stands in the way of this request for ever.
 func Reject(obstacle *issuance.Obstacle) *Refusal { return &Refusal{Obstacle: obstacle, Final: true} }
 
-// patience is for how long a Service may come after what asks for its names: whoever applies a folder applies them in any order.
-const patience = time.Minute
-
-// NotGranted is final, unless what was asked for only just may still be offered.
-func (s Signer) NotGranted(obstacle *issuance.Obstacle, asked time.Time, namespace string, names []string) *Refusal {
-	early := obstacle.Reason == issuance.ReasonNameNotOffered && s.Clock.Since(asked) < patience
-	return &Refusal{Obstacle: obstacle, Final: !early || !issuance.MayCome(namespace, names)}
-}
-
 // Invalid rejects a request that cannot be read, or asks for what no Service has.
 func Invalid(err error) *Refusal {
 	return Reject(issuance.NewObstacle(issuance.ReasonInvalidRequest, "%v", err))

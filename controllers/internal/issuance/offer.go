@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -45,15 +46,33 @@ func (r Rules) Offer(service *corev1.Service, policy *v1alpha1.ServingCertPolicy
 type Offers []Terms
 
 // MayCome tells whether each name could be that of a Service of the namespace, or of any where that is empty: one that is applied a moment after
-// what asks for its names.
-func MayCome(namespace string, names []string) bool {
+// what asks for its names. patterns are the extraDNSNames that it might get.
+func MayCome(namespace string, names, patterns []string) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
+		if slices.ContainsFunc(patterns, func(pattern string) bool { return fits(name, pattern, namespace) }) {
+			return false
+		}
 		before, after, found := strings.Cut(name+".", ".svc.")
 		labels := strings.Split(before, ".")
 		service, within := labels[max(0, len(labels)-2)], labels[len(labels)-1]
 		ours := found && len(labels) >= 2 && service != "*" && service != "" && within != "" && (namespace == "" || within == namespace)
 		return !ours || (service == "kubernetes" && within == metav1.NamespaceDefault) || strings.Contains(after, ".svc.")
 	})
+}
+
+// fits reports whether a pattern of extraDNSNames gives a name to some Service of a namespace.
+func fits(name, pattern, namespace string) bool {
+	labels, wanted := strings.Split(name, "."), strings.Split(pattern, ".")
+	if len(labels) != len(wanted) {
+		return false
+	}
+	for i, label := range labels {
+		stands := wanted[i] == "$(service)" || (wanted[i] == "$(namespace)" && (namespace == "" || label == namespace))
+		if label != wanted[i] && (!stands || len(validation.IsDNS1123Label(label)) > 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // All is everything that is offered, in one certificate: every name, and of the rest what each of the policies allows. False where nothing is.

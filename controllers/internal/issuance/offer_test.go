@@ -96,7 +96,29 @@ func TestMayCome(t *testing.T) {
 		{"shop", "web.shop.svc.shop.svc", false},
 		{"shop", "web.shop", false},
 	} {
-		if got := issuance.MayCome(tc.namespace, strings.Fields(tc.names)); got != tc.want {
+		if got := issuance.MayCome(tc.namespace, strings.Fields(tc.names), nil); got != tc.want {
+			t.Errorf("%q in %q: %t, want %t", tc.names, tc.namespace, got, tc.want)
+		}
+	}
+}
+
+// Nor is a name refused at once that a Service could get by extraDNSNames.
+func TestMayComeByPattern(t *testing.T) {
+	t.Parallel()
+	patterns := []string{"$(service)", "$(service).$(namespace)", "$(service).example.org", "fixed.example.com"}
+	for _, tc := range []struct {
+		namespace, names string
+		want             bool
+	}{
+		{"shop", "web db.shop web.shop.svc one.example.org fixed.example.com", true},
+		{"", "db.other", true},
+		{"shop", "db.other", false},
+		{"shop", "*.example.org", false},
+		{"shop", "two.one.example.org", false},
+		{"shop", ".example.org", false},
+		{"shop", "other.example.com", false},
+	} {
+		if got := issuance.MayCome(tc.namespace, strings.Fields(tc.names), patterns); got != tc.want {
 			t.Errorf("%q in %q: %t, want %t", tc.names, tc.namespace, got, tc.want)
 		}
 	}

@@ -1,0 +1,106 @@
+package livedoors_test
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"strings"
+	"testing"
+
+	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// early is a namespace with a Service, for which a ServiceCA and a policy are still to come.
+func early(t *testing.T, name string) realm {
+	t.Helper()
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	r := realm{t, name}
+	r.service("web")
+	return r
+}
+
+func (r realm) addServiceCA() {
+	r.Helper()
+	create(r.T, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	r.ready()
+}
+
+func (r realm) addPolicy() {
+	r.Helper()
+	policy := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
+	policy.Spec.ServiceCAName = r.name
+	policy.Spec.NamespaceSelector.MatchLabels = map[string]string{corev1.LabelMetadataName: r.name}
+	create(r.T, policy)
+}
+
+// eventSays waits for an Event about an object of that name.
+func (r realm) eventSays(kind, name, says string) {
+	r.Helper()
+	eventually(r.T, func(ctx context.Context) string {
+		var events eventsv1.EventList
+		if err := world.kube.List(ctx, &events); err != nil {
+			return err.Error()
+		}
+		for _, e := range events.Items {
+			if e.Regarding.Kind == kind && e.Regarding.Name == name && strings.Contains(e.Note, says) {
+				return ""
+			}
+		}
+		return fmt.Sprintf("no Event on %s %s says %q", kind, name, says)
+	})
+}
+
+// A pod and a CertificateSigningRequest that come before their ServiceCA and its policy are told what
+// is missing, and are answered once both are there.
+func TestRequestsBeforeTheirCA(t *testing.T) {
+	t.Parallel()
+	r := early(t, "bootstrap")
+	pod := r.pod("web")
+	name := "web." + r.name + ".svc"
+	request, key := requestFor(t, x509.CertificateRequest{DNSNames: []string{name}})
+	asked := r.ask("early", request)
+	r.approve(asked)
+	for _, missing := range []struct {
+		says string
+		add  func()
+	}{{"there is no ServiceCA bootstrap: create it", r.addServiceCA}, {"no ServingCertPolicy names ServiceCA bootstrap", r.addPolicy}} {
+		r.eventSays("Pod", pod.Name, missing.says)
+		r.eventSays("CertificateSigningRequest", asked.Name, missing.says)
+		missing.add()
+	}
+	answered := get(t, asked, func(asked *certificatesv1.CertificateSigningRequest) string {
+		if len(asked.Status.Certificate) == 0 {
+			return fmt.Sprintf("no certificate: %+v", asked.Status.Conditions)
+		}
+		return ""
+	})
+	verify(t, answered.Status.Certificate, r.bundle(), key, name)
+	eventually(t, func(context.Context) string {
+		if _, err := credentials(pod); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// bootstrap is the same for a CertificateRequest; it runs while cert-manager's CRDs are there.
+func bootstrap(t *testing.T) {
+	t.Helper()
+	r := early(t, "bootstrap-cert-manager")
+	name := "web." + r.name + ".svc"
+	request, key := requestFor(t, x509.CertificateRequest{DNSNames: []string{name}})
+	asked := r.want("early", request)
+	r.decide(asked, cmapi.CertificateRequestConditionApproved)
+	r.reads(asked, cmapi.CertificateRequestReasonPending, "there is no ServiceCA "+r.name+": create it; the request waits for this until ")
+	r.addServiceCA()
+	r.reads(asked, cmapi.CertificateRequestReasonPending, "no ServingCertPolicy names ServiceCA "+r.name)
+	r.addPolicy()
+	issued := r.reads(asked, cmapi.CertificateRequestReasonIssued, "signed by")
+	verify(t, issued.Status.Certificate, r.bundle(), key, name)
+}

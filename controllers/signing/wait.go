@@ -1,0 +1,116 @@
+package signing
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+// patience is how long after an answer has become possible a Service may still come that a request
+// names: objects that are applied together arrive in any order.
+const patience = time.Minute
+
+// possible is since when requests to a ServiceCA can be answered.
+type possible struct {
+	since time.Time
+	// missing is what has to come first; nil where nothing has.
+	missing *issuance.Obstacle
+	// patterns are the extraDNSNames of its policies.
+	patterns []string
+}
+
+// possible returns since when requests to a ServiceCA can be answered, by what the API server
+// stores: it is the same after a restart.
+func (s Signer) possible(ctx context.Context, name string) (possible, error) {
+	missing := func(reason, format string, arguments ...any) (possible, error) {
+		return possible{missing: issuance.NewObstacle(reason, format, arguments...)}, nil
+	}
+	var ca v1alpha1.ServiceCA
+	err := s.View.Get(ctx, client.ObjectKey{Name: name}, &ca, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		return missing(issuance.ReasonServiceCANotReady, "there is no ServiceCA %s: create it", name)
+	}
+	if err != nil {
+		return possible{}, err
+	}
+	ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
+	switch {
+	case ready == nil:
+		return missing(issuance.ReasonServiceCANotReady, "ServiceCA %s is not ready yet", name)
+	case ready.Status != metav1.ConditionTrue:
+		return missing(issuance.ReasonServiceCANotReady, "ServiceCA %s is not ready: %s", name, ready.Message)
+	}
+	var policies v1alpha1.ServingCertPolicyList
+	if err := s.View.List(ctx, &policies, client.UnsafeDisableDeepCopy); err != nil {
+		return possible{}, err
+	}
+	some, found := false, possible{since: ready.LastTransitionTime.Time}
+	for i := range policies.Items {
+		policy := &policies.Items[i]
+		if policy.Spec.ServiceCAName != name {
+			continue
+		}
+		some = true
+		found.since = later(found.since, policy.CreationTimestamp.Time)
+		found.patterns = append(found.patterns, policy.Spec.Certificate.ExtraDNSNames...)
+	}
+	if !some {
+		return missing(issuance.ReasonNoPolicy, "no ServingCertPolicy names ServiceCA %s in its spec.serviceCAName: create one", name)
+	}
+	return found, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// Missing returns what has to come before a ServiceCA can answer requests; nil where nothing has.
+func (s Signer) Missing(ctx context.Context, ca string) (*Refusal, error) {
+	found, err := s.possible(ctx, ca)
+	if err != nil || found.missing == nil {
+		return nil, err
+	}
+	return refuse(found.missing), nil
+}
+
+// NotGranted returns the refusal of a request that was made at a time for names that no policy
+// gives. It is final once a Service that could have them had the time to come.
+func (s Signer) NotGranted(
+	ctx context.Context, obstacle *issuance.Obstacle, ca string, asked time.Time, namespace string, names []string,
+) (*Refusal, error) {
+	found, err := s.possible(ctx, ca)
+	switch {
+	case err != nil:
+		return nil, err
+	case found.missing != nil:
+		return refuse(found.missing), nil
+	}
+	early := obstacle.Reason == issuance.ReasonNameNotOffered && s.Clock.Since(later(asked, found.since)) < patience
+	return &Refusal{Obstacle: obstacle, Final: !early || !issuance.MayCome(namespace, names, found.patterns)}, nil
+}
+
+// within returns the refusal of a request that was made at a time and waits for a bounded time,
+// which it says; bound is zero where Kubernetes itself removes a request that waits.
+func (r *Refusal) within(now, asked time.Time, bound time.Duration) *Refusal {
+	if r.Final || bound == 0 {
+		return r
+	}
+	until, said := asked.Add(bound), "; the request waits for this until %s"
+	final := !now.Before(until)
+	if final {
+		said = "; the request has waited for this until %s"
+	}
+	message := r.Message + fmt.Sprintf(said, until.UTC().Format(time.RFC3339))
+	return &Refusal{Obstacle: &issuance.Obstacle{Reason: r.Reason, Message: message}, Final: final}
+}
