@@ -15,15 +15,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/installation"
 )
 
 // syncTimeout is how long a probe waits for caches: what is not synced then is not ready, and the next probe asks again.
 const syncTimeout = time.Second
 
 // addProbes makes /healthz tell that the process answers, and /readyz whether the API server serves our kinds, now and not only when the manager
-// started, and whether the caches hold what it has. A replica that waits for its turn has caches, too: the indexes
+// started, whether the caches hold what it has, and whether no other installation has the ServiceCAs. A replica that waits for its turn has caches, too: the indexes
 // start their informers on every one.
-func addProbes(mgr ctrl.Manager, caches ...cache.Cache) error {
+func addProbes(mgr ctrl.Manager, claim *installation.Claim, caches ...cache.Cache) error {
 	api, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return err
@@ -37,6 +38,7 @@ func addProbes(mgr ctrl.Manager, caches ...cache.Cache) error {
 			}
 			return serves(served, "servicecas", "servingcertpolicies")
 		}),
+		mgr.AddReadyzCheck("installation", func(*http.Request) error { return claim.Ready() }),
 		mgr.AddReadyzCheck("caches", func(request *http.Request) error {
 			ctx, cancel := context.WithTimeout(request.Context(), syncTimeout)
 			defer cancel()

@@ -33,6 +33,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/certificatesigning"
 	"github.com/servingcert/operator/controllers/certmanager"
+	"github.com/servingcert/operator/controllers/internal/installation"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pace"
@@ -225,6 +226,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
+	claim := &installation.Claim{Cache: mgr.GetCache(), Live: live, Recorder: recorder, Clock: options.Clock, Namespace: options.Namespace}
+	if err := addProbes(mgr, claim, mgr.GetCache(), secrets); err != nil {
+		return err
+	}
+	if mgr, err = claim.Guard(mgr); err != nil {
+		return err
+	}
 	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
 	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules, Sets: &policy.Sets{}, Pace: &pace.Pace{}, Clock: options.Clock}
 	targets := trust.New(trust.Options{
@@ -250,7 +258,6 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	}
 	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}
 	return errors.Join(
-		addProbes(mgr, mgr.GetCache(), secrets),
 		setupSigners(mgr, signer, live, recorder),
 		targets.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(ctx, mgr, secrets),

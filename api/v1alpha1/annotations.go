@@ -45,6 +45,8 @@ const (
 	AnnotationKeystoreHash = GroupName + "/keystore-hash"
 	// AnnotationSource on a signing-key Secret says where the active CA came from: "selfSigned" or "secret/<name>".
 	AnnotationSource = GroupName + "/source"
+	// AnnotationInstallation on the CustomResourceDefinition of ServiceCAs names the namespace of the installation that works in this cluster.
+	AnnotationInstallation = GroupName + "/installation"
 	// LabelServiceCA marks the signing-key Secret and the trust-bundle ConfigMap of a ServiceCA with its name.
 	LabelServiceCA = GroupName + "/serviceca"
 	// LabelService marks a serving certificate's Secret with the name of its Service.

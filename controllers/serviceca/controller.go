@@ -22,6 +22,7 @@ import (
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/gather"
+	"github.com/servingcert/operator/controllers/internal/installation"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -181,6 +182,9 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 	}
 	if in.secret == nil {
 		if in.formerly, err = r.formerSecret(ctx, in.now, ca); err != nil {
+			return in, err
+		}
+		if in.elsewhere, err = installation.KeyElsewhere(ctx, in.now, r.Live, ca, r.Namespace); err != nil {
 			return in, err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -82,8 +83,11 @@ func healthStates() map[string]happens {
 		"degraded_sourceInvalid":        after(func(s *history) { s.brings(day); s.brought.Data = nil }),
 		"degraded_weakCA":               after(weakInUse, (*history).pause),
 		"degraded_signingKeyNotOurs":    after(settled, func(s *history) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }),
-		"degraded_signingKeyRefused":    refused(reasonKeyRefused, "secrets", "default-signing-key"),
-		"degraded_trustBundleRefused":   refused(reasonBundleRefused, "configmaps", "default-trust-bundle"),
+		"degraded_signingKeyElsewhere": after(settled, func(s *history) {
+			s.secret, s.elsewhere = nil, &types.NamespacedName{Namespace: "operators", Name: "default-signing-key"}
+		}),
+		"degraded_signingKeyRefused":  refused(reasonKeyRefused, "secrets", "default-signing-key"),
+		"degraded_trustBundleRefused": refused(reasonBundleRefused, "configmaps", "default-trust-bundle"),
 		"degraded_trustBundleNotOurs": func(*history) (evidence, func(*history, *step)) {
 			return evidence{}, func(s *history, decided *step) {
 				*decided = step{problem: s.bundleNotOurs(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "default-trust-bundle"}})}

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -22,6 +23,7 @@ const (
 	reasonSourceNotThere   = "SourceNotThere"
 	reasonSourceInvalid    = "SourceInvalid"
 	reasonSigningKeyNotOur = "SigningKeyNotOurs"
+	reasonKeyElsewhere     = "SigningKeyElsewhere"
 	reasonKeyRefused       = "SigningKeyRefused"
 	reasonBundleNotOurs    = "TrustBundleNotOurs"
 	reasonBundleRefused    = "TrustBundleRefused"
@@ -40,6 +42,8 @@ type observed struct {
 	serviceCAs []v1alpha1.ServiceCA
 	// formerly is the signing-key Secret of this ServiceCA under a former name, nil when there is none.
 	formerly *corev1.Secret
+	// elsewhere is a Secret of another namespace that holds the key of this CA while ours does not; nil when there is none.
+	elsewhere *types.NamespacedName
 	// published is what the trust-bundle ConfigMap holds, and carried what targets do, where that has to be known.
 	published []byte
 	carried   [][]byte
@@ -79,6 +83,8 @@ type step struct {
 const (
 	// retryRefused is how often a write that was refused, by a quota perhaps, is tried again.
 	retryRefused = 30 * time.Second
+	// retryElsewhere is how often it looks whether a key is still in another namespace: no event tells.
+	retryElsewhere = 30 * time.Second
 	// nextStep is when a rotation takes the next step, at the soonest.
 	nextStep = 10 * time.Millisecond
 	// retryEvidence is how often it looks again for what no event tells of: a Service that is told of an obstacle, a fight that begins.
@@ -112,7 +118,10 @@ func (s *step) refused(reason string, err error) error {
 func plan(in observed, given found, seen evidence) step {
 	decided := step{state: given.state, problem: given.problem, events: given.events}
 	if given.state == nil {
-		decided.wanted = in.serviceCA.Spec.Source.CertManager != nil && given.problem != nil
+		decided.wanted = in.serviceCA.Spec.Source.CertManager != nil && given.problem != nil && in.elsewhere == nil
+		if in.elsewhere != nil {
+			decided.retry = retryElsewhere
+		}
 		return decided
 	}
 	state := *given.state

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -50,13 +52,13 @@ func (in observed) find() found {
 		return in.restored(state)
 	}
 	in.remind(state)
-	if state.Active == nil && lost != nil {
-		for i, p := range state.Previous {
-			state.Previous[i] = in.predecessor(p.Root)
-		}
-		return found{state: state, events: []happening{tellLost(in.serviceCA, state, lost.Error())}}
+	if state.Active != nil || lost == nil {
+		return found{state: state}
 	}
-	return found{state: state}
+	for i, p := range state.Previous {
+		state.Previous[i] = in.predecessor(p.Root)
+	}
+	return found{state: state, events: []happening{tellLost(in.serviceCA, state, lost.Error())}}
 }
 
 // remind adds to a state what somebody may have taken from it by hand, or by restoring what was before, where the status still knows it.
@@ -65,6 +67,11 @@ func (in observed) remind(state *rotation.State) {
 		state.Know(in.recovered()...)
 		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 	}
+}
+
+func keyElsewhere(ca *v1alpha1.ServiceCA, elsewhere *types.NamespacedName) *problem {
+	return &problem{reason: reasonKeyElsewhere, message: fmt.Sprintf("the signing key is in Secret %s, and not in Secret %s of the operator's namespace: "+
+		"move it there, or delete that Secret if the key is to be replaced", elsewhere, ca.SigningKeySecretName())}
 }
 
 // begin makes a CA where there is none, or none that may sign. Where clients trust others, it must be known to them before it signs.
@@ -109,6 +116,8 @@ func pausedWithoutKey(why string) *problem {
 func (in observed) first() (*rotation.Signer, *problem) {
 	source := in.serviceCA.Spec.Source
 	switch {
+	case in.elsewhere != nil:
+		return nil, keyElsewhere(in.serviceCA, in.elsewhere)
 	case source.CertManager != nil:
 		return in.requested()
 	case source.Secret != nil:

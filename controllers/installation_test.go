@@ -1,0 +1,240 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+)
+
+const (
+	otherNamespace = "operators"
+	crdOfCAs       = "servicecas." + v1alpha1.GroupName
+)
+
+// installOther prepares a second installation, with all rights.
+func (w world) installOther() {
+	w.Helper()
+	for _, add := range []func(*runtime.Scheme) error{rbacv1.AddToScheme, eventsv1.AddToScheme} {
+		if err := add(w.kube.Scheme()); err != nil {
+			w.Fatal(err)
+		}
+	}
+	for _, object := range []client.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: otherNamespace}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: otherNamespace, Name: "manager"}},
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: otherNamespace},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: otherNamespace, Name: "manager"}},
+		},
+	} {
+		if err := w.kube.Create(w.Context(), object); err != nil {
+			w.Fatal(err)
+		}
+	}
+}
+
+// operate runs an installation in a namespace.
+func (w world) operate(namespace string) (stop func() error) {
+	w.Helper()
+	stop, err := testoperator.Start(w.Context(), w.cluster, namespace)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return stop
+}
+
+// signingKey returns the signing-key Secret of a ServiceCA in a namespace, nil where there is none.
+func (w world) signingKey(namespace, ca string) *corev1.Secret {
+	w.Helper()
+	var secret corev1.Secret
+	err := w.kube.Get(w.Context(), client.ObjectKey{Namespace: namespace, Name: ca + "-signing-key"}, &secret)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+	return &secret
+}
+
+// moveKey moves a signing-key Secret as docs/install.md says.
+func (w world) moveKey(from, to, ca string) {
+	w.Helper()
+	secret := w.signingKey(from, ca)
+	moved := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: to, Name: secret.Name, Labels: secret.Labels, Annotations: secret.Annotations},
+		Type:       secret.Type, Data: secret.Data,
+	}
+	if err := w.kube.Create(w.Context(), moved); err != nil {
+		w.Fatal(err)
+	}
+	if err := w.kube.Delete(w.Context(), secret); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w world) crd() *metav1.PartialObjectMetadata {
+	w.Helper()
+	crd := &metav1.PartialObjectMetadata{}
+	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	if err := w.kube.Get(w.Context(), client.ObjectKey{Name: crdOfCAs}, crd); err != nil {
+		w.Fatal(err)
+	}
+	return crd
+}
+
+// handOver names another installation in the claim.
+func (w world) handOver(to string) {
+	w.Helper()
+	crd := w.crd()
+	before := crd.DeepCopy()
+	metav1.SetMetaDataAnnotation(&crd.ObjectMeta, v1alpha1.AnnotationInstallation, to)
+	if err := w.kube.Patch(w.Context(), crd, client.MergeFrom(before)); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// refused waits for an Event on a ServiceCA that says which installation does nothing, and why.
+func (w world) refused(ca, idle, why string) {
+	w.Helper()
+	eventually(w.T, func(ctx context.Context) string {
+		var list eventsv1.EventList
+		if err := w.kube.List(ctx, &list); err != nil {
+			return err.Error()
+		}
+		for _, e := range list.Items {
+			if e.Regarding.Name == ca && e.Reason == "AnotherInstallation" && strings.Contains(e.Note, "in namespace "+idle+" does nothing") &&
+				strings.Contains(e.Note, why) {
+				return ""
+			}
+		}
+		return fmt.Sprintf("no Event says that the installation in %s does nothing, because %s", idle, why)
+	})
+}
+
+// mintedOnce fails where a signing key was taken for lost.
+func (w world) mintedOnce() {
+	w.Helper()
+	var list eventsv1.EventList
+	if err := w.kube.List(w.Context(), &list); err != nil {
+		w.Fatal(err)
+	}
+	for _, e := range list.Items {
+		if e.Reason == "SigningKeyLost" || e.Reason == "SigningKeyRestored" {
+			w.Errorf("%s: %s", e.Reason, e.Note)
+		}
+	}
+}
+
+// A second installation does nothing and says why, until the ServiceCAs are handed over to it with their keys; the first one does nothing from
+// then on.
+func TestSecondInstallation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.installOther()
+	stop := w.operate(operatorNamespace)
+	first := newRealmIn(t, w.kube, "first")
+	signer := activeOf(first.serviceCA(isReady)).Fingerprint
+	stopOther := w.operate(otherNamespace)
+	w.refused("first", otherNamespace, "belong to the installation in namespace "+operatorNamespace)
+	second := newRealmIn(t, w.kube, "second")
+	second.serviceCA(isReady)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, ca := range []string{"first", "second"} {
+		if w.signingKey(otherNamespace, ca) != nil || w.signingKey(operatorNamespace, ca) == nil {
+			t.Errorf("the signing key of %s is not where it belongs", ca)
+		}
+		w.moveKey(operatorNamespace, otherNamespace, ca)
+	}
+	w.handOver(otherNamespace)
+	third := newRealmIn(t, w.kube, "third")
+	third.serviceCA(isReady)
+	stop = w.operate(operatorNamespace)
+	w.refused("first", operatorNamespace, "belong to the installation in namespace "+otherNamespace)
+	if ca := first.serviceCA(isReady); activeOf(ca).Fingerprint != signer || ca.Status.Rotation.Phase != v1alpha1.PhaseStable {
+		t.Errorf("after the move %s signs in phase %s", activeOf(ca).Subject, ca.Status.Rotation.Phase)
+	}
+	if w.signingKey(operatorNamespace, "third") != nil || w.signingKey(otherNamespace, "third") == nil {
+		t.Error("the wrong installation made the signing key of a new ServiceCA")
+	}
+	w.mintedOnce()
+
+	// Handed over without the keys: who works ends, and who takes over finds out where the keys are, and makes none.
+	w.handOver(operatorNamespace)
+	first.serviceCA(isStalled("SigningKeyElsewhere", otherNamespace+"/first-signing-key"))
+	if err := stopOther(); err == nil || !strings.Contains(err.Error(), operatorNamespace) {
+		t.Errorf("the installation that lost its ServiceCAs ended with %v", err)
+	}
+	for _, ca := range []string{"first", "second", "third"} {
+		w.moveKey(otherNamespace, operatorNamespace, ca)
+	}
+	if ca := first.serviceCA(isReady); activeOf(ca).Fingerprint != signer {
+		t.Errorf("after the way back %s signs", activeOf(ca).Subject)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	w.mintedOnce()
+}
+
+// Of two installations that start at once in a fresh cluster one works. Where the claim is lost, as with a CRD that was replaced, the other one
+// finds the keys; where a namespace was lost with its keys, the other one takes over.
+func TestInstallationClaim(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.installOther()
+	stops := map[string]func() error{operatorNamespace: w.operate(operatorNamespace), otherNamespace: w.operate(otherNamespace)}
+	r := newRealmIn(t, w.kube, "claimed")
+	r.serviceCA(isReady)
+	holder := w.crd().Annotations[v1alpha1.AnnotationInstallation]
+	idle := map[string]string{operatorNamespace: otherNamespace, otherNamespace: operatorNamespace}[holder]
+	if w.signingKey(holder, "claimed") == nil || w.signingKey(idle, "claimed") != nil {
+		t.Fatalf("%q has the claim, and another the signing key", holder)
+	}
+	w.mintedOnce()
+	if err := stops[holder](); err != nil {
+		t.Fatal(err)
+	}
+	w.handOver("")
+	w.refused("claimed", idle, "Secret "+holder+"/claimed-signing-key")
+	if w.crd().Annotations[v1alpha1.AnnotationInstallation] != "" {
+		t.Error("the claim was taken, without the signing key")
+	}
+
+	// No controllers of Kubernetes delete what is in the namespace, nor the namespace itself.
+	w.handOver("gone")
+	w.deleteKey(holder, "claimed")
+	eventually(t, func(context.Context) string {
+		if w.signingKey(idle, "claimed") == nil {
+			return "nobody makes a new signing key"
+		}
+		return ""
+	})
+	r.serviceCA(isReady)
+	if err := stops[idle](); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w world) deleteKey(namespace, ca string) {
+	w.Helper()
+	if err := w.kube.Delete(w.Context(), w.signingKey(namespace, ca)); err != nil {
+		w.Fatal(err)
+	}
+}
