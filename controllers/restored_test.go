@@ -79,7 +79,7 @@ func TestRestoredObjectsAreOurs(t *testing.T) {
 			// bundle and mark are those in the backup, where they are not the published ones and their hash; change are annotations that come later.
 			bundle, mark string
 			change       map[string]string
-			want   func(bundle string) map[string]string
+			want         func(bundle string) map[string]string
 		}{
 			"renamed":                {change: map[string]string{v1alpha1.AnnotationCABundleKey: renamed}, want: func(b string) map[string]string { return under(renamed, b) }},
 			"given up":               {change: map[string]string{v1alpha1.AnnotationInjectCABundle: ""}, want: func(string) map[string]string { return mine }},
@@ -176,6 +176,31 @@ func TestMarksGiveNothingOfOthers(t *testing.T) {
 
 	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
 	toldOf(t, foreign, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey)
+}
+
+// A Secret of a Service that was restored without managedFields keeps its certificate, and goes when the Service asks for another one.
+func TestRestoredServingSecretIsOurs(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	service := r.service("web", asks("former"))
+	former := r.secret("former", r.issued("web."+r.name+".svc"))
+	serial := leaf(t, former).SerialNumber
+	update(t, former, func(s *corev1.Secret) { s.ManagedFields = []metav1.ManagedFieldsEntry{{}} })
+	eventually(t, func(ctx context.Context) string {
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(former), former); err != nil {
+			return err.Error()
+		}
+		if len(ownedBy(t, former, "servingcert-certificate")) == 0 {
+			return "the operator owns nothing of it"
+		}
+		return ""
+	})
+	if leaf(t, former).SerialNumber.Cmp(serial) != 0 {
+		t.Error("the certificate was made anew")
+	}
+	update(t, service, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationSecretName] = "renamed" })
+	r.secret("renamed", r.issued("web."+r.name+".svc"))
+	r.without("former")
 }
 
 // OpenShift's bundle stays when its annotation goes, also on a restored object. It is ours when we are asked after that, and goes with our annotation.

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -169,9 +170,19 @@ func (r *Reconciler) repair(ctx context.Context, found situation) error {
 	if err != nil {
 		return err
 	}
+	if !apply.MadeBy(live, apply.ServingCert) {
+		return r.adopt(ctx, found, live)
+	}
 	return r.writeSecret(ctx, found, pki.Pair{
 		Certificate: live.Data[corev1.TLSCertKey], PrivateKey: live.Data[corev1.TLSPrivateKeyKey],
 	})
+}
+
+// adopt makes a Secret that was restored or copied without managedFields known as ours, so that it is removed when its Service wants it no more. A
+// patch that changes nothing would not be noted; applying the labels is. What else there is to repair follows.
+func (r *Reconciler) adopt(ctx context.Context, found situation, live *corev1.Secret) error {
+	return r.count(found, r.Client.Apply(ctx, coreac.Secret(live.Name, live.Namespace).
+		WithUID(live.UID).WithResourceVersion(live.ResourceVersion).WithLabels(found.want.Labels()), apply.ServingCert, client.ForceOwnership))
 }
 
 // readLive reads a Secret with its key, in the very version of its digest.

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
@@ -95,7 +96,7 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 	if s.secret, err = want.Secret(pair, "", &ca.CA); err != nil {
 		t.Fatal(err)
 	}
-	s.secret.ResourceVersion = "2"
+	s.secret.ResourceVersion, s.secret.ManagedFields = "2", []metav1.ManagedFieldsEntry{{Manager: string(apply.ServingCert)}}
 	issuance.Digest(s.secret)
 	return s, r
 }

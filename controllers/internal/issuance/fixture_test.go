@@ -183,7 +183,7 @@ func (s *scene) write(pair pki.Pair) {
 	if s.secret == nil {
 		made, err := s.want().Secret(pair, "", &s.ca.CA)
 		s.secret = must(s.t, made, err)
-		s.secret.UID = "uid-of-secret"
+		s.secret.UID, s.secret.ManagedFields = "uid-of-secret", byUs
 		return
 	}
 	patch, err := s.want().Patch(pair, "", &s.ca.CA, s.digest())
@@ -193,8 +193,12 @@ func (s *scene) write(pair pki.Pair) {
 	if err := json.Unmarshal(must(s.t, after, err3), &patched); err != nil {
 		s.t.Fatal(err)
 	}
+	patched.ManagedFields = byUs
 	s.secret = &patched
 }
+
+// byUs is what the API server notes of a write of ours.
+var byUs = []metav1.ManagedFieldsEntry{{Manager: "servingcert-certificate"}}
 
 func (s *scene) pair() pki.Pair {
 	return pki.Pair{Certificate: s.secret.Data["tls.crt"], PrivateKey: s.secret.Data["tls.key"]}

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/text"
 )
@@ -206,8 +207,8 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 	}
 	plan.Action, plan.Why, plan.Renewal = Keep, "", false
 	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
-	if bundleDrifted || w.keystoreDrifted(secret) || !w.bearsMetadata(secret, leaf.NotAfter, ca) {
-		plan.Action, plan.Why = Repair, "its labels, annotations, bundle or keystore were not as they should be"
+	if bundleDrifted || w.keystoreDrifted(secret) || !w.bearsMetadata(secret, leaf.NotAfter, ca) || !apply.MadeBy(secret, apply.ServingCert) {
+		plan.Action, plan.Why = Repair, "its labels, annotations, managedFields, bundle or keystore were not as they should be"
 	}
 }
 

@@ -139,6 +139,7 @@ func TestPlanRepairs(t *testing.T) {
 		{"OpenShift's name was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, beta+"originating-service-name") }},
 		{"OpenShift's expiry was changed", asking(asksBeta), annotation(beta+"expiry", "2001-01-01T00:00:00Z")},
 		{"OpenShift's older expiry was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, alpha+"expiry") }},
+		{"it was restored without managedFields", none, func(s *scene) { s.secret.ManagedFields = nil }},
 		{"it asks by OpenShift's other family", asking(asksBeta), asking(asksAlpha)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -94,13 +94,14 @@ func TestFixpoint(t *testing.T) {
 			func(s *scene) { s.secret.OwnerReferences = nil }, func(s *scene) { s.secret.Data = nil },
 			func(s *scene) { s.policy = genPolicy(t) }, func(s *scene) { s.ca = genCA(t) }, func(s *scene) { s.ca.Bundle = []byte("new") },
 			func(s *scene) { s.secret.Data["tls.key"] = nil }, func(s *scene) { s.secret.Data["ca.crt"] = nil },
+			func(s *scene) { s.secret.ManagedFields = nil },
 		})
 		for _, change := range rapid.SliceOfN(damage, 1, 3).Draw(t, "damage") {
 			if s.secret != nil && s.secret.Data != nil {
 				change(s)
 			}
 		}
-		if s.secret != nil && s.secret.Labels == nil && s.secret.Annotations[string(s.want().Family)+"/originating-service-uid"] == "" {
+		if s.secret != nil && s.secret.Labels == nil && (s.secret.ManagedFields == nil || s.secret.OwnerReferences == nil) && s.secret.Annotations[string(s.want().Family)+"/originating-service-uid"] == "" {
 			// Nothing says any more that it is ours.
 			if plan := s.plan(); plan.Action != issuance.Refuse {
 				t.Errorf("what is not ours is touched: %s because %q", plan.Action, plan.Why)

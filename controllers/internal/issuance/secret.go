@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -66,7 +67,8 @@ func HasOwner(secret metav1.Object, service *corev1.Service) bool {
 	})
 }
 
-func (w Want) labels() map[string]string {
+// Labels returns the labels of the Secret.
+func (w Want) Labels() map[string]string {
 	return map[string]string{
 		v1alpha1.LabelService:   w.Service.Name,
 		v1alpha1.LabelServiceCA: w.Policy.Spec.ServiceCAName,
@@ -92,7 +94,7 @@ func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
 func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, ca *CA) bool {
 	_, bearsBundle := secret.Annotations[v1alpha1.AnnotationCABundleHash]
 	return bearsBundle == w.IncludesBundle() &&
-		containsAll(secret.Annotations, w.annotations(notAfter, ca)) && containsAll(secret.Labels, w.labels())
+		containsAll(secret.Annotations, w.annotations(notAfter, ca)) && containsAll(secret.Labels, w.Labels())
 }
 
 func containsAll(all, some map[string]string) bool {
@@ -116,7 +118,7 @@ func (w Want) content(pair pki.Pair, password string, ca *CA) (content, error) {
 	if err != nil {
 		return content{}, err
 	}
-	wanted := content{w.labels(), w.annotations(leaf.NotAfter, ca), map[string][]byte{
+	wanted := content{w.Labels(), w.annotations(leaf.NotAfter, ca), map[string][]byte{
 		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
 	}}
 	if w.IncludesBundle() {
@@ -152,7 +154,7 @@ func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, er
 }
 
 // Patch is a JSON merge patch (RFC 7386) that makes a Secret as it should be, in the very version of its digest. It leaves alone what others
-// put there, and removes what was ours and is not wanted any more, which our marks tell.
+// put there, and removes what was ours and is not wanted any more: what has the hash in our mark.
 func (w Want) Patch(pair pki.Pair, password string, ca *CA, over *corev1.Secret) ([]byte, error) {
 	wanted, err := w.content(pair, password, ca)
 	if err != nil {
@@ -160,8 +162,12 @@ func (w Want) Patch(pair pki.Pair, password string, ca *CA, over *corev1.Secret)
 	}
 	annotations, data := map[string]any{}, map[string]any{}
 	for key, mark := range map[string]string{bundleKey: v1alpha1.AnnotationCABundleHash, v1alpha1.KeystoreKey: v1alpha1.AnnotationKeystoreHash} {
-		if _, ours := over.Annotations[mark]; ours {
-			annotations[mark], data[key] = nil, nil
+		marked, has := over.Annotations[mark]
+		if has {
+			annotations[mark] = nil
+		}
+		if hash, _, _ := strings.Cut(marked, "/"); has && over.StringData[key] == hash {
+			data[key] = nil
 		}
 	}
 	for _, family := range openShiftFamilies {

@@ -156,7 +156,7 @@ func TestSecret(t *testing.T) {
 			s := servedScene(t, asking(tc.ask))
 			want := corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{
-					Namespace: "shop", Name: "web-cert", UID: "uid-of-secret", Labels: labels, Annotations: tc.annotations,
+					Namespace: "shop", Name: "web-cert", UID: "uid-of-secret", Labels: labels, Annotations: tc.annotations, ManagedFields: byUs,
 					OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}},
 				},
 				Type: corev1.SecretTypeTLS,
@@ -186,7 +186,8 @@ func TestPatch(t *testing.T) {
 		metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-one-before"})
 	s.secret.Labels["app"], s.secret.Annotations["note"] = "web", "theirs"
 	s.secret.Data["ca.crt"], s.secret.Data["keystore.p12"], s.secret.Data["theirs"] = []byte("ours"), []byte("theirs"), []byte("theirs")
-	s.secret.Annotations[v1alpha1.AnnotationCABundleHash] = "marks ca.crt"
+	s.secret.Annotations[v1alpha1.AnnotationCABundleHash] = pki.Hash([]byte("ours"))
+	s.secret.Annotations[v1alpha1.AnnotationKeystoreHash] = pki.Hash([]byte("ours")) + "/version"
 	before := s.secret.DeepCopy()
 	asksOwn(s.service)
 	s.write(s.pair())
