@@ -225,6 +225,7 @@ func TestServiceCANameConstraints(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		ca.Spec.Certificate.PermittedDNSDomains = []string{"svc", "svc.cluster.local", "example.org"}
+		ca.Spec.Certificate.PermittedUsages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
 		p.Spec.Certificate.ExtraDNSNames = []string{"$(service).example.org"}
 	})
 	r.service("web", asks("web-tls"))
@@ -240,10 +241,19 @@ func TestServiceCANameConstraints(t *testing.T) {
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.ExtraDNSNames = []string{"$(service).example.com"}
 	})
+	if len(root.ExcludedIPRanges) != 2 || len(root.ExtKeyUsage) != 1 {
+		t.Errorf("the excluded addresses are %v, and the usages %v", root.ExcludedIPRanges, root.ExtKeyUsage)
+	}
 	service := r.told("web", "NameNotPermitted: ", "web.example.com", "example.org")
 	r.policyReports("NameNotPermitted", "web")
 	event(t, service, corev1.EventTypeWarning, "NameNotPermitted", "web.example.com")
-	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.ExtraDNSNames = nil })
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.ExtraDNSNames, p.Spec.Certificate.Usages = nil, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth, v1alpha1.UsageClientAuth}
+	})
+	r.told("web", "UsageNotPermitted: ", "client auth")
+	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
+	})
 	r.told("web")
 	r.secret("web-tls", func(secret *corev1.Secret) string {
 		if certificate := leaf(t, secret); len(certificate.DNSNames) != 2 {

@@ -92,6 +92,12 @@ var serviceCARules = []ruleCase{
 		want: []string{"spec.certificate.permittedDNSDomains: a permitted DNS domain is a plain domain such as svc or cluster.local: " +
 			"lower-case, without '*' and without a leading dot"}},
 
+	{name: "permitted usages", manifest: spec(`{certificate: {permittedUsages: [server auth]}}`)},
+	{name: "no permitted usage", manifest: spec(`{certificate: {permittedUsages: []}}`)},
+	{name: "no server is permitted", manifest: spec(`{certificate: {permittedUsages: [client auth]}}`),
+		want: []string{"spec.certificate.permittedUsages: every serving certificate has the usage 'server auth': add it, or leave " +
+			"permittedUsages out for any usage"}},
+
 	{name: "threshold equal to the validity", manifest: spec(`{certificate: {duration: 100h}, rotation: {rotateBefore: 100h}}`),
 		want: []string{"spec: rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: " +
 			"about half of it is a good choice"}},

@@ -112,7 +112,7 @@ const (
 	RotationTriggered RotationReason = "Triggered"
 	// RotationCompromise: spec.rotation.trigger got a new value, and triggerReason is Compromise.
 	RotationCompromise RotationReason = "Compromise"
-	// RotationSpecChanged: spec.certificate asks for another key, or for other name constraints.
+	// RotationSpecChanged: spec.certificate asks for another key, or for other permitted domains or usages.
 	RotationSpecChanged RotationReason = "SpecChanged"
 	// RotationSourceChanged: spec.source names another source, or the Secret that it names holds another CA.
 	RotationSourceChanged RotationReason = "SourceChanged"

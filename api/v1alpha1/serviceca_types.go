@@ -59,8 +59,8 @@ type ServiceCASpec struct {
 	// +default={}
 	Source CASource `json:"source,omitzero"`
 
-	// certificate describes the next CA that is made: a change of privateKey or permittedDNSDomains starts a rotation to it, one of
-	// commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
+	// certificate describes the next CA that is made: a change of privateKey, permittedDNSDomains or permittedUsages starts a rotation to
+	// it, one of commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
 	// +optional
 	// +default={}
 	Certificate CACertificate `json:"certificate,omitzero"`
@@ -166,7 +166,8 @@ type CACertificate struct {
 
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
 	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
-	// cluster.local for the name below it. Empty: no constraint. A change starts a rotation.
+	// cluster.local for the name below it. IP addresses, URIs and mail addresses are forbidden then. Empty: no constraint. A change
+	// starts a rotation.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=32
@@ -174,6 +175,14 @@ type CACertificate struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="a permitted DNS domain is a plain domain such as svc or cluster.local: lower-case, without '*' and without a leading dot"
 	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
+
+	// permittedUsages are the only extended key usages that the CA may sign for (RFC 5280 §4.2.1.12): `[server auth]` where no policy
+	// gives client auth. Empty: any. A change starts a rotation.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:XValidation:rule="self.size() == 0 || 'server auth' in self",message="every serving certificate has the usage 'server auth': add it, or leave permittedUsages out for any usage"
+	PermittedUsages []CertificateUsage `json:"permittedUsages,omitempty"`
 }
 
 // RotationMode says whether rotations happen.

@@ -62,6 +62,10 @@ func TestPlan(t *testing.T) {
 			s.settle()
 			s.serviceCA.Spec.Certificate.PermittedDNSDomains = []string{"svc"}
 		}, eventRotationStarted, "", "SpecChanged", 2},
+		"other usages": {func(s *history) {
+			s.settle()
+			s.serviceCA.Spec.Certificate.PermittedUsages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
+		}, eventRotationStarted, "", "SpecChanged", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

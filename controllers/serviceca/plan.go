@@ -3,7 +3,6 @@ package serviceca
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -240,18 +239,10 @@ func (in observed) successor(state *rotation.State) successor {
 			current.Name(), begin.UTC().Format(time.RFC3339))})
 	case current.Source != rotation.SelfSigned:
 		return successor{cause: v1alpha1.RotationSourceChanged}
-	case !in.asSpecified(current):
+	case !pki.RootSpecOf(in.serviceCA.Spec.Certificate).Describes(current.Certificate()):
 		return successor{cause: v1alpha1.RotationSpecChanged}
 	}
 	return successor{}
-}
-
-// asSpecified tells whether a generated CA has the key and the name constraints that spec.certificate asks for.
-func (in observed) asSpecified(current *rotation.Signer) bool {
-	wanted := in.serviceCA.Spec.Certificate
-	sorted := func(domains []string) []string { return slices.Sorted(slices.Values(domains)) }
-	return current.Key() == pki.KeySpecOf(wanted.PrivateKey) &&
-		slices.Equal(sorted(current.Certificate().PermittedDNSDomains), sorted(wanted.PermittedDNSDomains))
 }
 
 func (in observed) broughtSuccessor(current *rotation.Signer) successor {

@@ -131,7 +131,7 @@ func (s Signer) sign(ctx context.Context, name string, claim *Claim) (*Certifica
 	if obstacle := ca.Unable(now, name); obstacle != nil {
 		return nil, refuse(obstacle), nil
 	}
-	if obstacle := ca.CheckNames(claim.Terms.DNSNames, claim.Terms.Policy); obstacle != nil {
+	if obstacle := ca.Check(claim.Terms.DNSNames, claim.Terms.Usages, claim.Terms.Policy); obstacle != nil {
 		return nil, refuse(obstacle), nil
 	}
 	certificate, refusal, err := claim.endorse(now, name, ca)

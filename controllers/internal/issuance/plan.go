@@ -24,6 +24,7 @@ const (
 	ReasonInvalidSecretName = "InvalidSecretName"
 	ReasonInvalidDNSName    = "InvalidDNSName"
 	ReasonNameNotPermitted  = "NameNotPermitted"
+	ReasonUsageNotPermitted = "UsageNotPermitted"
 	ReasonSecretNotOurs     = "SecretNotOurs"
 	ReasonSecretConflict    = "SecretConflict"
 	ReasonSecretRefused     = "SecretRefused"
@@ -33,7 +34,7 @@ const (
 )
 
 var reasons = []string{
-	ReasonNoPolicy, ReasonServiceCANotReady, ReasonInvalidSecretName, ReasonInvalidDNSName, ReasonNameNotPermitted,
+	ReasonNoPolicy, ReasonServiceCANotReady, ReasonInvalidSecretName, ReasonInvalidDNSName, ReasonNameNotPermitted, ReasonUsageNotPermitted,
 	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonInvalidKeystore, ReasonNoPassword,
 }
 

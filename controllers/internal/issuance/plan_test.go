@@ -171,10 +171,15 @@ func TestPlanRefuses(t *testing.T) {
 	foreign := func(edits ...func(*corev1.Secret)) func(*scene) {
 		return func(s *scene) { s.secret = secretOf(edits...) }
 	}
+	serversOnly := func(s *scene) {
+		s.ca = newSigner(s.t, now, func(r *pki.RootSpec) { r.PermittedUsages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth} })
+		s.policy.Spec.Certificate.Usages = append(s.policy.Spec.Certificate.Usages, v1alpha1.UsageClientAuth)
+	}
 	for _, tc := range []struct {
 		name, reason, message string
 		given                 func(*scene)
 	}{
+		{"a usage that the CA does not permit", issuance.ReasonUsageNotPermitted, "does not permit the usage client auth: take it out", serversOnly},
 		{"a foreign Secret", issuance.ReasonSecretNotOurs, "Secret web-cert was not made for this Service", foreign()},
 		{"a foreign Secret of another type", issuance.ReasonSecretNotOurs, `is of type "Opaque" instead of kubernetes.io/tls`, foreign(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
 		{"ours, without its label", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(ownedBy("web", "uid-of-web"))},

@@ -120,14 +120,14 @@ func (w Want) check(ca *CA) *Obstacle {
 	if isAPIServer(w.Service) {
 		return NewObstacle(ReasonNameNotPermitted, "nobody else may answer to the name of the API server's own Service")
 	}
-	if obstacle := ca.CheckNames(w.Leaf.DNSNames, w.Policy.Name); obstacle != nil {
+	if obstacle := ca.Check(w.Leaf.DNSNames, w.Leaf.Usages, w.Policy.Name); obstacle != nil {
 		return obstacle
 	}
 	return w.Keystore.Check()
 }
 
-// CheckNames tells why names that a policy gives cannot stand in a certificate of the CA; nil when they can.
-func (ca *CA) CheckNames(names []string, policy string) *Obstacle {
+// Check returns why names or usages that a policy gives cannot stand in a certificate of the CA; nil when they can.
+func (ca *CA) Check(names []string, usages []v1alpha1.CertificateUsage, policy string) *Obstacle {
 	for _, name := range names {
 		if !isDNSName(strings.TrimPrefix(name, "*.")) {
 			return NewObstacle(ReasonInvalidDNSName,
@@ -138,15 +138,28 @@ func (ca *CA) CheckNames(names []string, policy string) *Obstacle {
 			return NewObstacle(ReasonNameNotPermitted, "%v", err)
 		}
 	}
+	for _, certificate := range ca.certificates() {
+		for _, usage := range usages {
+			if !pki.PermitsUsage(certificate, usage) {
+				return NewObstacle(ReasonUsageNotPermitted, "the CA %q does not permit the usage %s: take it out of spec.certificate.usages of "+
+					"policy %s, or add it to spec.certificate.permittedUsages of the ServiceCA", pki.NameOf(certificate), usage, policy)
+			}
+		}
+	}
 	return nil
+}
+
+// certificates returns those of the CA and of the CAs above it; none while no CA signs.
+func (ca *CA) certificates() []*x509.Certificate {
+	if ca.Certificate == nil {
+		return nil
+	}
+	return append([]*x509.Certificate{ca.Certificate}, ca.Chain...)
 }
 
 // permits tells why the name constraints of the CA, or of one above it, forbid a name; nil when none does.
 func (ca *CA) permits(name string) error {
-	if ca.Certificate == nil {
-		return nil
-	}
-	for _, certificate := range append([]*x509.Certificate{ca.Certificate}, ca.Chain...) {
+	for _, certificate := range ca.certificates() {
 		if err := pki.Permits(certificate, name); err != nil {
 			return err
 		}

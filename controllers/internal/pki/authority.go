@@ -8,6 +8,7 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -22,6 +23,7 @@ type RootSpec struct {
 	Duration            time.Duration
 	Key                 KeySpec
 	PermittedDNSDomains []string
+	PermittedUsages     []v1alpha1.CertificateUsage
 }
 
 // RootSpecOf is what the API asks for.
@@ -31,7 +33,15 @@ func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
 		Duration:            certificate.Duration.Std(),
 		Key:                 KeySpecOf(certificate.PrivateKey),
 		PermittedDNSDomains: certificate.PermittedDNSDomains,
+		PermittedUsages:     certificate.PermittedUsages,
 	}
+}
+
+// Describes reports whether a CA has the key, the name constraints and the usages of the spec. What else is excluded where domains are
+// permitted does not count: older versions excluded less, and their CAs need not be replaced for that.
+func (s RootSpec) Describes(ca *x509.Certificate) bool {
+	return KeySpecOfPublic(ca.PublicKey) == s.Key && sameSet(ca.PermittedDNSDomains, s.PermittedDNSDomains) &&
+		slices.Equal(slices.Sorted(slices.Values(ca.ExtKeyUsage)), extKeyUsagesOf(s.PermittedUsages))
 }
 
 // Pair is a certificate, with its chain, and its private key, both in PEM.
@@ -50,8 +60,9 @@ func (p Pair) Leaf() (*Leaf, error) {
 	return ParseLeaf(p.Certificate)
 }
 
-// GenerateRoot makes a self-signed CA: pathLenConstraint MaxBridge, a subject that none of the generations before it bears, and critical
-// name constraints where the spec names domains (RFC 5280 §4.2.1.9, §4.2.1.10).
+// GenerateRoot makes a self-signed CA: pathLenConstraint MaxBridge, a subject that none of the generations before it bears, critical
+// name constraints where the spec names domains, and extended key usages where it names usages (RFC 5280 §4.2.1.9, §4.2.1.10,
+// §4.2.1.12).
 func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pair, error) {
 	key, err := generateKey(spec.Key)
 	if err != nil {
@@ -63,22 +74,36 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 	}
 	name, begin := uniqueName(now, spec.CommonName, before)
 	template := &x509.Certificate{
-		SerialNumber:                serial,
-		Subject:                     pkix.Name{CommonName: name},
-		NotBefore:                   begin.Add(-ClockSkew),
-		NotAfter:                    now.Add(spec.Duration),
-		IsCA:                        true,
-		BasicConstraintsValid:       true,
-		MaxPathLen:                  MaxBridge,
-		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-		PermittedDNSDomainsCritical: len(spec.PermittedDNSDomains) > 0,
-		PermittedDNSDomains:         spec.PermittedDNSDomains,
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             begin.Add(-ClockSkew),
+		NotAfter:              now.Add(spec.Duration),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLen:            MaxBridge,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           extKeyUsagesOf(spec.PermittedUsages),
 	}
+	constrain(template, spec.PermittedDNSDomains)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return Pair{}, fmt.Errorf("sign the CA: %w", err)
 	}
 	return encodePair(der, nil, key)
+}
+
+// constrain permits a CA to sign for names in some domains, and for nothing else that name constraints can forbid: no IP address, and
+// no URI and no mail address but those of a host that can never exist (RFC 6761 §6.4). Without domains it permits everything.
+func constrain(ca *x509.Certificate, domains []string) {
+	if len(domains) == 0 {
+		return
+	}
+	const never = "invalid"
+	ca.PermittedDNSDomainsCritical, ca.PermittedDNSDomains = true, domains
+	ca.PermittedURIDomains, ca.PermittedEmailAddresses = []string{never}, []string{never}
+	ca.ExcludedIPRanges = []*net.IPNet{
+		{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 8*net.IPv4len)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 8*net.IPv6len)},
+	}
 }
 
 // uniqueName is the name and the time in seconds, or as many later as there were generations within that one; and that time, for the

@@ -208,7 +208,7 @@ func (l *Leaf) Satisfies(spec LeafSpec) error {
 		return fmt.Errorf("its common name is %q, and the policy wants %q", l.Subject.CommonName, spec.commonName())
 	case KeySpecOfPublic(l.PublicKey) != spec.Key:
 		return fmt.Errorf("its key is %s, and the policy wants %s", KeySpecOfPublic(l.PublicKey), spec.Key)
-	case l.KeyUsage != spec.keyUsage() || !slices.Equal(usages, spec.extKeyUsage()) || len(l.UnknownExtKeyUsage) > 0:
+	case l.KeyUsage != spec.keyUsage() || !slices.Equal(usages, extKeyUsagesOf(spec.Usages)) || len(l.UnknownExtKeyUsage) > 0:
 		return fmt.Errorf("its key usages are not those of the policy")
 	case l.serviceUID() != spec.ServiceUID:
 		return fmt.Errorf("it carries the Service UID %q instead of %q", l.serviceUID(), spec.ServiceUID)

@@ -3,6 +3,7 @@ package pki
 import (
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -50,13 +51,14 @@ var extKeyUsages = map[v1alpha1.CertificateUsage]x509.ExtKeyUsage{
 	v1alpha1.UsageClientAuth: x509.ExtKeyUsageClientAuth,
 }
 
-func (s LeafSpec) extKeyUsage() []x509.ExtKeyUsage {
-	var usages []x509.ExtKeyUsage
-	for _, usage := range s.Usages {
-		usages = append(usages, extKeyUsages[usage])
+// extKeyUsagesOf returns usages as X.509 has them, sorted; nil without any.
+func extKeyUsagesOf(usages []v1alpha1.CertificateUsage) []x509.ExtKeyUsage {
+	var found []x509.ExtKeyUsage
+	for _, usage := range usages {
+		found = append(found, extKeyUsages[usage])
 	}
-	slices.Sort(usages)
-	return usages
+	slices.Sort(found)
+	return found
 }
 
 func (s LeafSpec) extensions() ([]pkix.Extension, error) {
@@ -132,15 +134,20 @@ func (a *Authority) sign(spec LeafSpec, key crypto.PublicKey, notBefore, notAfte
 	if err != nil {
 		return nil, err
 	}
+	keyID, err := subjectKeyID(key)
+	if err != nil {
+		return nil, err
+	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
+		SubjectKeyId:          keyID,
 		Subject:               pkix.Name{CommonName: spec.commonName()},
 		DNSNames:              spec.DNSNames,
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
 		BasicConstraintsValid: true,
 		KeyUsage:              spec.keyUsage(),
-		ExtKeyUsage:           spec.extKeyUsage(),
+		ExtKeyUsage:           extKeyUsagesOf(spec.Usages),
 		ExtraExtensions:       extensions,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key, a.key)
@@ -148,6 +155,30 @@ func (a *Authority) sign(spec LeafSpec, key crypto.PublicKey, notBefore, notAfte
 		return nil, fmt.Errorf("sign the certificate: %w", err)
 	}
 	return der, nil
+}
+
+// subjectKeyID returns the subject key identifier of a public key by method 1 of RFC 7093 §2, as crypto/x509 makes those of CAs: the
+// leftmost 160 bits of the SHA-256 hash of the key.
+func subjectKeyID(key crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encode the public key: %w", err)
+	}
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &info); err != nil {
+		return nil, fmt.Errorf("encode the public key: %w", err)
+	}
+	hash := sha256.Sum256(info.Key.Bytes)
+	return hash[:20], nil
+}
+
+// PermitsUsage reports whether a CA may sign for a usage: it has no extended key usages, or this one or any is among them.
+func PermitsUsage(ca *x509.Certificate, usage v1alpha1.CertificateUsage) bool {
+	return len(ca.ExtKeyUsage)+len(ca.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(ca.ExtKeyUsage, x509.ExtKeyUsageAny) || slices.Contains(ca.ExtKeyUsage, extKeyUsages[usage])
 }
 
 // Permits tells why the name constraints of a CA forbid a name, which may be a wildcard; nil when they do not (RFC 5280

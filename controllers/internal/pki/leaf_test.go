@@ -40,6 +40,9 @@ func TestIssue(t *testing.T) {
 			if !cmp.Equal(leaf.AuthorityKeyId, authority.Certificate().SubjectKeyId) {
 				t.Error("its authority key identifier is not the CA's subject key identifier")
 			}
+			if len(leaf.SubjectKeyId) != 20 || cmp.Equal(leaf.SubjectKeyId, leaf.AuthorityKeyId) {
+				t.Errorf("subject key identifier = %x, want one of 160 bits", leaf.SubjectKeyId)
+			}
 			if err := pki.CheckPair(pair); err != nil {
 				t.Errorf("CheckPair: %v", err)
 			}
@@ -53,6 +56,23 @@ func TestIssue(t *testing.T) {
 				t.Errorf("the key is %q in PEM with %d bytes after it, want PKCS #8 alone", block.Type, len(rest))
 			}
 		})
+	}
+}
+
+// TestSubjectKeyID: a leaf's is made as crypto/x509 makes that of a CA, and one without, of an older version, is as good.
+func TestSubjectKeyID(t *testing.T) {
+	authority := generateRoot(t, now)
+	chain, err := authority.Endorse(leafSpec(), authority.Certificate().PublicKey, now, now.Add(day))
+	leaf := parseLeaf(t, must(t, chain, err))
+	if !cmp.Equal(leaf.SubjectKeyId, authority.Certificate().SubjectKeyId) {
+		t.Errorf("subject key identifier = %x, want %x, that of the CA with the same key", leaf.SubjectKeyId, authority.Certificate().SubjectKeyId)
+	}
+	ca := makeCA(t, nil, "ca")
+	template := *leaf.Certificate
+	template.SubjectKeyId = nil
+	older := parseLeaf(t, makeCertificate(t, &ca, &template).pem())
+	if err := older.Satisfies(leafSpec()); len(older.SubjectKeyId) > 0 || err != nil {
+		t.Errorf("with the subject key identifier %x: %v, want none, and nil", older.SubjectKeyId, err)
 	}
 }
 

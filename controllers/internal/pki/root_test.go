@@ -201,10 +201,12 @@ func TestRootSpecOf(t *testing.T) {
 		CommonName: "signer", Duration: "18960h",
 		PrivateKey:          v1alpha1.PrivateKey{Algorithm: v1alpha1.RSA},
 		PermittedDNSDomains: []string{"svc"},
+		PermittedUsages:     []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
 	})
 	want := pki.RootSpec{
 		CommonName: "signer", Duration: 790 * day,
 		Key: pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 2048}, PermittedDNSDomains: []string{"svc"},
+		PermittedUsages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -42,6 +42,12 @@ var schemaYAML = typed.YAMLObject(`types:
           elementType:
             scalar: string
           elementRelationship: associative
+    - name: permittedUsages
+      type:
+        list:
+          elementType:
+            namedType: com.github.servingcert.operator.api.v1alpha1.CertificateUsage
+          elementRelationship: associative
     - name: privateKey
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.PrivateKey

@@ -20,8 +20,12 @@ type CACertificateApplyConfiguration struct {
 	PrivateKey *PrivateKeyApplyConfiguration `json:"privateKey,omitempty"`
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
 	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
-	// cluster.local for the name below it. Empty: no constraint. A change starts a rotation.
+	// cluster.local for the name below it. IP addresses, URIs and mail addresses are forbidden then. Empty: no constraint. A change
+	// starts a rotation.
 	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
+	// permittedUsages are the only extended key usages that the CA may sign for (RFC 5280 §4.2.1.12): `[server auth]` where no policy
+	// gives client auth. Empty: any. A change starts a rotation.
+	PermittedUsages []apiv1alpha1.CertificateUsage `json:"permittedUsages,omitempty"`
 }
 
 // CACertificateApplyConfiguration constructs a declarative configuration of the CACertificate type for use with
@@ -60,6 +64,16 @@ func (b *CACertificateApplyConfiguration) WithPrivateKey(value *PrivateKeyApplyC
 func (b *CACertificateApplyConfiguration) WithPermittedDNSDomains(values ...string) *CACertificateApplyConfiguration {
 	for i := range values {
 		b.PermittedDNSDomains = append(b.PermittedDNSDomains, values[i])
+	}
+	return b
+}
+
+// WithPermittedUsages adds the given value to the PermittedUsages field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the PermittedUsages field.
+func (b *CACertificateApplyConfiguration) WithPermittedUsages(values ...apiv1alpha1.CertificateUsage) *CACertificateApplyConfiguration {
+	for i := range values {
+		b.PermittedUsages = append(b.PermittedUsages, values[i])
 	}
 	return b
 }

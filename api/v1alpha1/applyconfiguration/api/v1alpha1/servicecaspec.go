@@ -12,8 +12,8 @@ type ServiceCASpecApplyConfiguration struct {
 	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set. A change starts
 	// a rotation to the CA of the new source, and so does another CA in the Secret of source.secret.
 	Source *CASourceApplyConfiguration `json:"source,omitempty"`
-	// certificate describes the next CA that is made: a change of privateKey or permittedDNSDomains starts a rotation to it, one of
-	// commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
+	// certificate describes the next CA that is made: a change of privateKey, permittedDNSDomains or permittedUsages starts a rotation to
+	// it, one of commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
 	Certificate *CACertificateApplyConfiguration `json:"certificate,omitempty"`
 	// rotation says when and how a new generation of the CA takes over.
 	Rotation *CARotationApplyConfiguration `json:"rotation,omitempty"`

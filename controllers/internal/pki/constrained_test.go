@@ -1,0 +1,133 @@
+package pki_test
+
+import (
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// stolen returns the CA of a spec as an attacker has it, who signs whatever he likes.
+func stolen(t *testing.T, edits ...func(*pki.RootSpec)) handmade {
+	t.Helper()
+	pair, err := pki.GenerateRoot(now, rootSpec(edits...))
+	certificate := parseCertificates(t, must(t, pair, err).Certificate)[0]
+	block, _ := pem.Decode(pair.PrivateKey)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	signer, _ := must(t, key, err).(crypto.Signer)
+	return handmade{certificate, signer}
+}
+
+// TestConstrainedCAIsGoodForServicesOnly: neither Go nor OpenSSL accepts anything from a CA with permitted domains and usages but
+// serving certificates for names in these domains, not even below its successor, as it signs that; and both accept all of it from a
+// CA without constraints.
+func TestConstrainedCAIsGoodForServicesOnly(t *testing.T) {
+	constrained := func(s *pki.RootSpec) {
+		s.PermittedDNSDomains, s.PermittedUsages = []string{"svc"}, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
+	}
+	free, bound := stolen(t), stolen(t, constrained)
+	for name, tc := range map[string]struct {
+		edit     func(*x509.Certificate)
+		usage    x509.ExtKeyUsage
+		accepted bool
+	}{
+		"a name of a Service": {func(*x509.Certificate) {}, x509.ExtKeyUsageServerAuth, true},
+		"another name":        {func(c *x509.Certificate) { c.DNSNames = []string{"example.org"} }, x509.ExtKeyUsageServerAuth, false},
+		"an IPv4 address":     {func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(10, 0, 0, 1)} }, x509.ExtKeyUsageServerAuth, false},
+		"an IPv6 address":     {func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.ParseIP("fd00::1")} }, x509.ExtKeyUsageServerAuth, false},
+		"a URI": {func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/shop/sa/web"}}
+		}, x509.ExtKeyUsageServerAuth, false},
+		"a mail address": {func(c *x509.Certificate) { c.EmailAddresses = []string{"root@example.org"} }, x509.ExtKeyUsageServerAuth, false},
+		"client auth":    {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, x509.ExtKeyUsageClientAuth, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			template := &x509.Certificate{
+				SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "web.shop.svc"}, DNSNames: []string{"web.shop.svc"},
+				NotBefore: now, NotAfter: now.Add(day), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+				KeyUsage: x509.KeyUsageDigitalSignature, SubjectKeyId: []byte("leaf"),
+			}
+			tc.edit(template)
+			verifies(t, free, nil, makeCertificate(t, &free, template), tc.usage, true)
+			verifies(t, bound, nil, makeCertificate(t, &bound, template), tc.usage, tc.accepted)
+			// Clients that know only an unconstrained CA before get the constrained one signed by that.
+			cross := crossSigned(t, free, bound.Certificate)
+			verifies(t, free, cross, makeCertificate(t, &bound, template), tc.usage, tc.accepted)
+		})
+	}
+}
+
+// verifies fails unless both Go and OpenSSL accept a leaf for a usage, or both refuse it.
+func verifies(t *testing.T, root handmade, between *x509.Certificate, leaf handmade, usage x509.ExtKeyUsage, accepted bool) {
+	t.Helper()
+	sent := leaf.pem()
+	options := x509.VerifyOptions{Roots: poolOf(root.Certificate), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
+	if between != nil {
+		sent, options.Intermediates = append(sent, pemOf(between)...), poolOf(between)
+	}
+	if _, err := leaf.Verify(options); (err == nil) != accepted {
+		t.Errorf("Go accepts it: %v, want %v (%v)", err == nil, accepted, err)
+	}
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Log("there is no openssl here")
+		return
+	}
+	rootFile, sentFile := filepath.Join(t.TempDir(), "root.pem"), filepath.Join(t.TempDir(), "tls.crt")
+	writeFile(t, rootFile, root.pem())
+	writeFile(t, sentFile, sent)
+	purpose := map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "sslserver", x509.ExtKeyUsageClientAuth: "sslclient"}[usage]
+	output, err := exec.CommandContext(t.Context(), openssl, "verify", "-purpose", purpose, "-attime", strconv.FormatInt(now.Unix()+1, 10),
+		"-CAfile", rootFile, "-no-CApath", "-no-CAstore", "-untrusted", sentFile, sentFile).CombinedOutput()
+	if (err == nil) != accepted {
+		t.Errorf("OpenSSL accepts it: %v, want %v: %s", err == nil, accepted, output)
+	}
+	if said := string(output); !accepted && !strings.Contains(said, "subtree violation") && !strings.Contains(said, "purpose") {
+		t.Errorf("OpenSSL refuses it for another reason: %s", said)
+	}
+}
+
+// TestDescribes: a change of the key, the domains or the usages wants another CA; that an older version excluded less does not.
+func TestDescribes(t *testing.T) {
+	spec := rootSpec(func(s *pki.RootSpec) {
+		s.PermittedDNSDomains, s.PermittedUsages = []string{"svc", "example.org"}, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
+	})
+	pair, err := pki.GenerateRoot(now, spec)
+	made := parseCertificates(t, must(t, pair, err).Certificate)[0]
+	older := makeCA(t, nil, "older", func(c *x509.Certificate) {
+		c.PermittedDNSDomains, c.ExtKeyUsage = []string{"example.org", "svc"}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	}).Certificate
+	for name, tc := range map[string]struct {
+		edit func(*pki.RootSpec)
+		want bool
+	}{
+		"the same":      {func(*pki.RootSpec) {}, true},
+		"another order": {func(s *pki.RootSpec) { s.PermittedDNSDomains = []string{"example.org", "svc"} }, true},
+		"another name":  {func(s *pki.RootSpec) { s.CommonName, s.Duration = "other", day }, true},
+		"another key":   {func(s *pki.RootSpec) { s.Key = ed25519Key }, false},
+		"fewer domains": {func(s *pki.RootSpec) { s.PermittedDNSDomains = []string{"svc"} }, false},
+		"no domains":    {func(s *pki.RootSpec) { s.PermittedDNSDomains = nil }, false},
+		"any usage":     {func(s *pki.RootSpec) { s.PermittedUsages = nil }, false},
+		"more usages":   {func(s *pki.RootSpec) { s.PermittedUsages = []v1alpha1.CertificateUsage{"server auth", "client auth"} }, false},
+	} {
+		wanted := spec
+		tc.edit(&wanted)
+		if got := wanted.Describes(made); got != tc.want {
+			t.Errorf("%s: describes the CA: %v, want %v", name, got, tc.want)
+		}
+		if got := wanted.Describes(older); got != tc.want {
+			t.Errorf("%s: describes a CA of an older version: %v, want %v", name, got, tc.want)
+		}
+	}
+}
