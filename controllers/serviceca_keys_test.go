@@ -242,6 +242,9 @@ func TestSigningKeyNotOurs(t *testing.T) {
 	}
 	r.secret("web-tls", r.signedBy(own.certificate))
 	r.trusts(own.certificate)
+	if ca := r.serviceCA(isReady); ca.Status.Rotation.Phase != v1alpha1.PhaseStable {
+		t.Errorf("it is being replaced: %+v", ca.Status.Rotation)
+	}
 }
 
 func TestTrustBundleNotOurs(t *testing.T) {

@@ -32,7 +32,12 @@ func gone(t *testing.T, object client.Object) {
 func TestServiceCAsWantOneName(t *testing.T) {
 	t.Parallel()
 	first := newRealm(t)
-	first.serviceCA(isReady)
+	first.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if active := activeOf(ca); active.LongestDurationSeconds == nil || *active.LongestDurationSeconds == 0 {
+			return "its policy has not been seen yet"
+		}
+		return isReady(ca)
+	})
 	key, root := first.signingKey(), first.signer()
 	second := newRealmIn(t, kube, first.name+"-2", func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 		ca.Spec.SigningKey.SecretName = key.Name
