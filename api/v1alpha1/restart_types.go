@@ -128,7 +128,69 @@ type RestartCounts struct {
 	// optedOut workloads would need a restart, and their annotation servingcert.dev/restart forbids it.
 	// +optional
 	OptedOut int32 `json:"optedOut,omitempty"`
+	// rolling are the pending workloads that roll for another reason, and are waited for.
+	// +optional
+	Rolling int32 `json:"rolling,omitempty"`
+	// blocked are the pending workloads that cannot be restarted now.
+	// +optional
+	Blocked int32 `json:"blocked,omitempty"`
+	// overdue are the workloads in progress whose turn is over: they take no place any more.
+	// +optional
+	Overdue int32 `json:"overdue,omitempty"`
 	// lastCompletedAt is when a restart was last completed.
 	// +optional
 	LastCompletedAt *metav1.Time `json:"lastCompletedAt,omitempty"`
+	// workloads are at most 10 that are not done, those first that need somebody: failed, then blocked, overdue, in progress, rolling and
+	// pending ones.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	Workloads []WorkloadRestart `json:"workloads,omitempty"`
+}
+
+// WorkloadRestartState is how a workload stands with its restart.
+//
+// +kubebuilder:validation:Enum=Pending;Rolling;Blocked;InProgress;Overdue;Failed
+type WorkloadRestartState string
+
+// The states of workloads.
+const (
+	// WorkloadPending waits for its turn.
+	WorkloadPending WorkloadRestartState = "Pending"
+	// WorkloadRolling rolls for another reason, and is waited for.
+	WorkloadRolling WorkloadRestartState = "Rolling"
+	// WorkloadBlocked cannot be restarted now.
+	WorkloadBlocked WorkloadRestartState = "Blocked"
+	// WorkloadInProgress is being restarted.
+	WorkloadInProgress WorkloadRestartState = "InProgress"
+	// WorkloadOverdue is being restarted, and its turn is over.
+	WorkloadOverdue WorkloadRestartState = "Overdue"
+	// WorkloadFailed makes no progress any more.
+	WorkloadFailed WorkloadRestartState = "Failed"
+)
+
+// WorkloadRestart is one workload that is not done.
+type WorkloadRestart struct {
+	// kind of the workload, such as Deployment.
+	// +required
+	Kind string `json:"kind"`
+	// namespace of the workload.
+	// +required
+	Namespace string `json:"namespace"`
+	// name of the workload.
+	// +required
+	Name string `json:"name"`
+	// state of its restart.
+	// +required
+	State WorkloadRestartState `json:"state"`
+	// since is when its restart began; before that, when what it holds was replaced, or when it was first seen to roll for another reason.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// until is when it is not waited for any longer, whatever progress it makes.
+	// +optional
+	Until *metav1.Time `json:"until,omitempty"`
+	// message says why it is in this state, and what to do.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
 }

@@ -151,21 +151,41 @@ type starts struct {
 	oldest map[string]time.Time
 	// progress is when a pod was last made, or became ready.
 	progress time.Time
+	// away are pods on nodes that do not answer.
+	away []string
+	// until is when a pod has to be gone that is being deleted; zero for none.
+	until time.Time
 }
 
-// look adds a pod.
-func (s *starts) look(pod *corev1.Pod) {
+// over reports whether a pod has to be gone that was being deleted.
+func (s *starts) over(now time.Time) bool { return !s.until.IsZero() && now.After(s.until) }
+
+// look adds a pod. One on a node that does not answer runs, or does not; nobody can restart it.
+func (s *starts) look(now time.Time, pod *corev1.Pod) {
+	switch gone := goneAt(pod); {
+	case isAway(pod, now):
+		s.away = append(s.away, fmt.Sprintf("pod %s on node %s", pod.Name, pod.Spec.NodeName))
+		return
+	case !gone.IsZero():
+		if s.until.IsZero() || gone.Before(s.until) {
+			s.until = gone
+		}
+		return
+	}
+	s.started(pod)
+	s.progressed(pod.CreationTimestamp)
+	if ready := condition(pod, corev1.PodReady); ready.Status == corev1.ConditionTrue {
+		s.progressed(ready.LastTransitionTime)
+	}
+}
+
+// started notes when the containers of a pod did.
+func (s *starts) started(pod *corev1.Pod) {
 	for _, container := range containers(&pod.Spec) {
 		if at, started := inventory.Started(pod, container); started {
 			if oldest, known := s.oldest[container]; !known || at.Before(oldest) {
 				s.oldest[container] = at
 			}
-		}
-	}
-	s.progressed(pod.CreationTimestamp)
-	for _, condition := range pod.Status.Conditions {
-		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
-			s.progressed(condition.LastTransitionTime)
 		}
 	}
 }
@@ -195,10 +215,10 @@ func containers(pod *corev1.PodSpec) []string {
 	return names
 }
 
-func newStarts(pods ...corev1.Pod) starts {
+func newStarts(pods ...*corev1.Pod) starts {
 	found := starts{oldest: map[string]time.Time{}}
-	for i := range pods {
-		found.look(&pods[i])
+	for _, pod := range pods {
+		found.look(time.Time{}, pod)
 	}
 	return found
 }

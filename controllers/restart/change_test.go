@@ -179,14 +179,14 @@ func TestUnknown(t *testing.T) {
 			if err != nil || len(changes) != 1 {
 				t.Fatal(changes, err)
 			}
-			var pods []corev1.Pod
+			var pods []*corev1.Pod
 			for _, ago := range tc.started {
 				pod := corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}}}}
 				pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main"}}
 				if ago > 0 {
 					pod.Status.ContainerStatuses[0].State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(now.Add(-ago))}
 				}
-				pods = append(pods, pod)
+				pods = append(pods, &pod)
 			}
 			known := newStarts(pods...)
 			if got := len(known.unknown(changes)) > 0; got != tc.unknown {
@@ -199,12 +199,12 @@ func TestUnknown(t *testing.T) {
 // A rollout progresses when a pod is made, and when one becomes ready.
 func TestProgress(t *testing.T) {
 	t.Parallel()
-	pod := func(made, changed time.Duration, ready corev1.ConditionStatus) corev1.Pod {
-		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(now.Add(-made))}}
+	pod := func(made, changed time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(now.Add(-made))}}
 		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready, LastTransitionTime: metav1.NewTime(now.Add(-changed))}}
 		return p
 	}
-	for want, pods := range map[time.Duration][]corev1.Pod{
+	for want, pods := range map[time.Duration][]*corev1.Pod{
 		3 * time.Minute: {pod(9*time.Minute, 3*time.Minute, corev1.ConditionTrue), pod(5*time.Minute, 4*time.Minute, corev1.ConditionTrue)},
 		5 * time.Minute: {pod(9*time.Minute, time.Minute, corev1.ConditionFalse), pod(5*time.Minute, 4*time.Minute, corev1.ConditionFalse)},
 	} {

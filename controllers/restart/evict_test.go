@@ -13,8 +13,8 @@ import (
 // One pod is away at a time: the next is evicted when all are well, and one first that is not well and holds something old.
 func TestNextPod(t *testing.T) {
 	t.Parallel()
-	pod := func(ordinal int, started time.Duration, ready corev1.ConditionStatus) corev1.Pod {
-		return corev1.Pod{
+	pod := func(ordinal int, started time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
+		return &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("set-%d", ordinal)},
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main"}}},
 			Status: corev1.PodStatus{
@@ -26,18 +26,18 @@ func TestNextPod(t *testing.T) {
 	const old, fresh, yes, no = 2 * time.Hour, time.Minute, corev1.ConditionTrue, corev1.ConditionFalse
 	for name, tc := range map[string]struct {
 		available int32
-		pods      []corev1.Pod
+		pods      []*corev1.Pod
 		want      string
 	}{
-		"all are well":             {3, []corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, old, yes)}, "set-2"},
-		"ten come after two":       {3, []corev1.Pod{pod(2, old, yes), pod(10, old, yes), pod(9, old, yes)}, "set-10"},
-		"some are new":             {3, []corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, yes)}, "set-1"},
-		"all are new":              {3, []corev1.Pod{pod(0, fresh, yes), pod(1, fresh, yes), pod(2, fresh, yes)}, ""},
-		"a new one is not ready":   {2, []corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, no)}, ""},
-		"a new one is not made":    {2, []corev1.Pod{pod(0, old, yes), pod(1, old, yes)}, ""},
-		"an old one is not ready":  {2, []corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, old, yes)}, "set-0"},
-		"an old one, and a new":    {1, []corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, fresh, no)}, ""},
-		"ready, and not available": {2, []corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, yes)}, ""},
+		"all are well":             {3, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, old, yes)}, "set-2"},
+		"ten come after two":       {3, []*corev1.Pod{pod(2, old, yes), pod(10, old, yes), pod(9, old, yes)}, "set-10"},
+		"some are new":             {3, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, yes)}, "set-1"},
+		"all are new":              {3, []*corev1.Pod{pod(0, fresh, yes), pod(1, fresh, yes), pod(2, fresh, yes)}, ""},
+		"a new one is not ready":   {2, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, no)}, ""},
+		"a new one is not made":    {2, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes)}, ""},
+		"an old one is not ready":  {2, []*corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, old, yes)}, "set-0"},
+		"an old one, and a new":    {1, []*corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, fresh, no)}, ""},
+		"ready, and not available": {2, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, yes)}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

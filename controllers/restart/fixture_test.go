@@ -6,6 +6,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 )
@@ -57,7 +58,7 @@ func daemonSet(edits ...func(*appsv1.DaemonSet)) *workload {
 	for _, edit := range edits {
 		edit(d)
 	}
-	return ofDaemonSet(d)
+	return ofDaemonSet(d, 0)
 }
 
 // renewed is a certificate that was renewed so long ago.
@@ -76,12 +77,14 @@ func trusts(ago time.Duration) change {
 
 // stale is a workload that does not know of some changes.
 func stale(w *workload, unknown ...change) *item {
-	return &item{workload: w, changes: unknown, unknown: unknown}
+	return &item{workload: w, entry: &entry{rolls: now}, changes: unknown, unknown: unknown}
 }
 
 // marked is a workload whose restart began so long ago.
 func marked(one *item, ago time.Duration, suffix string) *item {
 	one.SetLabels(map[string]string{v1alpha1.LabelRestarting: now.Add(-ago).UTC().Format(markLayout) + suffix})
+	one.template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: now.Add(-ago).UTC().Format(time.RFC3339)}
+	one.entry = ledger{}.of(now, one.workload, true)
 	return one
 }
 
@@ -96,3 +99,8 @@ func rollingPolicy(edits ...func(*v1alpha1.Restart)) *v1alpha1.ServingCertPolicy
 	}
 	return p
 }
+
+// deaf records no Event.
+type deaf struct{}
+
+func (*deaf) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {}

@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,7 +18,7 @@ type observed struct {
 	groups []group
 	// changedAt is when the bundle of each ServiceCA last changed that the workloads were looked at for.
 	changedAt map[string]time.Time
-	// failed are the workloads that could not be looked at. They are in nobody's way.
+	// failed are the workloads that could not be looked at. They hold up nobody but the rotation of their ServiceCA.
 	failed []error
 }
 
@@ -57,13 +58,13 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 	var unseen []*item
 	for _, w := range workloads {
 		policy := rulings.of(w)
-		if under := w.GetLabels()[v1alpha1.LabelRestarting]; under == "" {
+		if under := w.GetLabels()[v1alpha1.LabelRestarting]; under == "" && !w.stamp().After(now) {
 			items[policy.Name].restarted = later(items[policy.Name].restarted, w.stamp())
 		}
-		one, err := r.item(ctx, now, w, policy, reads)
+		found, err := reads.concerning(ctx, w, policy)
 		if err != nil {
 			seen.failed = append(seen.failed, fmt.Errorf("look at %s: %w", w, err))
-		} else if one != nil {
+		} else if one := r.item(now, w, policy, found); one != nil {
 			items[policy.Name].items, unseen = append(items[policy.Name].items, one), append(unseen, one)
 		}
 	}
@@ -76,24 +77,23 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 }
 
 // item is a workload with the changes that its pods may not know of; nil for one that nothing concerns.
-func (r *Reconciler) item(ctx context.Context, now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, reads changes) (*item, error) {
-	one := &item{workload: w, refusal: r.refusals.of(w, now)}
+func (r *Reconciler) item(now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, found []change) *item {
+	one := &item{workload: w, changes: found, entry: r.ledger.of(now, w, now.Before(r.began.Add(skew)))}
 	one.abandoned = policy.Spec.Restart.Strategy != v1alpha1.RollingRestart || one.optsOut()
-	_, _, marked := one.marked()
-	found, err := reads.concerning(ctx, w, policy)
-	if err != nil || (len(found) == 0 && !marked) {
-		return nil, err
-	}
-	one.changes = found
+	marked := one.turn != nil
 	if !w.rollout.byHand {
 		// What it was restarted for, is settled; its pods are looked at for what came later.
 		one.changes = slices.DeleteFunc(one.changes, func(c change) bool { return !marked && !c.at.After(w.stamp()) })
 	}
 	if len(one.changes) == 0 && !marked {
-		return nil, nil
+		return nil
 	}
-	one.progress = w.rollout.progress
-	return one, nil
+	tenant := r.tenants[w.GetNamespace()]
+	one.served, one.progress = tenant.served, w.rollout.progress
+	one.refusal = cmp.Or(one.entry.refusal.of(w, now), tenant.refusal.of(w, now))
+	one.retries = later(one.entry.refusal.until, tenant.refusal.until)
+	r.ledger[w.GetUID()] = one.entry
+	return one
 }
 
 // workloads are all Deployments, StatefulSets and DaemonSets.
@@ -114,7 +114,7 @@ func (r *Reconciler) workloads(ctx context.Context) ([]*workload, error) {
 		found = append(found, ofStatefulSet(&sets.Items[i]))
 	}
 	for i := range daemons.Items {
-		found = append(found, ofDaemonSet(&daemons.Items[i]))
+		found = append(found, ofDaemonSet(&daemons.Items[i], 0))
 	}
 	return slices.DeleteFunc(found, func(w *workload) bool { return w.GetDeletionTimestamp() != nil }), nil
 }

@@ -18,8 +18,9 @@ const maxInterval = 10 * time.Minute
 // plan is what is to be done for the workloads of one policy.
 type plan struct {
 	policy *v1alpha1.ServingCertPolicy
-	// begin are the workloads whose turn it is; evict those of which the next pod is to be replaced, finish those that are done.
-	begin, evict, finish []*item
+	// begin are the workloads whose turn it is; restamp those whose restart was undone, evict those of which the next pod is to be replaced,
+	// finish those that are done.
+	begin, restamp, evict, finish []*item
 	// byState are all workloads.
 	byState map[state][]*item
 	// why a workload is held, has failed or is left alone.
@@ -43,22 +44,35 @@ func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *
 		p.byState[state] = append(p.byState[state], one)
 		p.why[one] = why
 	}
-	p.finish = p.byState[completed]
-	for _, one := range slices.Concat(p.byState[restarting], p.byState[failed]) {
-		switch {
-		case one.byEviction() && one.refusal == "":
-			p.evict = append(p.evict, one)
-		case one.byEviction():
-			p.lookAt(now.Add(retryEviction))
-		}
-	}
-	for _, one := range p.byState[restarting] {
-		since, _, _ := one.marked()
-		p.lookAt(later(since, one.progress).Add(one.patience + time.Second))
-	}
+	p.goOn(now)
 	p.halts = p.halting()
 	p.takeTurns(now)
 	return p
+}
+
+// goOn goes on with what is under way.
+func (p *plan) goOn(now time.Time) {
+	p.finish = slices.DeleteFunc(slices.Clone(p.byState[completed]), func(one *item) bool { return one.refusal != "" })
+	for _, one := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
+		switch {
+		case one.byEviction() && one.refusal == "":
+			p.evict = append(p.evict, one)
+		case one.restamps():
+			p.restamp = append(p.restamp, one)
+		}
+	}
+	for state, some := range p.byState {
+		if state == current || state == optedOut {
+			continue
+		}
+		for _, one := range some {
+			for _, at := range one.changesAt(state) {
+				if !at.Before(now) {
+					p.lookAt(at.Add(time.Second))
+				}
+			}
+		}
+	}
 }
 
 func (p *plan) restarts() bool { return p.policy.Spec.Restart.Strategy == v1alpha1.RollingRestart }
@@ -69,17 +83,21 @@ func (p *plan) halting() *item {
 		return nil
 	}
 	var first *item
-	for _, one := range p.byState[failed] {
-		if _, available, _ := one.marked(); available && (first == nil || one.String() < first.String()) {
-			first = one
+	for _, state := range []state{failed, overdue, restarting} {
+		for _, one := range p.byState[state] {
+			halts := one.turn.retried || (state == failed && !one.turn.unavailable)
+			if halts && (first == nil || one.String() < first.String()) {
+				first = one
+			}
 		}
 	}
 	return first
 }
 
 func (p *plan) takeTurns(now time.Time) {
+	waiting := slices.Concat(p.byState[pending], slices.DeleteFunc(slices.Clone(p.byState[failed]), (*item).isOver))
 	windows, err := window.Parse(p.policy.Spec.Restart.Windows)
-	if p.invalid = err; err != nil || !p.restarts() || len(p.byState[pending]) == 0 {
+	if p.invalid = err; err != nil || !p.restarts() || len(waiting) == 0 {
 		return
 	}
 	if p.closed = !windows.Open(now); p.closed {
@@ -87,22 +105,34 @@ func (p *plan) takeTurns(now time.Time) {
 		p.lookAt(p.opens)
 		return
 	}
-	free := int(max(p.policy.Spec.Restart.MaxConcurrent, 1)) - len(p.byState[restarting])
-	for _, one := range slices.SortedFunc(slices.Values(p.byState[pending]), earlierTurn) {
+	for _, one := range slices.SortedFunc(slices.Values(waiting), earlierTurn) {
 		ready := last(one.unknown).Add(gathering)
 		switch {
 		case now.Before(ready):
 			p.lookAt(ready)
-		case p.halts == nil && len(p.begin) < free:
+		case (p.halts == nil || one.turn != nil) && p.hasPlace(one):
 			p.begin = append(p.begin, one)
 		}
 	}
 }
 
-// earlierTurn puts what is available first, and then what holds the oldest.
+// hasPlace reports whether a workload may begin beside those that are under way. One that is not available waits for all of them, and no
+// other waits for it: it may never become available.
+func (p *plan) hasPlace(one *item) bool {
+	taken := len(p.begin)
+	for _, other := range p.byState[restarting] {
+		if !one.rollout.available || (!other.turn.unavailable && !other.turn.retried) {
+			taken++
+		}
+	}
+	return taken < int(max(p.policy.Spec.Restart.MaxConcurrent, 1))
+}
+
+// earlierTurn puts what is available first, then those of the namespace that had no turn for the longest time, then what holds the oldest.
 func earlierTurn(a, b *item) int {
 	return cmp.Or(
 		-compare(a.rollout.available, b.rollout.available),
+		a.served.Compare(b.served),
 		last(a.unknown).Compare(last(b.unknown)),
 		cmp.Compare(a.String(), b.String()),
 	)
@@ -122,6 +152,14 @@ func compare(a, b bool) int {
 func (p *plan) lookAt(at time.Time) {
 	if !at.IsZero() && at.Before(p.again) {
 		p.again = at
+	}
+}
+
+// refused notes that a workload could not be restarted.
+func (p *plan) refused(one *item, from state) {
+	if one.refusal != "" {
+		p.move(one, from, held)
+		p.why[one] = one.refusal
 	}
 }
 

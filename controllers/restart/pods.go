@@ -20,8 +20,6 @@ type memory map[types.UID]*remembered
 type remembered struct {
 	version string
 	starts
-	// restarted is the last change that the workload was restarted for, and began is when.
-	restarted, began time.Time
 }
 
 // again is how long a workload is not restarted again for the same change: something undoes what we do.
@@ -34,19 +32,23 @@ const many = 4
 func (r *Reconciler) look(ctx context.Context, now time.Time, items []*item) (failed []error) {
 	strangers := map[string][]*item{}
 	for _, one := range items {
-		if _, _, marked := one.marked(); marked && one.kind == kindDeployment {
-			// Its controller tells how it goes.
+		if one.goesOn(now) {
 			continue
 		}
-		if known := r.pods[one.GetUID()]; known == nil || known.version != one.GetResourceVersion() {
+		if known := r.pods[one.GetUID()]; known == nil || known.version != one.GetResourceVersion() || known.over(now) {
 			strangers[one.GetNamespace()] = append(strangers[one.GetNamespace()], one)
 			continue
 		}
 		r.know(now, one)
 	}
 	for namespace, some := range strangers {
-		if err := r.meet(ctx, namespace, some); err != nil {
+		if err := r.meet(ctx, now, namespace, some); err != nil {
 			failed = append(failed, fmt.Errorf("list the pods of namespace %s: %w", namespace, err))
+			for _, one := range some {
+				// Whether they hold something old is not known.
+				r.failed(now, one, "its pods cannot be listed", err, retryFailed)
+				one.unknown = one.changes
+			}
 			continue
 		}
 		for _, one := range some {
@@ -60,24 +62,29 @@ func (r *Reconciler) look(ctx context.Context, now time.Time, items []*item) (fa
 func (r *Reconciler) know(now time.Time, one *item) {
 	known := r.pods[one.GetUID()]
 	one.unknown, one.progress = known.unknown(one.changes), later(one.progress, known.progress)
-	if _, _, marked := one.marked(); !marked && len(one.unknown) > 0 && now.Sub(known.began) < again && !last(one.unknown).After(known.restarted) {
-		one.refusal = "it was restarted for this already, and its pods hold what they held before"
+	one.workload, one.away = one.without(known.away), known.away
+	switch {
+	case len(one.unknown) == 0 || one.turn != nil:
+		one.rolls = time.Time{}
+	case one.rollout.rolling && one.rolls.IsZero():
+		one.rolls = now
+	}
+	if one.retries = later(one.retries, known.until); one.turn == nil && len(one.unknown) > 0 && now.Sub(one.began) < again && !last(one.unknown).After(one.restarted) {
+		one.retries = one.began.Add(again)
+		one.refusal = "it was restarted for this already, and its pods hold what they held before: its owner undid the restart; it is tried again at " +
+			one.began.Add(again).UTC().Format(time.RFC3339)
 	}
 }
 
 // meet looks at the pods of some workloads of a namespace.
-func (r *Reconciler) meet(ctx context.Context, namespace string, items []*item) error {
+func (r *Reconciler) meet(ctx context.Context, now time.Time, namespace string, items []*item) error {
 	found := map[string]*remembered{}
 	for _, one := range items {
-		met := &remembered{version: one.GetResourceVersion(), starts: newStarts()}
-		if before := r.pods[one.GetUID()]; before != nil {
-			met.restarted, met.began = before.restarted, before.began
-		}
-		found[one.owner()] = met
+		found[one.owner()] = &remembered{version: one.GetResourceVersion(), starts: newStarts()}
 	}
 	look := func(pod *corev1.Pod) {
 		if met := found[ownerOf(pod)]; met != nil {
-			met.look(pod)
+			met.look(now, pod)
 		}
 	}
 	if len(items) >= many {
@@ -113,7 +120,7 @@ func (r *Reconciler) eachPodOf(ctx context.Context, w *workload, do func(*corev1
 // page is how many pods are held at once.
 const page = 500
 
-// eachPod calls a function with each pod that runs, or is going to.
+// eachPod calls a function with each pod that has not ended.
 func (r *Reconciler) eachPod(ctx context.Context, do func(*corev1.Pod), options ...client.ListOption) error {
 	for next := ""; ; {
 		var pods corev1.PodList
@@ -122,7 +129,7 @@ func (r *Reconciler) eachPod(ctx context.Context, do func(*corev1.Pod), options 
 		}
 		for i := range pods.Items {
 			pod := &pods.Items[i]
-			if pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+			if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
 				do(pod)
 			}
 		}
@@ -154,18 +161,23 @@ func ownerOf(pod *corev1.Pod) string {
 
 // forget what is known of workloads that are gone.
 func (r *Reconciler) forget(present []*workload) {
-	there := map[types.UID]bool{}
+	there, inhabited := map[types.UID]bool{}, map[string]bool{}
 	for _, w := range present {
-		there[w.GetUID()] = true
+		there[w.GetUID()], inhabited[w.GetNamespace()] = true, true
 	}
 	for uid := range r.pods {
 		if !there[uid] {
 			delete(r.pods, uid)
 		}
 	}
-	for uid := range r.refusals {
+	for uid := range r.ledger {
 		if !there[uid] {
-			delete(r.refusals, uid)
+			delete(r.ledger, uid)
+		}
+	}
+	for namespace := range r.tenants {
+		if !inhabited[namespace] {
+			delete(r.tenants, namespace)
 		}
 	}
 }

@@ -88,9 +88,11 @@ func TestRestartThatDoesNotHelp(t *testing.T) {
 		d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
 	})
 	r := New(Reconciler{Live: fake.NewClientBuilder().WithObjects(podOf("web", 1, 9*time.Hour)).Build()})
+	known := &entry{}
 	look := func(at time.Time, changes ...change) state {
 		t.Helper()
 		one := stale(w, changes...)
+		one.entry = known
 		if failed := r.look(t.Context(), at, []*item{one}); len(failed) > 0 {
 			t.Fatal(failed)
 		}
@@ -100,7 +102,6 @@ func TestRestartThatDoesNotHelp(t *testing.T) {
 	if got := look(now, renewed(time.Hour)); got != pending {
 		t.Fatalf("it is %s before it is restarted", got)
 	}
-	known := r.pods[w.GetUID()]
 	known.restarted, known.began = now.Add(-time.Hour), now
 	for name, tc := range map[string]struct {
 		after   time.Duration

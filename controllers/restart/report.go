@@ -50,7 +50,8 @@ func (p *plan) report() Report {
 	size := func(s state) int32 { return int32(len(p.byState[s])) }
 	report := Report{Counts: &v1alpha1.RestartCounts{
 		Pending:    size(pending) + size(rolling) + size(held),
-		InProgress: size(restarting), Failed: size(failed), OptedOut: size(optedOut),
+		InProgress: size(restarting) + size(overdue), Failed: size(failed), OptedOut: size(optedOut),
+		Rolling: size(rolling), Blocked: size(held), Overdue: size(overdue), Workloads: p.workloads(),
 	}}
 	switch {
 	case p.invalid != nil:
@@ -74,7 +75,7 @@ func (p *plan) sum() (reason, message string) {
 		}
 	}
 	reason = "AllCurrent"
-	for _, s := range []state{pending, rolling, held, optedOut, restarting, failed} {
+	for _, s := range []state{pending, rolling, held, optedOut, restarting, overdue, failed} {
 		if len(p.byState[s]) > 0 {
 			reason = "Restarting"
 		}
@@ -89,6 +90,7 @@ func (p *plan) sum() (reason, message string) {
 		waits += ", from " + p.opens.UTC().Format(time.RFC3339)
 	}
 	say(restarting, "are being restarted")
+	say(overdue, "still roll")
 	say(pending, waits)
 	say(rolling, "roll for another reason")
 	say(held, "cannot be restarted")

@@ -80,8 +80,9 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 	}
 }
 
-func ofDaemonSet(d *appsv1.DaemonSet) *workload {
-	wanted, status := d.Status.DesiredNumberScheduled, d.Status
+// ofDaemonSet leaves out as many pods as are on nodes that do not answer.
+func ofDaemonSet(d *appsv1.DaemonSet, away int32) *workload {
+	wanted, status := max(d.Status.DesiredNumberScheduled-away, 0), d.Status
 	onDelete := d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType
 	observed, updated := status.ObservedGeneration >= d.Generation, status.UpdatedNumberScheduled >= wanted
 	rolling := !observed || (!onDelete && !updated)

@@ -12,10 +12,10 @@ func (p *plan) hold(waits map[string]rotation.Restarts) {
 	if !p.restarts() || p.invalid != nil {
 		return
 	}
-	for _, waiting := range []state{pending, rolling, restarting, failed} {
+	for _, waiting := range []state{pending, rolling, restarting, overdue, failed} {
 		for _, one := range p.byState[waiting] {
 			later := p.halts != nil || (waiting == pending && p.closed)
-			if waiting == failed && p.halts == nil {
+			if (waiting == failed && p.halts == nil) || (waiting == pending && one.rollout.missed) {
 				continue
 			}
 			for ca, reasons := range reasonsByCA(one) {
@@ -30,7 +30,7 @@ func (p *plan) hold(waits map[string]rotation.Restarts) {
 func reasonsByCA(one *item) map[string][]v1alpha1.RestartReason {
 	found := map[string][]v1alpha1.RestartReason{}
 	concerned := one.unknown
-	if _, _, marked := one.marked(); marked {
+	if one.turn != nil {
 		concerned = one.changes
 	}
 	for _, c := range concerned {

@@ -1,6 +1,9 @@
 package restart
 
 import (
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -12,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/inventory"
 )
 
@@ -38,7 +42,7 @@ func (w *workload) stamp() time.Time {
 func slim(object client.Object, template *corev1.PodTemplateSpec) {
 	mark, marked := object.GetLabels()[v1alpha1.LabelRestarting]
 	object.SetLabels(nil)
-	if marked {
+	if marked && marksAreOurs(object) {
 		object.SetLabels(map[string]string{v1alpha1.LabelRestarting: mark})
 	}
 	object.SetManagedFields(nil)
@@ -47,6 +51,15 @@ func slim(object client.Object, template *corev1.PodTemplateSpec) {
 	if template.Annotations = nil; stamped {
 		template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: stamp}
 	}
+}
+
+// marksAreOurs reports whether the label on a workload was written under our name: it may as well come with a manifest, or with a copy. Of one
+// that is slim already, it was.
+func marksAreOurs(object client.Object) bool {
+	return len(object.GetManagedFields()) == 0 || slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
+		return entry.Manager == string(apply.Restart) && entry.FieldsV1 != nil &&
+			strings.Contains(entry.FieldsV1.GetRawString(), strconv.Quote("f:"+v1alpha1.LabelRestarting))
+	})
 }
 
 // Slim leaves of a workload, for a cache, what a restart depends on; of its annotations, the caller decides.

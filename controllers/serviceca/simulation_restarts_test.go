@@ -84,7 +84,7 @@ func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1a
 	}
 	waited := now.Sub(before.Since) >= spec.Propagation.Minimum.Std()+rotation.Patience
 	if before.Active != nil {
-		waited = before.Active.NotAfter().Sub(now) <= spec.RotateBefore.Std()/2
+		waited = before.Active.NotAfter().Sub(now) <= spec.RotateBefore.Std()/2 || now.Sub(before.Since) >= rotation.RestartPatience
 	}
 	for _, client := range r.frozen {
 		if client.old(after.TrustChangedAt) && (after.Compromise || waited) {

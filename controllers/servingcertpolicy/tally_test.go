@@ -2,6 +2,7 @@ package servingcertpolicy
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -207,7 +208,7 @@ func TestRestarts(t *testing.T) {
 		t.Fatalf("it says %q of %+v", got, before.Status.Restarts)
 	}
 	unknown := (&tally{}).status(now, before, nil)
-	if got := says(unknown, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || *unknown.Restarts != *before.Status.Restarts {
+	if got := says(unknown, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || !reflect.DeepEqual(unknown.Restarts, before.Status.Restarts) {
 		t.Errorf("after a restart of the manager it says %q of %+v", got, unknown.Restarts)
 	}
 	next := (&tally{restarts: &restart.Report{Counts: &v1alpha1.RestartCounts{}, Halted: true, Reason: "RolloutFailed", Message: "web"}}).status(now, before, nil)

@@ -68,6 +68,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.TrustBundleReferenceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TrustBundleStatus"):
 		return &apiv1alpha1.TrustBundleStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("WorkloadRestart"):
+		return &apiv1alpha1.WorkloadRestartApplyConfiguration{}
 
 	}
 	return nil

@@ -39,11 +39,12 @@ func (r Restarts) servers() string {
 	return fmt.Sprintf("%d workloads are restarted that hold older certificates (%s)", r.Servers, some(r.ServerNames))
 }
 
-// RestartPatience is how long after the last certificate was reissued servers are restarted, before a CA that was compromised is distrusted
-// all the same: long enough for thousands of them, and not for ever.
+// RestartPatience is how long restarts are waited for at most: of clients before the signer is switched, and of servers after the last certificate
+// was reissued, before a CA that was compromised is distrusted. It is long enough for thousands of them, and no tenant can make it longer.
 const RestartPatience = 24 * time.Hour
 
-// clientsUntil is how long clients are restarted before the signer is switched, at the latest: until half of what is left at the threshold.
+// clientsUntil is how long clients are restarted before the signer is switched, at the latest: a day, and no longer than until half of what is
+// left at the threshold.
 // A key that was compromised is given up as soon as it can be, and the bridge leads clients that run on to its successor. Where no CA signs,
 // no certificate can be renewed for as long as it takes.
 func (s *State) clientsUntil(spec v1alpha1.CARotation) time.Time {
@@ -53,7 +54,11 @@ func (s *State) clientsUntil(spec v1alpha1.CARotation) time.Time {
 	case s.Active == nil:
 		return s.Since.Add(spec.Propagation.Minimum.Std() + Patience)
 	}
-	return s.Active.NotAfter().Add(-spec.RotateBefore.Std() / 2)
+	half, patient := s.Active.NotAfter().Add(-spec.RotateBefore.Std()/2), s.Since.Add(RestartPatience)
+	if half.Before(patient) {
+		return half
+	}
+	return patient
 }
 
 // restartClients waits for the clients that policies restart.

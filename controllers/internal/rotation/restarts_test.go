@@ -30,16 +30,23 @@ func changing(s *scene) { s.State.TrustChanging = true }
 // compromised, and not so late that the CA would end first.
 func TestDecideClients(t *testing.T) {
 	propagating := in(v1alpha1.PhasePropagating)
-	waits := []string{"1 workloads that have not read the bundle with NEXT are going to be restarted, and are waited for until 2072-09-07T03:09:26Z at the latest: Deployment shop/web"}
+	waitsUntil := func(until string) []string {
+		return []string{"1 workloads that have not read the bundle with NEXT are going to be restarted, and are waited for until " + until + " at the latest: Deployment shop/web"}
+	}
+	waits, waitsInHurry := waitsUntil("2071-03-15T15:09:26Z"), waitsUntil("2072-09-07T03:09:26Z")
 	const half = rotateBefore / 2
+	late := func(s *scene) { s.State.Since = s.State.Active.NotAfter().Add(-half - time.Hour) }
 	decide(t, []decision{
 		{"a client has not restarted", given(propagating, after(minimum), clients("Deployment shop/web")), rotation.Stay, "", waits},
 		{"nobody has looked", given(propagating, after(minimum), unseen), rotation.Stay, "", []string{"the workloads that read the bundle are being looked at"}},
 		{"all have restarted", given(propagating, after(minimum)), rotation.Switch, "", nil},
 		{"a server has not", given(propagating, after(minimum), servers(0, "Deployment shop/web")), rotation.Switch, "", nil},
 		{"the key was compromised", given(propagating, after(minimum), urgent, clients("Deployment shop/web"), unseen), rotation.Switch, "", nil},
-		{"the last instant of waiting", given(propagating, left(half+1), clients("Deployment shop/web")), rotation.Stay, "", waits},
-		{"nobody waits any longer", given(propagating, left(half), clients("Deployment shop/web")), rotation.Switch, "", nil},
+		{"the last instant of waiting", given(propagating, at(rotation.RestartPatience-1), clients("Deployment shop/web")), rotation.Stay, "", waits},
+		{"nobody waits any longer", given(propagating, at(rotation.RestartPatience), clients("Deployment shop/web")), rotation.Switch, "", nil},
+		{"nobody has looked for a day", given(propagating, at(rotation.RestartPatience), unseen), rotation.Switch, "", nil},
+		{"the CA is about to end", given(propagating, late, left(half+1), clients("Deployment shop/web")), rotation.Stay, "", waitsInHurry},
+		{"it cannot wait any longer", given(propagating, late, left(half), clients("Deployment shop/web")), rotation.Switch, "", nil},
 		{"nobody can sign, for an hour", given(propagating, keyLost, olderToo(day), at(minimum+rotation.Patience-1), clients("Deployment shop/web")), rotation.Stay, "",
 			[]string{"1 workloads that have not read the bundle with NEXT are going to be restarted, and are waited for until 2071-03-14T16:19:26Z at the latest: Deployment shop/web"}},
 		{"nobody can sign any longer", given(propagating, keyLost, olderToo(day), at(minimum+rotation.Patience), clients("Deployment shop/web")), rotation.Switch, "", nil},

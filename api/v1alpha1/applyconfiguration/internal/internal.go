@@ -208,6 +208,9 @@ var schemaYAML = typed.YAMLObject(`types:
 - name: com.github.servingcert.operator.api.v1alpha1.RestartCounts
   map:
     fields:
+    - name: blocked
+      type:
+        scalar: numeric
     - name: failed
       type:
         scalar: numeric
@@ -220,9 +223,21 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: optedOut
       type:
         scalar: numeric
+    - name: overdue
+      type:
+        scalar: numeric
     - name: pending
       type:
         scalar: numeric
+    - name: rolling
+      type:
+        scalar: numeric
+    - name: workloads
+      type:
+        list:
+          elementType:
+            namedType: com.github.servingcert.operator.api.v1alpha1.WorkloadRestart
+          elementRelationship: atomic
 - name: com.github.servingcert.operator.api.v1alpha1.RestartFailurePolicy
   scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.RestartReason
@@ -590,6 +605,32 @@ var schemaYAML = typed.YAMLObject(`types:
     - name: targets
       type:
         scalar: numeric
+- name: com.github.servingcert.operator.api.v1alpha1.WorkloadRestart
+  map:
+    fields:
+    - name: kind
+      type:
+        scalar: string
+    - name: message
+      type:
+        scalar: string
+    - name: name
+      type:
+        scalar: string
+    - name: namespace
+      type:
+        scalar: string
+    - name: since
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+    - name: state
+      type:
+        namedType: com.github.servingcert.operator.api.v1alpha1.WorkloadRestartState
+    - name: until
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.Time
+- name: com.github.servingcert.operator.api.v1alpha1.WorkloadRestartState
+  scalar: string
 - name: io.k8s.apimachinery.pkg.apis.meta.v1.Condition
   map:
     fields:

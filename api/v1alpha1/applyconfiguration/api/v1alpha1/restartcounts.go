@@ -19,8 +19,17 @@ type RestartCountsApplyConfiguration struct {
 	Failed *int32 `json:"failed,omitempty"`
 	// optedOut workloads would need a restart, and their annotation servingcert.dev/restart forbids it.
 	OptedOut *int32 `json:"optedOut,omitempty"`
+	// rolling are the pending workloads that roll for another reason, and are waited for.
+	Rolling *int32 `json:"rolling,omitempty"`
+	// blocked are the pending workloads that cannot be restarted now.
+	Blocked *int32 `json:"blocked,omitempty"`
+	// overdue are the workloads in progress whose turn is over: they take no place any more.
+	Overdue *int32 `json:"overdue,omitempty"`
 	// lastCompletedAt is when a restart was last completed.
 	LastCompletedAt *v1.Time `json:"lastCompletedAt,omitempty"`
+	// workloads are at most 10 that are not done, those first that need somebody: failed, then blocked, overdue, in progress, rolling and
+	// pending ones.
+	Workloads []WorkloadRestartApplyConfiguration `json:"workloads,omitempty"`
 }
 
 // RestartCountsApplyConfiguration constructs a declarative configuration of the RestartCounts type for use with
@@ -61,10 +70,47 @@ func (b *RestartCountsApplyConfiguration) WithOptedOut(value int32) *RestartCoun
 	return b
 }
 
+// WithRolling sets the Rolling field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Rolling field is set to the value of the last call.
+func (b *RestartCountsApplyConfiguration) WithRolling(value int32) *RestartCountsApplyConfiguration {
+	b.Rolling = &value
+	return b
+}
+
+// WithBlocked sets the Blocked field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Blocked field is set to the value of the last call.
+func (b *RestartCountsApplyConfiguration) WithBlocked(value int32) *RestartCountsApplyConfiguration {
+	b.Blocked = &value
+	return b
+}
+
+// WithOverdue sets the Overdue field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Overdue field is set to the value of the last call.
+func (b *RestartCountsApplyConfiguration) WithOverdue(value int32) *RestartCountsApplyConfiguration {
+	b.Overdue = &value
+	return b
+}
+
 // WithLastCompletedAt sets the LastCompletedAt field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the LastCompletedAt field is set to the value of the last call.
 func (b *RestartCountsApplyConfiguration) WithLastCompletedAt(value v1.Time) *RestartCountsApplyConfiguration {
 	b.LastCompletedAt = &value
+	return b
+}
+
+// WithWorkloads adds the given value to the Workloads field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Workloads field.
+func (b *RestartCountsApplyConfiguration) WithWorkloads(values ...*WorkloadRestartApplyConfiguration) *RestartCountsApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithWorkloads")
+		}
+		b.Workloads = append(b.Workloads, *values[i])
+	}
 	return b
 }

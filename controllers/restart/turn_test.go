@@ -1,0 +1,226 @@
+package restart
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+)
+
+func TestMarks(t *testing.T) {
+	t.Parallel()
+	for _, want := range []turn{
+		{}, {unavailable: true}, {retried: true}, {evicted: true}, {unavailable: true, evicted: true}, {retried: true, evicted: true},
+	} {
+		want.since = now.Truncate(time.Second)
+		if got, ok := parseTurn(want.mark(), now); !ok || got != want {
+			t.Errorf("%s says %+v, want %+v", want.mark(), got, want)
+		}
+	}
+	for _, mark := range []string{"", "nonsense", "20990101T000000Z", turn{since: now.Add(skew + time.Second)}.mark()} {
+		if got, ok := parseTurn(mark, now); ok {
+			t.Errorf("%q is believed: %+v", mark, got)
+		}
+	}
+}
+
+func labelled(mark string) func(*appsv1.Deployment) {
+	return func(d *appsv1.Deployment) { d.Labels = map[string]string{v1alpha1.LabelRestarting: mark} }
+}
+
+// A label is a turn where the manager before left it, or where this one wrote it, and not where a tenant did.
+func TestWhoseMarkIsBelieved(t *testing.T) {
+	t.Parallel()
+	mark := turn{since: now.Add(-time.Minute)}.mark()
+	forged := deployment("web", labelled(mark))
+	if (ledger{}).of(now, forged, false).turn != nil {
+		t.Error("a label that appeared later is believed")
+	}
+	if (ledger{}).of(now, forged, true).turn == nil {
+		t.Error("what the manager before left is not believed")
+	}
+	if (ledger{}).of(now, deployment("web", labelled("20990101T000000Z")), true).turn != nil {
+		t.Error("a turn in the future is believed")
+	}
+	l := ledger{forged.GetUID(): {attempt: mark}}
+	if l.of(now, forged, false).turn == nil {
+		t.Error("a write without an answer is not believed")
+	}
+	renewed := deployment("web", labelled(turn{since: now}.mark()))
+	if got := l.of(now, renewed, true).turn.since; !got.Equal(now.Add(-time.Minute).Truncate(time.Second)) {
+		t.Errorf("a tenant makes its turn begin at %s", got)
+	}
+	if l.of(now, deployment("web"), false).turn == nil {
+		t.Error("a tenant ends its turn by removing the label")
+	}
+}
+
+// The cache holds a label of a turn only where we wrote it by that name.
+func TestSlimLeavesOurMarks(t *testing.T) {
+	t.Parallel()
+	owns := func(manager, field string) []metav1.ManagedFieldsEntry {
+		return []metav1.ManagedFieldsEntry{{Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(
+			`{"f:metadata":{"f:labels":{"f:` + field + `":{}}}}`,
+		)}}
+	}
+	for name, tc := range map[string]struct {
+		fields []metav1.ManagedFieldsEntry
+		stays  bool
+	}{
+		"ours":          {owns(string(apply.Restart), v1alpha1.LabelRestarting), true},
+		"another label": {owns(string(apply.Restart), "app"), false},
+		"kubectl's":     {owns("kubectl", v1alpha1.LabelRestarting), false},
+	} {
+		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelRestarting: "x", "app": "web"}, ManagedFields: tc.fields}}
+		Slim(d)
+		Slim(d) // a cache may do so again
+		if _, stays := d.Labels[v1alpha1.LabelRestarting]; stays != tc.stays || len(d.ManagedFields) > 0 {
+			t.Errorf("%s: it stays %t, want %t", name, stays, tc.stays)
+		}
+	}
+}
+
+// A stamp that is removed is counted once each time it was written.
+func TestUndone(t *testing.T) {
+	t.Parallel()
+	known := &entry{}
+	l := ledger{"uid-of-deployment": known}
+	stamped := func(at time.Time) *workload {
+		return deployment("web", func(d *appsv1.Deployment) { d.Spec.Template = template(at) })
+	}
+	begun := now.Truncate(time.Second)
+	known.begin(turn{since: begun}, begun, now)
+	for range 2 {
+		l.of(now, stamped(begun), false)
+	}
+	if known.undone != 0 {
+		t.Fatal("it counts what was not undone")
+	}
+	for range 2 {
+		l.of(now.Add(time.Second), stamped(time.Time{}), false)
+	}
+	if known.undone != 1 || !known.promptly {
+		t.Fatalf("it was undone %d times, promptly %t", known.undone, known.promptly)
+	}
+	known.begin(turn{since: begun}, begun, now)
+	l.of(now.Add(time.Hour), stamped(begun.Add(-time.Hour)), false)
+	if known.undone != mostUndone || known.promptly {
+		t.Fatalf("it was undone %d times, promptly %t", known.undone, known.promptly)
+	}
+	known.begin(turn{since: begun, evicted: true}, begun, now)
+	l.of(now.Add(time.Hour), stamped(time.Time{}), false)
+	known.end()
+	if known.undone != mostUndone {
+		t.Errorf("after evictions it was undone %d times", known.undone)
+	}
+	known.begin(turn{since: begun}, begun, now)
+	l.of(now, stamped(begun), false)
+	known.end()
+	if known.undone != 0 {
+		t.Errorf("its owner let a restart be, and it was undone %d times", known.undone)
+	}
+}
+
+// A webhook that does not answer costs the others a few seconds at most, and nobody waits for another's.
+func TestAtOnce(t *testing.T) {
+	t.Parallel()
+	var noted []string
+	waits := make(chan struct{})
+	atOnce(t.Context(), []attempt{
+		func(ctx context.Context) func() {
+			<-waits // for the second, which comes after it
+			_, bounded := ctx.Deadline()
+			return func() { noted = append(noted, map[bool]string{true: "first", false: "first, for ever"}[bounded]) }
+		},
+		func(context.Context) func() { close(waits); return func() { noted = append(noted, "second") } },
+	})
+	if got := strings.Join(noted, " "); got != "first second" {
+		t.Errorf("it made %q", got)
+	}
+}
+
+// A pod is left out whose node does not answer: the node lifecycle controller says that it is not ready while its containers are, or its
+// deletion does not end.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	pod := func(ready, containers corev1.ConditionStatus, reason string) *corev1.Pod {
+		p := podOf("agent", 1, time.Hour)
+		p.Spec.NodeName = "n1"
+		p.Status.Conditions = []corev1.PodCondition{
+			{Type: corev1.PodReady, Status: ready, Reason: reason}, {Type: corev1.ContainersReady, Status: containers},
+		}
+		return p
+	}
+	deleted := func(ago time.Duration) *corev1.Pod {
+		p := pod("False", "False", "ContainersNotReady")
+		p.DeletionTimestamp = new(metav1.NewTime(now.Add(-ago)))
+		return p
+	}
+	for name, tc := range map[string]struct {
+		pod        *corev1.Pod
+		away, runs bool
+		until      time.Time
+	}{
+		"it is well":                     {pod: pod("True", "True", ""), runs: true},
+		"it is not ready":                {pod: pod("False", "False", "ContainersNotReady"), runs: true},
+		"a readiness gate is closed":     {pod: pod("False", "True", "ReadinessGatesNotReady"), runs: true},
+		"its node does not answer":       {pod: pod("False", "True", ""), away: true},
+		"it is being deleted":            {pod: deleted(time.Minute - time.Second), until: now.Add(time.Second)},
+		"it has been deleted for longer": {pod: deleted(time.Minute + time.Second), away: true},
+	} {
+		s := newStarts()
+		s.look(now, tc.pod)
+		if _, runs := s.oldest["main"]; runs != tc.runs || (len(s.away) > 0) != tc.away || !s.until.Equal(tc.until) {
+			t.Errorf("%s: it runs %t, is away %v, until %s", name, runs, s.away, s.until)
+		}
+	}
+	w := daemonSet(func(d *appsv1.DaemonSet) { d.Status.NumberAvailable, d.Status.UpdatedNumberScheduled = 1, 1 })
+	if left := w.without([]string{"pod agent-1"}); w.rollout.available || !left.rollout.available {
+		t.Error("a pod on a node that does not answer is counted")
+	}
+}
+
+// What a write comes to: an error holds up its namespace for a while, a refusal the workload, and a conflict nobody.
+func TestWritten(t *testing.T) {
+	t.Parallel()
+	gone := apierrors.NewNotFound(appsv1.Resource("deployments"), "web")
+	for name, tc := range map[string]struct {
+		err           error
+		done, refused bool
+		others        bool
+	}{
+		"done":       {done: true},
+		"gone":       {err: gone},
+		"a conflict": {err: apierrors.NewConflict(appsv1.Resource("deployments"), "web", errors.New("it changed"))},
+		"forbidden":  {err: apierrors.NewForbidden(appsv1.Resource("deployments"), "web", errors.New("no")), refused: true},
+		"a webhook":  {err: apierrors.NewInternalError(errors.New("failed calling webhook")), refused: true, others: true},
+		"no answer":  {err: context.DeadlineExceeded, refused: true, others: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := New(Reconciler{Recorder: &deaf{}})
+			one, other := stale(deployment("web"), renewed(time.Hour)), deployment("other", func(d *appsv1.Deployment) { d.UID = types.UID("other") })
+			if done := r.written(now, one, "its restart was refused", tc.err); done != tc.done {
+				t.Errorf("it is done: %t", done)
+			}
+			tenant := r.tenants["shop"]
+			refused, others := one.entry.refusal.of(one.workload, now) != "", tenant.refusal.of(other, now) != ""
+			if refused != tc.refused || others != tc.others || !tenant.served.Equal(now) {
+				t.Errorf("it is refused %t, and others %t (%+v)", refused, others, tenant)
+			}
+			if later := now.Add(retryRefused + time.Second); one.entry.refusal.of(one.workload, later)+tenant.refusal.of(other, later) != "" {
+				t.Error("it is not tried again")
+			}
+		})
+	}
+}
