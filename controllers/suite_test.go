@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -40,7 +41,8 @@ func withCluster(m *testing.M) (code int, err error) {
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		return 1, err
 	}
-	ctrl.SetLogger(logr.Discard())
+	logged := &errorLines{}
+	ctrl.SetLogger(logr.New(logged))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	running, err = cluster.Start(ctx, cluster.Options{Controllers: true, CRDs: []string{filepath.Join("..", "config", "crd", "bases")}})
@@ -58,5 +60,6 @@ func withCluster(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	return m.Run(), stop()
+	code = m.Run()
+	return code, errors.Join(stop(), logged.check())
 }

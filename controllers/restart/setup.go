@@ -18,6 +18,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
@@ -82,7 +83,8 @@ func (r *Reconciler) watch(mgr ctrl.Manager) error {
 			return a == nil || b == nil || !maps.Equal(a.Spec.Selector, b.Spec.Selector) || !maps.Equal(a.Labels, b.Labels)
 		}))).
 		Watches(servingcert.NamespaceMetadata(), r.gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
-		Complete(r)
+		WithOptions(retry.Options(1)).
+		Complete(retry.Quietly(r))
 }
 
 // changed passes over updates that change nothing that matters here.

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -31,11 +32,12 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 			return []reconcile.Request{request(caOf(policy))}
 		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Secret{}, r.later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
-		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() })))
+		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
+		WithOptions(retry.Options(1))
 	for _, targets := range r.Targets.Sources(r.later) {
 		building.WatchesRawSource(targets)
 	}
-	built, err := building.Build(r)
+	built, err := building.Build(retry.Quietly(r))
 	if err != nil {
 		return err
 	}

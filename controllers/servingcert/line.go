@@ -10,13 +10,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/retry"
 )
 
 const (
@@ -78,8 +78,8 @@ func (l *Line) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName + "-keys").
 		WatchesRawSource(source.Func(l.opens)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: l.cores}).
-		Complete(l)
+		WithOptions(retry.Options(l.cores)).
+		Complete(retry.Quietly(l))
 }
 
 // opens is called with the queue of those who wait for a key. Some may have come before.

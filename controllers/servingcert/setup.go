@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -28,6 +27,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -57,8 +57,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		Watches(NamespaceMetadata(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, namespace client.Object) []reconcile.Request {
 			return r.services(ctx, client.InNamespace(namespace.GetName()))
 		}), builder.WithPredicates(notAtFirst(), predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
-		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
-		Complete(r))
+		WithOptions(retry.Options(concurrency)).
+		Complete(retry.Quietly(r)))
 }
 
 // notAtFirst passes over what is there when the manager starts: every Service is then looked at once, for its own sake.

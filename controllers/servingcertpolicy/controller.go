@@ -27,6 +27,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
@@ -65,7 +66,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Secret{}, later).
 		Watches(servingcert.NamespaceMetadata(), later).
 		WatchesRawSource(source.Channel(r.RestartsChanged, later)).
-		Complete(r)
+		WithOptions(retry.Options(1)).
+		Complete(retry.Quietly(r))
 }
 
 // Reconcile reports on every policy.

@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -26,6 +25,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
@@ -76,10 +76,10 @@ type Reconciler[T client.Object] struct {
 func (r *Reconciler[T]) SetupWithManager(mgr ctrl.Manager) error {
 	return optional.Start(mgr,
 		func(ctx context.Context) (bool, error) { return optional.Served(ctx, r.Live, r.Door.List()) },
-		func(context.Context) error { return r.open(mgr) })
+		func(ctx context.Context) error { return r.open(ctx, mgr) })
 }
 
-func (r *Reconciler[T]) open(mgr ctrl.Manager) error {
+func (r *Reconciler[T]) open(ctx context.Context, mgr ctrl.Manager) error {
 	var err error
 	r.requests, err = cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
@@ -97,6 +97,10 @@ func (r *Reconciler[T]) open(mgr ctrl.Manager) error {
 	if err := mgr.Add(r.requests); err != nil {
 		return err
 	}
+	// The manager runs: it starts what is added, but does not wait for that, and the handlers below read from this cache at once.
+	if !r.requests.WaitForCacheSync(ctx) {
+		return ctx.Err()
+	}
 	waiting := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.waiting(ctx, "") })
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Door.Name()).
@@ -106,8 +110,8 @@ func (r *Reconciler[T]) open(mgr ctrl.Manager) error {
 		}), builder.WithPredicates(serviceChanged())).
 		Watches(&v1alpha1.ServingCertPolicy{}, waiting, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, waiting, builder.WithPredicates(keyring.Changed())).
-		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
-		Complete(r)
+		WithOptions(retry.Options(concurrency)).
+		Complete(retry.Quietly(r))
 }
 
 // serviceChanged passes over the changes of a Service that decide nothing. Which pods it selects decides what these may have.

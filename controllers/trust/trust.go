@@ -11,7 +11,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -21,6 +20,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/retry"
 )
 
 // concurrency keeps one slow object from holding up the others.
@@ -116,13 +116,13 @@ func (r *Reconciler) setup(ctx context.Context, mgr ctrl.Manager, targets, passw
 		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, ca client.Object) []reconcile.Request {
 			return r.asking(ctx, indexCA, ca.GetName(), "")
 		}), builder.WithPredicates(keyring.Changed())).
-		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency})
+		WithOptions(retry.Options(concurrency))
 	if r.kind.holdsData() {
 		if err := r.watchPasswords(ctx, building, targets, passwords); err != nil {
 			return err
 		}
 	}
-	return building.Complete(r)
+	return building.Complete(retry.Quietly(r))
 }
 
 // watchPasswords looks again at a truststore when its password has changed, or has come.

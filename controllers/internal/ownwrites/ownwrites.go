@@ -6,8 +6,8 @@ import (
 	"maps"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Annotations remembers the changes of annotations that were sent and not seen in an event yet. It is forgotten with the process,
@@ -39,8 +39,8 @@ func (a *Annotations) Forget(key types.NamespacedName) {
 
 // Observed reports whether the metadata of an object differ from those before by the expected changes and nothing else; these are
 // expected once.
-func (a *Annotations) Observed(before, after client.Object) bool {
-	key := client.ObjectKeyFromObject(after)
+func (a *Annotations) Observed(before, after metav1.Object) bool {
+	key := types.NamespacedName{Namespace: after.GetNamespace(), Name: after.GetName()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	changes, expects := a.expected[key]

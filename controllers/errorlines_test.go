@@ -1,0 +1,52 @@
+package controllers_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// errorLines is a logger that remembers the errors that should never be logged, by any operator of this package: they pass by
+// themselves, and would only frighten who reads the log.
+type errorLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+// Init does nothing.
+func (*errorLines) Init(logr.RuntimeInfo) {}
+
+// Enabled is false: only errors count.
+func (*errorLines) Enabled(int) bool { return false }
+
+// Info does nothing.
+func (*errorLines) Info(int, string, ...any) {}
+
+// Error remembers an error that should not be logged.
+func (l *errorLines) Error(err error, message string, _ ...any) {
+	if err == nil || (!apierrors.IsConflict(err) && !strings.Contains(err.Error(), "cache is not started")) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, fmt.Sprintf("%s: %v", message, err))
+}
+
+// WithValues returns the logger itself.
+func (l *errorLines) WithValues(...any) logr.LogSink { return l }
+
+// WithName returns the logger itself.
+func (l *errorLines) WithName(string) logr.LogSink { return l }
+
+// check returns an error if something was logged that should not have been.
+func (l *errorLines) check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.lines) > 0 {
+		return fmt.Errorf("%d errors were logged that pass by themselves, such as %q", len(l.lines), l.lines[0])
+	}
+	return nil
+}

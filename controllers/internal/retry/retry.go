@@ -1,0 +1,55 @@
+// Package retry decides when, and how loudly, a controller tries again after an error.
+package retry
+
+import (
+	"context"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+const (
+	// firstDelay doubles after each error in a row, up to MaxDelay.
+	firstDelay = 5 * time.Millisecond
+	// MaxDelay is the longest time between two tries: what a person has put right is noticed by then.
+	MaxDelay = time.Minute
+	// afterConflict gives the cache time to see what somebody else wrote.
+	afterConflict = time.Second
+)
+
+// Options returns the options of a controller that reconciles so many objects at a time.
+func Options(concurrency int) controller.Options {
+	return controller.Options{
+		MaxConcurrentReconciles: concurrency,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstDelay, MaxDelay),
+	}
+}
+
+// Quietly returns a reconciler that tries again after a conflict without logging an error: somebody else was faster, which is no fault.
+func Quietly(r reconcile.Reconciler) reconcile.Reconciler {
+	return reconcile.Func(func(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+		result, err := r.Reconcile(ctx, request)
+		if !isConflict(err) {
+			return result, err
+		}
+		ctrl.LoggerFrom(ctx).V(1).Info("somebody else was faster", "error", err.Error())
+		return ctrl.Result{RequeueAfter: afterConflict}, nil
+	})
+}
+
+// isConflict reports whether an error is a conflict, and nothing else besides.
+func isConflict(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only what was joined here
+		for _, one := range joined.Unwrap() {
+			if !isConflict(one) {
+				return false
+			}
+		}
+		return true
+	}
+	return apierrors.IsConflict(err)
+}
