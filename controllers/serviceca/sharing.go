@@ -69,7 +69,7 @@ func (in observed) leftAlone(kind string, object client.Object, field string, na
 	case user != "":
 		return fmt.Sprintf("%s %s is left alone, because it belongs to ServiceCA %s: set %s to another name", kind, name, user, field)
 	case label != "":
-		label = "it belonged to ServiceCA " + label
+		label = "it belongs to ServiceCA " + label
 	default:
 		label = "this ServiceCA did not make it"
 	}
