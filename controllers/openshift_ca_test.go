@@ -31,8 +31,8 @@ func TestOpenShiftSigningKeyAndBundle(t *testing.T) {
 	if secret.Type != corev1.SecretTypeTLS {
 		t.Errorf("the type is %s", secret.Type)
 	}
-	if block, _ := pem.Decode(secret.Data["tls.key"]); block == nil || block.Type != "PRIVATE KEY" {
-		t.Error("tls.key is no private key")
+	if block, _ := pem.Decode(secret.Data["tls.key"]); block == nil || block.Type != "RSA PRIVATE KEY" {
+		t.Error("tls.key is no private key as OpenShift writes it, in PKCS #1")
 	}
 	var published corev1.ConfigMap
 	eventually(t, func(ctx context.Context) string {

@@ -33,6 +33,9 @@ func TestOpenShiftSecretHasTwoKeysAndAnOwner(t *testing.T) {
 	if keys := slices.Sorted(maps.Keys(secret.Data)); !slices.Equal(keys, []string{"tls.crt", "tls.key"}) {
 		t.Errorf("the keys are %v", keys)
 	}
+	if key := secret.Data["tls.key"]; !bytes.HasPrefix(key, []byte("-----BEGIN RSA PRIVATE KEY-----")) {
+		t.Errorf("tls.key begins with %.30s, and on OpenShift it is in PKCS #1", key)
+	}
 	if len(secret.OwnerReferences) != 1 {
 		t.Fatalf("there are %d owners", len(secret.OwnerReferences))
 	}

@@ -1,6 +1,8 @@
 package controllers_test
 
 import (
+	"bytes"
+	"context"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -73,6 +75,40 @@ func TestPolicyEditMovesWhatItChanges(t *testing.T) {
 			unchanged(t, before["plain"], before["headless"], before["other"])
 		})
 	}
+}
+
+// A change of the encoding rewrites the private keys, of Services and of the CA; no certificate is made anew, and nothing rotates.
+func TestKeyEncoding(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
+		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
+	})
+	r.service("web", asks("web-tls"))
+	before, signer := r.secret("web-tls", r.issued("web."+r.name+".svc")), r.signer()
+	for encoding, block := range map[v1alpha1.KeyEncoding]string{v1alpha1.PKCS1: "-----BEGIN EC PRIVATE KEY-----", v1alpha1.PKCS8: "-----BEGIN PRIVATE KEY-----"} {
+		update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.PrivateKey.Encoding = encoding })
+		update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Certificate.PrivateKey.Encoding = encoding })
+		after := r.secret("web-tls", func(secret *corev1.Secret) string {
+			if !bytes.HasPrefix(secret.Data[corev1.TLSPrivateKeyKey], []byte(block)) {
+				return "the key is not " + block
+			}
+			return r.issued("web." + r.name + ".svc")(secret)
+		})
+		if !bytes.Equal(after.Data[corev1.TLSCertKey], before.Data[corev1.TLSCertKey]) {
+			t.Errorf("the certificate is another with %s", encoding)
+		}
+		eventually(t, func(context.Context) string {
+			if !bytes.HasPrefix(r.signingKey().Data[corev1.TLSPrivateKeyKey], []byte(block)) {
+				return "the signing key is not " + block
+			}
+			return ""
+		})
+	}
+	if !r.signer().Equal(signer) {
+		t.Error("the CA is another")
+	}
+	r.serviceCA(isReady)
+	r.serves(1)
 }
 
 // A policy that names another ServiceCA moves its certificates there, each of them once.

@@ -19,7 +19,7 @@ spec:
   certificate:
     commonName: service-serving-signer
     duration: 18960h
-    privateKey: {algorithm: ECDSA}
+    privateKey: {algorithm: ECDSA, encoding: PKCS8}
   rotation:
     rotateBefore: 9480h
     mode: Automatic
@@ -41,7 +41,7 @@ spec:
   secretNameSuffix: -tls
   certificate:
     duration: 2160h
-    privateKey: {algorithm: ECDSA, rotationPolicy: Always}
+    privateKey: {algorithm: ECDSA, encoding: PKCS8, rotationPolicy: Always}
     usages: [server auth]
     caBundle: Omit
   restart:

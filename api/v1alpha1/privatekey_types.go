@@ -28,11 +28,26 @@ const (
 	RotateNever RotationPolicy = "Never"
 )
 
+// KeyEncoding is the form of a private key in PEM, as cert-manager names it.
+//
+// +kubebuilder:validation:Enum=PKCS8;PKCS1
+type KeyEncoding string
+
+// The encodings.
+const (
+	// PKCS8 is the form for keys of every algorithm: "BEGIN PRIVATE KEY" (RFC 5958).
+	PKCS8 KeyEncoding = "PKCS8"
+	// PKCS1 is the older form of each algorithm: PKCS #1 (RFC 8017), "BEGIN RSA PRIVATE KEY", for RSA, and SEC 1 (RFC 5915), "BEGIN
+	// EC PRIVATE KEY", for ECDSA. Ed25519 has none.
+	PKCS1 KeyEncoding = "PKCS1"
+)
+
 // PrivateKey describes the private key of a CA or of a serving certificate.
 //
 // +kubebuilder:validation:XValidation:rule="self.algorithm != 'RSA' || !has(self.size) || self.size in [2048, 3072, 4096]",message="an RSA key has 2048, 3072 or 4096 bits: set size to one of these, or leave it out for 2048"
 // +kubebuilder:validation:XValidation:rule="self.algorithm != 'ECDSA' || !has(self.size) || self.size in [256, 384, 521]",message="an ECDSA key is on the curve P-256, P-384 or P-521: set size to 256, 384 or 521, or leave it out for 256"
 // +kubebuilder:validation:XValidation:rule="self.algorithm != 'Ed25519' || !has(self.size)",message="an Ed25519 key has only one size: leave size out"
+// +kubebuilder:validation:XValidation:rule="self.algorithm != 'Ed25519' || !has(self.encoding) || self.encoding == 'PKCS8'",message="an Ed25519 key is always PKCS #8: leave encoding out, or set it to PKCS8"
 type PrivateKey struct {
 	// algorithm of the key.
 	// +optional
@@ -43,4 +58,10 @@ type PrivateKey struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	Size int32 `json:"size,omitempty"`
+
+	// encoding of the key in tls.key: PKCS8 for every algorithm, or PKCS1, which stands for PKCS #1 of an RSA key and SEC 1 of an ECDSA
+	// key. A change rewrites the keys that are there; no certificate is made anew.
+	// +optional
+	// +default="PKCS8"
+	Encoding KeyEncoding `json:"encoding,omitempty"`
 }

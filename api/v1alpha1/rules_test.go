@@ -87,6 +87,12 @@ var serviceCARules = []ruleCase{
 	{name: "Ed25519 with a size", manifest: spec(`{certificate: {privateKey: {algorithm: Ed25519, size: 256}}}`),
 		want: []string{"spec.certificate.privateKey: " + sayEd25519}},
 
+	{name: "PKCS #1", manifest: spec(`{certificate: {privateKey: {algorithm: RSA, encoding: PKCS1}}}`)},
+	{name: "SEC 1", manifest: spec(`{certificate: {privateKey: {encoding: PKCS1}}}`)},
+	{name: "Ed25519 as PKCS #8", manifest: spec(`{certificate: {privateKey: {algorithm: Ed25519, encoding: PKCS8}}}`)},
+	{name: "Ed25519 as PKCS #1", manifest: spec(`{certificate: {privateKey: {algorithm: Ed25519, encoding: PKCS1}}}`),
+		want: []string{"spec.certificate.privateKey: an Ed25519 key is always PKCS #8: leave encoding out, or set it to PKCS8"}},
+
 	{name: "permitted domains", manifest: spec(`{certificate: {permittedDNSDomains: [svc, svc.cluster.local]}}`)},
 	{name: "permitted wildcard", manifest: spec(`{certificate: {permittedDNSDomains: ["*.svc"]}}`),
 		want: []string{"spec.certificate.permittedDNSDomains: a permitted DNS domain is a plain domain such as svc or cluster.local: " +
@@ -153,6 +159,8 @@ var servingCertPolicyRules = []ruleCase{
 		want: []string{"spec.certificate.privateKey: " + sayRSA}},
 	{name: "ECDSA of a size that does not exist", manifest: spec(`{certificate: {privateKey: {algorithm: ECDSA, size: 2048}}}`),
 		want: []string{"spec.certificate.privateKey: " + sayECDSA}},
+	{name: "Ed25519 as PKCS #1", manifest: spec(`{certificate: {privateKey: {algorithm: Ed25519, encoding: PKCS1}}}`),
+		want: []string{"spec.certificate.privateKey: an Ed25519 key is always PKCS #8: leave encoding out, or set it to PKCS8"}},
 	{name: "Ed25519 with a size", manifest: spec(`{certificate: {privateKey: {algorithm: Ed25519, size: 256}}}`),
 		want: []string{"spec.certificate.privateKey: " + sayEd25519}},
 

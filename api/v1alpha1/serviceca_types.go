@@ -159,7 +159,7 @@ type CACertificate struct {
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$') || duration(self) >= duration('1m')",message="duration must be at least 1m: 18960h (26 months) is a good choice"
 	Duration Duration `json:"duration,omitempty"`
 
-	// privateKey of each generation. A change starts a rotation.
+	// privateKey of each generation. A change of its algorithm or size starts a rotation.
 	// +optional
 	// +default={}
 	PrivateKey PrivateKey `json:"privateKey,omitzero"`

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
 
@@ -88,6 +89,36 @@ func TestPlan(t *testing.T) {
 			}
 			if got := len(bundleOf(decided)); got != tc.roots {
 				t.Errorf("the bundle has %d roots, want %d", got, tc.roots)
+			}
+		})
+	}
+}
+
+// Another encoding of the signing key is written at once, and starts no rotation; a key that was brought stays as it was.
+func TestKeyEncoding(t *testing.T) {
+	for name, brought := range map[string]bool{"self-signed": false, "brought": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newHistory(t)
+			s.serviceCA.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.ECDSA
+			if brought {
+				s.brings(100 * day)
+			}
+			s.settle()
+			before := s.secret.DeepCopy()
+			s.serviceCA.Spec.Certificate.PrivateKey.Encoding = v1alpha1.PKCS1
+			if happened := s.settle(); len(happened) > 0 {
+				t.Errorf("it happens that %v", happened)
+			}
+			now, was := s.secret.Data[corev1.TLSPrivateKeyKey], before.Data[corev1.TLSPrivateKeyKey]
+			if changed := !bytes.Equal(now, was); changed == brought {
+				t.Errorf("the key is written anew: %v, want %v", changed, !brought)
+			}
+			before.Data[corev1.TLSPrivateKeyKey] = now
+			if diff := cmp.Diff(before.Data, s.secret.Data); diff != "" {
+				t.Errorf("something else changed, too (-before +after):\n%s", diff)
+			}
+			if back, err := pki.EncodeKey(now, v1alpha1.PKCS8); err != nil || (!brought && !bytes.Equal(back, was)) {
+				t.Errorf("the key is another: %v", err)
 			}
 		})
 	}

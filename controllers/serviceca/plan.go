@@ -187,6 +187,12 @@ func (s *step) compare(in observed) error {
 		secret = in.secret.DeepCopy()
 	}
 	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelServiceCA, in.serviceCA.Name)
+	if source := in.serviceCA.Spec.Source; source.Secret == nil {
+		// A key that was brought stays as it was.
+		if err := s.state.EncodeKeys(pki.EncodingOf(in.serviceCA.Spec.Certificate.PrivateKey)); err != nil {
+			return err
+		}
+	}
 	if err := s.state.Write(secret); err != nil {
 		return err
 	}

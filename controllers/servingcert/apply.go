@@ -164,7 +164,7 @@ func (r *Reconciler) keyFor(ctx context.Context, found situation) (*pki.Key, err
 	return found.made, nil
 }
 
-// repair writes a sound certificate again, with what should surround it.
+// repair writes a sound certificate again, with its key in the encoding that the policy wants, and with what should surround them.
 func (r *Reconciler) repair(ctx context.Context, found situation) error {
 	live, err := r.readLive(ctx, found.secret)
 	if err != nil {
@@ -173,9 +173,11 @@ func (r *Reconciler) repair(ctx context.Context, found situation) error {
 	if !apply.MadeBy(live, apply.ServingCert) {
 		return r.adopt(ctx, found, live)
 	}
-	return r.writeSecret(ctx, found, pki.Pair{
-		Certificate: live.Data[corev1.TLSCertKey], PrivateKey: live.Data[corev1.TLSPrivateKeyKey],
-	})
+	key, err := pki.EncodeKey(live.Data[corev1.TLSPrivateKeyKey], found.want.Leaf.Encoding)
+	if err != nil {
+		return err
+	}
+	return r.writeSecret(ctx, found, pki.Pair{Certificate: live.Data[corev1.TLSCertKey], PrivateKey: key})
 }
 
 // adopt makes a Secret that was restored or copied without managedFields known as ours, so that it is removed when its Service wants it no more. A

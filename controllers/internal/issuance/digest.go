@@ -18,8 +18,22 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// soundKey stands for a private key that belongs to the certificate beside it, in a digest.
-const soundKey = "sound"
+// soundKey and soundKeyPKCS1 stand for a private key that belongs to the certificate beside it, in a digest, by its encoding.
+const (
+	soundKey      = "sound"
+	soundKeyPKCS1 = "sound, " + string(v1alpha1.PKCS1)
+)
+
+// isSound reports whether the private key in a digest belongs to the certificate beside it.
+func isSound(digest *corev1.Secret) bool {
+	key := digest.StringData[corev1.TLSPrivateKeyKey]
+	return key == soundKey || key == soundKeyPKCS1
+}
+
+// isEncoded reports whether a sound key in a digest has an encoding.
+func isEncoded(digest *corev1.Secret, encoding v1alpha1.KeyEncoding) bool {
+	return (digest.StringData[corev1.TLSPrivateKeyKey] == soundKeyPKCS1) == (encoding == v1alpha1.PKCS1)
+}
 
 // Where a digest has the certificate, in DER, whom that names as its signer, and in seconds when it was written and when it ends: among its labels, for a
 // map of its own would take two thirds of what it holds. A real Secret's labels of these names do not come through.
@@ -48,7 +62,7 @@ func Digest(secret *corev1.Secret) {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, seconds(issued(secret, leaf.IssuedAt)))
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, seconds(leaf.NotAfter))
 	}
-	secret.StringData, secret.Data = digestOf(secret.Data, leaf.Chain, unsound), nil
+	secret.StringData, secret.Data = digestOf(secret.Data, leaf, unsound), nil
 	if apply.MadeBy(secret, apply.ServingCert) {
 		secret.ManagedFields = byUs
 	} else {
@@ -113,11 +127,14 @@ func timeOf(secret *corev1.Secret, label string) time.Time {
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
 const namesKept = 32
 
-func digestOf(data map[string][]byte, chain string, unsound error) map[string]string {
+func digestOf(data map[string][]byte, leaf pki.Parts, unsound error) map[string]string {
 	var others []string
 	digest := map[string]string{corev1.TLSPrivateKeyKey: soundKey}
-	if chain != "" {
-		digest[corev1.TLSCertKey] = chain
+	if leaf.Encoding == v1alpha1.PKCS1 {
+		digest[corev1.TLSPrivateKeyKey] = soundKeyPKCS1
+	}
+	if leaf.Chain != "" {
+		digest[corev1.TLSCertKey] = leaf.Chain
 	}
 	alone := len(digest)
 	if unsound != nil {
@@ -139,19 +156,19 @@ func digestOf(data map[string][]byte, chain string, unsound error) map[string]st
 	for _, key := range others {
 		digest[strings.Clone(key)] = ""
 	}
-	if len(digest) > alone || unsound != nil || len(chain) > pki.LongestChain {
+	if len(digest) > alone || unsound != nil || len(leaf.Chain) > pki.LongestChain {
 		return digest
 	}
-	return shared(chain, digest)
+	return shared(digest[corev1.TLSPrivateKeyKey]+leaf.Chain, digest)
 }
 
 // shared is the one of those that are alike.
-func shared(chain string, digest map[string]string) map[string]string {
-	if before, known := soundAlone.Get(chain); known {
+func shared(content string, digest map[string]string) map[string]string {
+	if before, known := soundAlone.Get(content); known {
 		digest, _ = before.(map[string]string)
 		return digest
 	}
-	soundAlone.Add(chain, digest)
+	soundAlone.Add(content, digest)
 	return digest
 }
 
@@ -171,7 +188,7 @@ func Issued(secret *corev1.Secret) time.Time { return timeOf(secret, issuedLabel
 
 // End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
 func End(secret *corev1.Secret) time.Time {
-	if secret == nil || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
+	if secret == nil || !isSound(secret) {
 		return time.Time{}
 	}
 	_, notAfter, _ := Signed(secret)

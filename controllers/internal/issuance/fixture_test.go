@@ -172,7 +172,10 @@ func (s *scene) carryOut(plan issuance.Plan) {
 		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
 		s.write(must(s.t, pair, err))
 	case issuance.Repair:
-		s.write(s.pair())
+		pair := s.pair()
+		key, err := pki.EncodeKey(pair.PrivateKey, plan.Want.Leaf.Encoding)
+		pair.PrivateKey = must(s.t, key, err)
+		s.write(pair)
 	case issuance.Keep, issuance.Refuse:
 	}
 }

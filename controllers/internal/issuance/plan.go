@@ -208,8 +208,9 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 	}
 	plan.Action, plan.Why, plan.Renewal = Keep, "", false
 	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
-	if bundleDrifted || w.keystoreDrifted(secret) || !w.bearsMetadata(secret, leaf.NotAfter, ca) || !apply.MadeBy(secret, apply.ServingCert) {
-		plan.Action, plan.Why = Repair, "its labels, annotations, managedFields, bundle or keystore were not as they should be"
+	if bundleDrifted || w.keystoreDrifted(secret) || !w.bearsMetadata(secret, leaf.NotAfter, ca) || !apply.MadeBy(secret, apply.ServingCert) ||
+		!isEncoded(secret, w.Leaf.Encoding) {
+		plan.Action, plan.Why = Repair, "its labels, annotations, managedFields, bundle, keystore or the encoding of its key were not as they should be"
 	}
 }
 
@@ -219,8 +220,8 @@ func (w Want) sound(now time.Time, secret *corev1.Secret) (*pki.Leaf, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key := secret.StringData[corev1.TLSPrivateKeyKey]; key != soundKey {
-		return nil, errors.New(key)
+	if !isSound(secret) {
+		return nil, errors.New(secret.StringData[corev1.TLSPrivateKeyKey])
 	}
 	if now.Before(leaf.NotBefore) {
 		return nil, fmt.Errorf("it was not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))

@@ -157,6 +157,7 @@ func TestPlanKeeps(t *testing.T) {
 		{"the policy is called otherwise", func(s *scene) { s.policy.Name = "other" }},
 		{"renewed later", renewBefore("1h")},
 		{"the key is kept", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.RotationPolicy = v1alpha1.RotateNever })},
+		{"the default encoding of the key by its name", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.Encoding = v1alpha1.PKCS8 })},
 		{"the default size of the key by its name", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.Size = 256 })},
 		{"the default cluster domain by its name", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ClusterDomains = []string{"cluster.local"} })},
 		{"an extra name that it has", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"$(service).$(namespace).svc"} })},

@@ -52,7 +52,7 @@ func bearsNameOf(secret *corev1.Secret, name string) bool {
 // be one that a tenant, or a thief of a signing key, put there.
 func (w Want) KeepsKey(secret *corev1.Secret, ca *CA) bool {
 	if w.Policy.Spec.Certificate.PrivateKey.RotationPolicy != v1alpha1.RotateNever || secret == nil ||
-		!HasOwner(secret, w.Service) || secret.StringData[corev1.TLSPrivateKeyKey] != soundKey {
+		!HasOwner(secret, w.Service) || !isSound(secret) {
 		return false
 	}
 	leaf, err := Leaf(secret)

@@ -44,6 +44,7 @@ func (r Rules) Want(service *corev1.Service, policy *v1alpha1.ServingCertPolicy)
 			DNSNames: r.dnsNames(service, certificate),
 			Usages:   certificate.Usages,
 			Key:      pki.KeySpecOf(certificate.PrivateKey.PrivateKey),
+			Encoding: pki.EncodingOf(certificate.PrivateKey.PrivateKey),
 		},
 		Duration: certificate.Duration.Std(),
 		Keystore: keystoreOf(service, target.Family),

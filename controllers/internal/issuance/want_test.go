@@ -141,6 +141,7 @@ func TestWantCertificate(t *testing.T) {
 					DNSNames:   []string{"web.shop.svc", "web.shop.svc.cluster.local"},
 					Usages:     []v1alpha1.CertificateUsage{"server auth", "client auth"},
 					Key:        pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 2048},
+					Encoding:   v1alpha1.PKCS8,
 					ServiceUID: tc.uid,
 				},
 			}

@@ -24,6 +24,7 @@ type RootSpec struct {
 	Key                 KeySpec
 	PermittedDNSDomains []string
 	PermittedUsages     []v1alpha1.CertificateUsage
+	Encoding            v1alpha1.KeyEncoding
 }
 
 // RootSpecOf is what the API asks for.
@@ -34,6 +35,7 @@ func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
 		Key:                 KeySpecOf(certificate.PrivateKey),
 		PermittedDNSDomains: certificate.PermittedDNSDomains,
 		PermittedUsages:     certificate.PermittedUsages,
+		Encoding:            EncodingOf(certificate.PrivateKey),
 	}
 }
 
@@ -89,7 +91,7 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 	if err != nil {
 		return Pair{}, fmt.Errorf("sign the CA: %w", err)
 	}
-	return encodePair(der, nil, key)
+	return encodePair(der, nil, key, spec.Encoding)
 }
 
 // constrain permits a CA to sign for names in some domains, and for nothing else that name constraints can forbid: no IP address, and
@@ -117,12 +119,12 @@ func uniqueName(now time.Time, name string, before []*x509.Certificate) (string,
 	}
 }
 
-func encodePair(der []byte, chain []*x509.Certificate, key crypto.Signer) (Pair, error) {
+func encodePair(der []byte, chain []*x509.Certificate, key crypto.Signer, encoding v1alpha1.KeyEncoding) (Pair, error) {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return Pair{}, err
 	}
-	private, err := encodeKey(key)
+	private, err := encodeKey(key, encoding)
 	if err != nil {
 		return Pair{}, err
 	}
@@ -218,6 +220,14 @@ func (a *Authority) Save(data map[string][]byte, certificate, privateKey, bridge
 	}
 }
 
+// WithKeyEncoding returns the same CA, whose key Save writes in an encoding.
+func (a *Authority) WithKeyEncoding(encoding v1alpha1.KeyEncoding) (*Authority, error) {
+	key, err := EncodeKey(a.encoded.PrivateKey, encoding)
+	encoded := *a
+	encoded.encoded.PrivateKey = key
+	return &encoded, err
+}
+
 // Key is what kind of key the CA has.
 func (a *Authority) Key() KeySpec { return KeySpecOfPublic(a.certificate.PublicKey) }
 
@@ -284,7 +294,7 @@ func GenerateKey(spec KeySpec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encodeKey(key)
+	return encodeKey(key, v1alpha1.PKCS8)
 }
 
 // RequestCA asks in PKCS #10 for a CA of this key: with a subject that none of the generations before it bears.

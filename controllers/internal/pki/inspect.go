@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/utils/lru"
+
+	"github.com/servingcert/operator/api/v1alpha1"
 )
 
 // Leaf is a serving certificate as found, with the chain that follows it.
@@ -37,6 +39,8 @@ type Parts struct {
 	// Signer is the KeyID of whom it names as its signer, IssuedAt is when it was made, and NotAfter its end: to count does not take to read it.
 	Signer             string
 	IssuedAt, NotAfter time.Time
+	// Encoding is that of the private key beside it; empty where none is known.
+	Encoding v1alpha1.KeyEncoding
 }
 
 // Parts take a leaf apart.
@@ -107,7 +111,9 @@ func Inspect(pair Pair) (parts Parts, unsound error) {
 	if err != nil {
 		return Parts{}, err
 	}
-	return leaf.Parts(), leaf.CheckKey(pair.PrivateKey)
+	parts = leaf.Parts()
+	parts.Encoding = encodingOf(pair.PrivateKey)
+	return parts, leaf.CheckKey(pair.PrivateKey)
 }
 
 // fresh are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
@@ -115,7 +121,8 @@ var fresh = lru.New(128)
 
 // remember keeps in mind what Inspect will say of a pair that was made here. What is too long for that is read, like everybody's.
 func (p Pair) remember() {
-	if parts := p.leaf.Parts(); len(parts.Chain) <= LongestChain {
+	parts := p.leaf.Parts()
+	if parts.Encoding = encodingOf(p.PrivateKey); len(parts.Chain) <= LongestChain {
 		fresh.Add(hashOf(p), parts)
 	}
 }

@@ -73,6 +73,7 @@ func TestInspect(t *testing.T) {
 	pair, _ := issue(t, authority, now, day, leafSpec())
 	other, _ := issue(t, authority, now, day, leafSpec())
 	parts := parseLeaf(t, pair.Certificate).Parts()
+	parts.Encoding = v1alpha1.PKCS8
 	inspect := func(when, want string, pair pki.Pair) {
 		t.Helper()
 		gotParts, unsound := pki.Inspect(pair)
@@ -87,7 +88,9 @@ func TestInspect(t *testing.T) {
 	encoded := pki.Pair{Certificate: pair.Certificate, PrivateKey: pair.PrivateKey}
 	inspect("as made", "", encoded)
 	inspect("the key of another", "tls.key is not the private key of tls.crt", pki.Pair{Certificate: pair.Certificate, PrivateKey: other.PrivateKey})
+	parts.Encoding = ""
 	inspect("no key", "tls.key holds no readable private key in PEM", pki.Pair{Certificate: pair.Certificate})
+	parts.Encoding = v1alpha1.PKCS8
 	inspect("with text before", "", pki.Pair{Certificate: slices.Concat([]byte("text\n"), pair.Certificate), PrivateKey: pair.PrivateKey})
 	for range 200 {
 		issue(t, authority, now, day, leafSpec())

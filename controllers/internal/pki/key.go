@@ -108,8 +108,53 @@ func generateKey(spec KeySpec) (crypto.Signer, error) {
 	return nil, fmt.Errorf("there is no %s key", spec)
 }
 
-// encodeKey is the key as PKCS #8 in PEM (RFC 5208).
-func encodeKey(key crypto.Signer) ([]byte, error) {
+// EncodingOf returns the encoding that the API asks for: PKCS #8 by default, and for Ed25519, which has no other.
+func EncodingOf(key v1alpha1.PrivateKey) v1alpha1.KeyEncoding {
+	if key.Encoding == "" || key.Algorithm == v1alpha1.Ed25519 {
+		return v1alpha1.PKCS8
+	}
+	return key.Encoding
+}
+
+// encodingOf returns the encoding of the first private key in PEM; empty without one.
+func encodingOf(encoded []byte) v1alpha1.KeyEncoding {
+	for block, rest := pem.Decode(encoded); block != nil; block, rest = pem.Decode(rest) {
+		switch block.Type {
+		case keyutil.PrivateKeyBlockType:
+			return v1alpha1.PKCS8
+		case keyutil.RSAPrivateKeyBlockType, keyutil.ECPrivateKeyBlockType:
+			return v1alpha1.PKCS1
+		}
+	}
+	return ""
+}
+
+// EncodeKey returns a private key in PEM in another encoding, and as it is where it has that.
+func EncodeKey(encoded []byte, encoding v1alpha1.KeyEncoding) ([]byte, error) {
+	if encodingOf(encoded) == encoding {
+		return encoded, nil
+	}
+	key, err := parseKey(encoded)
+	if err != nil {
+		return nil, fmt.Errorf("tls.key %w", err)
+	}
+	return encodeKey(key, encoding)
+}
+
+// encodeKey returns a key in PEM: as PKCS #8 (RFC 5958) unless its algorithm has the other encoding, and that is wanted.
+func encodeKey(key crypto.Signer, encoding v1alpha1.KeyEncoding) ([]byte, error) {
+	if encoding == v1alpha1.PKCS1 {
+		switch key := key.(type) {
+		case *rsa.PrivateKey:
+			return pem.EncodeToMemory(&pem.Block{Type: keyutil.RSAPrivateKeyBlockType, Bytes: x509.MarshalPKCS1PrivateKey(key)}), nil
+		case *ecdsa.PrivateKey:
+			der, err := x509.MarshalECPrivateKey(key)
+			if err != nil {
+				return nil, fmt.Errorf("encode the private key: %w", err)
+			}
+			return pem.EncodeToMemory(&pem.Block{Type: keyutil.ECPrivateKeyBlockType, Bytes: der}), nil
+		}
+	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("encode the private key: %w", err)

@@ -27,6 +27,8 @@ type LeafSpec struct {
 	DNSNames []string
 	Usages   []v1alpha1.CertificateUsage
 	Key      KeySpec
+	// Encoding is that of the private key in PEM; a leaf satisfies its spec in any.
+	Encoding v1alpha1.KeyEncoding
 	// ServiceUID goes into OpenShift's extension; empty for none.
 	ServiceUID string
 }
@@ -97,7 +99,7 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	if err != nil {
 		return Pair{}, err
 	}
-	pair, err := encodePair(der, a.path(), key.signer)
+	pair, err := encodePair(der, a.path(), key.signer, spec.Encoding)
 	if err == nil {
 		pair.remember()
 	}

@@ -221,6 +221,40 @@ func TestIssueKeepsKey(t *testing.T) {
 	}
 }
 
+// TestKeyEncoding: keys are written as cert-manager writes them, read in any encoding, and changed from one to another.
+func TestKeyEncoding(t *testing.T) {
+	older := map[v1alpha1.KeyAlgorithm]string{v1alpha1.RSA: "RSA PRIVATE KEY", v1alpha1.ECDSA: "EC PRIVATE KEY", v1alpha1.Ed25519: "PRIVATE KEY"}
+	authority := generateRoot(t, now)
+	for _, key := range keySpecs {
+		for encoding, want := range map[v1alpha1.KeyEncoding]string{"": "PRIVATE KEY", v1alpha1.PKCS8: "PRIVATE KEY", v1alpha1.PKCS1: older[key.Algorithm]} {
+			t.Run(key.String()+" "+string(encoding), func(t *testing.T) {
+				t.Parallel()
+				pair, leaf := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.Key, s.Encoding = key, encoding }))
+				other := map[string]v1alpha1.KeyEncoding{"PRIVATE KEY": v1alpha1.PKCS1}[want]
+				if other == "" {
+					other = v1alpha1.PKCS8
+				}
+				changed, err := pki.EncodeKey(pair.PrivateKey, other)
+				back, err2 := pki.EncodeKey(must(t, changed, err), encoding)
+				if encoding != "" && !bytes.Equal(must(t, back, err2), pair.PrivateKey) {
+					t.Error("the key is another after it was written in another encoding and back")
+				}
+				// A pair that was just made is known without being read; so the second is one that never was.
+				for _, encoded := range [][]byte{pair.PrivateKey, append([]byte("\n"), pair.PrivateKey...)} {
+					block, _ := pem.Decode(encoded)
+					parts, unsound := pki.Inspect(pki.Pair{Certificate: pair.Certificate, PrivateKey: encoded})
+					if block.Type != want || unsound != nil || !pki.ReadKey(encoded).IsOf(leaf) {
+						t.Errorf("the key is %q in PEM: %v; want %q", block.Type, unsound, want)
+					}
+					if (parts.Encoding == v1alpha1.PKCS1) != (want != "PRIVATE KEY") {
+						t.Errorf("the encoding is %s of %q", parts.Encoding, want)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestIssueMakesNewKeys(t *testing.T) {
 	authority := generateRoot(t, now)
 	one, first := issue(t, authority, now, day, leafSpec())

@@ -206,7 +206,7 @@ func TestRootSpecOf(t *testing.T) {
 	want := pki.RootSpec{
 		CommonName: "signer", Duration: 790 * day,
 		Key: pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 2048}, PermittedDNSDomains: []string{"svc"},
-		PermittedUsages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
+		PermittedUsages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}, Encoding: v1alpha1.PKCS8,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

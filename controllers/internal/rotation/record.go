@@ -161,6 +161,22 @@ func readSigner(now time.Time, secret *corev1.Secret, certificate, privateKey, b
 	return &Signer{Authority: authority.WithBridge(pki.ParseBridge(secret.Data[bridge])), Root: root}, nil
 }
 
+// EncodeKeys changes the encoding in which Write writes the signing keys.
+func (s *State) EncodeKeys(encoding v1alpha1.KeyEncoding) error {
+	for _, signer := range []**Signer{&s.Active, &s.Next} {
+		if *signer == nil {
+			continue
+		}
+		authority, err := (*signer).WithKeyEncoding(encoding)
+		if err != nil {
+			return err
+		}
+		encoded := **signer
+		encoded.Authority, *signer = authority, &encoded
+	}
+	return nil
+}
+
 // Write puts the state into a signing-key Secret. What else lies there stays; a key that the state does not have is destroyed.
 func (s *State) Write(secret *corev1.Secret) error {
 	if secret.Data == nil {

@@ -150,6 +150,8 @@ var schemaYAML = typed.YAMLObject(`types:
         scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.KeyAlgorithm
   scalar: string
+- name: com.github.servingcert.operator.api.v1alpha1.KeyEncoding
+  scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.PreviousTrust
   scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.PrivateKey
@@ -159,6 +161,10 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.KeyAlgorithm
       default: ECDSA
+    - name: encoding
+      type:
+        namedType: com.github.servingcert.operator.api.v1alpha1.KeyEncoding
+      default: PKCS8
     - name: size
       type:
         scalar: numeric
@@ -550,6 +556,10 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.KeyAlgorithm
       default: ECDSA
+    - name: encoding
+      type:
+        namedType: com.github.servingcert.operator.api.v1alpha1.KeyEncoding
+      default: PKCS8
     - name: rotationPolicy
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.RotationPolicy

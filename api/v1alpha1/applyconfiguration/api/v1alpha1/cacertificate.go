@@ -16,7 +16,7 @@ type CACertificateApplyConfiguration struct {
 	CommonName *string `json:"commonName,omitempty"`
 	// duration is the lifetime of each generation: 18960h (26 months) by default, at least 1m.
 	Duration *apiv1alpha1.Duration `json:"duration,omitempty"`
-	// privateKey of each generation. A change starts a rotation.
+	// privateKey of each generation. A change of its algorithm or size starts a rotation.
 	PrivateKey *PrivateKeyApplyConfiguration `json:"privateKey,omitempty"`
 	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
 	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and

@@ -15,6 +15,9 @@ type PrivateKeyApplyConfiguration struct {
 	Algorithm *apiv1alpha1.KeyAlgorithm `json:"algorithm,omitempty"`
 	// size of the key in bits: 2048 (the default), 3072 or 4096 for RSA; 256 (the default), 384 or 521 for ECDSA; none for Ed25519.
 	Size *int32 `json:"size,omitempty"`
+	// encoding of the key in tls.key: PKCS8 for every algorithm, or PKCS1, which stands for PKCS #1 of an RSA key and SEC 1 of an ECDSA
+	// key. A change rewrites the keys that are there; no certificate is made anew.
+	Encoding *apiv1alpha1.KeyEncoding `json:"encoding,omitempty"`
 }
 
 // PrivateKeyApplyConfiguration constructs a declarative configuration of the PrivateKey type for use with
@@ -36,5 +39,13 @@ func (b *PrivateKeyApplyConfiguration) WithAlgorithm(value apiv1alpha1.KeyAlgori
 // If called multiple times, the Size field is set to the value of the last call.
 func (b *PrivateKeyApplyConfiguration) WithSize(value int32) *PrivateKeyApplyConfiguration {
 	b.Size = &value
+	return b
+}
+
+// WithEncoding sets the Encoding field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Encoding field is set to the value of the last call.
+func (b *PrivateKeyApplyConfiguration) WithEncoding(value apiv1alpha1.KeyEncoding) *PrivateKeyApplyConfiguration {
+	b.Encoding = &value
 	return b
 }

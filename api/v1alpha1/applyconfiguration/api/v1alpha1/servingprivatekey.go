@@ -39,6 +39,14 @@ func (b *ServingPrivateKeyApplyConfiguration) WithSize(value int32) *ServingPriv
 	return b
 }
 
+// WithEncoding sets the Encoding field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Encoding field is set to the value of the last call.
+func (b *ServingPrivateKeyApplyConfiguration) WithEncoding(value apiv1alpha1.KeyEncoding) *ServingPrivateKeyApplyConfiguration {
+	b.PrivateKeyApplyConfiguration.Encoding = &value
+	return b
+}
+
 // WithRotationPolicy sets the RotationPolicy field in the declarative configuration to the given value
 // and returns the receiver, so that objects can be built by chaining "With" function invocations.
 // If called multiple times, the RotationPolicy field is set to the value of the last call.
