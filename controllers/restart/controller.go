@@ -110,10 +110,7 @@ func (r *Reconciler) carryOut(ctx context.Context, now time.Time, p *plan) (atte
 
 // begin restarts a workload, unless its pods have been replaced in the meantime.
 func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *item) attempt {
-	before := pending
-	if one.turn != nil {
-		before = failed
-	}
+	before, _ := one.state(now)
 	if err := r.meet(ctx, now, one.GetNamespace(), []*item{one}); err != nil {
 		r.failed(now, one, "its pods cannot be listed", err, retryFailed)
 		p.move(one, before, held)
@@ -125,7 +122,7 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *ite
 		return nil
 	}
 	next := turn{since: now, evicted: one.undone >= mostUndone && !one.rollout.byHand}
-	next.retried = one.turn != nil && !one.turn.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
+	next.retried = before == failed && !one.turn.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
 	next.unavailable = !one.rollout.available && !next.retried
 	return r.turn(now, p, one, next, func(done bool) {
 		if !done {

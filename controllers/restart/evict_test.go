@@ -37,6 +37,10 @@ func TestNextPod(t *testing.T) {
 		"a new one is not made":    {2, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes)}, ""},
 		"an old one is not ready":  {2, []*corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, old, yes)}, "set-0"},
 		"an old one, and a new":    {1, []*corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, fresh, no)}, ""},
+		"not well, as before":      {1, []*corev1.Pod{pod(0, old, no), pod(1, old, yes), pod(2, fresh, no)}, "set-0"},
+		"nothing else goes on":     {1, []*corev1.Pod{pod(0, fresh, no), pod(1, old, yes), pod(2, fresh, no)}, "set-1"},
+		"something else goes on":   {1, []*corev1.Pod{pod(0, fresh, no), pod(1, old, yes), pod(2, fresh, no)}, ""},
+		"one is missing for ever":  {2, []*corev1.Pod{pod(0, old, no), pod(1, old, yes)}, "set-0"},
 		"ready, and not available": {2, []*corev1.Pod{pod(0, old, yes), pod(1, old, yes), pod(2, fresh, yes)}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -45,8 +49,13 @@ func TestNextPod(t *testing.T) {
 				s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
 				s.Spec.Replicas, s.Status.Replicas, s.Status.UpdatedReplicas, s.Status.AvailableReplicas = new(int32(3)), 3, 3, tc.available
 			}), renewed(time.Hour))
+			if ago, lame := map[string]time.Duration{
+				"not well, as before": time.Minute, "nothing else goes on": patience + time.Minute, "something else goes on": time.Minute, "one is missing for ever": time.Minute,
+			}[name]; lame {
+				one.turn = &turn{since: now.Add(-ago), unavailable: true}
+			}
 			got := ""
-			if next := nextPod(one, tc.pods); next != nil {
+			if next := nextPod(now, one, tc.pods); next != nil {
 				got = next.Name
 			}
 			if got != tc.want {

@@ -111,7 +111,7 @@ func (i *item) restart(now time.Time) (state, string) {
 	switch stands := i.stands(now); {
 	case i.rollout.paused:
 		return held, "it is paused in the middle of its restart"
-	case !stands && now.After(i.turn.since.Add(turnEnd)):
+	case !stands && i.late(now):
 		return overdue, fmt.Sprintf("it still rolls after %s, and the others go on", turnEnd)
 	case !stands && i.turn.evicted:
 		return restarting, i.also("its owner removed the annotation of its restart, so its pods are evicted")
@@ -130,7 +130,7 @@ func (i *item) done(now time.Time) (done bool, why string) {
 	renewed := len(i.unknown) == 0
 	switch {
 	case !i.rollout.available:
-		return renewed && i.turn.unavailable && i.stands(now), "it is as unavailable as before, and no pod holds anything old"
+		return renewed && i.turn.unavailable && (i.stands(now) || i.late(now)), "it is as unavailable as before, and no pod holds anything old"
 	case renewed, i.abandoned:
 		return true, ""
 	case i.undoneNow():
@@ -142,7 +142,7 @@ func (i *item) done(now time.Time) (done bool, why string) {
 
 // goesOn reports whether nothing is to be learned from its pods: its controller says how its restart goes.
 func (i *item) goesOn(now time.Time) bool {
-	return i.kind == kindDeployment && i.turn != nil && !i.byHand() && !i.undoneNow() && !i.stands(now)
+	return i.kind == kindDeployment && i.turn != nil && !i.byHand() && !i.undoneNow() && !i.stands(now) && !i.late(now)
 }
 
 // also adds to a sentence which pods are left out.
@@ -162,6 +162,12 @@ func (i *item) stands(now time.Time) bool {
 	return i.rollout.missed || now.Sub(later(i.turn.since, i.progress)) > i.patience
 }
 
+// lame reports whether it was not available before its restart.
+func (i *item) lame() bool { return i.turn != nil && i.turn.unavailable }
+
+// late reports whether its turn is over, whatever progress it makes.
+func (i *item) late(now time.Time) bool { return now.After(i.turn.since.Add(turnEnd)) }
+
 // undoneNow reports whether the stamp of its restart was removed.
 func (i *item) undoneNow() bool { return !i.byHand() && i.stamp().Before(i.turn.since) }
 
@@ -176,7 +182,7 @@ func (i *item) byHand() bool { return i.rollout.byHand || (i.turn != nil && i.tu
 // byEviction reports whether pods are left to be evicted.
 func (i *item) byEviction() bool { return i.byHand() && len(i.unknown) > 0 && !i.abandoned }
 
-// isOver reports whether a restart that failed gets no other turn now: nothing newer has changed.
+// isOver reports whether a restart that failed, or goes on and on, gets no other turn now: nothing newer has changed.
 func (i *item) isOver() bool {
 	return i.byHand() || i.abandoned || i.refusal != "" || !last(i.unknown).After(later(later(i.turn.since, i.stamp()), i.restarted))
 }

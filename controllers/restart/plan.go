@@ -95,7 +95,7 @@ func (p *plan) halting() *item {
 }
 
 func (p *plan) takeTurns(now time.Time) {
-	waiting := slices.Concat(p.byState[pending], slices.DeleteFunc(slices.Clone(p.byState[failed]), (*item).isOver))
+	waiting := slices.Concat(p.byState[pending], slices.DeleteFunc(slices.Concat(p.byState[failed], p.byState[overdue]), (*item).isOver))
 	windows, err := window.Parse(p.policy.Spec.Restart.Windows)
 	if p.invalid = err; err != nil || !p.restarts() || len(waiting) == 0 {
 		return

@@ -56,7 +56,7 @@ func (r *Reconciler) write(one *item, stamp, mark string, note func(error)) atte
 // evict replaces the next pod of a workload that does not replace its pods by itself, as far as PodDisruptionBudgets allow.
 func (r *Reconciler) evict(now time.Time, p *plan, one *item) attempt {
 	return func(ctx context.Context) func() {
-		what, err := r.evictNext(ctx, one)
+		what, err := r.evictNext(ctx, now, one)
 		return func() {
 			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 				r.failed(now, one, what, err, retryEviction)
@@ -67,7 +67,7 @@ func (r *Reconciler) evict(now time.Time, p *plan, one *item) attempt {
 }
 
 // evictNext evicts a pod, if it is time; what says what it was about.
-func (r *Reconciler) evictNext(ctx context.Context, one *item) (what string, err error) {
+func (r *Reconciler) evictNext(ctx context.Context, now time.Time, one *item) (what string, err error) {
 	var pods []*corev1.Pod
 	err = r.eachPodOf(ctx, one.workload, func(pod *corev1.Pod) {
 		if pod.DeletionTimestamp == nil {
@@ -77,7 +77,7 @@ func (r *Reconciler) evictNext(ctx context.Context, one *item) (what string, err
 	if err != nil {
 		return "its pods cannot be listed", err
 	}
-	next := nextPod(one, pods)
+	next := nextPod(now, one, pods)
 	if next == nil {
 		return "", nil
 	}
@@ -89,9 +89,11 @@ func (r *Reconciler) evictNext(ctx context.Context, one *item) (what string, err
 }
 
 // nextPod is the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready serves nobody
-// and comes first, then the last one by its ordinal, as a StatefulSet is rolled.
-func nextPod(one *item, pods []*corev1.Pod) *corev1.Pod {
-	if len(pods) < int(one.rollout.wanted) {
+// and comes first, then the last one by its ordinal, as a StatefulSet is rolled. A workload that was not available before may never be: its
+// pods that are not ready are not waited for, and those that are ready are evicted when nothing else goes on.
+func nextPod(now time.Time, one *item, pods []*corev1.Pod) *corev1.Pod {
+	lame, takesReady := one.lame(), one.rollout.available || (one.lame() && one.stands(now))
+	if len(pods) < int(one.rollout.wanted) && !lame {
 		return nil
 	}
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
@@ -100,9 +102,9 @@ func nextPod(one *item, pods []*corev1.Pod) *corev1.Pod {
 	for _, pod := range pods {
 		known := newStarts(pod)
 		switch old := len(known.unknown(one.changes)) > 0; {
-		case old && (one.rollout.available || !isReady(pod)):
+		case old && (takesReady || !isReady(pod)):
 			return pod
-		case !old && !isReady(pod):
+		case !old && !isReady(pod) && !lame:
 			return nil
 		}
 	}

@@ -1,0 +1,44 @@
+package restart
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// In each run every workload reaches its stated end, and is said to be there; none waits longer than its bound for those of other policies, or
+// for those of its own that never end; never more than maxConcurrent are under way; and none is restarted for nothing.
+func TestLiveness(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		x := newTrial(rt, mutant{})
+		if wrong := x.run(t); len(wrong) > 0 {
+			rt.Fatal(wrong)
+		}
+	})
+}
+
+// The model finds every fault that an operator could have: here are some, and each is caught.
+func TestLivenessCatchesMutants(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]mutant{
+		"a back-off is shared":                    {backsOff: true},
+		"a label is believed":                     {believes: true},
+		"progress makes a turn longer":            {progresses: true},
+		"a restart that failed gets no other one": {forgets: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			trials := rapid.Custom(func(t *rapid.T) *trial { return newTrial(t, broken) })
+			// New ones only where the same ones do not find it any more.
+			for n := range 300 {
+				seed := append([]int{0, 2, 40, 139}, n)[min(n, 4)]
+				if wrong := trials.Example(seed).run(t); len(wrong) > 0 {
+					t.Logf("seed %d: %s", seed, wrong[0])
+					return
+				}
+			}
+			t.Error("nobody noticed")
+		})
+	}
+}

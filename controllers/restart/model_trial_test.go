@@ -1,0 +1,324 @@
+package restart
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"pgregory.net/rapid"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/window"
+)
+
+// tick is how much time passes between two looks of the model.
+const tick = 20 * time.Second
+
+// tenure is a policy of the model with its workloads.
+type tenure struct {
+	policy    *v1alpha1.ServingCertPolicy
+	workloads []*modelled
+	// bound is how long its available workloads take at most, one after the other, whatever others do.
+	bound time.Duration
+	last  *plan
+}
+
+// mutant is a fault that the model has to find.
+type mutant struct {
+	// believes: a label counts, whoever wrote it. progresses: progress begins a turn anew. backsOff: an error of one write makes all wait.
+	// forgets: a restart that failed gets no other turn.
+	believes, progresses, backsOff, forgets bool
+}
+
+// trial is one run of the model.
+type trial struct {
+	*model
+	r         *Reconciler
+	tenures   []*tenure
+	broken    mutant
+	changedAt []time.Time
+	// succeeds is when another manager takes over; zero for never.
+	succeeds time.Time
+	backoff  time.Duration
+}
+
+// habits are what the model tries, each with how long a turn of it takes at most beyond the start of its pods.
+func habits(t *rapid.T) (h habit, worst time.Duration) {
+	until := now.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "minutes of trouble")) * time.Minute)
+	if rapid.Bool().Draw(t, "for ever") {
+		until = now.Add(1e5 * time.Hour)
+	}
+	all := []struct {
+		habit
+		worst time.Duration
+	}{
+		{habit{}, 0}, {habit{}, 0}, {habit{neverReady: true}, 0}, {habit{breaks: true}, patience + 3*time.Minute}, {habit{clings: true}, turnEnd},
+		{habit{endless: true}, 0}, {habit{quota: true}, 0}, {habit{deadNode: true}, 3 * time.Minute}, {habit{undoes: true}, 3 * time.Minute},
+		{habit{forges: true, neverReady: true}, 0}, {habit{paused: true}, 0}, {habit{webhook: until}, time.Minute}, {habit{budget: until}, patience + 3*time.Minute},
+	}
+	chosen := rapid.SampledFrom(all).Draw(t, "habit")
+	return chosen.habit, chosen.worst
+}
+
+func newTrial(t *rapid.T, broken mutant) *trial {
+	m := &model{now: now}
+	x := &trial{model: m, broken: broken}
+	x.succeed()
+	for p := range 2 {
+		of := &tenure{policy: rollingPolicy(func(r *v1alpha1.Restart) {
+			r.OnFailure = v1alpha1.RestartContinue
+			r.MaxConcurrent = rapid.Int32Range(1, 2).Draw(t, "maxConcurrent")
+			if p == 1 && rapid.Bool().Draw(t, "windows") {
+				r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 17 * * *", Duration: "6h", TimeZone: "UTC"}}
+			}
+		})}
+		for i := range rapid.IntRange(1, 4).Draw(t, "workloads") {
+			w := newModelled(t, m, fmt.Sprintf("p%d-w%d", p, i))
+			of.workloads = append(of.workloads, w.modelled)
+			of.bound += w.worst + 2*(w.startup+3*tick) + 2*tick
+		}
+		of.bound = of.bound*3/2 + gathering + 2*tick
+		x.tenures = append(x.tenures, of)
+		m.workloads = append(m.workloads, of.workloads...)
+	}
+	x.changedAt = []time.Time{now.Add(time.Duration(rapid.IntRange(10, 30).Draw(t, "minutes")) * time.Minute)}
+	if rapid.Bool().Draw(t, "successor") {
+		x.succeeds = x.changedAt[0].Add(time.Duration(rapid.IntRange(0, 120).Draw(t, "minutes until the successor")) * time.Minute)
+		for _, of := range x.tenures {
+			for _, w := range of.workloads {
+				if w.forges {
+					of.bound += turnEnd + tick // a label that a new manager finds may be its predecessor's
+				}
+			}
+		}
+	}
+	if rapid.Bool().Draw(t, "again") {
+		x.changedAt = append(x.changedAt, x.changedAt[0].Add(20*time.Hour))
+	}
+	return x
+}
+
+// succeed lets another manager take over.
+func (x *trial) succeed() {
+	x.r = New(Reconciler{Client: x.model, Live: x.model, Recorder: &deaf{}})
+	x.r.began, x.succeeds = x.now, time.Time{}
+}
+
+type drawn struct {
+	*modelled
+	worst time.Duration
+}
+
+func newModelled(t *rapid.T, m *model, name string) drawn {
+	h, worst := habits(t)
+	w := &modelled{habit: h, model: m, name: name, kind: rapid.SampledFrom([]string{kindDeployment, kindStatefulSet, kindDaemonSet}).Draw(t, "kind")}
+	w.tenant = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "tenant")
+	if !w.webhook.IsZero() {
+		w.tenant = "behind-a-webhook"
+	}
+	w.startup = time.Duration(rapid.IntRange(0, 180).Draw(t, "startup")) * time.Second
+	switch {
+	case w.deadNode:
+		w.kind = kindDaemonSet
+	case w.quota || w.undoes || w.paused || w.endless:
+		w.kind = kindDeployment
+	case !w.budget.IsZero() || w.kind == kindStatefulSet && rapid.Bool().Draw(t, "OnDelete"):
+		w.kind, w.onDelete = kindStatefulSet, true
+	}
+	for range modelReplicas {
+		w.addPod()
+	}
+	if w.deadNode {
+		w.pods[0].Spec.NodeName = "dead"
+		w.pods[0].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
+	}
+	return drawn{w, worst}
+}
+
+// ends are the states in which a workload may be in the end; none for one whose pods are all new.
+func (w *modelled) ends() []state {
+	forever := func(until time.Time) bool { return until.After(now.Add(1e4 * time.Hour)) }
+	switch {
+	case w.breaks, w.forges: // what a new manager makes of a forged label is the forger's own loss
+		return []state{failed, overdue}
+	case w.clings, w.endless:
+		return []state{overdue, failed}
+	case w.paused:
+		return []state{held}
+	case forever(w.webhook):
+		return []state{held}
+	case forever(w.budget):
+		return []state{failed}
+	}
+	return nil
+}
+
+// ended reports whether a workload is where it has to be in the end, and is said to be there.
+func (of *tenure) ended(w *modelled) bool {
+	switch {
+	case w.forges && w.old() == 0:
+		return true
+	case len(w.ends()) == 0:
+		return w.old() == 0 && w.mark == ""
+	case w.breaks && !w.onDelete && w.turns < w.renewals:
+		return false
+	}
+	for _, at := range w.ends() {
+		for _, one := range of.last.byState[at] {
+			if one.GetName() == w.name {
+				return slices.ContainsFunc(of.last.workloads(), func(said v1alpha1.WorkloadRestart) bool { return said.Name == w.name && said.Message != "" })
+			}
+		}
+	}
+	return false
+}
+
+// renew tells everybody of a new certificate.
+func (x *trial) renew(at time.Time) {
+	for _, w := range x.workloads {
+		w.changes = []change{{reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), container: "main", of: "default", note: "renewed"}}
+		w.renewals++
+		w.version++
+	}
+}
+
+// look lets the operator look at all workloads.
+func (x *trial) look(t *testing.T) (again time.Duration) {
+	t.Helper()
+	if x.broken.believes {
+		x.r.began = x.now
+	}
+	var groups []group
+	for _, of := range x.tenures {
+		g := group{policy: of.policy}
+		for _, w := range of.workloads {
+			if one := x.r.item(x.now, w.object(), of.policy, slices.Clone(w.changes)); one != nil {
+				g.items = append(g.items, one)
+			}
+		}
+		if failed := x.r.look(t.Context(), x.now, g.items); len(failed) > 0 {
+			x.fail("pods are not listed: %v", failed)
+		}
+		x.spoil(g.items)
+		groups = append(groups, g)
+	}
+	plans, again := x.r.act(t.Context(), x.now, groups)
+	for i, p := range plans {
+		x.tenures[i].last = p
+		x.checkPlaces(p)
+	}
+	return again
+}
+
+func (x *trial) spoil(items []*item) {
+	for _, one := range items {
+		if x.broken.progresses && one.turn != nil {
+			one.turn.since = later(one.turn.since, one.progress)
+		}
+		if x.broken.forgets {
+			one.restarted = now.Add(1e6 * time.Hour)
+		}
+	}
+}
+
+// checkPlaces checks that no more are under way than may be where some begin, and that they begin within a window.
+func (x *trial) checkPlaces(p *plan) {
+	if len(p.begin) == 0 {
+		return
+	}
+	windows, err := window.Parse(p.policy.Spec.Restart.Windows)
+	if err != nil || !windows.Open(x.now) {
+		x.fail("a restart begins while no window is open (%v)", err)
+	}
+	taken := 0
+	for _, one := range p.byState[restarting] {
+		if !one.turn.unavailable {
+			taken++
+		}
+	}
+	if taken > int(p.policy.Spec.Restart.MaxConcurrent) {
+		x.fail("%d are under way at once", taken)
+	}
+}
+
+// run lets time go by until everybody is where it has to be; what does not come in time is wrong.
+func (x *trial) run(t *testing.T) []string {
+	t.Helper()
+	next, versions := x.now, 0
+	for begun := x.now; len(x.wrong) == 0; x.now = x.now.Add(tick) {
+		sum := 0
+		for _, w := range x.workloads {
+			w.tick()
+			sum += w.version
+		}
+		if len(x.changedAt) > 0 && !x.now.Before(x.changedAt[0]) {
+			x.renew(x.changedAt[0])
+			x.changedAt, begun = x.changedAt[1:], x.now
+		}
+		if !x.succeeds.IsZero() && !x.now.Before(x.succeeds) {
+			x.succeed()
+			next = x.now
+		}
+		if (sum != versions && x.backoff == 0) || !x.now.Before(next) {
+			again := x.look(t)
+			for tries := 0; again <= time.Second && tries < 10 && !x.broken.backsOff; tries++ {
+				again = x.look(t)
+			}
+			next = x.now.Add(x.delayed(again))
+		}
+		versions = sum
+		switch done := x.check(begun); {
+		case done && len(x.changedAt) == 0:
+			return nil
+		case x.now.Sub(begun) > 100*time.Hour:
+			for _, of := range x.tenures {
+				for _, w := range of.workloads {
+					if !of.ended(w) {
+						x.fail("%s %s of %s never ends: %d pods are old, marked %q, %+v", w.kind, w.name, w.tenant, w.old(), w.mark, w.habit)
+					}
+				}
+			}
+		}
+	}
+	return x.wrong
+}
+
+// delayed is what a shared back-off makes of a delay.
+func (x *trial) delayed(again time.Duration) time.Duration {
+	fails := slices.ContainsFunc(x.workloads, func(w *modelled) bool { return x.now.Before(w.webhook) && w.old() > 0 })
+	if !x.broken.backsOff || !fails {
+		x.backoff = 0
+		return again
+	}
+	x.backoff = min(2*max(x.backoff, time.Second), 1000*time.Second)
+	return x.backoff
+}
+
+// check reports whether everybody is where it has to be, and notes who is not in time.
+func (x *trial) check(begun time.Time) bool {
+	if len(x.workloads[0].changes) == 0 {
+		return false
+	}
+	done := true
+	for _, of := range x.tenures {
+		from := begun
+		if windows, err := window.Parse(of.policy.Spec.Restart.Windows); err == nil && !windows.Open(begun) {
+			from = windows.Next(begun)
+		}
+		for _, w := range of.workloads {
+			if of.ended(w) {
+				continue
+			}
+			done = false
+			if w.well() && x.now.Sub(from) > of.bound && of.bound < 6*time.Hour {
+				x.fail("%s of %s was not restarted within %s", w.name, w.tenant, of.bound)
+			}
+		}
+	}
+	return done
+}
+
+// well reports whether nothing is wrong with a workload, or its owner.
+func (w *modelled) well() bool { return w.habit == habit{} || w.habit == habit{deadNode: true} }

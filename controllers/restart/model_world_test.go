@@ -1,0 +1,312 @@
+package restart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// habit is what a workload, or who owns it, does.
+type habit struct {
+	// neverReady: none of its pods ever is. breaks: none that is made later. clings: the same, and it seems to make progress for ever.
+	neverReady, breaks, clings bool
+	// endless: an update of the owner's goes on for ever, and replaces no pod.
+	endless bool
+	// quota: one pod is missing for ever. deadNode: the node of its first pod does not answer.
+	quota, deadNode bool
+	// undoes: its owner removes what others write to its template.
+	undoes bool
+	// forges: its owner pretends all the time that a restart has just begun.
+	forges bool
+	paused bool
+	// webhook fails, and budget refuses evictions, until then.
+	webhook, budget time.Time
+}
+
+// modelled is a workload of the model, as Kubernetes has it.
+type modelled struct {
+	habit
+	model        *model
+	kind, tenant string
+	name         string
+	startup      time.Duration
+	pods         []*corev1.Pod
+	made         int
+	stamp, mark  string
+	version      int
+	progress     time.Time
+	changes      []change
+	onDelete     bool
+	// turns is how many restarts began, and renewals how many changes there were.
+	turns, renewals int
+}
+
+// model is a cluster with workloads. It is the client of a Reconciler, too.
+type model struct {
+	client.Client
+	now       time.Time
+	workloads []*modelled
+	// wrong is what must not be.
+	wrong []string
+}
+
+func (m *model) fail(format string, arguments ...any) {
+	m.wrong = append(m.wrong, m.now.Format(time.TimeOnly)+" "+fmt.Sprintf(format, arguments...))
+}
+
+const modelReplicas = 2
+
+func (w *modelled) addPod() {
+	w.made++
+	pod := podOf(w.name, w.made, 0)
+	pod.Namespace, pod.CreationTimestamp = w.tenant, metav1.NewTime(w.model.now)
+	pod.Annotations = map[string]string{"revision": w.stamp, "made": fmt.Sprintf("%05d", w.made)}
+	if w.kind != kindDeployment {
+		pod.OwnerReferences = []metav1.OwnerReference{{Kind: w.kind, UID: w.uid(), Controller: new(true)}}
+		pod.Name = fmt.Sprintf("%s-%d", w.name, w.made)
+	}
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(w.model.now.Add(time.Second))
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "ContainersNotReady"}, {Type: corev1.ContainersReady}}
+	w.pods, w.progress = append(w.pods, pod), w.model.now
+	w.version++
+}
+
+func (w *modelled) uid() types.UID { return types.UID(w.tenant + "/" + w.name) }
+
+// remove removes the pod, or tries to.
+func (w *modelled) remove(pod *corev1.Pod) {
+	w.version++
+	if isDead(pod) {
+		pod.DeletionTimestamp = new(metav1.NewTime(w.model.now))
+		return
+	}
+	w.pods = slices.DeleteFunc(w.pods, func(other *corev1.Pod) bool { return other == pod })
+}
+
+func isDead(pod *corev1.Pod) bool { return pod.Spec.NodeName == "dead" }
+
+// tick lets Kubernetes and the owner do what they do.
+func (w *modelled) tick() {
+	if w.undoes && w.stamp != "" {
+		w.stamp = ""
+		w.version++
+	}
+	if w.forges && w.model.now.Sub(now) > 5*time.Minute {
+		w.mark = turn{since: w.model.now.Add(-time.Second)}.mark()
+		w.version++
+	}
+	if w.clings || w.forges || w.endless {
+		w.progress = w.model.now
+	}
+	for len(w.pods) < modelReplicas {
+		w.addPod()
+	}
+	for _, pod := range w.pods {
+		if !isReady(pod) && w.getsReady(pod) && w.model.now.Sub(pod.CreationTimestamp.Time) >= w.startup {
+			for i := range pod.Status.Conditions {
+				pod.Status.Conditions[i].Status, pod.Status.Conditions[i].Reason = corev1.ConditionTrue, ""
+				pod.Status.Conditions[i].LastTransitionTime = metav1.NewTime(w.model.now)
+			}
+			w.progress = w.model.now
+			w.version++
+		}
+	}
+	w.roll()
+}
+
+// getsReady reports whether a pod ever is ready.
+func (w *modelled) getsReady(pod *corev1.Pod) bool {
+	wasFirst := pod.Annotations["made"] <= fmt.Sprintf("%05d", modelReplicas)
+	return !isDead(pod) && !w.neverReady && (wasFirst || (!w.breaks && !w.clings))
+}
+
+// roll replaces the next pod of an older template, when all others are ready.
+func (w *modelled) roll() {
+	if w.onDelete || w.endless || w.paused {
+		return
+	}
+	var old *corev1.Pod
+	for _, pod := range w.pods {
+		switch {
+		case pod.DeletionTimestamp != nil:
+		case pod.Annotations["revision"] != w.stamp:
+			if old == nil || !isReady(pod) {
+				old = pod
+			}
+		case !isReady(pod) && !w.neverReady:
+			return
+		}
+	}
+	if old != nil {
+		w.remove(old)
+		for len(w.pods) < modelReplicas {
+			w.addPod()
+		}
+	}
+}
+
+// counts are how many pods are of the current template, and how many are available.
+func (w *modelled) counts() (updated, available int32) {
+	for _, pod := range w.pods {
+		if pod.Annotations["revision"] == w.stamp && !w.endless {
+			updated++
+		}
+		if isReady(pod) {
+			available++
+		}
+	}
+	return updated, available
+}
+
+// object is the workload as the API server has it.
+func (w *modelled) object() *workload {
+	meta := metav1.ObjectMeta{Namespace: w.tenant, Name: w.name, UID: w.uid(), ResourceVersion: strconv.Itoa(w.version), Generation: 1}
+	if w.mark != "" {
+		meta.Labels = map[string]string{v1alpha1.LabelRestarting: w.mark}
+	}
+	var made corev1.PodTemplateSpec
+	if w.stamp != "" {
+		made.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: w.stamp}
+	}
+	selector, replicas, pods := &metav1.LabelSelector{MatchLabels: map[string]string{"app": w.name}}, int32(modelReplicas), int32(len(w.pods))
+	if w.quota {
+		replicas++
+	}
+	updated, available := w.counts()
+	switch w.kind {
+	case kindDeployment:
+		d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: selector, Template: made, Paused: w.paused}}
+		d.Status = appsv1.DeploymentStatus{ObservedGeneration: 1, Replicas: pods, UpdatedReplicas: updated, AvailableReplicas: available}
+		progressing := appsv1.DeploymentCondition{Type: appsv1.DeploymentProgressing, LastUpdateTime: metav1.NewTime(w.progress)}
+		if (updated < replicas || available < replicas) && w.model.now.Sub(w.progress) > patience {
+			progressing.Reason = "ProgressDeadlineExceeded"
+		}
+		d.Status.Conditions = []appsv1.DeploymentCondition{progressing}
+		return ofDeployment(d)
+	case kindStatefulSet:
+		s := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Replicas: &replicas, Selector: selector, Template: made}}
+		s.Status = appsv1.StatefulSetStatus{ObservedGeneration: 1, Replicas: pods, UpdatedReplicas: updated, AvailableReplicas: available}
+		if w.onDelete {
+			s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+		}
+		return ofStatefulSet(s)
+	}
+	d := &appsv1.DaemonSet{ObjectMeta: meta, Spec: appsv1.DaemonSetSpec{Selector: selector, Template: made}}
+	d.Status = appsv1.DaemonSetStatus{ObservedGeneration: 1, DesiredNumberScheduled: replicas, UpdatedNumberScheduled: updated, NumberAvailable: available}
+	return ofDaemonSet(d, 0)
+}
+
+// old are the pods that hold something old, but for those that nobody can restart.
+func (w *modelled) old() (count int) {
+	for _, pod := range w.pods {
+		known := newStarts()
+		known.look(w.model.now, pod)
+		if !isDead(pod) && len(known.unknown(w.changes)) > 0 {
+			count++
+		}
+	}
+	return count
+}
+
+func (m *model) find(tenant, name string) *modelled {
+	for _, w := range m.workloads {
+		if w.tenant == tenant && w.name == name {
+			return w
+		}
+	}
+	return nil
+}
+
+// List lists pods.
+func (m *model) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
+	asked := client.ListOptions{}
+	asked.ApplyOptions(options)
+	pods, ok := list.(*corev1.PodList)
+	if !ok {
+		return errors.New("the model has pods alone")
+	}
+	for _, w := range m.workloads {
+		for _, pod := range w.pods {
+			if w.tenant == asked.Namespace {
+				pods.Items = append(pods.Items, *pod)
+			}
+		}
+	}
+	return nil
+}
+
+// Apply takes what the operator writes to a workload.
+func (m *model) Apply(_ context.Context, configuration runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
+	var meta *metaac.ObjectMetaApplyConfiguration
+	var made *coreac.PodTemplateSpecApplyConfiguration
+	switch c := configuration.(type) {
+	case *appsac.DeploymentApplyConfiguration:
+		meta, made = c.ObjectMetaApplyConfiguration, c.Spec.Template
+	case *appsac.StatefulSetApplyConfiguration:
+		meta, made = c.ObjectMetaApplyConfiguration, c.Spec.Template
+	case *appsac.DaemonSetApplyConfiguration:
+		meta, made = c.ObjectMetaApplyConfiguration, c.Spec.Template
+	}
+	w := m.find(*meta.Namespace, *meta.Name)
+	if m.now.Before(w.webhook) {
+		return apierrors.NewInternalError(errors.New("failed calling webhook"))
+	}
+	stamp := ""
+	if made.ObjectMetaApplyConfiguration != nil {
+		stamp = made.Annotations[v1alpha1.AnnotationRestartedAt]
+	}
+	if mark := meta.Labels[v1alpha1.LabelRestarting]; mark != "" && w.mark != mark {
+		w.turns++
+		if w.old() == 0 {
+			m.fail("%s is restarted for nothing", w.name)
+		}
+	}
+	w.stamp, w.mark = stamp, meta.Labels[v1alpha1.LabelRestarting]
+	w.version++
+	return nil
+}
+
+// SubResource evicts pods.
+func (m *model) SubResource(string) client.SubResourceClient { return evictions{m: m} }
+
+type evictions struct {
+	client.SubResourceClient
+	m *model
+}
+
+// Create evicts a pod, if its budget allows.
+func (e evictions) Create(_ context.Context, object, _ client.Object, _ ...client.SubResourceCreateOption) error {
+	for _, w := range e.m.workloads {
+		for _, pod := range w.pods {
+			if w.tenant != object.GetNamespace() || pod.Name != object.GetName() {
+				continue
+			}
+			if e.m.now.Before(w.budget) {
+				return apierrors.NewTooManyRequests("the disruption budget needs 2 healthy pods and has 2 currently", 10)
+			}
+			known := newStarts(pod)
+			if len(known.unknown(w.changes)) == 0 {
+				e.m.fail("pod %s is evicted for nothing", pod.Name)
+			}
+			w.remove(pod)
+			return nil
+		}
+	}
+	return apierrors.NewNotFound(corev1.Resource("pods"), object.GetName())
+}
