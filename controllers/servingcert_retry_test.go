@@ -21,6 +21,7 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	w.start(through)
 	r := newRealmIn(t, w.kube, "refused")
 	r.serviceCA(isReady)
+	through.quiet(t, 3*time.Second)
 	none := corev1.ResourceList{"count/secrets": resource.MustParse("0")}
 	quota := createBy(t, w.kube, &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: none},

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/certificatesigning"
@@ -81,8 +82,9 @@ func ManagerOptions() (ctrl.Options, error) {
 	}
 	options := ctrl.Options{
 		Scheme: scheme,
-		// A reconciliation that waits for what never comes, is tried again.
-		Controller: config.Controller{ReconciliationTimeout: time.Minute},
+		// A reconciliation that waits for what never comes, is tried again. The API server itself gives up a request after a minute: its
+		// answer says what hangs, such as a webhook.
+		Controller: config.Controller{ReconciliationTimeout: 90 * time.Second},
 		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: new(true)}},
 		Cache: cache.Options{
 			ReaderFailOnMissingInformer: true,
@@ -248,13 +250,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 	}
 	news := servingcert.NewNews(recorder, options.Clock)
+	failures := make(chan event.GenericEvent, 1)
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Expected: &servingcert.Expected{}, Clock: options.Clock,
-		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed, Refusals: servingcert.NewRefusals(),
+		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed, Refusals: servingcert.NewRefusals(), Failures: failures,
 	}
 	policies := &servingcertpolicy.Reconciler{
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
-		Restarts: restarts.Report, RestartsChanged: restarts.Changes(),
+		Restarts: restarts.Report, RestartsChanged: restarts.Changes(), FailuresChanged: failures,
 	}
 	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}
 	return errors.Join(

@@ -38,12 +38,12 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 		patience := found.patience(plan)
 		r.Line.add(key, found.want.Leaf.Key, patience == 0)
 		return outcome{inLine: true, again: patience}, nil
+	case apply.Refused(err):
+		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
+		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
 	case apply.Going(err), apierrors.IsConflict(err):
 		// Something else was faster.
 		return outcome{silent: true, again: retryUnseen}, nil
-	case err != nil && apply.Refused(err):
-		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
-		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
 	case err != nil:
 		if plan.Action == issuance.Issue {
 			// The next look comes, and should cost no other key.
@@ -274,7 +274,7 @@ func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result o
 		r.reports.Forget(key)
 		return client.IgnoreNotFound(err)
 	}
-	if result.obstacle != nil && len(changes) > 0 {
+	if result.obstacle != nil && len(changes) > 0 && r.View.Pace.AllowsEvent(result.obstacle, r.Clock.Now()) {
 		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.obstacle.Reason, "Issue", "%s", result.obstacle.Message)
 	}
 	return nil

@@ -14,9 +14,9 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/ownwrites"
@@ -52,6 +52,8 @@ type Reconciler struct {
 	Refusals workqueue.TypedRateLimiter[types.NamespacedName]
 	// Line is where Services wait whose private key takes long to make.
 	Line *Line
+	// Failures announces that the requests about some Service fail that cannot be told, or no longer do; sending never waits.
+	Failures chan<- event.GenericEvent
 
 	// reports are the annotations that were written on Services, until their events come.
 	reports ownwrites.Annotations
@@ -119,21 +121,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		result = r.unserved(&service, ruling)
 		_, want.SecretName = r.View.Rules.Request(&service)
 	}
-	if err != nil {
-		return ctrl.Result{}, err
-	}
 	if result.inLine {
 		return later(result.again), nil
 	}
-	if err := r.told(&service, &result, r.tell(ctx, &service, result)); err != nil || policies.Unreadable() {
-		// Whom an unreadable policy means is not known; nothing is removed that it may want.
-		return later(result.again), err
+	// Whom an unreadable policy means is not known; nothing is removed that it may want.
+	if err == nil && !policies.Unreadable() {
+		var inUse bool
+		if inUse, err = r.cleanUp(ctx, &service, want.SecretName); inUse {
+			result.again = sooner(result.again, retryInUse)
+		}
 	}
-	inUse, err := r.cleanUp(ctx, &service, want.SecretName)
-	if inUse {
-		result.again = sooner(result.again, retryInUse)
-	}
-	return later(result.again), err
+	return r.report(ctx, &service, result, err)
 }
 
 // Round is how often each Service is looked at in any case.
@@ -148,24 +146,12 @@ func later(again time.Duration) ctrl.Result {
 	return ctrl.Result{RequeueAfter: again, Priority: new(0)}
 }
 
-// told notes whether a Service could be told: where its owner keeps it from that, nobody waits for it.
-func (r *Reconciler) told(service *corev1.Service, result *outcome, err error) error {
-	if result.silent {
-		// Nothing was tried.
-		return err
-	}
-	refused := err != nil && apply.Refused(err)
-	r.View.Pace.Told(client.ObjectKeyFromObject(service), !refused)
-	if refused {
-		result.again = sooner(result.again, retryUnseen)
-		return nil
-	}
-	return err
-}
-
 // forget leaves nothing of a Service that is gone.
 func (r *Reconciler) forget(key types.NamespacedName) {
 	r.View.Pace.Told(key, true)
+	if r.View.Pace.Recovered(key) {
+		r.failuresChanged()
+	}
 	r.Refusals.Forget(key)
 }
 

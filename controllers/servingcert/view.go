@@ -151,6 +151,8 @@ type Claim struct {
 	// InVain: nothing new will come into it, for the Service is told of an obstacle or would not be, somebody keeps undoing our writes, or it
 	// goes away, or moves to another CA. Nobody waits for it.
 	InVain bool
+	// Failure is why the requests about the Service fail; nil while they do not.
+	Failure *issuance.Obstacle
 	// IncludesBundle: it carries the trust bundle, too.
 	IncludesBundle bool
 }
@@ -177,10 +179,15 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 		if !wanted || target.SecretName != secret.Name {
 			return Claim{}
 		}
-		_, told := service.Annotations[v1alpha1.AnnotationError]
+		problem, told := service.Annotations[v1alpha1.AnnotationError]
+		// Requests that fail are waited for within a bound.
+		told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonRequestFailed
 		going := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
 		moves := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
-		return Claim{Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), IncludesBundle: target.IncludesBundle()}
+		return Claim{
+			Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), Failure: v.Pace.Failing(key, now),
+			IncludesBundle: target.IncludesBundle(),
+		}
 	}, nil
 }
 

@@ -48,6 +48,8 @@ type Reconciler struct {
 	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
 	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
 	RestartsChanged <-chan event.GenericEvent
+	// FailuresChanged announces that the requests about some Service fail, or no longer do.
+	FailuresChanged <-chan event.GenericEvent
 
 	// changes gather before the policies are reported on: status writes are bounded by time, not by Services.
 	changes gather.Changes
@@ -66,6 +68,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Secret{}, later).
 		Watches(servingcert.NamespaceMetadata(), later).
 		WatchesRawSource(source.Channel(r.RestartsChanged, later)).
+		WatchesRawSource(source.Channel(r.FailuresChanged, later)).
 		WithOptions(retry.Options(1)).
 		Complete(retry.Quietly(r))
 }
@@ -156,6 +159,10 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 		}
 		if !wanted {
 			continue
+		}
+		// It may not be possible to say so on the Service.
+		if failing := r.View.Pace.Failing(client.ObjectKeyFromObject(service), now); failing != nil {
+			plan.Obstacle = failing
 		}
 		tallies[ruling.Name].conflict(tied...)
 		for _, other := range tied {

@@ -15,6 +15,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
@@ -82,7 +83,7 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 	s.service.UID, s.service.ResourceVersion = "uid-of-web", "1"
 	s.service.Annotations = map[string]string{v1alpha1.AnnotationSecretName: "web-tls"}
 
-	view := servingcert.View{Reader: s, Rules: issuance.Rules{ClusterDomain: "cluster.local"}, Clock: s.clock}
+	view := servingcert.View{Pace: &pace.Pace{}, Reader: s, Rules: issuance.Rules{ClusterDomain: "cluster.local"}, Clock: s.clock}
 	r := &Reconciler{View: view, Keyring: keyring.New(s, "system", s.clock), Clock: s.clock}
 	ca, _, err := r.Keyring.Find(t.Context(), s, "default")
 	if err != nil {

@@ -38,7 +38,8 @@ type tally struct {
 func (t *tally) add(now time.Time, service *corev1.Service, plan issuance.Plan) {
 	t.counts.Matched++
 	obstacle := plan.Obstacle
-	if told := service.Annotations[v1alpha1.AnnotationError]; told != "" {
+	failing := obstacle != nil && obstacle.Reason == issuance.ReasonRequestFailed
+	if told := service.Annotations[v1alpha1.AnnotationError]; told != "" && !failing {
 		parsed := issuance.ParseObstacle(told)
 		obstacle = &parsed
 	}

@@ -5,6 +5,8 @@ package apply
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -70,12 +72,25 @@ func Refused(err error) bool {
 	}
 	// etcd's own limit comes as an internal error.
 	tooLarge := apierrors.IsRequestEntityTooLargeError(err) || strings.Contains(err.Error(), "request is too large")
-	return tooLarge || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+	// A webhook may deny with any code, such as that of a conflict, or of a fault of the API server.
+	denied := strings.Contains(err.Error(), "denied the request")
+	return tooLarge || denied || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
+}
+
+// Failed reports whether the API server answered that it could not carry out a request, as it does while an admission webhook cannot be
+// called. It is false for what is the client's to put right (see Refused), and where no API server answered: that is about every object.
+func Failed(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || Refused(err) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= http.StatusInternalServerError && code != http.StatusBadGateway && code != http.StatusServiceUnavailable
 }
 
 // Going tells whether an object, or the namespace around it, is on its way out.
 func Going(err error) bool {
-	return apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+	return (apierrors.IsNotFound(err) && !Refused(err)) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
 // MadeBy tells whether a field manager of ours wrote the object; a copy that somebody made of it bears other managers.

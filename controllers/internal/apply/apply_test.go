@@ -3,6 +3,8 @@ package apply_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,23 +27,35 @@ func terminating() error {
 	return err
 }
 
+// denied is what the API server answers where a webhook denies with a code.
+func denied(code int32) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: code, Message: `admission webhook "w" denied the request: no`,
+	}}
+}
+
 // What a person has to put right is told apart from what passes, and from what needs nothing any more.
 func TestErrorsAreSorted(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		err            error
-		refused, going bool
+		err                    error
+		refused, going, failed bool
 	}{
-		"none":               {nil, false, false},
-		"a quota":            {apierrors.NewForbidden(secrets, "web-tls", errors.New("exceeded quota")), true, false},
-		"invalid":            {apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "web-tls", nil), true, false},
-		"too large":          {apierrors.NewRequestEntityTooLargeError("3 MiB"), true, false},
-		"too large for etcd": {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: "etcdserver: request is too large"}}, true, false},
-		"a conflict":         {apierrors.NewConflict(secrets, "web-tls", errors.New("changed")), false, false},
-		"away":               {apierrors.NewServiceUnavailable("away"), false, false},
-		"another's fault":    {errors.New("no route to host"), false, false},
-		"gone":               {apierrors.NewNotFound(secrets, "web-tls"), false, true},
-		"a dying namespace":  {terminating(), false, true},
+		"none":                     {nil, false, false, false},
+		"a quota":                  {apierrors.NewForbidden(secrets, "web-tls", errors.New("exceeded quota")), true, false, false},
+		"invalid":                  {apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "web-tls", nil), true, false, false},
+		"too large":                {apierrors.NewRequestEntityTooLargeError("3 MiB"), true, false, false},
+		"too large for etcd":       {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: "etcdserver: request is too large"}}, true, false, false},
+		"a conflict":               {apierrors.NewConflict(secrets, "web-tls", errors.New("changed")), false, false, false},
+		"a webhook that is away":   {apierrors.NewInternalError(errors.New("failed calling webhook")), false, false, true},
+		"a webhook that hangs":     {fmt.Errorf("write it: %w", apierrors.NewTimeoutError("request did not complete", 0)), false, false, true},
+		"a webhook, any code":      {denied(http.StatusConflict), true, false, false},
+		"a webhook, as if gone":    {denied(http.StatusNotFound), true, false, false},
+		"a webhook, as if a fault": {denied(http.StatusInternalServerError), true, false, false},
+		"away":                     {apierrors.NewServiceUnavailable("away"), false, false, false},
+		"another's fault":          {errors.New("no route to host"), false, false, false},
+		"gone":                     {apierrors.NewNotFound(secrets, "web-tls"), false, true, false},
+		"a dying namespace":        {terminating(), false, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -50,6 +64,9 @@ func TestErrorsAreSorted(t *testing.T) {
 			}
 			if got := apply.Going(tc.err); got != tc.going {
 				t.Errorf("going: %t, want %t", got, tc.going)
+			}
+			if got := apply.Failed(tc.err); got != tc.failed {
+				t.Errorf("failed: %t, want %t", got, tc.failed)
 			}
 		})
 	}

@@ -28,6 +28,8 @@ const (
 	ReasonSecretNotOurs     = "SecretNotOurs"
 	ReasonSecretConflict    = "SecretConflict"
 	ReasonSecretRefused     = "SecretRefused"
+	// ReasonRequestFailed is of requests that the API server could not carry out; they are tried again, and it may pass by itself.
+	ReasonRequestFailed = "RequestFailed"
 	// ReasonInvalidKeystore and ReasonNoPassword are of keystores and truststores.
 	ReasonInvalidKeystore = "InvalidKeystore"
 	ReasonNoPassword      = "NoKeystorePassword"
@@ -35,7 +37,7 @@ const (
 
 var reasons = []string{
 	ReasonNoPolicy, ReasonServiceCANotReady, ReasonInvalidSecretName, ReasonInvalidDNSName, ReasonNameNotPermitted, ReasonUsageNotPermitted,
-	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonInvalidKeystore, ReasonNoPassword,
+	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonRequestFailed, ReasonInvalidKeystore, ReasonNoPassword,
 }
 
 // Obstacle is what stands in the way of a certificate, for a person.

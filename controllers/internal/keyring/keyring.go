@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -113,7 +114,7 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 		// Whoever remembers something of the CA knows by this that it is the same.
 		ca = known.ca
 	}
-	if err == nil || errors.Is(err, ErrNotReady) {
+	if err == nil || errors.Is(err, ErrNotReady) || apply.Failed(err) {
 		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now, reissues: reissues}
 	}
 	return ca, err
@@ -190,7 +191,8 @@ func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name strin
 		return nil, nil, err
 	}
 	ca, err := k.Get(ctx, &serviceCA)
-	if !errors.Is(err, ErrNotReady) {
+	if !errors.Is(err, ErrNotReady) && !apply.Failed(err) {
+		// A signing key that cannot be read is reported on its ServiceCA, and not on each of the objects that need it.
 		return ca, nil, err
 	}
 	if reason := unready(&serviceCA); reason != "" {

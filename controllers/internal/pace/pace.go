@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -28,6 +29,9 @@ type Pace struct {
 	swept time.Time
 	// speechless are the objects that would not be told what stands in the way.
 	speechless map[types.NamespacedName]bool
+	// failures are the objects about which requests fail, and events bounds what is recorded of them.
+	failures map[types.NamespacedName]failure
+	events   *rate.Limiter
 }
 
 // series is a number of writes, each within calm of the one before.
@@ -103,9 +107,9 @@ func (p *Pace) Told(key types.NamespacedName, told bool) {
 	}
 }
 
-// Hopeless tells whether nobody should wait for an object: it is fought over, or would not be told why it is not served.
+// Hopeless tells whether nobody should wait for an object: it is fought over, would not be told why it is not served, or has failed for too long.
 func (p *Pace) Hopeless(key types.NamespacedName, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.speechless[key] || p.wait(key, now) > 0
+	return p.speechless[key] || p.wait(key, now) > 0 || p.failsTooLong(key, now)
 }

@@ -1,0 +1,112 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// cannotBeCalled is what the API server says of the webhooks of webhookAway.
+const cannotBeCalled = `failed calling webhook "away.example.org"`
+
+// webhookAway keeps the API server from carrying out some operations in the realm's namespace: it has to call a webhook first whose
+// server is away. probe is what it cannot create, or delete, any more. The webhook goes by back, or with the test.
+func (r realm) webhookAway(resource string, probe client.Object, operations ...any) (back func()) {
+	r.Helper()
+	rules := []any{map[string]any{
+		"operations": operations, "apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{resource},
+	}}
+	webhook := admission("ValidatingWebhookConfiguration", r.name+"-"+resource, nil)
+	webhook.Object["webhooks"] = []any{map[string]any{
+		"name": "away.example.org", "clientConfig": map[string]any{"url": "https://127.0.0.1:1/none"}, "rules": rules,
+		"namespaceSelector": map[string]any{"matchLabels": map[string]any{corev1.LabelMetadataName: r.name}},
+		"sideEffects":       "None", "admissionReviewVersions": []any{"v1"},
+	}}
+	delete(webhook.Object, "spec")
+	createBy(r.T, r.admin(), webhook)
+	probe.SetNamespace(r.name)
+	await := func(away bool) {
+		eventually(r.T, func(ctx context.Context) string {
+			err := r.admin().Update(ctx, probe, client.DryRunAll)
+			if operations[0] == "DELETE" {
+				err = r.admin().Delete(ctx, probe, client.DryRunAll)
+			}
+			if (err != nil) != away {
+				return fmt.Sprintf("whether the webhook is called is not known yet: %v", err)
+			}
+			return ""
+		})
+	}
+	await(true)
+	return func() {
+		if err := r.admin().Delete(r.Context(), webhook); err != nil {
+			r.Fatal(err)
+		}
+		await(false)
+	}
+}
+
+// everyWrite are the operations that make or change an object.
+var everyWrite = []any{"UPDATE", "CREATE"}
+
+// A webhook for Secrets that cannot be called is reported on the Service and on its policy, and no longer once it is back.
+func TestWebhookForSecretsIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.serviceCA(isReady)
+	back := r.webhookAway("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
+	service := r.service("web", asks("web-tls"))
+	r.told("web", "RequestFailed: ", cannotBeCalled)
+	event(t, service, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	r.policyReports("RequestFailed", "web")
+	back()
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.told("web")
+	r.serves(1)
+}
+
+// Where the Service cannot be written either, its policy says so.
+func TestWebhookForServicesIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.service("taken", asks("taken-tls"))
+	r.secret("taken-tls", r.issued("taken."+r.name+".svc"))
+	probe := r.service("probe", nil)
+	back := r.webhookAway("services", probe, "UPDATE")
+	backToo := r.webhookAway("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
+	remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls"}})
+	p := r.policyReports("RequestFailed", "web")
+	if counts := p.Status.Services; counts.Matched != 2 || counts.Issued != 1 || counts.Failed != 1 {
+		t.Errorf("the counts are %+v", *counts)
+	}
+	if web := r.told("web"); web.Annotations[v1alpha1.AnnotationError] != "" {
+		t.Errorf("the Service says %v", web.Annotations)
+	}
+	backToo()
+	back()
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serves(2)
+}
+
+// A Secret that is no longer wanted and cannot be removed is reported, too; the one that is wanted is made meanwhile.
+func TestWebhookForDeletionsIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	service := r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	back := r.webhookAway("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), "DELETE")
+	update(t, service, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationSecretName] = "other-tls" })
+	r.secret("other-tls", r.issued("web."+r.name+".svc"))
+	r.told("web", "RequestFailed: ", cannotBeCalled)
+	back()
+	r.told("web")
+	r.serves(1)
+}
