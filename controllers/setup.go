@@ -41,6 +41,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/podcertificate"
+	"github.com/servingcert/operator/controllers/publish"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/serviceca"
 	"github.com/servingcert/operator/controllers/servingcert"
@@ -244,10 +245,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	restarts := restart.New(restart.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted,
 	})
+	publisher := publish.New(&publish.Publisher{
+		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, Asked: targets.Mounted, Namespace: options.Namespace,
+	})
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
-		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
+		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(), Published: publisher.Count, PublishedChanged: publisher.Changes(),
 	}
 	news := servingcert.NewNews(recorder, options.Clock)
 	failures := make(chan event.GenericEvent, 1)
@@ -263,6 +267,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	return errors.Join(
 		setupSigners(mgr, signer, live, recorder),
 		targets.SetupWithManager(ctx, mgr),
+		publisher.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(ctx, mgr, secrets),
 		services.SetupWithManager(ctx, mgr, secrets),
 		policies.SetupWithManager(mgr),

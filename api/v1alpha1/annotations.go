@@ -40,6 +40,8 @@ const (
 	// not DefaultCABundleKey, by "+pkcs12:" and the hash of the truststore where there is one beside it, and by "+openshift" where an
 	// annotation of OpenShift asks.
 	AnnotationCABundleHash = GroupName + "/ca-bundle-hash"
+	// AnnotationPublishedHash on a ConfigMap that spec.trustBundle.publish asks for is the hash of the bundle in it, followed by "/" and its key.
+	AnnotationPublishedHash = GroupName + "/published-ca-bundle-hash"
 	// AnnotationKeystoreHash on a serving certificate's Secret is the hash of the keystore in it, followed by "/" and the version of the Secret
 	// with its password.
 	AnnotationKeystoreHash = GroupName + "/keystore-hash"
@@ -47,7 +49,7 @@ const (
 	AnnotationSource = GroupName + "/source"
 	// AnnotationInstallation on the CustomResourceDefinition of ServiceCAs names the namespace of the installation that works in this cluster.
 	AnnotationInstallation = GroupName + "/installation"
-	// LabelServiceCA marks the signing-key Secret and the trust-bundle ConfigMap of a ServiceCA with its name.
+	// LabelServiceCA marks the signing-key Secret, the trust-bundle ConfigMap and the published ConfigMaps of a ServiceCA with its name.
 	LabelServiceCA = GroupName + "/serviceca"
 	// LabelService marks a serving certificate's Secret with the name of its Service.
 	LabelService = GroupName + "/service"

@@ -294,4 +294,39 @@ type TrustBundleReference struct {
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as ca-bundle.crt"
 	Key string `json:"key,omitempty"`
+
+	// publish makes and keeps a ConfigMap with the bundle in each namespace that is selected, as OpenShift does with
+	// openshift-service-ca.crt: none by default, at most 3 names. A ConfigMap of that name that somebody else made is left alone. The operator needs
+	// the rights of config/components/publish.
+	// +optional
+	// +listType=map
+	// +listMapKey=configMapName
+	// +kubebuilder:validation:MaxItems=3
+	Publish []PublishedBundle `json:"publish,omitempty"`
+}
+
+// PublishedBundle describes a ConfigMap that is kept in each namespace that is selected.
+type PublishedBundle struct {
+	// configMapName is the name of the ConfigMap.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a ConfigMap's name has lower-case letters, digits, '-' and '.' only, and starts and ends with a letter or digit, such as openshift-service-ca.crt"
+	// +kubebuilder:validation:XValidation:rule="self != 'kube-root-ca.crt'",message="Kubernetes itself publishes kube-root-ca.crt: choose another name, such as openshift-service-ca.crt"
+	ConfigMapName string `json:"configMapName,omitempty"`
+
+	// key of the bundle in the ConfigMap's data; the ConfigMap has no other key.
+	// +optional
+	// +default="service-ca.crt"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as service-ca.crt"
+	Key string `json:"key,omitempty"`
+
+	// namespaceSelector selects namespaces by label; empty selects all. Where two ServiceCAs publish the same name, the older one does.
+	// +optional
+	// +default={}
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operator of a matchExpression is In, NotIn, Exists or DoesNotExist"
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, (e.operator in ['In', 'NotIn']) == (has(e.values) && e.values.size() > 0))",message="a matchExpression has values with the operators In and NotIn, and none with Exists and DoesNotExist"
+	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector,omitzero"`
 }

@@ -43,6 +43,9 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 	// Targets are what asks for bundles.
 	Targets *trust.Trust
+	// Published counts the ConfigMaps that a ServiceCA publishes, and PublishedChanged announces those of which the result is another.
+	Published        func(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, counted *trust.Targets) (problem string, err error)
+	PublishedChanged <-chan event.GenericEvent
 	// Claims answers what a Secret is to the Service that owns it, so that a stray one counts for nothing.
 	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
 	// ReissueRate is how many certificates are reissued in a second after the switch of the signer.

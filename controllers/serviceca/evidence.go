@@ -23,6 +23,8 @@ type evidence struct {
 	rotation.Evidence
 	targets       trust.Targets
 	clusterBundle clusterBundle
+	// unpublished is why ConfigMaps of spec.trustBundle.publish cannot have the bundle; empty when all can.
+	unpublished string
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
 	// strangers is the number of those that the bundle does not verify, and that are going to be replaced.
@@ -41,6 +43,9 @@ func (r *Reconciler) evidence(ctx context.Context, in observed, state *rotation.
 	encoded := state.Bundle().Encode()
 	hash := pki.Hash(encoded)
 	if seen.targets, err = r.Targets.Count(ctx, ca.Name, hash, state.Since); err != nil {
+		return seen, err
+	}
+	if seen.unpublished, err = r.Published(ctx, ca, hash, state.Since, &seen.targets); err != nil {
 		return seen, err
 	}
 	seen.targets.Count(bytes.Equal(in.published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())

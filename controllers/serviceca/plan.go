@@ -99,7 +99,7 @@ func (s *step) lookAgain(seen evidence) {
 	case s.state.TrustChanging && seen.Behind > 0,
 		s.state.Phase != v1alpha1.PhaseStable && (seen.Behind+seen.Outstanding > 0 || seen.Restarts.Waiting()):
 		s.retry = retryEvidence
-	case seen.clusterBundle.refused != "" && !seen.clusterBundle.theirs:
+	case seen.unpublished != "", seen.clusterBundle.refused != "" && !seen.clusterBundle.theirs:
 		s.retry = retryClusterBundle
 	}
 }

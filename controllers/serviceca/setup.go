@@ -32,6 +32,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 			return []reconcile.Request{request(caOf(policy))}
 		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Secret{}, r.later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
+		WatchesRawSource(source.Channel(r.PublishedChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
 		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
 		WithOptions(retry.Options(1))
 	for _, targets := range r.Targets.Sources(r.later) {

@@ -153,6 +153,8 @@ func reportTrust(built *conditions.Builder, seen evidence) {
 			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
 	case seen.clusterBundle.refused != "":
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.clusterBundle.refused)
+	case seen.unpublished != "":
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.unpublished)
 	case seen.targets.Blocked > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", fmt.Sprintf(
 			"%d of %d targets cannot be given the bundle: their annotation %s says what their owners have to do",

@@ -45,6 +45,14 @@ type request struct {
 	password   string
 }
 
+// Published returns the ServiceCA that publishes an object, by spec.trustBundle.publish; empty for anything else.
+func Published(object metav1.Object) string {
+	if object.GetAnnotations()[v1alpha1.AnnotationPublishedHash] == "" {
+		return ""
+	}
+	return object.GetLabels()[v1alpha1.LabelServiceCA]
+}
+
 // requestOf reads the annotations of an object; false when it does not ask.
 func (k Kind) requestOf(object metav1.Object, openShift bool) (request, bool) {
 	annotations, labels := object.GetAnnotations(), object.GetLabels()

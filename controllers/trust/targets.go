@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -177,7 +178,7 @@ func (t *Trust) Mounted(ctx context.Context, kind string, key client.ObjectKey) 
 			return "", client.IgnoreNotFound(err)
 		}
 		asked, _ := r.kind.requestOf(object, r.openShift)
-		return asked.ca, nil
+		return cmp.Or(asked.ca, Published(object)), nil
 	}
 	return "", nil
 }

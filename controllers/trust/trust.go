@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -72,13 +73,13 @@ func (t *Trust) cacheOf(kind Kind) cache.Cache {
 	return t.options.Cache
 }
 
-// Sources are the metadata of all that may ask for a bundle; handle is given the ServiceCA whose bundle an object asks for, empty for none.
+// Sources are the metadata of all that may ask for a bundle; handle is given the ServiceCA whose bundle an object asks for, or has because that publishes it; empty for none.
 func (t *Trust) Sources(handle func(caOf func(client.Object) string) handler.EventHandler) []source.Source {
 	var sources []source.Source
 	for _, r := range t.reconcilers {
 		handled := handle(func(object client.Object) string {
 			asked, _ := r.kind.requestOf(object, r.openShift)
-			return asked.ca
+			return cmp.Or(asked.ca, Published(object))
 		})
 		sources = append(sources, source.Kind[client.Object](t.cacheOf(r.kind), r.kind.Metadata(), handled))
 	}

@@ -32,6 +32,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &apiv1alpha1.PrivateKeyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Propagation"):
 		return &apiv1alpha1.PropagationApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("PublishedBundle"):
+		return &apiv1alpha1.PublishedBundleApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Restart"):
 		return &apiv1alpha1.RestartApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RestartCounts"):

@@ -29,6 +29,8 @@ const (
 	Policy = client.FieldOwner("servingcert-policy")
 	// Trust writes the bundle into what asks for it.
 	Trust = client.FieldOwner("servingcert-trust")
+	// Publish writes the ConfigMaps that a ServiceCA publishes in other namespaces.
+	Publish = client.FieldOwner("servingcert-publish")
 	// Signer writes the status of requests for certificates.
 	Signer = client.FieldOwner("servingcert-signer")
 	// Restart stamps the pod templates of workloads.

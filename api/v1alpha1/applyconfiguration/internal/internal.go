@@ -175,6 +175,20 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.Duration
       default: 10m
+- name: com.github.servingcert.operator.api.v1alpha1.PublishedBundle
+  map:
+    fields:
+    - name: configMapName
+      type:
+        scalar: string
+    - name: key
+      type:
+        scalar: string
+      default: service-ca.crt
+    - name: namespaceSelector
+      type:
+        namedType: io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector
+      default: {}
 - name: com.github.servingcert.operator.api.v1alpha1.Restart
   map:
     fields:
@@ -585,6 +599,14 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         scalar: string
       default: ca-bundle.crt
+    - name: publish
+      type:
+        list:
+          elementType:
+            namedType: com.github.servingcert.operator.api.v1alpha1.PublishedBundle
+          elementRelationship: associative
+          keys:
+          - configMapName
 - name: com.github.servingcert.operator.api.v1alpha1.TrustBundleStatus
   map:
     fields:

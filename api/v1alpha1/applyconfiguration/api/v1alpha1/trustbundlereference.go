@@ -11,6 +11,10 @@ type TrustBundleReferenceApplyConfiguration struct {
 	ConfigMapName *string `json:"configMapName,omitempty"`
 	// key of the bundle in the ConfigMap's data.
 	Key *string `json:"key,omitempty"`
+	// publish makes and keeps a ConfigMap with the bundle in each namespace that is selected, as OpenShift does with
+	// openshift-service-ca.crt: none by default, at most 3 names. A ConfigMap of that name that somebody else made is left alone. The operator needs
+	// the rights of config/components/publish.
+	Publish []PublishedBundleApplyConfiguration `json:"publish,omitempty"`
 }
 
 // TrustBundleReferenceApplyConfiguration constructs a declarative configuration of the TrustBundleReference type for use with
@@ -32,5 +36,18 @@ func (b *TrustBundleReferenceApplyConfiguration) WithConfigMapName(value string)
 // If called multiple times, the Key field is set to the value of the last call.
 func (b *TrustBundleReferenceApplyConfiguration) WithKey(value string) *TrustBundleReferenceApplyConfiguration {
 	b.Key = &value
+	return b
+}
+
+// WithPublish adds the given value to the Publish field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Publish field.
+func (b *TrustBundleReferenceApplyConfiguration) WithPublish(values ...*PublishedBundleApplyConfiguration) *TrustBundleReferenceApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithPublish")
+		}
+		b.Publish = append(b.Publish, *values[i])
+	}
 	return b
 }

@@ -1,0 +1,70 @@
+// Package publish keeps a ConfigMap with the trust bundle in each namespace that spec.trustBundle.publish of a ServiceCA selects.
+package publish
+
+import (
+	"cmp"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// claim is what one ServiceCA publishes under one name.
+type claim struct {
+	ca     *v1alpha1.ServiceCA
+	bundle *v1alpha1.PublishedBundle
+
+	namespaces labels.Selector
+}
+
+// claims are those of all ServiceCAs, the ones of the older ServiceCA first.
+type claims struct {
+	all []claim
+	// reserved are the ConfigMaps in which ServiceCAs publish their bundles for themselves.
+	reserved map[types.NamespacedName]bool
+}
+
+// newClaims returns the claims of ServiceCAs. A selector that cannot be read, which the API server refuses, selects nothing.
+func newClaims(cas []v1alpha1.ServiceCA, ownNamespace string) claims {
+	made := claims{reserved: map[types.NamespacedName]bool{}}
+	for i := range cas {
+		ca := &cas[i]
+		made.reserved[types.NamespacedName{Namespace: ownNamespace, Name: ca.TrustBundleConfigMapName()}] = true
+		for j := range ca.Spec.TrustBundle.Publish {
+			bundle := &ca.Spec.TrustBundle.Publish[j]
+			if selector, err := metav1.LabelSelectorAsSelector(&bundle.NamespaceSelector); err == nil {
+				made.all = append(made.all, claim{ca: ca, bundle: bundle, namespaces: selector})
+			}
+		}
+	}
+	slices.SortStableFunc(made.all, func(a, b claim) int {
+		return cmp.Or(a.ca.CreationTimestamp.Compare(b.ca.CreationTimestamp.Time), cmp.Compare(a.ca.Name, b.ca.Name))
+	})
+	return made
+}
+
+// winner returns the claim that decides about a ConfigMap; nil where there is none. The label set is that of the namespace.
+func (c claims) winner(configMap types.NamespacedName, namespace labels.Set) *claim {
+	if c.reserved[configMap] {
+		return nil
+	}
+	for i := range c.all {
+		if one := &c.all[i]; one.bundle.ConfigMapName == configMap.Name && one.namespaces.Matches(namespace) {
+			return one
+		}
+	}
+	return nil
+}
+
+// names returns the names of all ConfigMaps that are published.
+func (c claims) names() []string {
+	var names []string
+	for _, one := range c.all {
+		names = append(names, one.bundle.ConfigMapName)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

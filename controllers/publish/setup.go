@@ -1,0 +1,142 @@
+package publish
+
+import (
+	"context"
+	"slices"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/trust"
+)
+
+const (
+	// concurrency keeps one slow write from holding up the others.
+	concurrency = 8
+	// indexPublished indexes ConfigMaps by the ServiceCA that publishes them.
+	indexPublished = "publish.serviceca"
+)
+
+// SetupWithManager starts the controller when a ServiceCA publishes, or has published, and the operator may.
+func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+	err := mgr.GetCache().IndexField(ctx, trust.ConfigMaps.Metadata(), indexPublished, func(object client.Object) []string {
+		if ca := trust.Published(object); ca != "" {
+			return []string{ca}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, object := range []client.Object{&v1alpha1.ServiceCA{}, namespaceMetadata()} {
+		if _, err := mgr.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false)); err != nil {
+			return err
+		}
+	}
+	return optional.Start(mgr, p.available, func(context.Context) error { return p.watch(mgr) })
+}
+
+func (p *Publisher) available(ctx context.Context) (bool, error) {
+	cas, err := p.serviceCAs(ctx)
+	if err != nil {
+		return false, err
+	}
+	needed := false
+	for i := range cas {
+		var made metav1.PartialObjectMetadataList
+		made.SetGroupVersionKind(trust.ConfigMaps.GroupVersion().WithKind("ConfigMapList"))
+		if err := p.Cache.List(ctx, &made, client.MatchingFields{indexPublished: cas[i].Name}, client.UnsafeDisableDeepCopy); err != nil {
+			return false, err
+		}
+		needed = needed || len(cas[i].Spec.TrustBundle.Publish) > 0 || len(made.Items) > 0
+	}
+	if !needed {
+		return false, nil
+	}
+	for _, verb := range []string{"create", "delete"} {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Resource: "configmaps", Verb: verb},
+		}}
+		if err := p.Live.Create(ctx, review); err != nil || !review.Status.Allowed {
+			return false, err
+		}
+	}
+	p.permitted.Store(true)
+	return true, nil
+}
+
+// watch starts the controller.
+func (p *Publisher) watch(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("publish").
+		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(p.everywhere),
+			builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, keyring.Changed()))).
+		Watches(namespaceMetadata(), handler.EnqueueRequestsFromMapFunc(p.in),
+			builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(p.of), builder.OnlyMetadata).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
+		Complete(p)
+}
+
+// everywhere returns the ConfigMaps that a ServiceCA publishes, or has published before an update, in all namespaces.
+func (p *Publisher) everywhere(ctx context.Context, object client.Object) []reconcile.Request {
+	ca, is := object.(*v1alpha1.ServiceCA)
+	if !is || len(ca.Spec.TrustBundle.Publish) == 0 {
+		return nil
+	}
+	namespaces := &metav1.PartialObjectMetadataList{}
+	namespaces.SetGroupVersionKind(namespaceMetadata().GroupVersionKind().GroupVersion().WithKind("NamespaceList"))
+	if err := p.Cache.List(ctx, namespaces, client.UnsafeDisableDeepCopy); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the namespaces")
+	}
+	var requests []reconcile.Request
+	for i := range namespaces.Items {
+		for _, bundle := range ca.Spec.TrustBundle.Publish {
+			requests = append(requests, request(namespaces.Items[i].Name, bundle.ConfigMapName))
+		}
+	}
+	return requests
+}
+
+// in returns the ConfigMaps that are published in a namespace.
+func (p *Publisher) in(ctx context.Context, namespace client.Object) []reconcile.Request {
+	var requests []reconcile.Request
+	for _, name := range p.names(ctx) {
+		requests = append(requests, request(namespace.GetName(), name))
+	}
+	return requests
+}
+
+// of returns a ConfigMap that is published, or was.
+func (p *Publisher) of(ctx context.Context, configMap client.Object) []reconcile.Request {
+	if trust.Published(configMap) == "" && !slices.Contains(p.names(ctx), configMap.GetName()) {
+		return nil
+	}
+	return []reconcile.Request{request(configMap.GetNamespace(), configMap.GetName())}
+}
+
+// names returns the names of all ConfigMaps that are published.
+func (p *Publisher) names(ctx context.Context) []string {
+	cas, err := p.serviceCAs(ctx)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "list the ServiceCAs")
+	}
+	return newClaims(cas, p.Namespace).names()
+}
+
+func request(namespace, name string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}
+}

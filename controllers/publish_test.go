@@ -1,0 +1,215 @@
+package controllers_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/testoperator"
+)
+
+// publishedName is the ConfigMap that most add-ons for OpenShift mount.
+const publishedName = "openshift-service-ca.crt"
+
+// publishes makes a ServiceCA publish in all namespaces but those with the label no=publish.
+func publishes(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+	ca.Spec.TrustBundle.Publish = []v1alpha1.PublishedBundle{{ConfigMapName: publishedName, NamespaceSelector: metav1.LabelSelector{
+		MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "no", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"publish"}}},
+	}}}
+}
+
+func (w world) namespace(name string, labels map[string]string) *corev1.Namespace {
+	w.Helper()
+	return createBy(w.T, w.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
+}
+
+// publishedIn waits until the ConfigMap of a namespace is exactly what a ServiceCA publishes.
+func (r realm) publishedIn(namespaces ...string) {
+	r.Helper()
+	for _, namespace := range namespaces {
+		eventually(r.T, func(ctx context.Context) string {
+			bundle, err := r.bundle(ctx)
+			if err != nil {
+				return err.Error()
+			}
+			var configMap corev1.ConfigMap
+			if err := r.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: publishedName}, &configMap); err != nil {
+				return err.Error()
+			}
+			if len(configMap.Data) != 1 || configMap.Data[v1alpha1.DefaultCABundleKey] != bundle || configMap.Labels[v1alpha1.LabelServiceCA] != r.name {
+				return fmt.Sprintf("in %s it has the labels %v and holds %v", namespace, configMap.Labels, configMap.Data)
+			}
+			return ""
+		})
+	}
+}
+
+// absentIn waits until a namespace has no such ConfigMap.
+func (w world) absentIn(namespaces ...string) {
+	w.Helper()
+	for _, namespace := range namespaces {
+		eventually(w.T, func(ctx context.Context) string {
+			err := w.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: publishedName}, &corev1.ConfigMap{})
+			if apierrors.IsNotFound(err) {
+				return ""
+			}
+			return fmt.Sprintf("in %s there is one (%v)", namespace, err)
+		})
+	}
+}
+
+// allTargets accepts a ServiceCA of which every target carries the bundle.
+func allTargets(ca *v1alpha1.ServiceCA) string {
+	bundle := ca.Status.TrustBundle
+	if bundle == nil || bundle.Targets < 5 || bundle.Targets != bundle.CurrentTargets || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished) {
+		return "not all targets are counted as current"
+	}
+	return ""
+}
+
+// saysBlocked accepts a ServiceCA that is ready and says that some targets cannot have the bundle, by these words.
+func saysBlocked(says ...string) func(*v1alpha1.ServiceCA) string {
+	return func(ca *v1alpha1.ServiceCA) string {
+		condition := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished)
+		if condition == nil || condition.Reason != "TargetsBlocked" || isReady(ca) != "" {
+			return "it is not blocked"
+		}
+		for _, words := range says {
+			if !strings.Contains(condition.Message, words) {
+				return fmt.Sprintf("%q is not in %q", words, condition.Message)
+			}
+		}
+		return ""
+	}
+}
+
+// edit changes an object of the cluster of its own.
+func (w world) edit(object client.Object, change func()) {
+	w.Helper()
+	eventually(w.T, func(ctx context.Context) string {
+		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			return err.Error()
+		}
+		change()
+		return errorText(w.kube.Update(ctx, object))
+	})
+}
+
+func configMapIn(namespace string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: publishedName}}
+}
+
+// A ServiceCA publishes its bundle in every namespace that it selects, as soon as it may, and keeps it there; what somebody else made stays.
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	through := newWire()
+	stop := w.start(through)
+	w.namespace("tenant", nil)
+	excluded := w.namespace("excluded", map[string]string{"no": "publish"})
+	w.namespace("foreign", nil)
+	foreign := configMapIn("foreign")
+	foreign.Data = map[string]string{"theirs": "stays"}
+	createBy(t, w.kube, foreign)
+	r := newRealmIn(t, w.kube, "publisher", publishes)
+	r.serviceCA(saysBlocked("config/components/publish"))
+	w.absentIn("tenant")
+
+	if err := testoperator.Allow(t.Context(), w.kube, operatorNamespace, "publish"); err != nil {
+		t.Fatal(err)
+	}
+	r.publishedIn("tenant", "default", operatorNamespace)
+	w.absentIn("excluded")
+	r.serviceCA(saysBlocked("foreign/"+publishedName, "did not make it"))
+	if err := w.kube.Get(t.Context(), client.ObjectKeyFromObject(foreign), foreign); err != nil || len(foreign.Data) != 1 || len(foreign.Labels) > 0 {
+		t.Errorf("a ConfigMap of somebody else's is %+v (%v)", foreign, err)
+	}
+	var events corev1.EventList
+	eventually(t, func(ctx context.Context) string {
+		if err := w.kube.List(ctx, &events, client.InNamespace("foreign"), client.MatchingFields{"reason": "ConfigMapNotOurs"}); err != nil || len(events.Items) != 1 {
+			return fmt.Sprintf("%d Events (%v)", len(events.Items), err)
+		}
+		return ""
+	})
+
+	// One that asks for the bundle is served by that, and one that goes makes room.
+	w.edit(foreign, func() { foreign.Annotations = map[string]string{v1alpha1.AnnotationInjectCABundle: r.name} })
+	r.serviceCA(allTargets)
+	if err := w.kube.Delete(t.Context(), foreign); err != nil {
+		t.Fatal(err)
+	}
+	r.publishedIn("foreign")
+	r.serviceCA(allTargets)
+
+	// What tenants do to it is undone.
+	mine := configMapIn("tenant")
+	w.edit(mine, func() { mine.Data, mine.Labels = map[string]string{"other": "x"}, nil })
+	r.publishedIn("tenant")
+	if err := w.kube.Delete(t.Context(), mine); err != nil {
+		t.Fatal(err)
+	}
+	r.publishedIn("tenant")
+
+	// Namespaces come and change.
+	w.namespace("later", nil)
+	r.publishedIn("later")
+	w.edit(excluded, func() { delete(excluded.Labels, "no") })
+	r.publishedIn("excluded")
+	w.edit(excluded, func() { excluded.Labels["no"] = "publish" })
+	w.absentIn("excluded")
+
+	// The older ServiceCA publishes, and the other says so.
+	younger := newRealmIn(t, w.kube, "younger", publishes)
+	younger.serviceCA(saysBlocked("publisher, which is older"))
+	r.publishedIn("tenant", "younger")
+
+	// A rotation waits for all of them, and nobody has to be asked.
+	before := activeOf(r.serviceCA(allTargets)).Fingerprint
+	w.edit(r.ca, func() { r.ca.Spec.Rotation.Trigger = "now" })
+	w.namespace("during", nil)
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if activeOf(ca).Fingerprint == before {
+			return "the CA before signs"
+		}
+		return allTargets(ca)
+	})
+	r.publishedIn("tenant", "during", "default")
+
+	// What is no longer wanted goes, even when the operator did not run meanwhile.
+	stop()
+	w.edit(r.ca, func() { r.ca.Spec.TrustBundle.Publish = nil })
+	w.edit(younger.ca, func() { younger.ca.Spec.TrustBundle.Publish = nil })
+	theirs := configMapIn("theirs")
+	w.namespace("theirs", nil)
+	theirs.Labels = map[string]string{v1alpha1.LabelServiceCA: r.name}
+	theirs.Annotations = map[string]string{v1alpha1.AnnotationPublishedHash: "0123/service-ca.crt"}
+	theirs.Data = map[string]string{v1alpha1.DefaultCABundleKey: "a mark is no proof"}
+	createBy(t, w.kube, theirs)
+	stop = w.start(through)
+	w.absentIn("tenant", "default", "younger", operatorNamespace)
+	if err := w.kube.Get(t.Context(), client.ObjectKeyFromObject(theirs), theirs); err != nil {
+		t.Errorf("what somebody marked was removed: %v", err)
+	}
+
+	// What a ServiceCA published stays when that goes, as all that it made.
+	w.edit(r.ca, func() { publishes(r.ca, nil) })
+	r.publishedIn("tenant")
+	if err := w.kube.Delete(t.Context(), r.ca); err != nil {
+		t.Fatal(err)
+	}
+	w.edit(mine, func() { mine.Annotations["touched"] = "by hand" })
+	w.namespace("afterwards", nil)
+	younger.serviceCA(isReady)
+	if err := w.kube.Get(t.Context(), client.ObjectKeyFromObject(mine), mine); err != nil {
+		t.Error(err)
+	}
+	stop()
+}
