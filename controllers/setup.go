@@ -230,17 +230,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
 	claim := &installation.Claim{Cache: mgr.GetCache(), Live: live, Recorder: recorder, Clock: options.Clock, Namespace: options.Namespace}
-	if err := addProbes(mgr, claim, mgr.GetCache(), secrets); err != nil {
-		return err
-	}
-	if mgr, err = claim.Guard(mgr); err != nil {
+	if mgr, err = guard(mgr, claim, secrets); err != nil {
 		return err
 	}
 	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
 	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules, Sets: &policy.Sets{}, Pace: &pace.Pace{}, Clock: options.Clock}
 	targets := trust.New(trust.Options{
-		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
-		OpenShiftAnnotations: !openShift,
+		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: !openShift,
 	})
 	restarts := restart.New(restart.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted,
@@ -274,6 +270,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		restarts.SetupWithManager(mgr),
 		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
 	)
+}
+
+// guard adds the probes, and returns a manager that starts no controller before this installation has the ServiceCAs.
+func guard(mgr ctrl.Manager, claim *installation.Claim, secrets cache.Cache) (ctrl.Manager, error) {
+	if err := addProbes(mgr, claim, mgr.GetCache(), secrets); err != nil {
+		return nil, err
+	}
+	return claim.Guard(mgr)
 }
 
 // setupSigners adds those that sign for who brings a key.

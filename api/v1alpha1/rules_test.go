@@ -132,6 +132,22 @@ var serviceCARules = []ruleCase{
 				"and starts and ends with a letter or digit, such as corp-trust",
 			"spec.trustBundle.key: a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as ca-bundle.crt",
 		}},
+	{name: "published in every namespace", manifest: spec(`{trustBundle: {publish: [{configMapName: openshift-service-ca.crt}, {configMapName: corp, key: ca.crt}]}}`)},
+	{name: "published by the name of another's", manifest: spec(`{trustBundle: {publish: [{configMapName: kube-root-ca.crt}]}}`),
+		want: []string{
+			"spec.trustBundle.publish[0].configMapName: Kubernetes itself publishes kube-root-ca.crt: choose another name, such as openshift-service-ca.crt",
+		}},
+	{name: "published by bad names", manifest: spec(`{trustBundle: {publish: [{configMapName: Corp, key: a/b}]}}`),
+		want: []string{
+			"spec.trustBundle.publish[0].configMapName: a ConfigMap's name has lower-case letters, digits, '-' and '.' only, " +
+				"and starts and ends with a letter or digit, such as openshift-service-ca.crt",
+			"spec.trustBundle.publish[0].key: a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as service-ca.crt",
+		}},
+	{name: "published by a bad selector", manifest: spec(`{trustBundle: {publish: [{configMapName: corp, namespaceSelector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}}]}}`),
+		want: []string{
+			"spec.trustBundle.publish[0].namespaceSelector: " + sayValues,
+			"spec.trustBundle.publish[0].namespaceSelector: " + sayOperator,
+		}},
 }
 
 var servingCertPolicyRules = []ruleCase{

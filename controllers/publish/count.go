@@ -68,13 +68,10 @@ func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash stri
 	return c.problem(), nil
 }
 
-// count counts the ConfigMap that a claim decides about in a namespace.
+// count counts the ConfigMap that a claim decides about in a namespace; the claim may be that of another ServiceCA, or none.
 func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMetadata, won *claim) error {
-	switch {
-	case won == nil:
-		return nil
-	case won.ca.Name != c.ca.Name:
-		c.overruled, c.by = c.overruled+1, won.ca.Name
+	if won == nil || won.ca.Name != c.ca.Name {
+		c.overrule(won)
 		return nil
 	}
 	key := client.ObjectKey{Namespace: namespace.Name, Name: won.bundle.ConfigMapName}
@@ -85,6 +82,18 @@ func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMeta
 	if asked, err := c.Asked(ctx, "ConfigMap", key); err != nil || (trust.Published(configMap) == "" && asked == c.ca.Name) {
 		return err // it is counted as what asks
 	}
+	c.compare(key, won, configMap, namespace)
+	return nil
+}
+
+func (c *counter) overrule(won *claim) {
+	if won != nil {
+		c.overruled, c.by = c.overruled+1, won.ca.Name
+	}
+}
+
+// compare counts a ConfigMap by what its metadata say.
+func (c *counter) compare(key types.NamespacedName, won *claim, configMap, namespace *metav1.PartialObjectMetadata) {
 	current := trust.Published(configMap) == c.ca.Name && configMap.Annotations[v1alpha1.AnnotationPublishedHash] == mark(c.hash, won.bundle.Key)
 	problem := c.problemOf(key)
 	blocked := problem != "" || !c.permitted.Load() || c.pace.Hopeless(key, c.Clock.Now())
@@ -93,10 +102,9 @@ func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMeta
 	}
 	if !current && !blocked && namespace.CreationTimestamp.After(c.since) {
 		c.counted.All++
-		return nil
+		return
 	}
 	c.counted.Count(current, blocked, "ConfigMap "+key.String())
-	return nil
 }
 
 func (p *Publisher) problemOf(key types.NamespacedName) string {

@@ -214,4 +214,3 @@ func namespaceMetadata() *metav1.PartialObjectMetadata {
 	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	return namespace
 }
-

@@ -77,8 +77,10 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
 					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
 				},
-				Restarts:  func(string, time.Time) rotation.Restarts { return rotation.Restarts{} },
-				Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *trust.Targets) (string, error) { return "", nil },
+				Restarts: func(string, time.Time) rotation.Restarts { return rotation.Restarts{} },
+				Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *trust.Targets) (string, error) {
+					return "", nil
+				},
 			}
 			// The next CA is made known, and takes over at once from one that has ended.
 			var err error
