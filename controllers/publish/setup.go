@@ -5,21 +5,20 @@ import (
 	"slices"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -87,8 +86,8 @@ func (p *Publisher) watch(mgr ctrl.Manager) error {
 		Watches(namespaceMetadata(), handler.EnqueueRequestsFromMapFunc(p.in),
 			builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(p.of), builder.OnlyMetadata).
-		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
-		Complete(p)
+		WithOptions(retry.Options(concurrency)).
+		Complete(retry.Quietly(p))
 }
 
 // everywhere returns the ConfigMaps that a ServiceCA publishes, or has published before an update, in all namespaces.
