@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -282,4 +283,57 @@ func TestSigningKeyAndBundleRefused(t *testing.T) {
 	event(t, r.serviceCA(isStalled("TrustBundleRefused", configMap.Name, "immutable")), corev1.EventTypeWarning, "TrustBundleRefused")
 	remove(t, configMap)
 	r.serviceCA(isReady)
+}
+
+// A CA certificate that is renewed by hand for the same key is no lost key: the CA signs all along, and no certificate of it fails.
+func TestSigningKeyCertificateRenewed(t *testing.T) {
+	t.Parallel()
+	name := realmName(t)
+	lasts := func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(5, 0, 0) }
+	own := mint(t, "Corp Root", nil, lasts)
+	renewed := mintWith(t, "Corp Root G2", own.key, nil, lasts)
+	create(t, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: name + "-signing-key", Labels: map[string]string{v1alpha1.LabelServiceCA: name}},
+		Type:       corev1.SecretTypeTLS, Data: own.data(t),
+	})
+	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
+		ca.Spec.Rotation.Propagation.Minimum = "10m"
+	})
+	r.service("web", asks("web-tls"))
+	r.secret("web-tls", r.signedBy(own.certificate))
+	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data[corev1.TLSCertKey] = renewed.pem() })
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if next := ca.Status.Next; next == nil || next.Subject != "Corp Root G2" || ca.Status.Rotation.Phase != v1alpha1.PhasePropagating {
+			return "the renewed certificate is not on its way"
+		}
+		if activeOf(ca).Subject != "Corp Root" {
+			return "the CA does not sign on"
+		}
+		return isReady(ca)
+	})
+	r.trusts(renewed.certificate, own.certificate)
+	r.service("late", asks("late-tls"))
+	r.secret("late-tls", r.signedBy(own.certificate))
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Rotation.Propagation.Minimum = "1s" })
+	secret := r.secret("web-tls", r.signedBy(renewed.certificate))
+	for _, root := range []*ownCA{own, renewed} {
+		roots := x509.NewCertPool()
+		roots.AddCert(root.certificate)
+		intermediates := x509.NewCertPool()
+		for _, sent := range parse(t, secret.Data[corev1.TLSCertKey])[1:] {
+			intermediates.AddCert(sent)
+		}
+		if _, err := leaf(t, secret).Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates}); err != nil {
+			t.Errorf("a client that knows only %s: %v", root.certificate.Subject, err)
+		}
+	}
+	happened, err := eventsOf(t.Context(), r.ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range happened {
+		if strings.HasPrefix(e.Reason, "SigningKey") {
+			t.Errorf("%s: %s", e.Reason, e.Message)
+		}
+	}
 }

@@ -114,7 +114,8 @@ const (
 	RotationCompromise RotationReason = "Compromise"
 	// RotationSpecChanged: spec.certificate asks for another key, or for other permitted domains or usages.
 	RotationSpecChanged RotationReason = "SpecChanged"
-	// RotationSourceChanged: spec.source names another source, or the Secret that it names holds another CA.
+	// RotationSourceChanged: spec.source names another source, the Secret that it names holds another CA, or the certificate in the
+	// signing-key Secret was renewed for the same key.
 	RotationSourceChanged RotationReason = "SourceChanged"
 	// RotationSigningKeyLost: the signing key was deleted, or cannot be read.
 	RotationSigningKeyLost RotationReason = "SigningKeyLost"

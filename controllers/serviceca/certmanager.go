@@ -111,7 +111,8 @@ func (in observed) readRequested() (*rotation.Signer, error) {
 		return nil, fmt.Errorf("the CA expired %s", end.UTC().Format(time.RFC3339))
 	}
 	signer := &rotation.Signer{Authority: authority, Root: root, Source: issuerOf(in.serviceCA.Spec.Source.CertManager.IssuerRef)}
-	return signer, signer.CheckStrength()
+	err = signer.CheckStrength()
+	return signer, err
 }
 
 // says tells whether a request has this condition.

@@ -21,6 +21,9 @@ const (
 	eventReissued        = "CertificatesReissued"
 	eventRotationEnded   = "RotationCompleted"
 	eventRootRetired     = "RootRetired"
+
+	eventCertificatePutBack = "CertificatePutBack"
+	eventCertificateRenewed = "CertificateRenewed"
 )
 
 // happening is an Event about a ServiceCA.
@@ -42,7 +45,10 @@ func tellLost(ca *v1alpha1.ServiceCA, state *rotation.State, why string) happeni
 		"have read it; certificates that are there stay trusted, and none is renewed until then", why, state.Next.Name())}
 }
 
-func tellRestored(state *rotation.State) happening {
+func (in observed) tellRestored(state *rotation.State) happening {
+	if last := in.serviceCA.Status.Active; last != nil && !state.Restored && !sameSigner(last, state.Active) {
+		return happening{corev1.EventTypeNormal, eventCertificateRenewed, state.Active.Name() + " signs with another certificate for the same key"}
+	}
 	note := state.Active.Name() + " signs again, from a backup"
 	if state.Restored {
 		note += "; another CA had taken over from it: a rotation replaces both by a new one"

@@ -1,6 +1,7 @@
 package serviceca
 
 import (
+	"crypto/x509"
 	"fmt"
 	"maps"
 	"time"
@@ -125,6 +126,7 @@ func plan(in observed, given found, seen evidence) step {
 	}
 	state := *given.state
 	state.Longest = max(state.Longest, in.longest)
+	decided.putBack(in, &state)
 	next := in.successor(&state)
 	if decided.problem == nil {
 		decided.problem = next.problem
@@ -236,10 +238,12 @@ func (in observed) successor(state *rotation.State) successor {
 	}
 	begin := current.Certificate().NotBefore
 	switch {
+	case state.Renewed != nil && !in.compromising(state):
+		return in.renewedSuccessor(state.Renewed)
 	case source.CertManager != nil:
 		return in.requestedSuccessor(current)
 	case source.Secret != nil:
-		return in.broughtSuccessor(current)
+		return in.broughtSuccessor(state, current)
 	case in.now.Before(begin):
 		return blocked(&problem{reason: reasonNotYetValid, passing: true, message: fmt.Sprintf("%s is not valid before %s: correct the clock of this node, or wait",
 			current.Name(), begin.UTC().Format(time.RFC3339))})
@@ -251,13 +255,15 @@ func (in observed) successor(state *rotation.State) successor {
 	return successor{}
 }
 
-func (in observed) broughtSuccessor(current *rotation.Signer) successor {
+func (in observed) broughtSuccessor(state *rotation.State, current *rotation.Signer) successor {
 	brought, problem := in.broughtSigner()
 	switch {
 	case problem != nil:
 		return blocked(problem)
 	case same(brought, current):
 		return successor{none: fmt.Sprintf("the CA comes from Secret %s: put another one there", in.serviceCA.Spec.Source.Secret.Name)}
+	case in.compromising(state) && brought.HasKeyOf(current.Certificate()):
+		return successor{none: fmt.Sprintf("the CA in Secret %s has the key that was compromised: put one with another key there", in.serviceCA.Spec.Source.Secret.Name)}
 	}
 	return successor{signer: brought, cause: v1alpha1.RotationSourceChanged}
 }
@@ -303,16 +309,24 @@ func (in observed) readBrought() (*rotation.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch ca := authority.Certificate(); {
-	case !in.now.Before(ca.NotAfter):
-		return nil, fmt.Errorf("the CA in tls.crt expired %s", ca.NotAfter.UTC().Format(time.RFC3339))
-	case in.now.Before(ca.NotBefore):
-		return nil, fmt.Errorf("the CA in tls.crt is not valid before %s", ca.NotBefore.UTC().Format(time.RFC3339))
+	if err := in.checkValidity(authority.Certificate()); err != nil {
+		return nil, err
 	}
 	root, err := authority.Root(in.now, pair.Certificate, in.brought.Data[corev1.ServiceAccountRootCAKey])
 	if err != nil {
 		return nil, err
 	}
 	signer := &rotation.Signer{Authority: authority, Root: root, Source: "secret/" + in.brought.Name}
-	return signer, signer.CheckStrength()
+	err = signer.CheckStrength()
+	return signer, err
+}
+
+func (in observed) checkValidity(ca *x509.Certificate) error {
+	switch {
+	case !in.now.Before(ca.NotAfter):
+		return fmt.Errorf("the CA in tls.crt expired %s", ca.NotAfter.UTC().Format(time.RFC3339))
+	case in.now.Before(ca.NotBefore):
+		return fmt.Errorf("the CA in tls.crt is not valid before %s", ca.NotBefore.UTC().Format(time.RFC3339))
+	}
+	return nil
 }

@@ -85,14 +85,18 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 		Trigger: in.serviceCA.Spec.Rotation.Trigger, Longest: in.longest, Next: next,
 	}
 	state.Compromise = in.unfinishedCompromise()
+	last := in.withLastCertificate(next)
+	copied := in.serviceCA.Status.Active != nil && last != nil && in.knows(last.Root)
+	if copied {
+		// Only our copy of a CA that was brought is lost, though its certificate may have been renewed.
+		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, last, nil
+	}
 	state.Know(in.recovered()...)
 	// Without a status, as after the ServiceCA was made again, clients hold what is still published.
 	state.TrustChanging = in.serviceCA.Status.TrustBundle != nil || len(state.Previous) > 0
-	active := in.serviceCA.Status.Active
 	switch {
-	case active != nil && active.Fingerprint == next.Fingerprint() && in.knows(next.Root):
-		// Only our copy of a CA that was brought is lost.
-		state.Phase, state.Active, state.Next, state.TrustChanging = v1alpha1.PhaseReissuing, state.Next, nil, false
+	case copied:
+		state.TrustChanging = false
 		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 		if in.secret != nil {
 			state.Active.Authority = state.Active.WithBridge(pki.ParseBridge(in.secret.Data[rotation.BridgeKey]))
@@ -171,6 +175,7 @@ func (in observed) restored(state *rotation.State) found {
 	status := in.serviceCA.Status
 	// What was being prepared then may have signed since.
 	state.Next = nil
+	same := in.signedLast(state)
 	state.Know(in.recovered()...)
 	if status.Next != nil && sameSigner(status.Next, state.Active) {
 		// It is the one that was being prepared: it signs when it is known, and not before.
@@ -179,7 +184,6 @@ func (in observed) restored(state *rotation.State) found {
 		state.TrustChanging = true
 		return found{state: state}
 	}
-	same := state.Active != nil && in.signedLast(state.Active)
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}
@@ -188,7 +192,11 @@ func (in observed) restored(state *rotation.State) found {
 	}
 	state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 	state.Phase, state.Since, state.Restored = v1alpha1.PhaseReissuing, in.stamp(), !same
-	return found{state: state, events: []happening{tellRestored(state)}}
+	if state.Renewed != nil {
+		// The rotation to it says so.
+		return found{state: state}
+	}
+	return found{state: state, events: []happening{in.tellRestored(state)}}
 }
 
 // unfinishedCompromise tells whether a key was to be given up as compromised that has been lost before it was.
@@ -201,14 +209,26 @@ func (in observed) unfinishedCompromise() bool {
 	return asked || (told.Reason == v1alpha1.RotationCompromise && in.toldPreparing()) || in.compromised()
 }
 
-// signedLast tells whether it was this CA that signed last, as far as the status remembers.
-func (in observed) signedLast(signer *rotation.Signer) bool {
+// signedLast reports whether the active CA has the key that signed last, as far as the status remembers. It then goes on with the
+// certificate that signed last.
+func (in observed) signedLast(state *rotation.State) bool {
+	if state.Active == nil {
+		return false
+	}
+	last := in.withLastCertificate(state.Active)
+	if last != nil {
+		state.Reinstate(last)
+	}
+	if state.Renewed != nil && in.signedBefore(state.Renewed.Root) {
+		// It is a former certificate, out of a backup.
+		state.Renewed = nil
+	}
 	status := in.serviceCA.Status
 	if status.Active == nil && len(status.Previous) > 0 {
 		// Its key was lost, and nobody has signed since.
-		return status.Previous[0].Fingerprint == pki.Fingerprint(signer.Root)
+		return last != nil || status.Previous[0].Fingerprint == pki.Fingerprint(state.Active.Root)
 	}
-	return sameSigner(status.Active, signer)
+	return last != nil
 }
 
 // toldPreparing tells whether the status reports a rotation that has not switched the signer yet.
@@ -223,7 +243,7 @@ func (in observed) rememberedLongest(signer *rotation.Signer) time.Duration {
 	if signer == nil {
 		return 0
 	}
-	if active := status.Active; sameSigner(active, signer) && active.LongestDurationSeconds != nil {
+	if active := status.Active; active != nil && active.SubjectKeyID == pki.KeyID(signer.Certificate().SubjectKeyId) && active.LongestDurationSeconds != nil {
 		longest = time.Duration(*active.LongestDurationSeconds) * time.Second
 	}
 	for i := range status.Previous {

@@ -1,6 +1,7 @@
 package serviceca
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,7 +55,7 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, tc.source)
 			s.serviceCA.Spec.SigningKey.SecretName = tc.signingKey
-			s.serviceCAs = append(tc.others, *s.serviceCA)
+			s.serviceCAs = slices.Concat(tc.others, []v1alpha1.ServiceCA{*s.serviceCA})
 			shared := brought(t, nil, mint(t, "Shared", nil))
 			shared.Labels = tc.labels
 			if tc.source != "" {

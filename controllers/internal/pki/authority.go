@@ -212,6 +212,20 @@ func (a *Authority) NotAfter() time.Time { return a.end }
 // Certificate is the CA's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 
+// HasKeyOf reports whether a certificate is for the CA's key.
+func (a *Authority) HasKeyOf(certificate *x509.Certificate) bool {
+	return belongTogether(certificate, a.key)
+}
+
+// WithCertificate returns the CA with another certificate for its key, which is self-signed; an error where that is none.
+func (a *Authority) WithCertificate(certificate *x509.Certificate) (*Authority, error) {
+	other, err := LoadAuthority(Pair{Certificate: encodeCertificates(certificate), PrivateKey: a.encoded.PrivateKey})
+	if err != nil {
+		return nil, err
+	}
+	return other.WithBridge(a.bridge), nil
+}
+
 // Save puts the CA and, where it has one, its bridge into the data of a Secret, under these keys.
 func (a *Authority) Save(data map[string][]byte, certificate, privateKey, bridge string) {
 	data[certificate], data[privateKey] = a.encoded.Certificate, a.encoded.PrivateKey

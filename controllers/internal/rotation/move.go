@@ -81,7 +81,7 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 	}
 	// Though its root is known already: a rotation that was begun before, and lost, may have published it.
 	state.TrustChanging = state.TrustChanging || state.Active == nil || !state.Active.Root.Equal(next.Root)
-	state.Next, state.Reason, state.Restored = &prepared, reason, false
+	state.Next, state.Renewed, state.Reason, state.Restored = &prepared, nil, reason, false
 	state.enter(v1alpha1.PhasePublishing, in.Now)
 	state.StartedAt = state.Since
 	return state, nil

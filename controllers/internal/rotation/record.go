@@ -43,7 +43,9 @@ type record struct {
 	TrustChangedAt  metav1.Time     `json:"trustChangedAt,omitzero"`
 	TrustChanging   bool            `json:"trustChanging,omitempty"`
 	NextSource      string          `json:"nextSource,omitempty"`
-	Previous        []former        `json:"previous,omitempty"`
+	// Certificate is what was written to tls.crt for the active CA: another one there for the same key was put there by hand.
+	Certificate string   `json:"certificate,omitempty"`
+	Previous    []former `json:"previous,omitempty"`
 }
 
 type former struct {
@@ -72,6 +74,9 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	if state.Active == nil && state.Next == nil {
 		return nil, lost
 	}
+	if written, err := loadSigner(now, secret, []byte(kept.Certificate), corev1.TLSPrivateKeyKey, BridgeKey); err == nil && state.Active != nil {
+		state.Reinstate(written)
+	}
 	state.describe(secret.Annotations[v1alpha1.AnnotationSource], kept, recorded)
 	if state.Next == nil && noNext != nil && state.Preparing() {
 		// The next CA is lost before it signed: what led to it leads to another.
@@ -94,9 +99,24 @@ func (s *State) describe(source string, kept record, recorded bool) {
 		// Whoever restored it left the annotation out.
 		s.Active.Source = SelfSigned
 	}
+	if s.Renewed != nil && (source != SelfSigned || s.Renewed.Root.Equal(s.Renewed.Certificate())) {
+		s.Renewed.Source = source
+	}
 	if !recorded {
 		s.Longest = s.Active.NotAfter().Sub(s.Active.Certificate().NotBefore)
 	}
+}
+
+// Reinstate makes a CA with the key of the active one the active one again: what was found with another certificate is its renewal, which
+// signs after a rotation to it.
+func (s *State) Reinstate(before *Signer) {
+	if before.Fingerprint() == s.Active.Fingerprint() {
+		return
+	}
+	renewed := *s.Active
+	renewed.Authority = s.Active.WithBridge(nil)
+	s.Active, s.Renewed = before, &renewed
+	s.Previous = slices.DeleteFunc(s.Previous, func(p Predecessor) bool { return p.Root.Equal(before.Root) })
 }
 
 // knowTrusted adds the CAs that sign no more, by their roots in the bundle; among them one that signed before and is to sign again.
@@ -146,14 +166,18 @@ func (r record) predecessor(root *x509.Certificate) Predecessor {
 }
 
 func readSigner(now time.Time, secret *corev1.Secret, certificate, privateKey, bridge string) (*Signer, error) {
-	authority, err := pki.LoadAuthority(pki.Pair{Certificate: secret.Data[certificate], PrivateKey: secret.Data[privateKey]})
+	return loadSigner(now, secret, secret.Data[certificate], privateKey, bridge)
+}
+
+func loadSigner(now time.Time, secret *corev1.Secret, certificate []byte, privateKey, bridge string) (*Signer, error) {
+	authority, err := pki.LoadAuthority(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[privateKey]})
 	if err != nil {
 		return nil, err
 	}
-	root, err := authority.Root(now, secret.Data[certificate], secret.Data[BundleKey])
+	root, err := authority.Root(now, certificate, secret.Data[BundleKey])
 	if err != nil {
 		// It may have ended; when it began, it led to its root.
-		root, err = authority.Root(authority.Certificate().NotBefore, secret.Data[certificate], secret.Data[BundleKey])
+		root, err = authority.Root(authority.Certificate().NotBefore, certificate, secret.Data[BundleKey])
 	}
 	if err != nil {
 		return nil, err
@@ -192,6 +216,9 @@ func (s *State) Write(secret *corev1.Secret) error {
 		s.Next.Save(secret.Data, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
 	}
 	first.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+	if s.Renewed != nil {
+		s.Renewed.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+	}
 	if s.Active != nil {
 		source = s.Active.Source
 	}
@@ -213,6 +240,9 @@ func (s *State) record() record {
 	}
 	if s.Next != nil {
 		kept.NextSource = s.Next.Source
+	}
+	if s.Active != nil {
+		kept.Certificate = string(pki.NewBundle(append([]*x509.Certificate{s.Active.Certificate()}, s.Active.Chain()...)...).Encode())
 	}
 	for _, p := range s.Previous {
 		kept.Previous = append(kept.Previous, former{

@@ -72,6 +72,8 @@ type State struct {
 	TrustChanging  bool
 	// Active signs; nil while nobody may, because the key was lost and its successor is not trusted everywhere yet.
 	Active *Signer
+	// Renewed is the active CA with another certificate for the same key, which somebody put into tls.crt by hand; nil without one.
+	Renewed *Signer
 	// Next is going to sign; nil outside of the phases Publishing and Propagating.
 	Next *Signer
 	// Previous are those before.
@@ -153,7 +155,7 @@ func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
 		// A later rotation may be under way by then, which is no compromise.
 		moments = append(moments, s.Since.Add(RestartPatience))
 	}
-	for _, signer := range []*Signer{s.Active, s.Next} {
+	for _, signer := range []*Signer{s.Active, s.Next, s.Renewed} {
 		if signer != nil {
 			moments = append(moments, signer.Certificate().NotBefore, signer.NotAfter().Add(-spec.RotateBefore.Std()), signer.NotAfter())
 		}

@@ -1,0 +1,251 @@
+package serviceca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/keyutil"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/rotation"
+)
+
+// renewals are ways in which the certificate of a CA is renewed for the same key: by hand in the signing-key Secret, by a Secret that is
+// made anew without what the operator keeps there, and in the Secret that it is brought in, whether or not our copy of that is lost.
+var renewals = map[string]struct {
+	brought bool
+	renew   func(s *scene, renewed *corev1.Secret)
+}{
+	"tls.crt by hand": {false, func(s *scene, renewed *corev1.Secret) { s.putIn(renewed.Data[corev1.TLSCertKey]) }},
+	"a Secret made anew": {false, func(s *scene, renewed *corev1.Secret) {
+		renewed.Name, renewed.Labels = s.secret.Name, s.secret.Labels
+		s.secret = renewed
+	}},
+	"brought":                      {true, func(s *scene, renewed *corev1.Secret) { s.brought = renewed }},
+	"brought, and the copy lost":   {true, func(s *scene, renewed *corev1.Secret) { s.brought, s.secret = renewed, nil }},
+	"brought, and the copy broken": {true, func(s *scene, renewed *corev1.Secret) { s.brought = renewed; s.putIn([]byte("?")) }},
+}
+
+// putIn puts a certificate into the signing-key Secret by hand.
+func (s *scene) putIn(certificate []byte) {
+	s.secret = s.secret.DeepCopy()
+	s.secret.Data[corev1.TLSCertKey] = certificate
+}
+
+// A certificate that is renewed for the same key comes into use without a moment in which nothing signs: clients know it first, and what
+// it signs verifies for those that know only the one before it.
+func TestRenewedWithTheSameKey(t *testing.T) {
+	t.Parallel()
+	for _, subject := range []string{"corp", "corp, renewed"} {
+		for name, tc := range renewals {
+			t.Run(subject+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				old := mint(t, "corp", nil)
+				renewed := mintWith(t, subject, old.key, nil, lives(-time.Hour, 3000*time.Hour))
+				s := newScene(t, "")
+				if tc.brought {
+					s = newScene(t, "corp")
+				}
+				s.longest = 10 * time.Hour
+				s.brought = brought(t, nil, old)
+				s.secret = brought(t, nil, old)
+				s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
+				if tc.brought {
+					s.secret = nil
+				}
+				s.sound()
+				s.later(time.Hour)
+				tc.renew(s, brought(t, nil, renewed))
+				s.renewsTo(old, renewed)
+			})
+		}
+	}
+}
+
+// renewsTo fails unless the renewed CA takes over from the old one by a rotation, in which the old one signs on.
+func (s *scene) renewsTo(old, renewed *handmade) {
+	s.Helper()
+	for range 5 {
+		decided := s.takesPlace()
+		if decided.problem != nil || decided.state.Active == nil || !decided.state.Active.Certificate().Equal(old.Certificate) {
+			s.Fatalf("the old certificate does not sign on: %+v", decided)
+		}
+		for _, happened := range decided.events {
+			if strings.Contains(happened.note, "backup") || happened.reason == eventSigningKeyLost {
+				s.Errorf("%s: %s", happened.reason, happened.note)
+			}
+		}
+	}
+	state := stateOf(s.now, s.secret)
+	if state.Next == nil || !state.Next.Certificate().Equal(renewed.Certificate) || len(state.Bundle()) != 2 || state.Reason != v1alpha1.RotationSourceChanged {
+		s.Fatalf("the renewed certificate is not published: next is %v, reason %s", state.Next, state.Reason)
+	}
+	made := s.rotated()
+	if !made.Active.Certificate().Equal(renewed.Certificate) || len(made.Bundle()) != 2 || len(made.Previous) != 1 || made.Longest < 10*time.Hour {
+		s.Fatalf("%s signs, %d roots are trusted", made.Active.Name(), len(made.Bundle()))
+	}
+	pair, err := made.Active.Issue(s.now, pki.LeafSpec{
+		DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256},
+		Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
+	}, time.Hour, nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	leaf, err := pair.Leaf()
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, root := range []*x509.Certificate{old.Certificate, renewed.Certificate} {
+		if err := leaf.VerifiesBy(pki.Bundle{root}.Pool(), s.now); err != nil {
+			s.Errorf("a client that knows only the root that ends %s: %v", root.NotAfter, err)
+		}
+	}
+	if decided := s.plan(); decided.secret != nil || decided.problem != nil {
+		s.Errorf("it does not come to rest: %+v", decided)
+	}
+}
+
+// An intermediate that is renewed under the root that clients know signs at once; one under another root, when clients know that.
+func TestRenewedIntermediate(t *testing.T) {
+	t.Parallel()
+	root, another := mint(t, "root", nil), mint(t, "another root", nil)
+	old := mint(t, "issuing", root)
+	for name, tc := range map[string]struct {
+		root *handmade
+		lost bool
+		next bool
+	}{
+		"the same root":                 {root, false, true},
+		"the same root, a copy is lost": {root, true, false},
+		"another root":                  {another, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			renewed := mintWith(t, "issuing", old.key, tc.root, lives(-time.Hour, 900*time.Hour))
+			s := newScene(t, "corp")
+			s.brought = brought(t, pemOf(root), old)
+			s.sound()
+			if s.brought = brought(t, pemOf(tc.root), renewed); tc.lost {
+				s.secret = nil
+			}
+			s.later(time.Hour)
+			state := s.sound()
+			if state.Active == nil || (state.Next != nil) != tc.next || state.Restored {
+				t.Fatalf("%v signs, next is %v", state.Active, state.Next)
+			}
+			if made := s.rotated(); !made.Active.Certificate().Equal(renewed.Certificate) || !made.Bundle().Contains(pki.KeyID(root.SubjectKeyId)) {
+				t.Errorf("%s signs, %d roots are trusted", made.Active.Name(), len(made.Bundle()))
+			}
+		})
+	}
+}
+
+// An intermediate that is renewed by hand in the signing-key Secret, under whatever root, takes over by a rotation, too.
+func TestRenewedIntermediateByHand(t *testing.T) {
+	t.Parallel()
+	root, another := mint(t, "root", nil), mint(t, "another root", nil)
+	old := mint(t, "issuing", root)
+	s := asks(t, pemOf(root), old)
+	s.serviceCA.Spec.Certificate.PrivateKey = v1alpha1.PrivateKey{Algorithm: v1alpha1.ECDSA, Size: 256}
+	s.sound()
+	s.asked = asked{}
+	s.later(time.Hour)
+	renewed := mintWith(t, "issuing", old.key, another)
+	s.putIn(pemOf(renewed, another))
+	if state := s.sound(); !state.Active.Certificate().Equal(old.Certificate) || state.Next == nil || len(state.Bundle()) != 2 {
+		t.Fatalf("%s signs, next is %v", state.Active.Name(), state.Next)
+	}
+	if made := s.rotated(); !made.Active.Certificate().Equal(renewed.Certificate) || len(made.Bundle()) != 2 || made.Phase == v1alpha1.PhasePublishing {
+		t.Errorf("%s signs, %d roots are trusted, in %s", made.Active.Name(), len(made.Bundle()), made.Phase)
+	}
+}
+
+// A renewed certificate waits for what goes before it, is dropped where something else takes over, and is refused where it is of no use.
+func TestRenewedAndNotTaken(t *testing.T) {
+	t.Parallel()
+	old := mint(t, "corp", nil)
+	renewed := mintWith(t, "corp", old.key, nil, lives(-time.Hour, 3000*time.Hour))
+	for name, tc := range map[string]struct {
+		source string
+		given  func(*scene)
+		put    *handmade
+		// waits is set where the certificate stays in tls.crt, and says is what is said of it.
+		waits bool
+		says  string
+	}{
+		"paused":          {"", func(s *scene) { s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused }, renewed, true, rotation.Paused},
+		"in a rotation":   {"", func(s *scene) { s.serviceCA.Spec.Rotation.Trigger = "now"; s.takesPlace() }, renewed, false, "a rotation to signer@"},
+		"of a brought CA": {"corp", func(*scene) {}, renewed, false, "comes from Secret corp: put a renewed certificate there"},
+		"expired":         {"", func(*scene) {}, mintWith(t, "corp", old.key, nil, lives(-time.Hour, time.Minute)), true, "tls.crt expired"},
+		"the key was compromised": {"", func(s *scene) {
+			s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
+		}, renewed, false, "Compromise"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, tc.source)
+			s.brought = brought(t, nil, old)
+			s.secret = brought(t, nil, old)
+			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
+			if tc.source != "" {
+				s.secret = nil
+			}
+			s.sound()
+			s.later(time.Hour)
+			tc.given(s)
+			s.putIn(pemOf(tc.put))
+			decided := s.takesPlace()
+			said := strings.Join(decided.blockedBy, " ")
+			for _, happened := range decided.events {
+				said += happened.note
+			}
+			if decided.problem != nil {
+				said += decided.problem.message
+			}
+			if !strings.Contains(said, tc.says) || !decided.state.Active.Certificate().Equal(old.Certificate) {
+				t.Errorf("%s signs, and it says %q", decided.state.Active.Name(), said)
+			}
+			if waits := bytes.Equal(s.secret.Data[corev1.TLSCertKey], pemOf(tc.put)); waits != tc.waits {
+				t.Errorf("it waits in tls.crt: %v, want %v", waits, tc.waits)
+			}
+			if next := stateOf(s.now, s.secret).Next; next != nil && next.HasKeyOf(old.Certificate) {
+				t.Errorf("%s is next, with the same key", next.Name())
+			}
+		})
+	}
+}
+
+// The certificate before the renewed one, out of a backup, takes nothing back: the key is the same.
+func TestRestoredFromBeforeARenewal(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	first := s.sound()
+	backup := s.secret
+	s.later(time.Hour)
+	renewed := mintWith(t, first.Active.Name(), privateKey(t, s.secret), nil, lives(-time.Hour, 3000*time.Hour))
+	s.putIn(pemOf(renewed))
+	s.rotated()
+	s.secret = backup
+	s.later(time.Hour)
+	restored := s.sound()
+	if !restored.Active.Certificate().Equal(renewed.Certificate) || restored.Restored || restored.Next != nil || len(restored.Bundle()) != 2 {
+		t.Errorf("%s until %s signs, next is %v, %d roots are trusted", restored.Active.Name(), restored.Active.NotAfter(), restored.Next, len(restored.Bundle()))
+	}
+}
+
+// privateKey reads tls.key.
+func privateKey(t *testing.T, secret *corev1.Secret) crypto.Signer {
+	t.Helper()
+	parsed, err := keyutil.ParsePrivateKeyPEM(secret.Data[corev1.TLSPrivateKeyKey])
+	key, is := parsed.(crypto.Signer)
+	if err != nil || !is {
+		t.Fatal(err)
+	}
+	return key
+}
