@@ -39,6 +39,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/policy"
+	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/podcertificate"
 	"github.com/servingcert/operator/controllers/publish"
@@ -227,6 +228,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
+	jumps := wallclock.NewWatcher(options.Clock)
 	keys := keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
 	claim := &installation.Claim{Cache: mgr.GetCache(), Live: live, Recorder: recorder, Clock: options.Clock, Namespace: options.Namespace}
@@ -259,15 +261,15 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(), FailuresChanged: failures,
 	}
-	signer := signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}
 	return errors.Join(
-		setupSigners(mgr, signer, live, recorder),
+		setupSigners(mgr, signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder),
 		targets.SetupWithManager(ctx, mgr),
 		publisher.SetupWithManager(ctx, mgr),
-		cas.SetupWithManager(ctx, mgr, secrets),
-		services.SetupWithManager(ctx, mgr, secrets),
-		policies.SetupWithManager(mgr),
-		restarts.SetupWithManager(mgr),
+		cas.SetupWithManager(ctx, mgr, secrets, jumps),
+		services.SetupWithManager(ctx, mgr, secrets, jumps),
+		policies.SetupWithManager(mgr, jumps),
+		restarts.SetupWithManager(mgr, jumps),
+		mgr.Add(jumps),
 		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
 	)
 }

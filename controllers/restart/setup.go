@@ -19,11 +19,12 @@ import (
 	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/retry"
+	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 	available := func(ctx context.Context) (bool, error) {
 		permitted, err := r.permitted(ctx)
 		if err == nil {
@@ -31,7 +32,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		}
 		return permitted, err
 	}
-	return optional.Start(mgr, available, func(context.Context) error { return r.watch(mgr) })
+	return optional.Start(mgr, available, func(context.Context) error { return r.watch(mgr, jumps) })
 }
 
 // permitted tells whether the operator may do all that config/components/restarts allows: half of it would let the controller wait for ever.
@@ -64,7 +65,7 @@ func needed() []authorizationv1.ResourceAttributes {
 }
 
 // watch starts the controller.
-func (r *Reconciler) watch(mgr ctrl.Manager) error {
+func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("restart").
 		Watches(&appsv1.Deployment{}, r.gathered()).
@@ -83,6 +84,7 @@ func (r *Reconciler) watch(mgr ctrl.Manager) error {
 			return a == nil || b == nil || !maps.Equal(a.Spec.Selector, b.Spec.Selector) || !maps.Equal(a.Labels, b.Labels)
 		}))).
 		Watches(servingcert.NamespaceMetadata(), r.gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		WatchesRawSource(jumps.Source(wallclock.Requests(everyWorkload))).
 		WithOptions(retry.Options(1)).
 		Complete(retry.Quietly(r))
 }

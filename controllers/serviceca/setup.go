@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -16,11 +17,12 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/retry"
+	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
 // SetupWithManager watches ServiceCAs, the Secrets of the operator's own namespace by their metadata, and what the status counts.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache) error {
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, jumps *wallclock.Watcher) error {
 	building := ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
 		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -34,6 +36,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		Watches(&corev1.Secret{}, r.later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
 		WatchesRawSource(source.Channel(r.PublishedChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
 		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
+		WatchesRawSource(jumps.Source(r.enqueueAll)).
 		WithOptions(retry.Options(1))
 	for _, targets := range r.Targets.Sources(r.later) {
 		building.WatchesRawSource(targets)
@@ -46,6 +49,13 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		return err
 	}
 	return r.watchClusterBundles(ctx, mgr, built)
+}
+
+// enqueueAll asks for every ServiceCA.
+func (r *Reconciler) enqueueAll(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+	for _, ca := range r.casWhere(ctx, func(*v1alpha1.ServiceCA) bool { return true }) {
+		queue.Add(ca)
+	}
 }
 
 // casOfSecret are the ServiceCAs that keep their key in a Secret, or are brought by it.

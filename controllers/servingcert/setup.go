@@ -28,6 +28,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/internal/retry"
+	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -38,7 +39,7 @@ const controllerName = "servingcert"
 const concurrency = 16
 
 // SetupWithManager watches Services, their Secrets, and all that decides about them.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache) error {
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, jumps *wallclock.Watcher) error {
 	if err := setupIndices(ctx, mgr, r.View.Rules); err != nil {
 		return err
 	}
@@ -48,6 +49,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		Named(controllerName).
 		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged(), r.notReported())).
 		WatchesRawSource(source.Func(r.nowAndThen)).
+		WatchesRawSource(jumps.Source(r.addBehindOthers)).
 		WatchesRawSource(source.Func(r.Line.wakes)).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), r.wishChanged())).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret), builder.WithPredicates(notAtFirst())).

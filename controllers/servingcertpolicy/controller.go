@@ -28,6 +28,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/internal/retry"
+	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/restart"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
@@ -58,7 +59,7 @@ type Reconciler struct {
 }
 
 // SetupWithManager watches everything that a policy reports on.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 	later := r.changes.Handler(gather.Always(everyPolicy))
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("servingcertpolicy").
@@ -69,6 +70,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(servingcert.NamespaceMetadata(), later).
 		WatchesRawSource(source.Channel(r.RestartsChanged, later)).
 		WatchesRawSource(source.Channel(r.FailuresChanged, later)).
+		WatchesRawSource(jumps.Source(wallclock.Requests(everyPolicy))).
 		WithOptions(retry.Options(1)).
 		Complete(retry.Quietly(r))
 }

@@ -124,22 +124,27 @@ func timeOf(secret *corev1.Secret, label string) time.Time {
 	return time.Unix(since, 0).UTC()
 }
 
+// keyDigest returns what stands for a private key in a digest: its encoding, or why it does not belong to the certificate.
+func keyDigest(encoding v1alpha1.KeyEncoding, unsound error) string {
+	switch {
+	case unsound != nil:
+		return unsound.Error()
+	case encoding == v1alpha1.PKCS1:
+		return soundKeyPKCS1
+	}
+	return soundKey
+}
+
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
 const namesKept = 32
 
 func digestOf(data map[string][]byte, leaf pki.Parts, unsound error) map[string]string {
 	var others []string
-	digest := map[string]string{corev1.TLSPrivateKeyKey: soundKey}
-	if leaf.Encoding == v1alpha1.PKCS1 {
-		digest[corev1.TLSPrivateKeyKey] = soundKeyPKCS1
-	}
+	digest := map[string]string{corev1.TLSPrivateKeyKey: keyDigest(leaf.Encoding, unsound)}
 	if leaf.Chain != "" {
 		digest[corev1.TLSCertKey] = leaf.Chain
 	}
 	alone := len(digest)
-	if unsound != nil {
-		digest[corev1.TLSPrivateKeyKey] = unsound.Error()
-	}
 	for key, value := range data {
 		switch key {
 		case corev1.TLSCertKey, corev1.TLSPrivateKeyKey:

@@ -209,11 +209,16 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 		return
 	}
 	plan.Action, plan.Why, plan.Renewal = Keep, "", false
-	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
-	if bundleDrifted || w.keystoreDrifted(secret) || !w.bearsMetadata(secret, leaf.NotAfter, ca) || !apply.MadeBy(secret, apply.ServingCert) ||
-		!isEncoded(secret, w.Leaf.Encoding) {
+	if w.drifted(secret, leaf, ca) {
 		plan.Action, plan.Why = Repair, "its labels, annotations, managedFields, bundle, keystore or the encoding of its key were not as they should be"
 	}
+}
+
+// drifted reports whether what surrounds a sound certificate is not as it should be.
+func (w Want) drifted(secret *corev1.Secret, leaf *pki.Leaf, ca *CA) bool {
+	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
+	return bundleDrifted || w.keystoreDrifted(secret) || !isEncoded(secret, w.Leaf.Encoding) ||
+		!w.bearsMetadata(secret, leaf.NotAfter, ca) || !apply.MadeBy(secret, apply.ServingCert)
 }
 
 // sound tells whether the Secret's certificate is what a new one would be, its signer and its end aside.

@@ -96,7 +96,8 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now, known := k.clock.Now(), k.held[serviceCA.Name]
+	// Without the monotonic reading, which stands still while the machine is suspended.
+	now, known := k.clock.Now().Round(0), k.held[serviceCA.Name]
 	lasts := confirmed
 	if known.err != nil {
 		lasts = failureLasts

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -324,4 +325,26 @@ func TestChanged(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A key is read again when the machine wakes that was suspended for longer than it is confirmed, though the monotonic clock stood still.
+func TestSuspend(t *testing.T) {
+	s := newScene(t)
+	s.clock.SetTime(time.Now())
+	s.gets()
+	s.clock.SetTime(suspended(s.clock.Now(), time.Hour))
+	s.gets()
+	s.hasRead(2)
+}
+
+// suspended returns a time that is so much later by the wall clock, with the same monotonic reading.
+func suspended(at time.Time, slept time.Duration) time.Time {
+	later := at.Add(slept)
+	// Package time has no function for that. The fields are those of time.Time; the second is the monotonic reading.
+	(*struct {
+		wall uint64
+		ext  int64
+		loc  *time.Location
+	})(unsafe.Pointer(&later)).ext -= int64(slept)
+	return later
 }

@@ -161,6 +161,13 @@ func Start(
 func StartAs(
 	ctx context.Context, config *rest.Config, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
 ) (stop func() error, err error) {
+	return StartBy(ctx, clock.RealClock{}, config, namespace, adjust...)
+}
+
+// StartBy runs the operator by another clock.
+func StartBy(
+	ctx context.Context, wall clock.PassiveClock, config *rest.Config, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
+) (stop func() error, err error) {
 	options, err := controllers.ManagerOptions()
 	if err != nil {
 		return nil, err
@@ -178,7 +185,7 @@ func StartAs(
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	err = controllers.Setup(ctx, mgr, controllers.Options{
-		Namespace: namespace, ClusterDomain: "cluster.local", Clock: clock.RealClock{}, ReissueRate: 200,
+		Namespace: namespace, ClusterDomain: "cluster.local", Clock: wall, ReissueRate: 200,
 		Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
