@@ -3,6 +3,7 @@ package controllers_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -109,4 +110,30 @@ func TestWebhookForDeletionsIsAway(t *testing.T) {
 	back()
 	r.told("web")
 	r.serves(1)
+}
+
+// A rotation says which target cannot be written, and why, and goes on when it can.
+func TestWebhookForTargetsIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	target := r.injected("trust")
+	r.serviceCA(isReady)
+	back := r.webhookAway("configmaps", create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Rotation.Trigger = "now" })
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		for _, reason := range ca.Status.Rotation.BlockedBy {
+			if strings.Contains(reason, "ConfigMap "+r.name+"/trust (") && strings.Contains(reason, cannotBeCalled) {
+				return ""
+			}
+		}
+		return fmt.Sprintf("the rotation waits for %q", ca.Status.Rotation.BlockedBy)
+	})
+	event(t, target, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	back()
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if phase := ca.Status.Rotation.Phase; phase != v1alpha1.PhaseRetiring {
+			return fmt.Sprintf("the rotation is %s: %q", phase, ca.Status.Rotation.BlockedBy)
+		}
+		return isReady(ca)
+	})
 }

@@ -134,7 +134,7 @@ func (e *evidence) doubt(verifies bool, claim servingcert.Claim) {
 
 // count counts a live certificate, and the bundle beside it.
 func (e *evidence) count(secret *corev1.Secret, state *rotation.State, signer string, claim servingcert.Claim, hash string) {
-	name := "Secret " + secret.Namespace + "/" + secret.Name
+	name := trust.Explained("Secret "+secret.Namespace+"/"+secret.Name, claim.Failure)
 	e.certificates[signer]++
 	if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !claim.InVain {
 		e.Outstanding++

@@ -23,6 +23,8 @@ const (
 	maxBlockedBy = 16
 	// maxWait is how many bytes each of them has at most.
 	maxWait = 1024
+	// maxFailing is how many targets that cannot be written a condition names.
+	maxFailing = 3
 	// maxFingerprints is how many roots a status remembers.
 	maxFingerprints = 128
 )
@@ -156,9 +158,12 @@ func reportTrust(built *conditions.Builder, seen evidence) {
 	case seen.unpublished != "":
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.unpublished)
 	case seen.targets.Blocked > 0:
-		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", fmt.Sprintf(
-			"%d of %d targets cannot be given the bundle: their annotation %s says what their owners have to do",
-			seen.targets.Blocked, seen.targets.All, v1alpha1.AnnotationError))
+		message := fmt.Sprintf("%d of %d targets cannot be given the bundle: their annotation %s says what their owners have to do",
+			seen.targets.Blocked, seen.targets.All, v1alpha1.AnnotationError)
+		if failing := seen.targets.Failing; len(failing) > 0 {
+			message += "; the API server cannot write " + strings.Join(failing[:min(len(failing), maxFailing)], ", ")
+		}
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", message)
 	default:
 		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
 			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets.All))

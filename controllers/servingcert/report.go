@@ -35,7 +35,7 @@ func (r *Reconciler) report(ctx context.Context, service *corev1.Service, result
 	case err == nil && !result.silent && r.View.Pace.Recovered(key):
 		r.failuresChanged()
 	}
-	if err = errors.Join(err, unreported); err != nil {
+	if err := errors.Join(err, unreported); err != nil {
 		// Behind the Services about which no request fails: a webhook may hang for half a minute each time.
 		return ctrl.Result{Priority: new(handler.LowPriority)}, err
 	}

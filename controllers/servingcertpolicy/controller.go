@@ -1,6 +1,7 @@
 package servingcertpolicy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -163,9 +164,7 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 			continue
 		}
 		// It may not be possible to say so on the Service.
-		if failing := r.View.Pace.Failing(client.ObjectKeyFromObject(service), now); failing != nil {
-			plan.Obstacle = failing
-		}
+		plan.Obstacle = cmp.Or(r.View.Pace.Failing(client.ObjectKeyFromObject(service), now), plan.Obstacle)
 		tallies[ruling.Name].conflict(tied...)
 		for _, other := range tied {
 			tallies[other.Name].conflict(ruling)

@@ -79,6 +79,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	cached := r.kind.Metadata()
 	if err := r.targets.Get(ctx, req.NamespacedName, cached); err != nil {
 		r.pace.Told(req.NamespacedName, true)
+		r.pace.Recovered(req.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if _, asks := r.kind.requestOf(cached, r.openShift); !asks && !marked(cached) {
@@ -87,7 +88,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	door := r.kind.door(r)
 	object := door.object()
 	if err := r.live.Get(ctx, req.NamespacedName, object); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, r.failed(ctx, cached, client.IgnoreNotFound(err))
 	}
 	if wait := r.pace.Wait(req.NamespacedName, r.clock.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
@@ -101,9 +102,27 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	obstacle, again, err := hindered(obstacle, err)
 	if err != nil {
-		return ctrl.Result{}, err
+		return ctrl.Result{}, r.failed(ctx, object, err)
 	}
-	return r.told(req, ctrl.Result{RequeueAfter: again}, r.tell(ctx, object, obstacle))
+	if err := r.tell(ctx, object, obstacle); err != nil {
+		return r.told(req, err)
+	}
+	r.pace.Told(req.NamespacedName, true)
+	r.pace.Recovered(req.NamespacedName)
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// failed reports an error that is about this object and has lasted, and returns it: it is tried again. The object itself may be what cannot be
+// written; an Event says it then.
+func (r *Reconciler) failed(ctx context.Context, object client.Object, err error) error {
+	failure := r.pace.Failed(client.ObjectKeyFromObject(object), r.clock.Now(), err)
+	if failure == nil {
+		return err
+	}
+	if unreported := r.tell(ctx, object, failure); !apply.Failed(unreported) {
+		return errors.Join(err, unreported)
+	}
+	return err
 }
 
 // hindered makes an obstacle of the errors that somebody has to put right, and says when to look again for what no event of ours tells of.
@@ -120,14 +139,15 @@ func hindered(obstacle *issuance.Obstacle, err error) (*issuance.Obstacle, time.
 	return obstacle, 0, err
 }
 
-// told is the end, once an object was told, or would not be.
-func (r *Reconciler) told(req ctrl.Request, result ctrl.Result, err error) (ctrl.Result, error) {
-	if err != nil && apply.Refused(err) {
+// told notes that an object could not be told what stands in its way: where its owner keeps it from that, nobody waits for it.
+func (r *Reconciler) told(req ctrl.Request, err error) (ctrl.Result, error) {
+	if apply.Refused(err) {
 		r.pace.Told(req.NamespacedName, false)
 		return ctrl.Result{RequeueAfter: retryRefused}, nil
 	}
 	r.pace.Told(req.NamespacedName, true)
-	return result, err
+	r.pace.Failed(req.NamespacedName, r.clock.Now(), err)
+	return ctrl.Result{}, err
 }
 
 // inject makes the object what it asks to be. What stands in the way of a person's wish comes back as an obstacle, and the
@@ -159,7 +179,7 @@ func (r *Reconciler) inject(ctx context.Context, door door, object client.Object
 // tell writes the error annotation, and an Event when it says something new.
 func (r *Reconciler) tell(ctx context.Context, object client.Object, obstacle *issuance.Obstacle) error {
 	changes := issuance.Report(object.GetAnnotations(), obstacle)
-	if obstacle != nil && len(changes) > 0 {
+	if obstacle != nil && len(changes) > 0 && r.pace.AllowsEvent(obstacle, r.clock.Now()) {
 		r.recorder.Eventf(object, nil, corev1.EventTypeWarning, obstacle.Reason, "InjectCABundle", "%s", obstacle.Message)
 	}
 	key := client.ObjectKeyFromObject(object)

@@ -3,6 +3,7 @@ package trust
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -11,8 +12,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
+	"github.com/servingcert/operator/controllers/internal/text"
 )
 
 // Targets counts what asks for a bundle.
@@ -25,6 +28,8 @@ type Targets struct {
 	// Behind are the others that carried, or should have carried, another bundle before; BehindNames are some.
 	Behind      int32
 	BehindNames []string
+	// Failing are some of those that requests fail about, with the API server's words.
+	Failing []string
 }
 
 // Count counts a target.
@@ -77,14 +82,29 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Target
 	current := mark.hash == hash
 	problem, told := target.Annotations[v1alpha1.AnnotationError]
 	// A CA that was not ready is nothing that an owner can put right.
-	told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonServiceCANotReady
+	reason := issuance.ParseObstacle(problem).Reason
+	// Requests that fail are waited for within a bound.
+	told = told && reason != issuance.ReasonServiceCANotReady && reason != issuance.ReasonRequestFailed
 	key := client.ObjectKeyFromObject(target)
 	blocked := told || r.pace.Hopeless(key, r.clock.Now())
+	name := Explained(r.kind.name(key), r.pace.Failing(key, r.clock.Now()))
 	if !current && !blocked && target.CreationTimestamp.After(since) {
 		counted.All++
 		return
 	}
-	counted.Count(current, blocked, r.kind.name(key))
+	counted.Count(current, blocked, name)
+	if !current && name != r.kind.name(key) {
+		counted.Failing = Some(counted.Failing, name)
+	}
+}
+
+// Explained returns the name of an object and, if requests about it fail, why, cut to the length of a part of a sentence.
+func Explained(name string, failure *issuance.Obstacle) string {
+	const longest = 256
+	if failure == nil {
+		return name
+	}
+	return fmt.Sprintf("%s (%s)", name, text.Printable(failure.Message, longest))
 }
 
 const (
@@ -108,6 +128,8 @@ func (t *Trust) Carried(ctx context.Context, ca, hash, ownNamespace string) ([][
 		}
 		bundle, err := carrier.bundle(ctx)
 		switch {
+		case apply.Failed(err):
+			// What cannot be read is passed over, whoever keeps it from that.
 		case err != nil:
 			return nil, err
 		case pki.Hash(bundle) == hash:

@@ -115,11 +115,15 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 		// Whoever remembers something of the CA knows by this that it is the same.
 		ca = known.ca
 	}
-	if err == nil || errors.Is(err, ErrNotReady) || apply.Failed(err) {
+	if err == nil || keyFails(err) {
 		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now, reissues: reissues}
 	}
 	return ca, err
 }
+
+// keyFails reports whether an error is about the signing key alone, which cannot be used or read: that is reported on its ServiceCA, and not on
+// each of the objects that need it.
+func keyFails(err error) bool { return errors.Is(err, ErrNotReady) || apply.Failed(err) }
 
 func identify(serviceCA *v1alpha1.ServiceCA) identity {
 	named := identity{uid: serviceCA.UID, paused: serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused}
@@ -192,8 +196,7 @@ func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name strin
 		return nil, nil, err
 	}
 	ca, err := k.Get(ctx, &serviceCA)
-	if !errors.Is(err, ErrNotReady) && !apply.Failed(err) {
-		// A signing key that cannot be read is reported on its ServiceCA, and not on each of the objects that need it.
+	if !keyFails(err) {
 		return ca, nil, err
 	}
 	if reason := unready(&serviceCA); reason != "" {
