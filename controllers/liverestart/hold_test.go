@@ -57,7 +57,8 @@ func TestBrokenWebhook(t *testing.T) {
 	r.renew()
 	other.restartedSince("web", before)
 	r.says("what is wrong", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
-		return counts.Pending == 1 && strings.Contains(condition.Message, "cannot be restarted: Deployment "+r.name+"/a-web (its restart was refused: ") &&
+		named := len(counts.Workloads) == 1 && counts.Workloads[0].State == v1alpha1.WorkloadBlocked && counts.Workloads[0].Name == "a-web"
+		return counts.Pending == 1 && counts.Blocked == 1 && named && strings.Contains(condition.Message, "cannot be restarted: Deployment "+r.name+"/a-web (its restart was refused: ") &&
 			strings.Contains(condition.Message, "failed calling webhook")
 	})
 	r.warned("a-web", "RestartFailed", "failed calling webhook")

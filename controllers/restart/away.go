@@ -1,28 +1,35 @@
 package restart
 
 import (
+	"cmp"
+	"math"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 )
 
-// overdueDeletion is how long after its grace period a pod is still taken for one that is being deleted.
-const overdueDeletion = time.Minute
+// kubeletPatience is how long a kubelet may take to start with a pod, and to end one after its grace period.
+const kubeletPatience = time.Minute
 
-// goneAt is when a pod that is being deleted has to be gone at the latest; zero for one that is not.
-func goneAt(pod *corev1.Pod) time.Time {
-	if pod.DeletionTimestamp == nil {
-		return time.Time{}
+// dueAt is when the kubelet has to have started with a pod, or ended it, at the latest; zero for a pod that waits for nothing of that.
+func dueAt(pod *corev1.Pod) time.Time {
+	switch {
+	case pod.DeletionTimestamp != nil:
+		return pod.DeletionTimestamp.Add(kubeletPatience)
+	case pod.Spec.NodeName != "" && pod.Status.StartTime == nil:
+		return pod.CreationTimestamp.Add(kubeletPatience)
 	}
-	return pod.DeletionTimestamp.Add(overdueDeletion)
+	return time.Time{}
 }
 
 // isAway reports whether the node of a pod does not answer. The node lifecycle controller then says that the pod is not ready, and leaves
 // what the kubelet said last: its containers are. A kubelet that says the one without the other gives a reason. Where the pod was not ready
-// before, it is known by a deletion that does not end.
+// before, or was made later, it is known by what its kubelet does not do.
 func isAway(pod *corev1.Pod, now time.Time) bool {
-	if gone := goneAt(pod); !gone.IsZero() && now.After(gone) {
+	if due := dueAt(pod); !due.IsZero() && now.After(due) {
 		return true
 	}
 	ready, containers := condition(pod, corev1.PodReady), condition(pod, corev1.ContainersReady)
@@ -40,8 +47,24 @@ func condition(pod *corev1.Pod, kind corev1.PodConditionType) corev1.PodConditio
 
 // without leaves out the pods of a DaemonSet on nodes that do not answer: nobody can replace them. Other workloads replace them elsewhere.
 func (w *workload) without(away []string) *workload {
-	if d, ok := w.Object.(*appsv1.DaemonSet); ok && len(away) > 0 {
-		return ofDaemonSet(d, int32(len(away)))
+	d, ok := w.Object.(*appsv1.DaemonSet)
+	if !ok || len(away) == 0 {
+		return w
 	}
-	return w
+	left := ofDaemonSet(d, int32(len(away)))
+	left.rollout.outOfNodes = len(away) >= mayBeUnavailable(d)
+	return left
+}
+
+// mayBeUnavailable is how many pods of a DaemonSet may be while it rolls; all, where it makes the new ones first.
+func mayBeUnavailable(d *appsv1.DaemonSet) int {
+	rolling, all := ptr.Deref(d.Spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{}), int(d.Status.DesiredNumberScheduled)
+	if surge, err := intstr.GetScaledValueFromIntOrPercent(cmp.Or(rolling.MaxSurge, new(intstr.FromInt32(0))), all, true); err != nil || surge > 0 {
+		return math.MaxInt
+	}
+	most, err := intstr.GetScaledValueFromIntOrPercent(cmp.Or(rolling.MaxUnavailable, new(intstr.FromInt32(1))), all, true)
+	if err != nil {
+		return math.MaxInt
+	}
+	return most
 }

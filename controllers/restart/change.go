@@ -153,23 +153,23 @@ type starts struct {
 	progress time.Time
 	// away are pods on nodes that do not answer.
 	away []string
-	// until is when a pod has to be gone that is being deleted; zero for none.
+	// until is when the first kubelet has to have answered that is asked for something; zero for none.
 	until time.Time
 }
 
-// over reports whether a pod has to be gone that was being deleted.
+// over reports whether a kubelet has to have answered.
 func (s *starts) over(now time.Time) bool { return !s.until.IsZero() && now.After(s.until) }
 
 // look adds a pod. One on a node that does not answer runs, or does not; nobody can restart it.
 func (s *starts) look(now time.Time, pod *corev1.Pod) {
-	switch gone := goneAt(pod); {
-	case isAway(pod, now):
+	if isAway(pod, now) {
 		s.away = append(s.away, fmt.Sprintf("pod %s on node %s", pod.Name, pod.Spec.NodeName))
 		return
-	case !gone.IsZero():
-		if s.until.IsZero() || gone.Before(s.until) {
-			s.until = gone
-		}
+	}
+	if due := dueAt(pod); !due.IsZero() && (s.until.IsZero() || due.Before(s.until)) {
+		s.until = due
+	}
+	if pod.DeletionTimestamp != nil {
 		return
 	}
 	s.started(pod)

@@ -22,7 +22,7 @@ type item struct {
 	away []string
 	// refusal is why it is not written now; empty when it may be.
 	refusal string
-	// retries is when the clock alone may change something: a refusal is over, or a pod has to be gone.
+	// retries is when the clock alone may change something: a refusal is over, or a kubelet has to have answered.
 	retries time.Time
 	// served is when a workload of its namespace last had a turn.
 	served time.Time
@@ -113,16 +113,25 @@ func (i *item) restart(now time.Time) (state, string) {
 		return held, "it is paused in the middle of its restart"
 	case !stands && i.late(now):
 		return overdue, fmt.Sprintf("it still rolls after %s, and the others go on", turnEnd)
-	case !stands && i.turn.evicted:
-		return restarting, i.also("its owner removed the annotation of its restart, so its pods are evicted")
 	case !stands:
-		return restarting, i.also("")
+		return restarting, i.also(i.how())
 	case i.rollout.missed:
 		return failed, i.also("it missed its progress deadline")
 	case i.refusal != "":
 		return failed, i.also(i.refusal)
 	}
 	return failed, i.also("no pod became ready for " + i.patience.String())
+}
+
+// how says how it is restarted, where that is not as usual.
+func (i *item) how() string {
+	switch {
+	case !i.turn.evicted:
+		return ""
+	case i.rollout.outOfNodes:
+		return "its pods are evicted, for its controller replaces none while so many are unavailable"
+	}
+	return "its owner removed the annotation of its restart, so its pods are evicted"
 }
 
 // done reports whether its turn is over.

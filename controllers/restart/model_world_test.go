@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -64,6 +65,8 @@ type model struct {
 	workloads []*modelled
 	// wrong is what must not be.
 	wrong []string
+	// mutex is for writes, which come all at once.
+	mutex sync.Mutex
 }
 
 func (m *model) fail(format string, arguments ...any) {
@@ -235,6 +238,8 @@ func (m *model) find(tenant, name string) *modelled {
 
 // List lists pods.
 func (m *model) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
 	asked := client.ListOptions{}
 	asked.ApplyOptions(options)
 	pods, ok := list.(*corev1.PodList)
@@ -244,7 +249,7 @@ func (m *model) List(_ context.Context, list client.ObjectList, options ...clien
 	for _, w := range m.workloads {
 		for _, pod := range w.pods {
 			if w.tenant == asked.Namespace {
-				pods.Items = append(pods.Items, *pod)
+				pods.Items = append(pods.Items, *pod.DeepCopy())
 			}
 		}
 	}
@@ -253,6 +258,8 @@ func (m *model) List(_ context.Context, list client.ObjectList, options ...clien
 
 // Apply takes what the operator writes to a workload.
 func (m *model) Apply(_ context.Context, configuration runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
 	var meta *metaac.ObjectMetaApplyConfiguration
 	var made *coreac.PodTemplateSpecApplyConfiguration
 	switch c := configuration.(type) {
@@ -292,6 +299,8 @@ type evictions struct {
 
 // Create evicts a pod, if its budget allows.
 func (e evictions) Create(_ context.Context, object, _ client.Object, _ ...client.SubResourceCreateOption) error {
+	e.m.mutex.Lock()
+	defer e.m.mutex.Unlock()
 	for _, w := range e.m.workloads {
 		for _, pod := range w.pods {
 			if w.tenant != object.GetNamespace() || pod.Name != object.GetName() {

@@ -128,11 +128,13 @@ func (p *plan) hasPlace(one *item) bool {
 	return taken < int(max(p.policy.Spec.Restart.MaxConcurrent, 1))
 }
 
-// earlierTurn puts what is available first, then those of the namespace that had no turn for the longest time, then what holds the oldest.
+// earlierTurn puts what is available first, then those of the namespace that had no turn for the longest time, of these the one that was not
+// tried in vain lately, then what holds the oldest.
 func earlierTurn(a, b *item) int {
 	return cmp.Or(
 		-compare(a.rollout.available, b.rollout.available),
 		a.served.Compare(b.served),
+		a.tried.Compare(b.tried),
 		last(a.unknown).Compare(last(b.unknown)),
 		cmp.Compare(a.String(), b.String()),
 	)

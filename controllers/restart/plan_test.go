@@ -31,6 +31,18 @@ func stuck(d *appsv1.Deployment) {
 	progressedAt(now, "ProgressDeadlineExceeded")(d)
 }
 
+// tried is a workload whose last write did not succeed, so long ago.
+func tried(one *item, ago time.Duration) *item {
+	one.tried = now.Add(-ago)
+	return one
+}
+
+// served is a workload of whose namespace one had a turn, so long ago.
+func served(one *item, ago time.Duration) *item {
+	one.served = now.Add(-ago)
+	return one
+}
+
 // Whose turn it is.
 func TestTurns(t *testing.T) {
 	t.Parallel()
@@ -54,6 +66,9 @@ func TestTurns(t *testing.T) {
 		"the oldest first":               {rollingPolicy(), []*item{waits("a", time.Minute), waits("b", time.Hour)}, "b", maxInterval},
 		"who is well first":              {rollingPolicy(), []*item{waits("a", time.Hour, unready), waits("b", time.Minute)}, "b", maxInterval},
 		"who is unwell, too":             {rollingPolicy(), []*item{waits("a", time.Hour, unready)}, "a", maxInterval},
+		"who was tried in vain last":     {rollingPolicy(), []*item{tried(waits("a", time.Hour), time.Minute), waits("b", time.Minute)}, "b", maxInterval},
+		"who was tried in vain first":    {rollingPolicy(), []*item{tried(waits("a", time.Hour), time.Minute), tried(waits("b", time.Minute), time.Hour)}, "b", maxInterval},
+		"a namespace in its turn":        {rollingPolicy(), []*item{served(waits("a", time.Hour), time.Minute), served(waits("b", time.Minute), time.Hour)}, "b", maxInterval},
 		"reasons gather":                 {rollingPolicy(), []*item{waits("a", gathering-time.Second)}, "", time.Second},
 		"the last reason counts":         {rollingPolicy(), []*item{stale(deployment("a"), renewed(time.Hour), trusts(time.Second))}, "", gathering - time.Second},
 		"who gathers is not waited for":  {rollingPolicy(), []*item{waits("a", time.Second, unready), waits("b", gathering)}, "b", gathering - time.Second},

@@ -56,9 +56,10 @@ func (r *Reconciler) failed(now time.Time, one *item, what string, err error, re
 // written notes how a write of a workload went, and reports whether it was made. What changed meanwhile is looked at anew.
 func (r *Reconciler) written(now time.Time, one *item, what string, err error) bool {
 	served := tenant{served: now}
+	one.tried = now
 	switch {
 	case err == nil:
-		one.entry.refusal = refusal{}
+		one.entry.refusal, one.tried = refusal{}, time.Time{}
 	case apply.Going(err) || apierrors.IsConflict(err):
 	case apply.Refused(err):
 		r.failed(now, one, what, err, retryRefused)

@@ -39,6 +39,8 @@ type rollout struct {
 	paused bool
 	// byHand: pods are replaced when somebody removes them.
 	byHand bool
+	// outOfNodes: its controller replaces no pod, for those that are left out are as many as may be unavailable.
+	outOfNodes bool
 	// updating: an update of the owner's waits for somebody to remove pods.
 	updating bool
 }

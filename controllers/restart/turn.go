@@ -84,6 +84,8 @@ type entry struct {
 	// restarted is the last change that it was restarted for, and began is when.
 	restarted, began time.Time
 	refusal          refusal
+	// tried is when its last write did not succeed; zero when it did.
+	tried time.Time
 }
 
 // of is what is known of a workload, by what it bears. inherits: a mark on it was left by the manager before.

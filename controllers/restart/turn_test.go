@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -156,9 +157,15 @@ func TestAway(t *testing.T) {
 	pod := func(ready, containers corev1.ConditionStatus, reason string) *corev1.Pod {
 		p := podOf("agent", 1, time.Hour)
 		p.Spec.NodeName = "n1"
+		p.Status.StartTime = new(metav1.NewTime(now))
 		p.Status.Conditions = []corev1.PodCondition{
 			{Type: corev1.PodReady, Status: ready, Reason: reason}, {Type: corev1.ContainersReady, Status: containers},
 		}
+		return p
+	}
+	bound := func(ago time.Duration) *corev1.Pod {
+		p := pod("", "", "")
+		p.CreationTimestamp, p.Status = metav1.NewTime(now.Add(-ago)), corev1.PodStatus{}
 		return p
 	}
 	deleted := func(ago time.Duration) *corev1.Pod {
@@ -175,6 +182,8 @@ func TestAway(t *testing.T) {
 		"it is not ready":                {pod: pod("False", "False", "ContainersNotReady"), runs: true},
 		"a readiness gate is closed":     {pod: pod("False", "True", "ReadinessGatesNotReady"), runs: true},
 		"its node does not answer":       {pod: pod("False", "True", ""), away: true},
+		"it is bound":                    {pod: bound(time.Minute - time.Second), until: now.Add(time.Second)},
+		"it has been bound for longer":   {pod: bound(time.Minute + time.Second), away: true},
 		"it is being deleted":            {pod: deleted(time.Minute - time.Second), until: now.Add(time.Second)},
 		"it has been deleted for longer": {pod: deleted(time.Minute + time.Second), away: true},
 	} {
@@ -185,8 +194,18 @@ func TestAway(t *testing.T) {
 		}
 	}
 	w := daemonSet(func(d *appsv1.DaemonSet) { d.Status.NumberAvailable, d.Status.UpdatedNumberScheduled = 1, 1 })
-	if left := w.without([]string{"pod agent-1"}); w.rollout.available || !left.rollout.available {
+	left := w.without([]string{"pod agent-1"})
+	if w.rollout.available || !left.rollout.available {
 		t.Error("a pod on a node that does not answer is counted")
+	}
+	if !left.rollout.outOfNodes || w.rollout.outOfNodes {
+		t.Error("its controller replaces no pod while one is unavailable")
+	}
+	for _, rolling := range []appsv1.RollingUpdateDaemonSet{{MaxUnavailable: new(intstr.FromInt32(2))}, {MaxSurge: new(intstr.FromInt32(1))}} {
+		roomy := daemonSet(func(d *appsv1.DaemonSet) { d.Spec.UpdateStrategy.RollingUpdate = &rolling })
+		if roomy.without([]string{"pod agent-1"}).rollout.outOfNodes {
+			t.Errorf("its controller may replace pods by %+v", rolling)
+		}
 	}
 }
 

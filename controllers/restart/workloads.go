@@ -66,10 +66,19 @@ func (p *plan) message(one *item, s state) string {
 	switch {
 	case s == failed:
 		return why + ": repair it, or undo it with kubectl rollout undo; a newer certificate or bundle gives it another turn"
+	case s == held && one.rollout.paused:
+		return why + ": resume it with kubectl rollout resume"
 	case s == rolling:
 		return "it rolls for another reason, and is waited for"
 	case s != pending:
 		return why
+	}
+	return p.waits(why)
+}
+
+// waits says what a workload waits for, and what else comes into it.
+func (p *plan) waits(why string) string {
+	switch {
 	case !p.restarts():
 		return "spec.restart.strategy RollingRestart would restart it"
 	case p.invalid != nil:

@@ -70,7 +70,7 @@ func (r *Reconciler) evict(now time.Time, p *plan, one *item) attempt {
 func (r *Reconciler) evictNext(ctx context.Context, now time.Time, one *item) (what string, err error) {
 	var pods []*corev1.Pod
 	err = r.eachPodOf(ctx, one.workload, func(pod *corev1.Pod) {
-		if pod.DeletionTimestamp == nil {
+		if pod.DeletionTimestamp == nil && !isAway(pod, now) {
 			pods = append(pods, pod.DeepCopy())
 		}
 	})

@@ -1,0 +1,66 @@
+package restart
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// The status names workloads with their state, since when and until when, why, and what to do; those first that need somebody.
+func TestWorkloads(t *testing.T) {
+	t.Parallel()
+	paused := func(d *appsv1.Deployment) { d.Spec.Paused = true }
+	pod := now.Add(-time.Minute)
+	long := marked(stale(deployment("long", replacing)), 3*time.Hour, "")
+	long.progress = pod
+	rolls := stale(deployment("rolls", replacing), renewed(time.Hour))
+	rolls.rolls = now.Add(-time.Minute)
+	items := []*item{
+		stale(deployment("waits"), renewed(time.Hour), trusts(2*time.Hour)), stale(deployment("current")),
+		rolls, marked(stale(deployment("begun", replacing)), time.Minute, ""), long,
+		stale(deployment("paused", paused), renewed(time.Hour)), marked(stale(deployment("stuck", stuck)), time.Hour, ""),
+	}
+	policy := rollingPolicy(func(r *v1alpha1.Restart) { r.OnFailure = v1alpha1.RestartContinue })
+	var got []string
+	for _, one := range planFor(now, policy, items).workloads() {
+		at := func(at *metav1.Time) string {
+			if at == nil {
+				return "-"
+			}
+			return at.Format("15:04")
+		}
+		got = append(got, fmt.Sprintf("%s %s %s/%s %s %s %s", one.State, one.Kind, one.Namespace, one.Name, at(one.Since), at(one.Until), one.Message))
+	}
+	want := []string{
+		"Failed Deployment shop/stuck 14:09 - it missed its progress deadline: repair it, or undo it with kubectl rollout undo; a newer certificate or bundle gives it another turn",
+		"Blocked Deployment shop/paused 14:09 - it is paused: resume it with kubectl rollout resume",
+		"Overdue Deployment shop/long 12:09 - it still rolls after 2h0m0s, and the others go on",
+		"InProgress Deployment shop/begun 15:08 17:08 ",
+		"Rolling Deployment shop/rolls 15:08 17:08 it rolls for another reason, and is waited for",
+		"Pending Deployment shop/waits 13:09 - it waits for its turn",
+	}
+	if a, b := strings.Join(got, "\n"), strings.Join(want, "\n"); a != b {
+		t.Errorf("it names\n%s\nwant\n%s", a, b)
+	}
+}
+
+// However many there are, and whatever an API server answers, the status stays short.
+func TestWorkloadsAreFew(t *testing.T) {
+	t.Parallel()
+	var items []*item
+	for i := range 50 {
+		one := stale(deployment(fmt.Sprintf("web-%02d", i)), renewed(time.Hour))
+		one.refusal = strings.Repeat("é", 5000)
+		items = append(items, one)
+	}
+	named := planFor(now, rollingPolicy(), items).workloads()
+	if len(named) != mostWorkloads || named[9].Name != "web-09" || len(named[0].Message) > mostMessage+4 {
+		t.Errorf("it names %d workloads, the last is %s", len(named), named[len(named)-1].Name)
+	}
+}
