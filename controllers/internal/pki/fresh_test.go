@@ -21,7 +21,9 @@ func TestFreshPairs(t *testing.T) {
 			t.Fatal(err)
 		}
 		parts, known := recall(pair)
-		if want := links == 0; known != want || (known && parts != pair.leaf.Parts()) {
+		made := pair.leaf.Parts()
+		made.Encoding = "PKCS8"
+		if want := links == 0; known != want || (known && parts != made) {
 			t.Errorf("with %d certificates after it: known %t, want %t", links, known, want)
 		}
 	}
