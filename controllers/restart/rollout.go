@@ -82,9 +82,11 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 	}
 }
 
-// ofDaemonSet leaves out as many pods as are on nodes that do not answer.
+// ofDaemonSet leaves out as many pods as are on nodes that do not answer; not those that its controller does not count, for they do not tolerate
+// what such a node is tainted with.
 func ofDaemonSet(d *appsv1.DaemonSet, away int32) *workload {
-	wanted, status := max(d.Status.DesiredNumberScheduled-away, 0), d.Status
+	status := d.Status
+	wanted := max(status.DesiredNumberScheduled-max(away-status.NumberMisscheduled, 0), 0)
 	onDelete := d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType
 	observed, updated := status.ObservedGeneration >= d.Generation, status.UpdatedNumberScheduled >= wanted
 	rolling := !observed || (!onDelete && !updated)

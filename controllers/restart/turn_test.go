@@ -201,6 +201,10 @@ func TestAway(t *testing.T) {
 	if !left.rollout.outOfNodes || w.rollout.outOfNodes {
 		t.Error("its controller replaces no pod while one is unavailable")
 	}
+	uncounted := daemonSet(func(d *appsv1.DaemonSet) { d.Status.NumberMisscheduled, d.Status.NumberAvailable = 1, 1 })
+	if uncounted.without([]string{"pod agent-1"}).rollout.available {
+		t.Error("a pod that its controller does not count is left out once more")
+	}
 	for _, rolling := range []appsv1.RollingUpdateDaemonSet{{MaxUnavailable: new(intstr.FromInt32(2))}, {MaxSurge: new(intstr.FromInt32(1))}} {
 		roomy := daemonSet(func(d *appsv1.DaemonSet) { d.Spec.UpdateStrategy.RollingUpdate = &rolling })
 		if roomy.without([]string{"pod agent-1"}).rollout.outOfNodes {
