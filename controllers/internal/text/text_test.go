@@ -14,7 +14,7 @@ import (
 func TestPrintable(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ given, want string }{
-		"plain":                    {"Secret web-tls: «größer» 証明書", "Secret web-tls: «größer» 証明書"},
+		"plain":                    {"Secret web-tls: «größer» ключ", "Secret web-tls: «größer» ключ"},
 		"an escape sequence":       {"a\x1b[31mb", `a\u001b[31mb`},
 		"its one-byte form":        {"a\u009b31mb", `a\u009b31mb`},
 		"line breaks":              {"a\r\nReason: b\u2028c", `a\u000d\u000aReason: b\u2028c`},
