@@ -38,6 +38,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pace"
+	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/metrics"
@@ -243,13 +244,15 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	restarts := restart.New(restart.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted,
 	})
+	signers := newSigners(signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder)
 	publisher := publish.New(&publish.Publisher{
 		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, Asked: targets.Mounted, Namespace: options.Namespace,
 	})
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
-		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(), Published: publisher.Count, PublishedChanged: publisher.Changes(),
+		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
+		Given: signers.given, Signatures: pki.NewSignatures(), Published: publisher.Count, PublishedChanged: publisher.Changes(),
 	}
 	news := servingcert.NewNews(recorder, options.Clock)
 	failures := make(chan event.GenericEvent, 1)
@@ -262,7 +265,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Restarts: restarts.Report, RestartsChanged: restarts.Changes(), FailuresChanged: failures,
 	}
 	return errors.Join(
-		setupSigners(mgr, signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder),
+		signers.setup(mgr),
 		targets.SetupWithManager(ctx, mgr),
 		publisher.SetupWithManager(ctx, mgr),
 		cas.SetupWithManager(ctx, mgr, secrets, jumps),
@@ -282,22 +285,40 @@ func guard(mgr ctrl.Manager, claim *installation.Claim, secrets cache.Cache) (ct
 	return claim.Guard(mgr)
 }
 
-// setupSigners adds those that sign for who brings a key.
-func setupSigners(mgr ctrl.Manager, signer signing.Signer, live client.Client, recorder events.EventRecorder) error {
-	pods := &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
-		Door: podcertificate.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+// signers sign for clients that bring a key.
+type signers struct {
+	pods     *signing.Reconciler[*certificatesv1.PodCertificateRequest]
+	requests *signing.Reconciler[*certificatesv1.CertificateSigningRequest]
+	issuer   *signing.Reconciler[*cmapi.CertificateRequest]
+}
+
+func newSigners(signer signing.Signer, live client.Client, recorder events.EventRecorder) signers {
+	return signers{
+		pods: &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
+			Door: podcertificate.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		},
+		requests: &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
+			Door: certificatesigning.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		},
+		issuer: &signing.Reconciler[*cmapi.CertificateRequest]{
+			Door: certmanager.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		},
 	}
-	requests := &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
-		Door: certificatesigning.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+}
+
+func (s signers) setup(mgr ctrl.Manager) error {
+	return errors.Join(s.pods.SetupWithManager(mgr), s.requests.SetupWithManager(mgr), s.issuer.SetupWithManager(mgr))
+}
+
+// given returns the certificates that requests of every kind to a ServiceCA got; false while one kind
+// is not known yet.
+func (s signers) given(ctx context.Context, ca string) (all []signing.Given, known bool, err error) {
+	known = true
+	for _, of := range []func(context.Context, string) ([]signing.Given, bool, error){s.pods.Given, s.requests.Given, s.issuer.Given} {
+		some, seen, failed := of(ctx, ca)
+		all, known, err = append(all, some...), known && seen, errors.Join(err, failed)
 	}
-	issuer := &signing.Reconciler[*cmapi.CertificateRequest]{
-		Door: certmanager.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
-	}
-	return errors.Join(
-		pods.SetupWithManager(mgr),
-		requests.SetupWithManager(mgr),
-		issuer.SetupWithManager(mgr),
-	)
+	return all, known, err
 }
 
 // secretMetadata is a cache of the metadata of all Secrets but serving certificates, which others than these may ask for a bundle, and hold the

@@ -34,6 +34,11 @@ type Door struct {
 // Bound is none: Kubernetes removes a request 24 hours after its approval.
 func (Door) Bound() time.Duration { return 0 }
 
+// CanWait is zero: nobody knows what the holder has.
+func (Door) CanWait(context.Context, *certificatesv1.CertificateSigningRequest) (time.Time, error) {
+	return time.Time{}, nil
+}
+
 // Name is the controller's.
 func (Door) Name() string { return "certificatesigning" }
 
@@ -51,6 +56,17 @@ func (Door) Slim(request *certificatesv1.CertificateSigningRequest) {
 	request.Spec.Request, request.Spec.Extra = csr.Slim(request.Spec.Request), nil
 	if signing.OfCA(request.Spec.SignerName) == "" {
 		request.Spec, request.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
+	}
+	if len(request.Status.Certificate) > 0 {
+		request.Spec.Request, request.Status.Certificate = nil, signing.LeafOf(request.Status.Certificate)
+	}
+}
+
+// Answer returns the certificate: nobody knows who holds it.
+func (Door) Answer(request *certificatesv1.CertificateSigningRequest) signing.Answer {
+	return signing.Answer{
+		CA: signing.OfCA(request.Spec.SignerName), Certificate: request.Status.Certificate,
+		Renew: fmt.Sprintf("CertificateSigningRequest %.64q", request.Name),
 	}
 }
 

@@ -5,11 +5,13 @@ package certmanager
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,6 +22,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/csr"
 	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/signing"
 )
@@ -46,13 +49,77 @@ func (Door) New() *cmapi.CertificateRequest { return &cmapi.CertificateRequest{}
 // List is an empty list of requests.
 func (Door) List() client.ObjectList { return &cmapi.CertificateRequestList{} }
 
-// Slim drops what is for another issuer, and what is in the answer.
+// Slim drops what is for another issuer, and of the answer all but the certificate.
 func (Door) Slim(request *cmapi.CertificateRequest) {
-	request.Labels, request.Annotations, request.Status.Certificate, request.Status.CA = nil, nil, nil, nil
+	request.Labels, request.Annotations, request.Status.CA = nil, nil, nil
 	request.Spec.Request, request.Spec.Extra, request.Spec.Groups = csr.Slim(request.Spec.Request), nil, nil
 	if !ours(request) {
 		request.Spec, request.Status = cmapi.CertificateRequestSpec{}, cmapi.CertificateRequestStatus{}
+		request.OwnerReferences = nil
 	}
+	if len(request.Status.Certificate) > 0 {
+		request.Spec.Request, request.Status.Certificate = nil, signing.LeafOf(request.Status.Certificate)
+	}
+}
+
+// Answer returns the certificate. Its holder is the Certificate for which cert-manager asked: the
+// newest request of one is the one whose answer is in use.
+func (Door) Answer(request *cmapi.CertificateRequest) signing.Answer {
+	answer := signing.Answer{Renew: "CertificateRequest " + request.Namespace + "/" + request.Name}
+	if !ours(request) || !isTrue(condition(request, cmapi.CertificateRequestConditionReady)) {
+		return answer
+	}
+	answer.CA, answer.Certificate = request.Spec.IssuerRef.Name, request.Status.Certificate
+	owner := certificateOf(request)
+	if owner == nil {
+		return answer
+	}
+	if command, valid := signing.Command("cmctl renew -n %s %s", request.Namespace, owner.Name); valid {
+		answer.Holder, answer.Renew = owner.UID, command
+	}
+	return answer
+}
+
+// longestWait bounds for how long a renewal waits for the next CA.
+const longestWait = 12 * time.Hour
+
+// CanWait returns a time before the end of the certificate that a Certificate has, where cert-manager
+// says that it is sound: half of what was left when it was to be renewed.
+func (d Door) CanWait(ctx context.Context, request *cmapi.CertificateRequest) (time.Time, error) {
+	owner := certificateOf(request)
+	if owner == nil {
+		return time.Time{}, nil
+	}
+	var certificate cmapi.Certificate
+	err := d.Live.Get(ctx, client.ObjectKey{Namespace: request.Namespace, Name: owner.Name}, &certificate)
+	if optional.Absent(err) || apierrors.IsForbidden(err) {
+		return time.Time{}, nil
+	}
+	if err != nil || certificate.UID != owner.UID || certificate.Status.NotAfter == nil || !isSound(&certificate) {
+		return time.Time{}, err
+	}
+	made := request.CreationTimestamp.Time
+	return made.Add(min(longestWait, certificate.Status.NotAfter.Sub(made)/2)), nil
+}
+
+// isSound reports whether cert-manager has found the certificate to be as the Certificate wants it.
+func isSound(certificate *cmapi.Certificate) bool {
+	for _, condition := range certificate.Status.Conditions {
+		if condition.Type == cmapi.CertificateConditionReady {
+			return condition.Status == cmmeta.ConditionTrue && condition.ObservedGeneration == certificate.Generation
+		}
+	}
+	return false
+}
+
+// certificateOf returns the Certificate for which cert-manager made a request; nil where it made it
+// for another object.
+func certificateOf(request *cmapi.CertificateRequest) *metav1.OwnerReference {
+	owner := metav1.GetControllerOf(request)
+	if owner == nil || owner.Kind != cmapi.CertificateKind || !strings.HasPrefix(owner.APIVersion, cmapi.SchemeGroupVersion.Group+"/") {
+		return nil
+	}
+	return owner
 }
 
 func ours(request *cmapi.CertificateRequest) bool {

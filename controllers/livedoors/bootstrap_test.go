@@ -25,9 +25,13 @@ func early(t *testing.T, name string) realm {
 	return r
 }
 
-func (r realm) addServiceCA() {
+func (r realm) addServiceCA(adjust ...func(*v1alpha1.ServiceCA)) {
 	r.Helper()
-	create(r.T, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
+	for _, a := range adjust {
+		a(ca)
+	}
+	create(r.T, ca)
 	r.ready()
 }
 
@@ -69,7 +73,7 @@ func TestRequestsBeforeTheirCA(t *testing.T) {
 	for _, missing := range []struct {
 		says string
 		add  func()
-	}{{"there is no ServiceCA bootstrap: create it", r.addServiceCA}, {"no ServingCertPolicy names ServiceCA bootstrap", r.addPolicy}} {
+	}{{"there is no ServiceCA bootstrap: create it", func() { r.addServiceCA() }}, {"no ServingCertPolicy names ServiceCA bootstrap", r.addPolicy}} {
 		r.eventSays("Pod", pod.Name, missing.says)
 		r.eventSays("CertificateSigningRequest", asked.Name, missing.says)
 		missing.add()

@@ -187,7 +187,7 @@ func TestCertManagerIssuer(t *testing.T) {
 	r.service("web")
 	crds := filepath.Join(moduleOf(t, "github.com/cert-manager/cert-manager"), "deploy", "crds")
 	options := envtest.CRDInstallOptions{Paths: []string{
-		filepath.Join(crds, "cert-manager.io_certificaterequests.yaml"),
+		filepath.Join(crds, "cert-manager.io_certificaterequests.yaml"), filepath.Join(crds, "cert-manager.io_certificates.yaml"),
 	}, ErrorIfPathMissing: true, MaxTime: time.Minute}
 	for _, round := range []string{"first", "again"} {
 		installed, err := envtest.InstallCRDs(world.cluster.Config, options)
@@ -198,6 +198,7 @@ func TestCertManagerIssuer(t *testing.T) {
 		if round == "first" {
 			bootstrap(t)
 			intermediate(t)
+			stolen(t)
 		}
 		if round == "again" {
 			break
@@ -208,8 +209,10 @@ func TestCertManagerIssuer(t *testing.T) {
 			}
 		}
 		eventually(t, func(ctx context.Context) string {
-			if err := world.kube.List(ctx, &cmapi.CertificateRequestList{}); err == nil {
-				return "cert-manager is still there"
+			for _, list := range []client.ObjectList{&cmapi.CertificateRequestList{}, &cmapi.CertificateList{}} {
+				if err := world.kube.List(ctx, list); err == nil {
+					return "cert-manager is still there"
+				}
 			}
 			return ""
 		})

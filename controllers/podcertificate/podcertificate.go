@@ -33,6 +33,8 @@ const (
 	minLifetime = time.Hour
 	// skew is how far before its making a certificate begins; the API server allows five minutes.
 	skew = 2 * time.Minute
+	// refreshWait is for how long a refresh waits for the next CA.
+	refreshWait = 12 * time.Minute
 	// refreshShare and jitterShare are the parts of its lifetime after which the kubelet begins to refresh a certificate, and by which that is earlier.
 	refreshShare, jitterShare = 2.0 / 3, 0.1
 )
@@ -53,6 +55,20 @@ type Door struct {
 // Bound is none: Kubernetes removes a request after 15 to 20 minutes, and the kubelet makes another.
 func (Door) Bound() time.Duration { return 0 }
 
+// CanWait returns a time before the request is removed where the pod's containers have started: then
+// they have a certificate, of which the kubelet renews the last third, twenty minutes at least.
+func (d Door) CanWait(ctx context.Context, request *certificatesv1.PodCertificateRequest) (time.Time, error) {
+	pod, err := d.pod(ctx, request)
+	if err != nil || pod == nil || !slices.ContainsFunc(pod.Status.ContainerStatuses, started) {
+		return time.Time{}, err
+	}
+	return request.CreationTimestamp.Add(refreshWait), nil
+}
+
+func started(container corev1.ContainerStatus) bool {
+	return container.State.Running != nil || container.State.Terminated != nil || container.LastTerminationState.Terminated != nil
+}
+
 // Name is the controller's.
 func (Door) Name() string { return "podcertificate" }
 
@@ -64,12 +80,25 @@ func (Door) New() *certificatesv1.PodCertificateRequest {
 // List is an empty list of requests.
 func (Door) List() client.ObjectList { return &certificatesv1.PodCertificateRequestList{} }
 
-// Slim drops what is for another signer, and what is in the answer.
+// Slim drops what is for another signer, and of the answer all but the certificate.
 func (Door) Slim(request *certificatesv1.PodCertificateRequest) {
-	request.Labels, request.Annotations, request.Status.CertificateChain = nil, nil, ""
+	request.Labels, request.Annotations = nil, nil
+	request.Status.CertificateChain = string(signing.LeafOf([]byte(request.Status.CertificateChain)))
 	if signing.OfCA(request.Spec.SignerName) == "" {
-		request.Spec = certificatesv1.PodCertificateRequestSpec{}
+		request.Spec, request.Status.CertificateChain = certificatesv1.PodCertificateRequestSpec{}, ""
 	}
+}
+
+// Answer returns the certificate: another pod gets another.
+func (Door) Answer(request *certificatesv1.PodCertificateRequest) signing.Answer {
+	answer := signing.Answer{
+		CA: signing.OfCA(request.Spec.SignerName), Certificate: []byte(request.Status.CertificateChain),
+		Renew: "PodCertificateRequest " + request.Namespace + "/" + request.Name,
+	}
+	if command, valid := signing.Command("kubectl delete pod -n %s %s", request.Namespace, request.Spec.PodName); valid {
+		answer.Renew = command
+	}
+	return answer
 }
 
 // CA is the ServiceCA that is asked.

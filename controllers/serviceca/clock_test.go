@@ -22,6 +22,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/signing"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -81,6 +82,7 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 				Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *trust.Targets) (string, error) {
 					return "", nil
 				},
+				Given: func(context.Context, string) ([]signing.Given, bool, error) { return nil, true, nil },
 			}
 			// The next CA is made known, and takes over at once from one that has ended.
 			var err error

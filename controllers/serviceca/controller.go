@@ -27,6 +27,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/signing"
 	"github.com/servingcert/operator/controllers/trust"
 )
 
@@ -54,6 +55,10 @@ type Reconciler struct {
 	// something else.
 	Restarts        func(ca string, changedAt time.Time) rotation.Restarts
 	RestartsChanged <-chan event.GenericEvent
+	// Given returns the certificates that requests to a ServiceCA got; false while that is not known yet.
+	Given func(ctx context.Context, ca string) ([]signing.Given, bool, error)
+	// Signatures remembers which of theirs verify.
+	Signatures *pki.Signatures
 	// Namespace is the operator's own.
 	Namespace string
 

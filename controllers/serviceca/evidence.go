@@ -29,6 +29,10 @@ type evidence struct {
 	certificates map[string]int32
 	// strangers is the number of those that the bundle does not verify, and that are going to be replaced.
 	strangers int32
+	// unverified is the number of live certificates that requests got and that the bundle does not
+	// verify; unverifiedNames are some.
+	unverified      int32
+	unverifiedNames []string
 	// reissueOver is the time that reissuing all of them takes.
 	reissueOver time.Duration
 }
@@ -54,6 +58,9 @@ func (r *Reconciler) evidence(ctx context.Context, in observed, state *rotation.
 		seen.targets.Count(in.clusterBundle.holds(encoded), in.clusterBundle.refused != "", "ClusterTrustBundle "+ca.ClusterTrustBundleName())
 	}
 	if err := r.countSecrets(ctx, ca.Name, hash, state, &seen); err != nil {
+		return seen, err
+	}
+	if err := r.countGiven(ctx, ca.Name, state, &seen); err != nil {
 		return seen, err
 	}
 	seen.Restarts = r.Restarts(ca.Name, state.TrustChangedAt)

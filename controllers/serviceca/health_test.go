@@ -72,6 +72,10 @@ func healthStates() map[string]happens {
 			settled(s)
 			return evidence{targets: trust.Targets{All: 3, Current: 2, Blocked: 1}}, nil
 		},
+		"healthy_requestsToRenew": func(s *history) (evidence, func(*history, *step)) {
+			settled(s)
+			return evidence{targets: trust.Targets{All: 3, Current: 3}, unverified: 1, unverifiedNames: []string{"cmctl renew -n shop web"}}, nil
+		},
 		"progressing_sourceNotThere": after(func(s *history) { s.brings(day); s.brought = nil }),
 		"progressing_sourceGone":     after(func(s *history) { s.brings(100 * day) }, settled, func(s *history) { s.brought = nil }),
 		"progressing_certManager": after(func(s *history) {

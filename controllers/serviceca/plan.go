@@ -98,9 +98,11 @@ func (s *step) lookAgain(seen evidence) {
 	case s.secret != nil:
 		s.retry = nextStep
 	case s.state.TrustChanging && seen.Behind > 0,
-		s.state.Phase != v1alpha1.PhaseStable && (seen.Behind+seen.Outstanding > 0 || seen.Restarts.Waiting()):
+		s.state.Phase != v1alpha1.PhaseStable && (seen.Behind+seen.Outstanding+seen.Requests > 0 || seen.Restarts.Waiting()):
 		s.retry = retryEvidence
-	case seen.unpublished != "", seen.clusterBundle.refused != "" && !seen.clusterBundle.theirs:
+	case seen.RequestsUnseen:
+		s.retry = retryUnseen
+	case seen.unpublished != "", seen.unverified > 0, seen.clusterBundle.refused != "" && !seen.clusterBundle.theirs:
 		s.retry = retryClusterBundle
 	}
 }

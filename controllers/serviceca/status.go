@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -38,7 +39,7 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 		ca.Status.DeepCopyInto(&status)
 	} else {
 		describe(&status, ca, decided, seen)
-		reportTrust(built, seen)
+		reportTrust(built, seen, meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished))
 		reportRotation(built, decided)
 		reportExpiry(built, now, &status, decided)
 	}
@@ -77,12 +78,12 @@ func withoutSigner(decided step) *problem {
 func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided step, seen evidence) {
 	state := decided.state
 	if state.Active != nil {
-		status.Active = signing(state.Active, seen)
+		status.Active = describeSigner(state.Active, seen)
 		status.Active.LongestDurationSeconds = new(int64((state.Longest + time.Second - 1) / time.Second))
 		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-observed{serviceCA: ca}.threshold(state).RotateBefore.Std())))
 	}
 	if state.Next != nil {
-		status.Next = signing(state.Next, seen)
+		status.Next = describeSigner(state.Next, seen)
 	}
 	for _, previous := range state.Previous[:min(len(state.Previous), maxPrevious)] {
 		before := generation(previous.Root, seen.certificates[previous.KeyID])
@@ -125,7 +126,7 @@ func timeOrNil(t time.Time) *metav1.Time {
 	return &metav1.Time{Time: t}
 }
 
-func signing(signer *rotation.Signer, seen evidence) *v1alpha1.CAGeneration {
+func describeSigner(signer *rotation.Signer, seen evidence) *v1alpha1.CAGeneration {
 	described := generation(signer.Certificate(), seen.certificates[pki.KeyID(signer.Certificate().SubjectKeyId)])
 	described.Fingerprint, described.NotAfter = signer.Fingerprint(), metav1.NewTime(signer.NotAfter())
 	return described
@@ -143,7 +144,9 @@ func generation(certificate *x509.Certificate, certificates int32) *v1alpha1.CAG
 	}
 }
 
-func reportTrust(built *conditions.Builder, seen evidence) {
+// reportTrust reports whether everything trusts the bundle. While it is not known what requests got,
+// as after a restart, it says of their certificates what it said before.
+func reportTrust(built *conditions.Builder, seen evidence, before *metav1.Condition) {
 	behind := seen.targets.All - seen.targets.Current - seen.targets.Blocked
 	strangers := seen.strangers
 	switch {
@@ -153,6 +156,12 @@ func reportTrust(built *conditions.Builder, seen evidence) {
 	case strangers > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
 			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
+	case seen.RequestsUnseen && before != nil:
+		built.Set(before.Type, before.Status == metav1.ConditionTrue, before.Reason, before.Message)
+	case seen.unverified > 0:
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
+			fmt.Sprintf("%d certificates that requests got were signed by a CA that is not in the bundle, and have to be renewed: %s",
+				seen.unverified, strings.Join(seen.unverifiedNames, ", ")))
 	case seen.clusterBundle.refused != "":
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.clusterBundle.refused)
 	case seen.unpublished != "":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +38,7 @@ type Door[T client.Object] interface {
 	// New is an empty request, and List an empty list of them.
 	New() T
 	List() client.ObjectList
-	// Slim leaves of a request what the door reads, for a cache; of one that goes to another signer, next to nothing.
+	// Slim leaves of a request what the door reads, for a cache; of one that goes to another signer, next to nothing. It may be called twice.
 	Slim(T)
 	// CA is the ServiceCA that a request goes to, empty for another signer, and while it waits for others or is answered.
 	CA(T) string
@@ -46,6 +47,11 @@ type Door[T client.Object] interface {
 	// Issue answers by a certificate, Refuse by a refusal, in one write each; a refusal that is not final may be left for Tell to tell.
 	Issue(context.Context, T, *Certificate) error
 	Refuse(context.Context, T, *Refusal) error
+	// CanWait returns until when a request may wait for the next CA, because its holder has a sound
+	// certificate; zero where it cannot.
+	CanWait(context.Context, T) (time.Time, error)
+	// Answer returns what a slim request got.
+	Answer(T) Answer
 	// Bound returns how long a request waits for what is missing; zero where Kubernetes itself removes
 	// a request that waits.
 	Bound() time.Duration
@@ -67,16 +73,21 @@ type Reconciler[T client.Object] struct {
 	Live     client.Client
 	Recorder events.EventRecorder
 
-	requests cache.Cache
+	// requests can be read once the door is opened; absent is set while there are none to read.
+	requests       cache.Cache
+	opened, absent atomic.Bool
 	// told are the refusals that were told of, by the request: each is told once.
 	told sync.Map
 }
 
 // SetupWithManager opens the door as soon as the cluster serves the requests, and lets us see them.
 func (r *Reconciler[T]) SetupWithManager(mgr ctrl.Manager) error {
-	return optional.Start(mgr,
-		func(ctx context.Context) (bool, error) { return optional.Served(ctx, r.Live, r.Door.List()) },
-		func(ctx context.Context) error { return r.open(ctx, mgr) })
+	served := func(ctx context.Context) (bool, error) {
+		there, err := optional.Served(ctx, r.Live, r.Door.List())
+		r.absent.Store(!there && err == nil)
+		return there, err
+	}
+	return optional.Start(mgr, served, func(ctx context.Context) error { return r.open(ctx, mgr) })
 }
 
 func (r *Reconciler[T]) open(ctx context.Context, mgr ctrl.Manager) error {
@@ -101,6 +112,7 @@ func (r *Reconciler[T]) open(ctx context.Context, mgr ctrl.Manager) error {
 	if !r.requests.WaitForCacheSync(ctx) {
 		return ctx.Err()
 	}
+	r.opened.Store(true)
 	waiting := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.waiting(ctx, "") })
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(r.Door.Name()).
@@ -183,6 +195,9 @@ func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.R
 func (r *Reconciler[T]) judge(ctx context.Context, ca string, request T) (*Certificate, *Refusal, error) {
 	claim, refusal, err := r.Door.Claim(ctx, request)
 	if err != nil || refusal != nil {
+		return nil, refusal, err
+	}
+	if refusal, err := r.awaitNextCA(ctx, ca, request); refusal != nil || err != nil {
 		return nil, refusal, err
 	}
 	return r.Signer.sign(ctx, ca, claim)

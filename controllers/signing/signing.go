@@ -56,6 +56,8 @@ type Refusal struct {
 	*issuance.Obstacle
 	// Final: nothing but another request could change it.
 	Final bool
+	// until is when the request is signed all the same; zero where it is not.
+	until time.Time
 }
 
 // refuse is what stands in the way for now.

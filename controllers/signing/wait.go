@@ -18,6 +18,9 @@ import (
 // names: objects that are applied together arrive in any order.
 const patience = time.Minute
 
+// reasonCompromised is why a renewal waits for the next CA.
+const reasonCompromised = "ServiceCACompromised"
+
 // possible is since when requests to a ServiceCA can be answered.
 type possible struct {
 	since time.Time
@@ -100,10 +103,26 @@ func (s Signer) NotGranted(
 	return &Refusal{Obstacle: obstacle, Final: !early || !issuance.MayCome(namespace, names, found.patterns)}, nil
 }
 
+// awaitNextCA returns the refusal of a renewal that would be signed by a CA whose key was stolen,
+// while its holder has a sound certificate; nil of any other.
+func (r *Reconciler[T]) awaitNextCA(ctx context.Context, name string, request T) (*Refusal, error) {
+	ca, _, err := r.Signer.Keyring.Find(ctx, r.Signer.View, name)
+	if err != nil || ca == nil || !ca.Compromised {
+		return nil, err
+	}
+	until, err := r.Door.CanWait(ctx, request)
+	if err != nil || !r.Signer.Clock.Now().Before(until) {
+		return nil, err
+	}
+	obstacle := issuance.NewObstacle(reasonCompromised, "the key of ServiceCA %s was stolen, and the certificate that this one renews "+
+		"is sound: the next CA signs it, or this one at %s if there is none by then", name, until.UTC().Format(time.RFC3339))
+	return &Refusal{Obstacle: obstacle, until: until}, nil
+}
+
 // within returns the refusal of a request that was made at a time and waits for a bounded time,
 // which it says; bound is zero where Kubernetes itself removes a request that waits.
 func (r *Refusal) within(now, asked time.Time, bound time.Duration) *Refusal {
-	if r.Final || bound == 0 {
+	if r.Final || bound == 0 || !r.until.IsZero() {
 		return r
 	}
 	until, said := asked.Add(bound), "; the request waits for this until %s"

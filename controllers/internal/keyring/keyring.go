@@ -46,6 +46,9 @@ type CA struct {
 	// Longest is the longest lifetime that it may sign for.
 	Longest time.Duration
 
+	// Compromised is set from when somebody says that its key was stolen until the next CA signs.
+	Compromised bool
+
 	// version is that of the Secret that it was read from.
 	version string
 }
@@ -68,6 +71,8 @@ type identity struct {
 	fingerprint, bundle string
 	// longest is in seconds.
 	longest int64
+	// compromise is set while the ServiceCA asks to give the key up, and nothing has been done about it.
+	compromise bool
 	// paused holds the reissuing of certificates that a CA before signed.
 	paused bool
 }
@@ -127,6 +132,9 @@ func keyFails(err error) bool { return errors.Is(err, ErrNotReady) || apply.Fail
 
 func identify(serviceCA *v1alpha1.ServiceCA) identity {
 	named := identity{uid: serviceCA.UID, paused: serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused}
+	asked := serviceCA.Spec.Rotation
+	named.compromise = asked.TriggerReason == v1alpha1.TriggerCompromise && asked.Trigger != "" &&
+		(serviceCA.Status.Rotation == nil || serviceCA.Status.Rotation.Trigger != asked.Trigger)
 	if active := serviceCA.Status.Active; active != nil {
 		named.fingerprint = active.Fingerprint
 		if active.LongestDurationSeconds != nil {
@@ -142,7 +150,8 @@ func identify(serviceCA *v1alpha1.ServiceCA) identity {
 // same tells whether a CA that was read again, for the same identity, is the one before. Its end may be another: that of the path to its root
 // which is valid now.
 func (c *CA) same(before *CA) bool {
-	return c != nil && before != nil && c.version == before.version && c.NotAfter.Equal(before.NotAfter)
+	return c != nil && before != nil && c.version == before.version && c.NotAfter.Equal(before.NotAfter) &&
+		c.Compromised == before.Compromised
 }
 
 func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named identity, reissues time.Time) (*CA, error) {
@@ -167,7 +176,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	ca := &CA{
 		Longest: time.Duration(named.longest) * time.Second,
-		version: secret.ResourceVersion,
+		version: secret.ResourceVersion, Compromised: named.compromise || (state.Compromise && state.Preparing()),
 		CA: issuance.CA{
 			Bundle: bundle, Roots: roots.Pool(), Before: state.Generations(), Signatures: k.signatures,
 			Reissue: issuance.Reissue{Started: reissues, Paused: named.paused},

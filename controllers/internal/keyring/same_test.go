@@ -39,7 +39,10 @@ func TestSameCA(t *testing.T) {
 		change func(scene)
 		same   bool
 	}{
-		"nothing":    {func(scene) {}, true},
+		"nothing": {func(scene) {}, true},
+		"a compromise": {func(s scene) {
+			s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
+		}, false},
 		"the Secret": {func(s scene) { s.secret.ResourceVersion = "2" }, false},
 		"the status": {func(s scene) { s.serviceCA.Status.Active.LongestDurationSeconds = ptr.To[int64](7) }, false},
 	} {

@@ -18,6 +18,12 @@ type Evidence struct {
 	// Outstanding is the number of live certificates that another CA than the active one signed; OutstandingNames are some.
 	Outstanding      int32
 	OutstandingNames []string
+	// Requests is the number of live certificates that CAs before the active one gave to requests, and that only their holders can replace;
+	// RequestNames are some, each with what replaces it.
+	Requests     int32
+	RequestNames []string
+	// RequestsUnseen: which requests there are is not known yet.
+	RequestsUnseen bool
 	// Restarts are the workloads that have not read what they should.
 	Restarts Restarts
 	// Signed is the end of a live certificate that the active CA signed for longer than it should, by a clock that was ahead; zero without one.
@@ -210,6 +216,8 @@ func (in Input) retiring(decided *Decision) {
 	case len(compromised) > 0 && in.Evidence.Outstanding > 0:
 		decided.wait("%s: distrusted as soon as %d more certificates are reissued: %s",
 			some(compromised), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
+	case len(compromised) > 0 && in.requestsWait():
+		decided.wait("%s: distrusted as soon as %s", some(compromised), in.requestsWaitedFor())
 	case len(compromised) > 0 && !in.Now.Before(in.reissuedAt()):
 		decided.wait("%s: distrusted as soon as %s, and at the latest %s", some(compromised),
 			in.Evidence.Restarts.servers(), in.State.Since.Add(RestartPatience).UTC().Format(time.RFC3339))
@@ -240,7 +248,26 @@ func (in Input) forgettable() map[string]bool {
 // reissued tells whether every certificate is, for so long that servers have read theirs, or have been restarted.
 func (in Input) reissued() bool {
 	return in.State.Phase == v1alpha1.PhaseRetiring && (in.Evidence.Outstanding == 0 || in.resisted()) &&
-		!in.Now.Before(in.reissuedAt()) && !in.restartsServers()
+		!in.Now.Before(in.reissuedAt()) && !in.requestsWait() && !in.restartsServers()
+}
+
+// requestsUntil returns until when the holders of certificates that requests got may renew them,
+// before a CA that was compromised is distrusted all the same: tenants cannot hold that up.
+func (s *State) requestsUntil() time.Time { return s.Since.Add(Patience) }
+
+// requestsWaitedFor says what requestsWait waits for.
+func (in Input) requestsWaitedFor() string {
+	until := in.State.requestsUntil().UTC().Format(time.RFC3339)
+	if in.Evidence.RequestsUnseen {
+		return "the certificates that requests got have been looked at, and at the latest " + until
+	}
+	return fmt.Sprintf("%d certificates that requests got are renewed, and at the latest %s: %s",
+		in.Evidence.Requests, until, some(in.Evidence.RequestNames))
+}
+
+// requestsWait reports whether there are such certificates, and still time.
+func (in Input) requestsWait() bool {
+	return (in.Evidence.RequestsUnseen || in.Evidence.Requests > 0) && in.Now.Before(in.State.requestsUntil())
 }
 
 // Patience is how long after its turn a certificate is waited for that is not reissued, before a CA that was compromised is distrusted

@@ -118,6 +118,10 @@ func outstanding(names ...string) func(*scene) {
 	return func(s *scene) { s.Evidence.Outstanding, s.Evidence.OutstandingNames = int32(len(names)), names }
 }
 
+func requests(renew ...string) func(*scene) {
+	return func(s *scene) { s.Evidence.Requests, s.Evidence.RequestNames = int32(len(renew)), renew }
+}
+
 func paused(s *scene)      { s.Spec.Mode = v1alpha1.RotationPaused }
 func untilUnused(s *scene) { s.Spec.PreviousTrust = v1alpha1.TrustUntilUnused }
 func keyLost(s *scene)     { s.State.Active = nil }

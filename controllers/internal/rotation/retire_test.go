@@ -39,6 +39,7 @@ func TestDecideRetire(t *testing.T) {
 			[]string{"certificates of CAs before ACTIVE may live in the memory of servers until 2071-06-12T15:09:26Z"}},
 		{"there is no CA before", given(retiring, func(s *scene) { s.State.Previous = nil }), rotation.Settle, "", nil},
 		{"one is outstanding that is new", given(retiring, outstanding("a")), rotation.Stay, "", mayLive},
+		{"a request's certificate holds up nothing", given(retiring, requests("a"), at(60*day)), rotation.Settle, "", nil},
 	})
 }
 
@@ -96,6 +97,11 @@ func TestDecideCompromised(t *testing.T) {
 		{"they have read it", given(retiring, compromised, at(minimum)), rotation.Forget, "", nil},
 		{"a certificate has turned up", given(retiring, compromised, outstanding("Secret a/b"), at(minimum)), rotation.Stay, "", reissue},
 		{"its root ends first", given(retiring, compromised, outstanding("Secret a/b"), at(rootEnds)), rotation.Forget, "", nil},
+		{"a request's certificate is not renewed", given(retiring, compromised, requests("cmctl renew -n shop web"), at(minimum)), rotation.Stay, "",
+			[]string{"BEFORE: distrusted as soon as 1 certificates that requests got are renewed, and at the latest 2071-03-14T16:09:26Z: cmctl renew -n shop web"}},
+		{"requests are not known yet", given(retiring, compromised, func(s *scene) { s.Evidence.RequestsUnseen = true }, at(minimum)), rotation.Stay, "",
+			[]string{"BEFORE: distrusted as soon as the certificates that requests got have been looked at, and at the latest 2071-03-14T16:09:26Z"}},
+		{"nor within an hour", given(retiring, compromised, requests("cmctl renew -n shop web"), at(rotation.Patience)), rotation.Forget, "", nil},
 		{"one of two", given(retiring, compromised, olderToo(30*day)), rotation.Stay, "", append(reading,
 			"certificates of CAs before ACTIVE may live in the memory of servers until 2071-04-13T15:09:26Z")},
 		{"one of two is forgotten", given(retiring, compromised, olderToo(30*day), at(minimum)), rotation.Forget, "", nil},

@@ -153,7 +153,7 @@ func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
 	}
 	if slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return p.Compromised }) {
 		// A later rotation may be under way by then, which is no compromise.
-		moments = append(moments, s.Since.Add(RestartPatience))
+		moments = append(moments, s.Since.Add(RestartPatience), s.requestsUntil())
 	}
 	for _, signer := range []*Signer{s.Active, s.Next, s.Renewed} {
 		if signer != nil {
