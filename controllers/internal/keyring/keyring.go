@@ -147,6 +147,11 @@ func identify(serviceCA *v1alpha1.ServiceCA) identity {
 	return named
 }
 
+// givesUp reports whether the key that signs was stolen, and waits for its successor.
+func (i identity) givesUp(state *rotation.State) bool {
+	return i.compromise || (state.Compromise && state.Preparing())
+}
+
 // same tells whether a CA that was read again, for the same identity, is the one before. Its end may be another: that of the path to its root
 // which is valid now.
 func (c *CA) same(before *CA) bool {
@@ -176,7 +181,7 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	ca := &CA{
 		Longest: time.Duration(named.longest) * time.Second,
-		version: secret.ResourceVersion, Compromised: named.compromise || (state.Compromise && state.Preparing()),
+		version: secret.ResourceVersion, Compromised: named.givesUp(state),
 		CA: issuance.CA{
 			Bundle: bundle, Roots: roots.Pool(), Before: state.Generations(), Signatures: k.signatures,
 			Reissue: issuance.Reissue{Started: reissues, Paused: named.paused},

@@ -212,24 +212,31 @@ func (in Input) retiring(decided *Decision) {
 			latest = p.SignedUntil
 		}
 	}
-	switch {
-	case len(compromised) > 0 && in.Evidence.Outstanding > 0:
-		decided.wait("%s: distrusted as soon as %d more certificates are reissued: %s",
-			some(compromised), in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
-	case len(compromised) > 0 && in.requestsWait():
-		decided.wait("%s: distrusted as soon as %s", some(compromised), in.requestsWaitedFor())
-	case len(compromised) > 0 && !in.Now.Before(in.reissuedAt()):
-		decided.wait("%s: distrusted as soon as %s, and at the latest %s", some(compromised),
-			in.Evidence.Restarts.servers(), in.State.Since.Add(RestartPatience).UTC().Format(time.RFC3339))
-	case len(compromised) > 0:
-		decided.wait("%s: distrusted at %s, until when servers are given the time to read what %s signed",
-			some(compromised), in.reissuedAt().UTC().Format(time.RFC3339), name)
+	if len(compromised) > 0 {
+		in.distrust(decided, some(compromised))
 	}
 	if in.Now.Before(latest) {
 		decided.wait("certificates of CAs before %s may live in the memory of servers until %s", name, latest.UTC().Format(time.RFC3339))
 		if restarts := in.Evidence.Restarts; restarts.Servers > 0 {
 			decided.wait("%d workloads hold older certificates than their Secrets, and are going to be restarted: %s", restarts.Servers, some(restarts.ServerNames))
 		}
+	}
+}
+
+// distrust says what the end of compromised CAs waits for.
+func (in Input) distrust(decided *Decision, names string) {
+	switch {
+	case in.Evidence.Outstanding > 0:
+		decided.wait("%s: distrusted as soon as %d more certificates are reissued: %s",
+			names, in.Evidence.Outstanding, some(in.Evidence.OutstandingNames))
+	case in.requestsWait():
+		decided.wait("%s: distrusted as soon as %s", names, in.requestsWaitedFor())
+	case !in.Now.Before(in.reissuedAt()):
+		decided.wait("%s: distrusted as soon as %s, and at the latest %s", names,
+			in.Evidence.Restarts.servers(), in.State.Since.Add(RestartPatience).UTC().Format(time.RFC3339))
+	default:
+		decided.wait("%s: distrusted at %s, until when servers are given the time to read what %s signed",
+			names, in.reissuedAt().UTC().Format(time.RFC3339), in.State.Active.Name())
 	}
 }
 
