@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -133,6 +134,41 @@ func TestWebhookForTargetsIsAway(t *testing.T) {
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if phase := ca.Status.Rotation.Phase; phase != v1alpha1.PhaseRetiring {
 			return fmt.Sprintf("the rotation is %s: %q", phase, ca.Status.Rotation.BlockedBy)
+		}
+		return isReady(ca)
+	})
+}
+
+// A signing key that cannot be written is reported on its ServiceCA, also as what its rotation waits for, until it can be.
+func TestWebhookForTheSigningKeyIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.start(newWire())
+	r := newRealmIn(t, w.kube, "away")
+	r.serviceCA(isReady)
+	own := r
+	own.name = operatorNamespace
+	probe := createBy(t, w.kube, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "probe"}})
+	back := own.webhookAway("secrets", probe, everyWrite...)
+	patch := client.MergeFrom(r.ca.DeepCopy())
+	r.ca.Spec.Rotation.Trigger = "now"
+	if err := w.kube.Patch(t.Context(), r.ca, patch); err != nil {
+		t.Fatal(err)
+	}
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
+		if ready == nil || ready.Reason != "RequestFailed" || !strings.Contains(ready.Message, cannotBeCalled) {
+			return fmt.Sprintf("the condition Ready is %+v", ready)
+		}
+		if blocked := ca.Status.Rotation.BlockedBy; len(blocked) != 1 || !strings.Contains(blocked[0], cannotBeCalled) {
+			return fmt.Sprintf("the rotation waits for %q", blocked)
+		}
+		return ""
+	})
+	back()
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if len(ca.Status.Previous) != 1 {
+			return "it has not rotated"
 		}
 		return isReady(ca)
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -250,6 +251,8 @@ func (r *Reconciler) refusedRequest(err error) (*problem, error) {
 			"the component config/components/cert-manager"}, nil
 	case apply.Refused(err):
 		return &problem{reason: reasonSourceInvalid, message: "spec.source.certManager: " + err.Error()}, nil
+	case apply.Failed(err):
+		return &problem{reason: issuance.ReasonRequestFailed, passing: true, message: "spec.source.certManager: " + err.Error()}, nil
 	}
 	return nil, err
 }

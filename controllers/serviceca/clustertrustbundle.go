@@ -54,7 +54,7 @@ func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.Serv
 	if before, refused := r.bundleRefused.Load(ca.UID); refused {
 		bundle.refused, _ = before.(string)
 	}
-	if apierrors.IsForbidden(err) {
+	if apierrors.IsForbidden(err) || apply.Failed(err) {
 		bundle.refused, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
 		bundle.found, bundle.unread = nil, true
 	}
@@ -93,7 +93,7 @@ func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, sta
 		options = append(options, client.ForceOwnership)
 	}
 	err = r.Live.Apply(ctx, configuration, options...)
-	if err != nil && (apply.Refused(err) || optional.Absent(err)) {
+	if err != nil && (apply.Refused(err) || apply.Failed(err) || optional.Absent(err)) {
 		found.refused = fmt.Sprintf("ClusterTrustBundle %s cannot be written: %v", ca.ClusterTrustBundleName(), err)
 		// Remembered, so that the next decision does not wait for it.
 		r.bundleRefused.Store(ca.UID, found.refused)

@@ -3,6 +3,7 @@ package serviceca
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/installation"
 	"github.com/servingcert/operator/controllers/internal/keyring"
+	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
@@ -69,6 +71,8 @@ type Reconciler struct {
 	toldAbsent     sync.Map
 	// bundleRefused is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
 	bundleRefused sync.Map
+	// failures are the ServiceCAs about which requests fail.
+	failures pace.Pace
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
@@ -78,40 +82,72 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
 		r.Keyring.Forget(request.Name)
+		r.failures.Recovered(request.NamespacedName)
 		return ctrl.Result{}, r.afterDeletion(ctx, request.Name, err)
 	}
 	if !ca.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
 	}
-	in, decided, seen, err := r.decide(ctx, &ca)
+	result, reported, err := r.reconcile(ctx, begin, &ca)
 	if err != nil {
-		return ctrl.Result{}, err
+		return result, r.failed(ctx, &ca, reported, err)
+	}
+	r.failures.Recovered(request.NamespacedName)
+	return result, nil
+}
+
+// reconcile does one step for a ServiceCA; reported is set once its status is written.
+func (r *Reconciler) reconcile(ctx context.Context, begin time.Time, ca *v1alpha1.ServiceCA) (result ctrl.Result, reported bool, err error) {
+	in, decided, seen, err := r.decide(ctx, ca)
+	if err != nil {
+		return ctrl.Result{}, false, err
 	}
 	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
-		return ctrl.Result{}, err
+		return ctrl.Result{}, false, err
 	}
 	changed, err := r.publishAll(ctx, &in, &decided)
 	if err != nil {
-		return ctrl.Result{}, err
+		return ctrl.Result{}, false, err
 	}
 	if changed = changed || decided.secret != nil; changed && decided.state != nil {
 		in.published = decided.state.Bundle().Encode()
 		if seen, err = r.evidence(ctx, in, decided.state); err != nil {
-			return ctrl.Result{}, err
+			return ctrl.Result{}, false, err
 		}
 	}
 	if err := r.ask(ctx, in, &decided); err != nil {
-		return ctrl.Result{}, err
+		return ctrl.Result{}, false, err
 	}
-	status := buildStatus(in.now, &ca, decided, seen)
+	status := buildStatus(in.now, ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, false, client.IgnoreNotFound(err)
 	}
 	r.counted(begin, decided)
-	r.announce(&ca, decided)
-	r.tellClusterBundle(&ca, in.clusterBundle)
+	r.announce(ca, decided)
+	r.tellClusterBundle(ca, in.clusterBundle)
 	decided.lookAgain(seen)
-	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, r.cleanUp(ctx, &ca, decided)
+	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, true, r.cleanUp(ctx, ca, decided)
+}
+
+// failed reports an error that is about this ServiceCA and has lasted, and returns it: it is tried again. What fails after the status was written,
+// the removal of what is of no use any more, is recorded as an Event alone.
+func (r *Reconciler) failed(ctx context.Context, ca *v1alpha1.ServiceCA, reported bool, err error) error {
+	now := r.Clock.Now()
+	failure := r.failures.Failed(client.ObjectKeyFromObject(ca), now, err)
+	switch {
+	case failure == nil:
+		return err
+	case reported:
+		r.Recorder.Eventf(ca, nil, corev1.EventTypeWarning, failure.Reason, "CleanUp", "%s", failure.Message)
+		return err
+	}
+	decided := step{
+		problem:   &problem{reason: failure.Reason, message: failure.Message, passing: true},
+		blockedBy: []string{failure.Message},
+	}
+	r.announce(ca, decided)
+	status := buildStatus(now, ca, decided, evidence{})
+	return errors.Join(err, apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)))
 }
 
 // counted notes how long it took to count, where there was something to count.

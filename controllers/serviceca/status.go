@@ -37,6 +37,9 @@ func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evide
 	if decided.state == nil {
 		// What the CA was is remembered, so that nothing is forgotten once the problem is put right.
 		ca.Status.DeepCopyInto(&status)
+		if status.Rotation != nil && len(decided.blockedBy) > 0 {
+			status.Rotation.BlockedBy = decided.blockedBy
+		}
 	} else {
 		describe(&status, ca, decided, seen)
 		reportTrust(built, seen, meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished))
