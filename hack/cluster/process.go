@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 )
@@ -65,6 +66,16 @@ func (p *process) kill() error {
 	}
 	<-p.exited
 	return nil
+}
+
+// PauseNode stops a node without a word, as when its machine hangs; resume lets it go on.
+func (c *Cluster) PauseNode(name string) (resume func() error, err error) {
+	at := slices.IndexFunc(c.processes, func(p *process) bool { return p.name == name })
+	if at < 0 {
+		return nil, fmt.Errorf("there is no %s", name)
+	}
+	node := c.processes[at].command.Process
+	return func() error { return node.Signal(syscall.SIGCONT) }, node.Signal(syscall.SIGSTOP)
 }
 
 // tail returns the last lines of a log.
