@@ -146,6 +146,7 @@ func TestConfigMapFightCalmsDown(t *testing.T) {
 		r.carries(fought)
 		update(t, fought, func(c *corev1.ConfigMap) { c.Data = nil })
 	}
+	toldOf(t, fought, "Overwritten: ")
 	r.settle()
 	r.settle()
 	unchanged(t, fought)

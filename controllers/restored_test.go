@@ -145,7 +145,7 @@ func TestRestoredObjectsGetTruststores(t *testing.T) {
 				}
 				return ""
 			})
-			again := object.DeepCopyObject().(client.Object) //nolint:errcheck // a copy is of the same kind
+			again := object.DeepCopyObject().(client.Object)
 			if err := kube.Delete(t.Context(), object); err != nil {
 				t.Fatal(err)
 			}

@@ -17,7 +17,8 @@ func TestReasons(t *testing.T) {
 		}
 		return string(content)
 	}
-	found := regexp.MustCompile(`(?m)^\treason\w+ += "(\w+)"$`).FindAllStringSubmatch(read("controllers", "trust", "controller.go"), -1)
+	reasons := regexp.MustCompile(`(?m)^\t[rR]eason\w+ += "(\w+)"$`)
+	found := reasons.FindAllStringSubmatch(read("controllers", "trust", "controller.go")+read("controllers", "internal", "issuance", "bundle.go"), -1)
 	if len(found) == 0 {
 		t.Fatal("there are no reasons")
 	}

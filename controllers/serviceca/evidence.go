@@ -148,6 +148,7 @@ func (e *evidence) count(secret *corev1.Secret, state *rotation.State, signer st
 		e.OutstandingNames = trust.Some(e.OutstandingNames, name)
 	}
 	if claim.IncludesBundle {
-		e.targets.Count(secret.Annotations[v1alpha1.AnnotationCABundleHash] == hash, claim.InVain, name)
+		_, told := secret.Annotations[v1alpha1.AnnotationError]
+		e.targets.Count(issuance.BundleHash(secret) == hash, claim.InVain || told, name)
 	}
 }

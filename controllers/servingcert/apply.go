@@ -52,6 +52,9 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 		return outcome{}, err
 	}
 	r.Refusals.Forget(key)
+	if err := r.tellSecret(ctx, found, plan); err != nil {
+		return outcome{}, err
+	}
 	return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: untilNext(found.now, plan)}, nil
 }
 
@@ -227,7 +230,21 @@ func (r *Reconciler) create(ctx context.Context, found situation, secret *corev1
 }
 
 func (r *Reconciler) patch(ctx context.Context, found situation, patch []byte) error {
+	r.blame(ctx, found)
 	return r.count(found, r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert))
+}
+
+// blame notes who overwrites a Secret, before the write after which we pause: as long as that is there to be seen.
+func (r *Reconciler) blame(ctx context.Context, found situation) {
+	service := client.ObjectKeyFromObject(found.service)
+	if !r.View.Pace.Exhausts(service) {
+		return
+	}
+	live := &metav1.PartialObjectMetadata{}
+	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	if r.Live.Get(ctx, client.ObjectKeyFromObject(found.secret), live) == nil {
+		r.View.Pace.Blame(service, apply.Rival(live, apply.ServingCert, corev1.TLSCertKey, corev1.TLSPrivateKeyKey))
+	}
 }
 
 // count counts a write, and returns its error: another bundle, another signer and another policy are nobody's fight.
@@ -278,4 +295,24 @@ func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result o
 		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.obstacle.Reason, "Issue", "%s", result.obstacle.Message)
 	}
 	return nil
+}
+
+// tellSecret writes on a Secret why it gets no bundle, which an annotation on it asks for, and an Event when that is new.
+func (r *Reconciler) tellSecret(ctx context.Context, found situation, plan issuance.Plan) error {
+	if found.secret == nil || plan.Action == issuance.Refuse {
+		return nil
+	}
+	obstacle := plan.Injection
+	changes := issuance.Report(found.secret.Annotations, obstacle)
+	if len(changes) == 0 {
+		return nil
+	}
+	if obstacle != nil {
+		r.Recorder.Eventf(found.secret, nil, corev1.EventTypeWarning, obstacle.Reason, "InjectCABundle", "%s", obstacle.Message)
+	}
+	err := r.count(found, apply.Annotations(ctx, r.Client, apply.ServingCert, found.secret.DeepCopy(), changes))
+	if apply.Going(err) || apply.Refused(err) {
+		return nil
+	}
+	return err
 }

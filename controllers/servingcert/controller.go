@@ -188,9 +188,34 @@ type wish struct {
 func (r *Reconciler) serve(ctx context.Context, want wish) (outcome, error) {
 	now := r.Clock.Now()
 	if wait := r.View.Pace.Wait(client.ObjectKeyFromObject(want.Service), now); wait > 0 {
-		return outcome{silent: true, again: wait}, nil
+		return r.fought(now, want, outcome{silent: true, signedBy: issuance.SignedBy(want.Service), again: wait}), nil
 	}
-	return r.serveAt(ctx, now, want)
+	result, err := r.serveAt(ctx, now, want)
+	if err != nil || result.silent || result.inLine || result.obstacle != nil {
+		return result, err
+	}
+	return r.fought(now, want, result), nil
+}
+
+// fought adds to what else there is to say of a Service that somebody keeps overwriting its Secret, if somebody does.
+func (r *Reconciler) fought(now time.Time, want wish, result outcome) outcome {
+	lasts := r.View.Pace.Fought(client.ObjectKeyFromObject(want.Service), now)
+	if lasts == 0 {
+		return result
+	}
+	result.silent, result.again, result.obstacle = false, sooner(result.again, lasts), r.overwritten(want)
+	return result
+}
+
+// overwritten says who keeps overwriting the Secret of a Service: the same for as long as it lasts.
+func (r *Reconciler) overwritten(want wish) *issuance.Obstacle {
+	told := issuance.ParseObstacle(want.Service.Annotations[v1alpha1.AnnotationError])
+	if told.Reason == issuance.ReasonSecretOverwritten {
+		return &told
+	}
+	rival, _ := r.View.Pace.Rival(client.ObjectKeyFromObject(want.Service))
+	return issuance.NewObstacle(issuance.ReasonSecretOverwritten, "%s keeps overwriting Secret %s, or changing it meanwhile; it is put back a few times every "+
+		"30 seconds: let that client write another Secret, or ask for another name", rival, want.SecretName)
 }
 
 func (r *Reconciler) serveAt(ctx context.Context, now time.Time, want wish) (outcome, error) {

@@ -186,7 +186,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 		moves := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
 		return Claim{
 			Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), Failure: v.Pace.Failing(key, now),
-			IncludesBundle: target.IncludesBundle(),
+			IncludesBundle: target.CarriesBundle(secret),
 		}
 	}, nil
 }

@@ -10,7 +10,9 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
+	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
@@ -37,11 +39,12 @@ var errNoRootCA = errors.New("the namespace has no ConfigMap kube-root-ca.crt ye
 
 // The reasons for which an object gets no bundle.
 const (
-	reasonInvalidKey        = "InvalidCABundleKey"
-	reasonInvalidTruststore = "InvalidTruststore"
-	reasonKeyNotOurs        = "KeyNotOurs"
-	reasonRefused           = "InjectionRefused"
+	reasonInvalidKey        = issuance.ReasonInvalidKey
+	reasonInvalidTruststore = issuance.ReasonInvalidTruststore
+	reasonKeyNotOurs        = issuance.ReasonKeyNotOurs
+	reasonRefused           = issuance.ReasonInjectionRefused
 	reasonNoRootCA          = "NoRootCA"
+	reasonOverwritten       = "Overwritten"
 )
 
 // Reconciler puts trust bundles into the objects of one kind that ask for one.
@@ -59,6 +62,8 @@ type Reconciler struct {
 	pace pace.Pace
 	// reports are the annotations that were written on objects, until their events come.
 	reports ownwrites.Annotations
+	// fightsEnded has the objects over which a fight has ended; nil where nobody counts.
+	fightsEnded chan event.GenericEvent
 }
 
 // door is how a bundle gets into an object of some kind.
@@ -91,8 +96,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, r.failed(ctx, cached, client.IgnoreNotFound(err))
 	}
 	if wait := r.pace.Wait(req.NamespacedName, r.clock.Now()); wait > 0 {
-		return ctrl.Result{RequeueAfter: wait}, nil
+		return ctrl.Result{RequeueAfter: wait}, r.tellOfFight(ctx, object)
 	}
+	ended := r.pace.Ended(req.NamespacedName, r.clock.Now())
 	obstacle, err := r.inject(ctx, door, object)
 	switch {
 	case apply.Going(err):
@@ -103,6 +109,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	obstacle, again, err := hindered(obstacle, err)
 	if err != nil {
 		return ctrl.Result{}, r.failed(ctx, object, err)
+	}
+	if lasts := r.pace.Fought(req.NamespacedName, r.clock.Now()); obstacle == nil && lasts > 0 {
+		r.pace.Recovered(req.NamespacedName)
+		return ctrl.Result{RequeueAfter: lasts}, nil
+	}
+	if ended && r.fightsEnded != nil {
+		// Its annotation may have been undone, too: then no event tells of it.
+		defer func() {
+			select {
+			case r.fightsEnded <- event.GenericEvent{Object: object}:
+			case <-ctx.Done():
+			}
+		}()
 	}
 	if err := r.tell(ctx, object, obstacle); err != nil {
 		return r.told(req, err)
@@ -155,6 +174,7 @@ func (r *Reconciler) told(req ctrl.Request, err error) (ctrl.Result, error) {
 func (r *Reconciler) inject(ctx context.Context, door door, object client.Object) (*issuance.Obstacle, error) {
 	asked, asks := r.kind.requestOf(object, r.openShift)
 	if !asks {
+		r.pace.Forget(client.ObjectKeyFromObject(object))
 		return door.write(ctx, object, nil)
 	}
 	if obstacle := asked.check(); obstacle != nil {
@@ -171,9 +191,25 @@ func (r *Reconciler) inject(ctx context.Context, door door, object client.Object
 	if err != nil || obstacle != nil || door.holds(object, wanted) {
 		return obstacle, err
 	}
+	key := client.ObjectKeyFromObject(object)
+	r.pace.Blame(key, apply.Rival(object, apply.Trust, asked.key, field, v1alpha1.AnnotationCABundleHash))
 	obstacle, err = door.write(ctx, object, wanted)
-	r.pace.Wrote(client.ObjectKeyFromObject(object), wanted.hash, r.clock.Now(), err)
+	r.pace.Wrote(key, wanted.hash, r.clock.Now(), err)
 	return obstacle, err
+}
+
+// tellOfFight says once who keeps overwriting an object, where somebody does: whoever does may undo that, too.
+func (r *Reconciler) tellOfFight(ctx context.Context, object client.Object) error {
+	rival, tell := r.pace.Rival(client.ObjectKeyFromObject(object))
+	if !tell {
+		return nil
+	}
+	err := r.tell(ctx, object, issuance.NewObstacle(reasonOverwritten, "%s keeps overwriting the bundle, or changing the object meanwhile; it is put back "+
+		"a few times every 30 seconds: take the bundle out of what that client writes, or take away the annotation that asks for it", rival))
+	if apply.Refused(err) {
+		return nil
+	}
+	return err
 }
 
 // tell writes the error annotation, and an Event when it says something new.

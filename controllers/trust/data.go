@@ -39,9 +39,9 @@ type dataKind interface {
 	encoded(key string, value []byte) any
 	// keys are those of data.
 	keys(client.Object) []string
-	// configuration is an apply configuration of this very version with our data and, unless it is empty, our mark. Without both it gives up every field that was
+	// configuration is an apply configuration of this very version with our data and annotations. Without both it gives up every field that was
 	// ours. It never makes a new object where this one has gone.
-	configuration(object client.Object, mark string, data map[string][]byte) runtime.ApplyConfiguration
+	configuration(object client.Object, annotations map[string]string, data map[string][]byte) runtime.ApplyConfiguration
 }
 
 func intoConfigMap(r *Reconciler) door { return data{r.live, configMaps{}} }
@@ -99,7 +99,12 @@ func (d data) add(ctx context.Context, object client.Object, wanted *content) (*
 	if err := d.adopt(ctx, object); err != nil {
 		return nil, err
 	}
-	return nil, d.live.Apply(ctx, d.configuration(object, wanted.mark(), wanted.data), apply.Trust, client.ForceOwnership)
+	annotations := map[string]string{v1alpha1.AnnotationCABundleHash: wanted.mark()}
+	if problem := object.GetAnnotations()[v1alpha1.AnnotationError]; strings.HasPrefix(problem, reasonOverwritten) {
+		// One write does not end a fight.
+		annotations[v1alpha1.AnnotationError] = problem
+	}
+	return nil, d.live.Apply(ctx, d.configuration(object, annotations, wanted.data), apply.Trust, client.ForceOwnership)
 }
 
 // adopt makes what we patched into an object a part of what we apply: or that would stay when we give up.
@@ -119,7 +124,7 @@ func (d data) giveUp(ctx context.Context, object client.Object) error {
 			return err
 		}
 	}
-	if err := d.live.Apply(ctx, d.configuration(object, "", nil), apply.Trust); err != nil {
+	if err := d.live.Apply(ctx, d.configuration(object, nil, nil), apply.Trust); err != nil {
 		return err
 	}
 	if err := d.live.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
@@ -192,11 +197,11 @@ func (configMaps) keys(object client.Object) []string {
 	return slices.Collect(maps.Keys(configMap.Data))
 }
 
-func (configMaps) configuration(object client.Object, mark string, data map[string][]byte) runtime.ApplyConfiguration {
+func (configMaps) configuration(object client.Object, annotations map[string]string, data map[string][]byte) runtime.ApplyConfiguration {
 	configuration := coreac.ConfigMap(object.GetName(), object.GetNamespace()).
 		WithUID(object.GetUID()).WithResourceVersion(object.GetResourceVersion())
-	if mark != "" {
-		configuration.WithAnnotations(map[string]string{v1alpha1.AnnotationCABundleHash: mark})
+	if annotations != nil {
+		configuration.WithAnnotations(annotations)
 	}
 	for key, value := range data {
 		if key == v1alpha1.TruststoreKey {
@@ -227,11 +232,11 @@ func (secrets) keys(object client.Object) []string {
 	return slices.Collect(maps.Keys(secret.Data))
 }
 
-func (secrets) configuration(object client.Object, mark string, data map[string][]byte) runtime.ApplyConfiguration {
+func (secrets) configuration(object client.Object, annotations map[string]string, data map[string][]byte) runtime.ApplyConfiguration {
 	configuration := coreac.Secret(object.GetName(), object.GetNamespace()).
 		WithUID(object.GetUID()).WithResourceVersion(object.GetResourceVersion())
-	if mark != "" {
-		configuration.WithAnnotations(map[string]string{v1alpha1.AnnotationCABundleHash: mark})
+	if annotations != nil {
+		configuration.WithAnnotations(annotations)
 	}
 	if len(data) > 0 {
 		configuration.WithData(data)

@@ -77,7 +77,8 @@ func (d data) left(object client.Object, wanted map[string][]byte) (left, stay [
 	for _, key := range sets.List(owners.applied.Clone().Insert(mark.key, v1alpha1.TruststoreKey)) {
 		value, has := d.value(object, key)
 		applied := owners.applied.Has(key)
-		if _, keep := wanted[key]; !has || keep || owners.appliedByOthers.Has(key) || !(applied || mark.proves(key, value)) {
+		ours := applied || mark.proves(key, value)
+		if _, keep := wanted[key]; !has || !ours || keep || owners.appliedByOthers.Has(key) {
 			continue
 		}
 		left = append(left, key)

@@ -31,7 +31,7 @@ func TestPaceComesBack(t *testing.T) {
 		Namespace: fought.Namespace, Name: fought.Name, Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: "default"},
 	}}
 	c := fake.NewClientBuilder().WithObjects(configMap).Build()
-	r := &Reconciler{kind: ConfigMaps, cache: c, targets: c, live: c, clock: clocktesting.NewFakePassiveClock(now.Add(time.Second))}
+	r := &Reconciler{kind: ConfigMaps, cache: c, targets: c, live: c, clock: clocktesting.NewFakePassiveClock(now.Add(time.Second)), recorder: events.NewFakeRecorder(1)}
 	for r.pace.Wait(fought, now) == 0 {
 		r.pace.Wrote(fought, "bundle", now, nil)
 	}

@@ -86,8 +86,11 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, counted *Target
 	// Requests that fail are waited for within a bound.
 	told = told && reason != issuance.ReasonServiceCANotReady && reason != issuance.ReasonRequestFailed
 	key := client.ObjectKeyFromObject(target)
-	blocked := told || r.pace.Hopeless(key, r.clock.Now())
-	name := Explained(r.kind.name(key), r.pace.Failing(key, r.clock.Now()))
+	now := r.clock.Now()
+	blocked := told || r.pace.Hopeless(key, now)
+	// What somebody keeps overwriting carries the bundle at most for moments, whatever its mark says.
+	current = current && r.pace.Fought(key, now) == 0
+	name := Explained(r.kind.name(key), r.pace.Failing(key, now))
 	if !current && !blocked && target.CreationTimestamp.After(since) {
 		counted.All++
 		return

@@ -81,7 +81,8 @@ func (t *Trust) Sources(handle func(caOf func(client.Object) string) handler.Eve
 			asked, _ := r.kind.requestOf(object, r.openShift)
 			return cmp.Or(asked.ca, Published(object))
 		})
-		sources = append(sources, source.Kind[client.Object](t.cacheOf(r.kind), r.kind.Metadata(), handled))
+		r.fightsEnded = make(chan event.GenericEvent, concurrency)
+		sources = append(sources, source.Kind[client.Object](t.cacheOf(r.kind), r.kind.Metadata(), handled), source.Channel(r.fightsEnded, handled))
 	}
 	return sources
 }

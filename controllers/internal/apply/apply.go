@@ -3,9 +3,11 @@
 package apply
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -115,6 +117,33 @@ func Owned(entry metav1.ManagedFieldsEntry, field string) []string {
 		}
 	}
 	return names
+}
+
+// Rival names for a person who has last written one of the fields besides the owner. Somebody who only removes fields is in no managedFields: then it is
+// perhaps the last one who has written anything. Empty where nobody has.
+func Rival(object metav1.Object, owner client.FieldOwner, fields ...string) string {
+	var rival, other metav1.ManagedFieldsEntry
+	for _, entry := range object.GetManagedFields() {
+		if entry.Manager == string(owner) || entry.Subresource != "" {
+			continue
+		}
+		last := &other
+		if slices.ContainsFunc(fields, func(field string) bool {
+			return entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(`"f:`+field+`"`))
+		}) {
+			last = &rival
+		}
+		if last.Manager == "" || last.Time.Before(entry.Time) {
+			*last = entry
+		}
+	}
+	switch {
+	case rival.Manager != "":
+		return fmt.Sprintf("field manager %q", rival.Manager)
+	case other.Manager != "":
+		return fmt.Sprintf("a client, perhaps field manager %q,", other.Manager)
+	}
+	return ""
 }
 
 // Unchanged guards a deletion: it takes effect on that very version only.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -122,5 +123,33 @@ func TestAnnotations(t *testing.T) {
 	}
 	if a := got.Annotations; len(a) != 2 || a["theirs"] != "stays" || a["ours"] != "new" {
 		t.Errorf("the annotations are %v", a)
+	}
+}
+
+// The rival is who wrote our fields, or else who wrote last, and never we ourselves.
+func TestRival(t *testing.T) {
+	t.Parallel()
+	early, late := metav1.NewTime(time.Unix(1, 0)), metav1.NewTime(time.Unix(2, 0))
+	entry := func(manager string, at *metav1.Time, fields string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Time: at, FieldsV1: metav1.NewFieldsV1(fields)}
+	}
+	const ours, others = `{"f:data":{"f:ca.crt":{}}}`, `{"f:data":{"f:mine":{}}}`
+	status := entry("status", &late, ours)
+	status.Subresource = "status"
+	for name, tc := range map[string]struct {
+		entries []metav1.ManagedFieldsEntry
+		want    string
+	}{
+		"nobody":              {nil, ""},
+		"nobody else":         {[]metav1.ManagedFieldsEntry{entry(string(apply.Trust), &late, ours), status}, ""},
+		"who has the field":   {[]metav1.ManagedFieldsEntry{entry("later", &late, others), entry("rival", &early, ours), entry("latest", &late, others)}, `field manager "rival"`},
+		"who had it last":     {[]metav1.ManagedFieldsEntry{entry("before", &early, ours), entry("rival", &late, ours), entry("before", &early, ours)}, `field manager "rival"`},
+		"who wrote last":      {[]metav1.ManagedFieldsEntry{entry("before", &early, others), entry("rival", &late, others)}, `a client, perhaps field manager "rival",`},
+		"known without times": {[]metav1.ManagedFieldsEntry{entry("rival", nil, others)}, `a client, perhaps field manager "rival",`},
+	} {
+		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ManagedFields: tc.entries}}
+		if got := apply.Rival(object, apply.Trust, "ca.crt"); got != tc.want {
+			t.Errorf("%s: it is %q, want %q", name, got, tc.want)
+		}
 	}
 }

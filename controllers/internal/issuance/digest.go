@@ -62,7 +62,8 @@ func Digest(secret *corev1.Secret) {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, seconds(issued(secret, leaf.IssuedAt)))
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, seconds(leaf.NotAfter))
 	}
-	secret.StringData, secret.Data = digestOf(secret.Data, leaf, unsound), nil
+	_, marked := markedBundle(secret)
+	secret.StringData, secret.Data = digestOf(secret.Data, leaf, unsound, marked, injection(secret)), nil
 	if apply.MadeBy(secret, apply.ServingCert) {
 		secret.ManagedFields = byUs
 	} else {
@@ -138,7 +139,7 @@ func keyDigest(encoding v1alpha1.KeyEncoding, unsound error) string {
 // namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
 const namesKept = 32
 
-func digestOf(data map[string][]byte, leaf pki.Parts, unsound error) map[string]string {
+func digestOf(data map[string][]byte, leaf pki.Parts, unsound error, marked, injected string) map[string]string {
 	var others []string
 	digest := map[string]string{corev1.TLSPrivateKeyKey: keyDigest(leaf.Encoding, unsound)}
 	if leaf.Chain != "" {
@@ -148,8 +149,8 @@ func digestOf(data map[string][]byte, leaf pki.Parts, unsound error) map[string]
 	for key, value := range data {
 		switch key {
 		case corev1.TLSCertKey, corev1.TLSPrivateKeyKey:
-		case bundleKey, v1alpha1.KeystoreKey:
-			digest[key] = pki.Hash(value)
+		case bundleKey, v1alpha1.KeystoreKey, marked, injected:
+			digest[strings.Clone(key)] = pki.Hash(value)
 		default:
 			others = append(others, key)
 		}

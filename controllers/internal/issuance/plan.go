@@ -30,6 +30,8 @@ const (
 	ReasonSecretRefused     = "SecretRefused"
 	// ReasonRequestFailed is of requests that the API server could not carry out; they are tried again, and it may pass by itself.
 	ReasonRequestFailed = "RequestFailed"
+	// ReasonSecretOverwritten stands beside a certificate that is put back again and again.
+	ReasonSecretOverwritten = "SecretOverwritten"
 	// ReasonInvalidKeystore and ReasonNoPassword are of keystores and truststores.
 	ReasonInvalidKeystore = "InvalidKeystore"
 	ReasonNoPassword      = "NoKeystorePassword"
@@ -37,7 +39,7 @@ const (
 
 var reasons = []string{
 	ReasonNoPolicy, ReasonServiceCANotReady, ReasonInvalidSecretName, ReasonInvalidDNSName, ReasonNameNotPermitted, ReasonUsageNotPermitted,
-	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonRequestFailed, ReasonInvalidKeystore, ReasonNoPassword,
+	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonRequestFailed, ReasonSecretOverwritten, ReasonInvalidKeystore, ReasonNoPassword,
 }
 
 // Obstacle is what stands in the way of a certificate, for a person.
@@ -118,6 +120,8 @@ type Plan struct {
 	Renewal bool
 	// Obstacle is what a person must be told; it stands beside Keep and Issue where two Services want one Secret.
 	Obstacle *Obstacle
+	// Injection is what the Secret must be told, which asks for a bundle that it cannot have.
+	Injection *Obstacle
 	// NotAfter is the end of the certificate that is there and sound; zero without one.
 	NotAfter time.Time
 	// RenewAt is when that certificate is renewed; zero when a new one could not last longer.
@@ -141,6 +145,7 @@ func (w Want) Plan(now time.Time, ca *CA, secret *corev1.Secret, rivals []*corev
 	if plan.Obstacle = w.conflict(holder, rivals); plan.Obstacle != nil && w.yields(secret, holder, rivals) {
 		return plan
 	}
+	plan.Injection = w.bundles(secret, ca).obstacle
 	w.judge(now, ca, secret, &plan)
 	if plan.Action == Issue {
 		if unable := ca.Unable(now, w.Policy.Spec.ServiceCAName); unable != nil {
@@ -216,9 +221,11 @@ func (w Want) judge(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 
 // drifted reports whether what surrounds a sound certificate is not as it should be.
 func (w Want) drifted(secret *corev1.Secret, leaf *pki.Leaf, ca *CA) bool {
-	bundleDrifted := w.IncludesBundle() && secret.StringData[bundleKey] != pki.Hash(ca.Bundle)
+	bundles := w.bundles(secret, ca)
+	bundleDrifted := len(leftBundles(secret, bundles.keys)) > 0 ||
+		slices.ContainsFunc(bundles.keys, func(key string) bool { return secret.StringData[key] != pki.Hash(ca.Bundle) })
 	return bundleDrifted || w.keystoreDrifted(secret) || !isEncoded(secret, w.Leaf.Encoding) ||
-		!w.bearsMetadata(secret, leaf.NotAfter, ca) || !apply.MadeBy(secret, apply.ServingCert)
+		!w.bearsMetadata(secret, leaf.NotAfter, bundles) || !apply.MadeBy(secret, apply.ServingCert)
 }
 
 // sound tells whether the Secret's certificate is what a new one would be, its signer and its end aside.

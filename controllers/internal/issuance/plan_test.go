@@ -139,6 +139,11 @@ func TestPlanRepairs(t *testing.T) {
 		{"OpenShift's name was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, beta+"originating-service-name") }},
 		{"OpenShift's expiry was changed", asking(asksBeta), annotation(beta+"expiry", "2001-01-01T00:00:00Z")},
 		{"OpenShift's older expiry was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, alpha+"expiry") }},
+		{"an annotation asks for the bundle", none, annotation(v1alpha1.AnnotationInjectCABundle, "default")},
+		{"an annotation asks for the bundle under another key, too", include, func(s *scene) {
+			annotation(v1alpha1.AnnotationInjectCABundle, "default")(s)
+			annotation(v1alpha1.AnnotationCABundleKey, "roots.pem")(s)
+		}},
 		{"another encoding of the key is wanted", none, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.Encoding = v1alpha1.PKCS1 })},
 		{"the key was written in another encoding", none, func(s *scene) {
 			key, err := pki.EncodeKey(s.secret.Data["tls.key"], v1alpha1.PKCS1)

@@ -16,9 +16,6 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// bundleKey is where charts expect the bundle in a serving certificate's Secret.
-const bundleKey = "ca.crt"
-
 // mayReplace tells whether a Secret is this Service's to replace: it was made for a Service of its name, or for one that has not
 // the least claim any more (who still wants it is a rival, and has been asked); or it is the very Service's by OpenShift's
 // annotation, to a Service that asks by one.
@@ -75,10 +72,10 @@ func (w Want) Labels() map[string]string {
 	}
 }
 
-func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
+func (w Want) annotations(notAfter time.Time, bundles bundles) map[string]string {
 	annotations := map[string]string{}
-	if w.IncludesBundle() {
-		annotations[v1alpha1.AnnotationCABundleHash] = pki.Hash(ca.Bundle)
+	if bundles.mark != "" {
+		annotations[v1alpha1.AnnotationCABundleHash] = bundles.mark
 	}
 	if w.Family.IsOpenShift() {
 		annotations[w.Family.key(suffixUID)] = string(w.Service.UID)
@@ -91,10 +88,10 @@ func (w Want) annotations(notAfter time.Time, ca *CA) map[string]string {
 }
 
 // bearsMetadata tells whether a Secret has what annotations and labels say.
-func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, ca *CA) bool {
+func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, bundles bundles) bool {
 	_, bearsBundle := secret.Annotations[v1alpha1.AnnotationCABundleHash]
-	return bearsBundle == w.IncludesBundle() &&
-		containsAll(secret.Annotations, w.annotations(notAfter, ca)) && containsAll(secret.Labels, w.Labels())
+	return bearsBundle == (bundles.mark != "") &&
+		containsAll(secret.Annotations, w.annotations(notAfter, bundles)) && containsAll(secret.Labels, w.Labels())
 }
 
 func containsAll(all, some map[string]string) bool {
@@ -112,17 +109,19 @@ type content struct {
 	data                map[string][]byte
 }
 
-// content is the Secret with this certificate and key, and a keystore by this password where one is wanted.
-func (w Want) content(pair pki.Pair, password string, ca *CA) (content, error) {
+// content is the Secret with this certificate and key, and a keystore by this password where one is wanted. over is the digest of the one that is
+// there, nil without one.
+func (w Want) content(pair pki.Pair, password string, ca *CA, over *corev1.Secret) (content, error) {
 	leaf, err := pair.Leaf()
 	if err != nil {
 		return content{}, err
 	}
-	wanted := content{w.Labels(), w.annotations(leaf.NotAfter, ca), map[string][]byte{
+	bundles := w.bundles(over, ca)
+	wanted := content{w.Labels(), w.annotations(leaf.NotAfter, bundles), map[string][]byte{
 		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
 	}}
-	if w.IncludesBundle() {
-		wanted.data[bundleKey] = ca.Bundle
+	for _, key := range bundles.keys {
+		wanted.data[key] = ca.Bundle
 	}
 	if w.Keystore != nil {
 		keystore, err := pki.Keystore(pair, password)
@@ -136,7 +135,7 @@ func (w Want) content(pair pki.Pair, password string, ca *CA) (content, error) {
 
 // Secret is the Secret as it is made, where there is none.
 func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, error) {
-	wanted, err := w.content(pair, password, ca)
+	wanted, err := w.content(pair, password, ca, nil)
 	if w.Family.IsOpenShift() && err == nil {
 		// Only here: no digest says whether somebody else has claimed a Secret since.
 		wanted.annotations[AnnotationOwningComponent] = OwningComponent
@@ -156,19 +155,21 @@ func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, er
 // Patch is a JSON merge patch (RFC 7386) that makes a Secret as it should be, in the very version of its digest. It leaves alone what others
 // put there, and removes what was ours and is not wanted any more: what has the hash in our mark.
 func (w Want) Patch(pair pki.Pair, password string, ca *CA, over *corev1.Secret) ([]byte, error) {
-	wanted, err := w.content(pair, password, ca)
+	wanted, err := w.content(pair, password, ca, over)
 	if err != nil {
 		return nil, err
 	}
 	annotations, data := map[string]any{}, map[string]any{}
-	for key, mark := range map[string]string{bundleKey: v1alpha1.AnnotationCABundleHash, v1alpha1.KeystoreKey: v1alpha1.AnnotationKeystoreHash} {
-		marked, has := over.Annotations[mark]
-		if has {
+	for _, mark := range []string{v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationKeystoreHash} {
+		if _, has := over.Annotations[mark]; has {
 			annotations[mark] = nil
 		}
-		if hash, _, _ := strings.Cut(marked, "/"); has && over.StringData[key] == hash {
-			data[key] = nil
-		}
+	}
+	for _, key := range leftBundles(over, nil) {
+		data[key] = nil
+	}
+	if hash, _, _ := strings.Cut(over.Annotations[v1alpha1.AnnotationKeystoreHash], "/"); hash != "" && over.StringData[v1alpha1.KeystoreKey] == hash {
+		data[v1alpha1.KeystoreKey] = nil
 	}
 	for _, family := range openShiftFamilies {
 		for _, suffix := range []string{suffixUID, suffixName, suffixExpiry} {

@@ -3,6 +3,7 @@
 package pace
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,8 @@ const (
 	burst = 5
 	// calm is how long somebody who keeps undoing our writes is left alone after a burst.
 	calm = 30 * time.Second
+	// truce is after how long without another write a fight is over: the one after a pause was not undone.
+	truce = 2 * calm
 )
 
 // Pace is that of the objects of one kind. The zero value is ready to use.
@@ -40,6 +43,18 @@ type series struct {
 	last   time.Time
 	// given is what was written.
 	given []string
+	// fought reports whether a burst of writes was undone or overtaken, and reported whether people were told.
+	fought, reported bool
+	// rival is who did it, for a person.
+	rival string
+}
+
+// lasts is for how long a series is remembered: of a fight until somebody has looked after it was over.
+func (s series) lasts() time.Duration {
+	if s.fought {
+		return 2 * truce
+	}
+	return calm
 }
 
 // Wrote counts a write that was made, or that the object or its owner kept us from, as err says; a fault of the API server is nobody's fight. It
@@ -52,7 +67,10 @@ func (p *Pace) Wrote(key types.NamespacedName, given string, now time.Time, err 
 	defer p.mu.Unlock()
 	p.sweep(now)
 	s := p.writes[key]
-	if now.Sub(s.last) >= calm {
+	switch since := now.Sub(s.last); {
+	case s.fought && since < truce && since >= calm:
+		s.number, s.given = 0, nil
+	case since >= calm:
 		s = series{}
 	}
 	if !slices.Contains(s.given, given) {
@@ -60,6 +78,7 @@ func (p *Pace) Wrote(key types.NamespacedName, given string, now time.Time, err 
 	}
 	s.number++
 	s.last = now
+	s.fought = s.fought || (s.number >= burst && !apply.Refused(err))
 	p.writes[key] = s
 }
 
@@ -71,7 +90,7 @@ func (p *Pace) sweep(now time.Time) {
 	before := p.writes
 	p.writes, p.swept = map[types.NamespacedName]series{}, now
 	for key, s := range before {
-		if now.Sub(s.last) < calm {
+		if now.Sub(s.last) < s.lasts() {
 			p.writes[key] = s
 		}
 	}
@@ -93,6 +112,69 @@ func (p *Pace) wait(key types.NamespacedName, now time.Time) time.Duration {
 	return max(0, calm-now.Sub(s.last))
 }
 
+// Fought returns for how long an object yet counts as one that somebody keeps overwriting, unless it is written again; 0 when nobody does.
+func (p *Pace) Fought(key types.NamespacedName, now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fought(key, now)
+}
+
+func (p *Pace) fought(key types.NamespacedName, now time.Time) time.Duration {
+	s := p.writes[key]
+	if !s.fought {
+		return 0
+	}
+	return max(0, truce-now.Sub(s.last))
+}
+
+// Blame notes who has undone the last write of an object, for a person: as it was read before it is written again.
+func (p *Pace) Blame(key types.NamespacedName, rival string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s, is := p.writes[key]; is && rival != "" {
+		s.rival = rival
+		p.writes[key] = s
+	}
+}
+
+// Exhausts reports whether one more write of an object ends a burst.
+func (p *Pace) Exhausts(key types.NamespacedName) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.writes[key].number == burst-1
+}
+
+// Rival names for a person who keeps overwriting an object, and reports whether people have to be told so, which is once.
+func (p *Pace) Rival(key types.NamespacedName) (rival string, tell bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.writes[key]
+	tell = s.fought && !s.reported
+	if tell {
+		s.reported = true
+		p.writes[key] = s
+	}
+	return cmp.Or(s.rival, "a client or an admission webhook"), tell
+}
+
+// Ended reports once that a fight over an object is over.
+func (p *Pace) Ended(key types.NamespacedName, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ended := p.writes[key].fought && p.fought(key, now) == 0
+	if ended {
+		delete(p.writes, key)
+	}
+	return ended
+}
+
+// Forget ends what there was over an object: nothing is written into it any more.
+func (p *Pace) Forget(key types.NamespacedName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.writes, key)
+}
+
 // Told notes whether an object could be told what stands in its way.
 func (p *Pace) Told(key types.NamespacedName, told bool) {
 	p.mu.Lock()
@@ -111,5 +193,5 @@ func (p *Pace) Told(key types.NamespacedName, told bool) {
 func (p *Pace) Hopeless(key types.NamespacedName, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.speechless[key] || p.wait(key, now) > 0 || p.failsTooLong(key, now)
+	return p.speechless[key] || p.wait(key, now) > 0 || p.fought(key, now) > 0 || p.failsTooLong(key, now)
 }

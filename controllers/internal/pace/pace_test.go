@@ -139,8 +139,42 @@ func TestHopeless(t *testing.T) {
 	for range burst {
 		p.Wrote(fought, "", now, nil)
 	}
-	if p.Hopeless(peaceful, now) || !p.Hopeless(fought, now) || p.Hopeless(fought, now.Add(calm)) {
+	if p.Hopeless(peaceful, now) || !p.Hopeless(fought, now) || p.Hopeless(fought, now.Add(truce)) {
 		t.Error("not exactly the one that is fought over is hopeless, until it is calm")
+	}
+}
+
+// A fight lasts through the pauses that we make, is reported once, and is over when a write has lasted.
+func TestFought(t *testing.T) {
+	t.Parallel()
+	var p Pace
+	at := now
+	for round := range 3 {
+		for range burst {
+			if p.Fought(fought, at) > 0 != (round > 0) {
+				t.Fatalf("round %d: it is fought over for %s", round, p.Fought(fought, at))
+			}
+			p.Wrote(fought, "bundle", at, nil)
+		}
+		p.Blame(fought, "rival")
+		if rival, first := p.Rival(fought); first != (round == 0) || rival != "rival" {
+			t.Errorf("round %d: %s is told of: %t", round, rival, first)
+		}
+		at = at.Add(p.Wait(fought, at))
+	}
+	p.Wrote(fought, "bundle", at, nil)
+	if p.Fought(fought, at) != truce || p.Fought(fought, at.Add(truce)) != 0 {
+		t.Error("a write that lasts does not end it, or ends it too soon")
+	}
+	p.Wrote(fought, "bundle", at.Add(truce), nil)
+	if rival, tell := p.Rival(fought); p.Fought(fought, at.Add(truce)) != 0 || tell || rival == "rival" {
+		t.Error("the next write is one of the fight that was over")
+	}
+	for range 10 * burst {
+		p.Wrote(peaceful, "bundle", now, apierrors.NewForbidden(corev1.Resource("secrets"), "peaceful", nil))
+	}
+	if p.Fought(peaceful, now) != 0 {
+		t.Error("what the API server refuses was not overwritten")
 	}
 }
 
