@@ -74,7 +74,7 @@ func crossSignedByAnother(in observed, state *rotation.State) {
 	if err != nil {
 		panic(err)
 	}
-	bridge, err := another.BridgeTo(state.Next.Certificate(), another.Certificate())
+	bridge, err := another.BridgeTo(state.Next.Authority, state.Next.Root, another.Certificate())
 	if err != nil {
 		panic(err)
 	}

@@ -100,7 +100,7 @@ func takesOver(s *scene) {
 	old := s.ca
 	s.now = s.now.Add(day)
 	s.ca = newSigner(s.t, s.now)
-	bridge, err := old.BridgeTo(s.ca.CA.Certificate, old.CA.Certificate)
+	bridge, err := old.BridgeTo(s.ca.Authority, s.ca.CA.Certificate, old.CA.Certificate)
 	s.ca.CA.Bridge = must(s.t, bridge, err)
 	s.ca.Authority = s.ca.WithBridge(bridge)
 	s.trusts(s.ca.CA.Certificate, old.CA.Certificate)

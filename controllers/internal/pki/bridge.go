@@ -4,31 +4,48 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
+	"math/big"
 	"slices"
+	"time"
 )
 
 // MaxBridge is how many certificates a bridge has at most, and with that how many generations a client may be behind.
 const MaxBridge = 3
 
-// BridgeTo is what a server sends after a certificate that the next CA signed, so that it verifies even for clients that know
-// nothing but the root of this one, or of one before it: the next CA signed by this CA's key, what leads from here to the root, and
-// this CA's own bridge. It is empty where such clients would not accept it, because a CA allows none below it.
-func (a *Authority) BridgeTo(next, root *x509.Certificate) ([]*x509.Certificate, error) {
-	if belongTogether(next, a.key) && bytes.Equal(next.RawSubject, a.certificate.RawSubject) {
-		// A renewed certificate for the same key: what it signs verifies by both.
+// BridgeTo returns what a server sends after a certificate of the next CA and its chain, so that clients verify it that know only the
+// root of this CA, or of one before it: the next CA's root signed by this CA's key, what leads from here to the root, and this CA's
+// own bridge. Because the root is what is cross-signed, and not the CA below it, each certificate that a server sends has one issuer
+// among those after it: OpenSSL takes the first issuer that fits and never tries another. The CA itself is cross-signed only where its
+// root cannot be: such clients then verify it only if they try every path. The bridge is empty where a CA allows none below it.
+func (a *Authority) BridgeTo(next *Authority, nextRoot, root *x509.Certificate) ([]*x509.Certificate, error) {
+	if sameCA(nextRoot, root) && (len(a.bridge) == 0 || next.continues(a.bridge)) {
 		return a.bridge, nil
 	}
-	cross, err := a.crossSign(next)
-	if err != nil {
-		return nil, fmt.Errorf("cross-sign %s by %s: %w", NameOf(next), NameOf(a.certificate), err)
+	for _, ca := range []*x509.Certificate{nextRoot, next.certificate} {
+		cross, err := a.crossSign(ca)
+		if err != nil {
+			return nil, fmt.Errorf("cross-sign %s by %s: %w", NameOf(ca), NameOf(a.certificate), err)
+		}
+		bridge := append([]*x509.Certificate{cross}, a.chain...)
+		if len(bridge) <= MaxBridge && next.carries(bridge, root) {
+			bridge = append(bridge, a.bridge...)
+			return bridge[:min(len(bridge), MaxBridge)], nil
+		}
 	}
-	bridge := append([]*x509.Certificate{cross}, a.chain...)
-	if len(bridge) > MaxBridge || !carries(bridge, root) {
-		return nil, nil
-	}
-	bridge = append(bridge, a.bridge...)
-	return bridge[:min(len(bridge), MaxBridge)], nil
+	return nil, nil
+}
+
+// sameCA reports whether two certificates have the same subject and the same key: what one has signed verifies by both.
+func sameCA(a, b *x509.Certificate) bool {
+	return bytes.Equal(a.RawSubject, b.RawSubject) && bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
+}
+
+// continues reports whether a bridge begins at the CA, or at one that its chain leads to.
+func (a *Authority) continues(bridge []*x509.Certificate) bool {
+	return belongTogether(bridge[0], a.key) ||
+		slices.ContainsFunc(a.chain, func(c *x509.Certificate) bool { return c.CheckSignatureFrom(bridge[0]) == nil })
 }
 
 // crossSign makes the certificate of a CA once more, issued by this one: valid while both are, with every constraint of the other.
@@ -57,21 +74,59 @@ func (a *Authority) crossSign(other *x509.Certificate) (*x509.Certificate, error
 	return x509.ParseCertificate(der)
 }
 
-// carries tells whether a certificate that the first of these CAs signed verifies by the root. Of validity, only that there is a
-// time at which all are valid matters: the newest begin.
-func carries(bridge []*x509.Certificate, root *x509.Certificate) bool {
-	roots, intermediates, begin := x509.NewCertPool(), x509.NewCertPool(), root.NotBefore
-	roots.AddCert(root)
-	for _, certificate := range bridge {
-		intermediates.AddCert(certificate)
+// carries reports whether a certificate of the CA, sent with its chain and the bridge, verifies by the root. Of validity, only that
+// there is a time at which all are valid matters: the newest begin.
+func (a *Authority) carries(bridge []*x509.Certificate, root *x509.Certificate) bool {
+	begin := root.NotBefore
+	for _, certificate := range slices.Concat(a.chain, bridge) {
 		if certificate.NotBefore.After(begin) {
 			begin = certificate.NotBefore
 		}
 	}
-	chains, err := bridge[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: begin, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	above := pathsTo(root, bridge[0], bridge, begin)
+	if belongTogether(bridge[0], a.key) {
+		return slices.ContainsFunc(above, allowsLeaf)
+	}
+	return slices.ContainsFunc(pathsTo(bridge[0], a.certificate, a.chain, begin), func(path []*x509.Certificate) bool {
+		below := path[:len(path)-1]
+		return identifies(below[len(below)-1], bridge[0]) && slices.ContainsFunc(above, func(path []*x509.Certificate) bool {
+			return allowsLeaf(slices.Concat(below, path))
+		})
 	})
-	return err == nil && slices.ContainsFunc(chains, allowsLeaf)
+}
+
+// identifies reports whether the authority key identifier of a certificate may be that of an issuer with another serial number than the
+// first had (RFC 5280 §4.2.1.1). crypto/x509 does not ask for it, but other clients do.
+func identifies(certificate, issuer *x509.Certificate) bool {
+	for _, extension := range certificate.Extensions {
+		var authority struct {
+			KeyID  []byte        `asn1:"optional,tag:0"`
+			Issuer asn1.RawValue `asn1:"optional,tag:1"`
+			Serial *big.Int      `asn1:"optional,tag:2"`
+		}
+		if !extension.Id.Equal(oidAuthorityKeyID) {
+			continue
+		}
+		if _, err := asn1.Unmarshal(extension.Value, &authority); err != nil || authority.Serial != nil {
+			return false
+		}
+	}
+	return len(certificate.AuthorityKeyId) == 0 || bytes.Equal(certificate.AuthorityKeyId, issuer.SubjectKeyId)
+}
+
+var oidAuthorityKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
+
+// pathsTo returns the paths from a CA to another that is trusted.
+func pathsTo(trusted, from *x509.Certificate, over []*x509.Certificate, at time.Time) [][]*x509.Certificate {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(trusted)
+	for _, certificate := range over {
+		intermediates.AddCert(certificate)
+	}
+	paths, _ := from.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	return paths
 }
 
 // UsefulBridge is the part of a bridge that leads to a root which clients still trust.
@@ -93,10 +148,10 @@ func ParseBridge(encoded []byte) []*x509.Certificate {
 	return bridge
 }
 
-// WithBridge is the same CA, whose certificates are followed by this bridge; by none where it begins at another CA.
+// WithBridge returns the same CA, whose certificates are followed by this bridge; by none where it does not continue the CA's chain.
 func (a *Authority) WithBridge(bridge []*x509.Certificate) *Authority {
 	bridged := *a
-	if bridged.bridge = bridge; len(bridge) > 0 && !belongTogether(bridge[0], a.key) {
+	if bridged.bridge = bridge; len(bridge) > 0 && !a.continues(bridge) {
 		bridged.bridge = nil
 	}
 	return &bridged

@@ -14,10 +14,16 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// succeed is the next CA as it is when it takes over from the one before it, which leads to a root.
+// succeed returns the next CA, which is its own root, as it is when it takes over from the one before it, which leads to a root.
 func succeed(t rapid.TB, before, next *pki.Authority, root *x509.Certificate) *pki.Authority {
 	t.Helper()
-	bridge, err := before.BridgeTo(next.Certificate(), root)
+	return succeedBelow(t, before, next, next.Certificate(), root)
+}
+
+// succeedBelow is the same for a CA that leads to a root.
+func succeedBelow(t rapid.TB, before, next *pki.Authority, nextRoot, root *x509.Certificate) *pki.Authority {
+	t.Helper()
+	bridge, err := before.BridgeTo(next, nextRoot, root)
 	return next.WithBridge(must(t, bridge, err))
 }
 
@@ -72,7 +78,7 @@ func TestCrossSigned(t *testing.T) {
 		}, -day, 100 * day, -1, "svc"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			next := makeCA(t, nil, "next", tc.next).Certificate
+			next := makeCA(t, nil, "next", tc.next)
 			cross := crossSigned(t, old, next)
 			if begins, ends := whole(now.Add(tc.begins)), whole(now.Add(tc.ends)); !cross.NotBefore.Equal(begins) || !cross.NotAfter.Equal(ends) {
 				t.Errorf("valid from %s to %s, want %s to %s", cross.NotBefore, cross.NotAfter, begins, ends)
@@ -83,7 +89,7 @@ func TestCrossSigned(t *testing.T) {
 			if tc.permittedDomain == "" {
 				return
 			}
-			kept, wanted := extension(t, cross, 2, 5, 29, 30), extension(t, next, 2, 5, 29, 30)
+			kept, wanted := extension(t, cross, 2, 5, 29, 30), extension(t, next.Certificate, 2, 5, 29, 30)
 			if !kept.Critical || !bytes.Equal(kept.Value, wanted.Value) || !slices.Contains(cross.PermittedDNSDomains, tc.permittedDomain) {
 				t.Errorf("name constraints = %v, want those of the next CA, critical", cross.PermittedDNSDomains)
 			}
@@ -99,9 +105,9 @@ func lasting(from, to time.Duration) func(*x509.Certificate) {
 func whole(at time.Time) time.Time { return at.Truncate(time.Second) }
 
 // crossSigned is the first certificate of the bridge from an old root, which must be there, to the next CA.
-func crossSigned(t *testing.T, old handmade, next *x509.Certificate) *x509.Certificate {
+func crossSigned(t *testing.T, old, next handmade) *x509.Certificate {
 	t.Helper()
-	bridge, err := load(t, old.pair(t)).BridgeTo(next, old.Certificate)
+	bridge, err := load(t, old.pair(t)).BridgeTo(load(t, next.pair(t)), next.Certificate, old.Certificate)
 	must(t, bridge, err)
 	if len(bridge) != 1 {
 		t.Fatalf("the bridge is %v, want one certificate", subjectsOf(bridge))
@@ -119,7 +125,7 @@ func TestCrossSignedIdentity(t *testing.T) {
 				c.SubjectKeyId, c.AuthorityKeyId = []byte("next"), []byte("next")
 				c.OCSPServer, c.IssuingCertificateURL = []string{"http://ocsp"}, []string{"http://issuer"}
 				c.CRLDistributionPoints = []string{"http://crl"}
-			}).Certificate
+			})
 			cross := crossSigned(t, old, next)
 			if cross.SerialNumber.Cmp(next.SerialNumber) == 0 || cross.SerialNumber.Cmp(old.SerialNumber) == 0 {
 				t.Error("it has the serial number of another certificate")
@@ -195,7 +201,8 @@ func TestBridgeTooLong(t *testing.T) {
 	middle := makeCA(t, &root, "middle")
 	chain := below(t, middle, func(*x509.Certificate) {}, func(*x509.Certificate) {})
 	old := load(t, chain[0].pair(t, chain[1], middle))
-	bridge, err := old.BridgeTo(makeCA(t, nil, "next").Certificate, root.Certificate)
+	next := load(t, makeCA(t, nil, "next").pair(t))
+	bridge, err := old.BridgeTo(next, next.Certificate(), root.Certificate)
 	if err != nil || len(bridge) != 0 {
 		t.Errorf("BridgeTo = %v, %v; want none", subjectsOf(bridge), err)
 	}
@@ -222,7 +229,7 @@ func TestBridgeIsCut(t *testing.T) {
 func TestBridgeToExpired(t *testing.T) {
 	old := makeCA(t, nil, "old", lasting(-10*day, -day))
 	next := makeCA(t, nil, "next", lasting(-time.Minute, 100*day))
-	bridge, err := load(t, old.pair(t)).BridgeTo(next.Certificate, old.Certificate)
+	bridge, err := load(t, old.pair(t)).BridgeTo(load(t, next.pair(t)), next.Certificate, old.Certificate)
 	if err != nil || len(bridge) != 0 {
 		t.Errorf("BridgeTo = %v, %v; want none", subjectsOf(bridge), err)
 	}

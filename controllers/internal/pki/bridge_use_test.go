@@ -79,7 +79,7 @@ func TestWithBridge(t *testing.T) {
 	upper := makeCA(t, &root, "upper")
 	old := generateRoot(t, now)
 	alone := load(t, upper.pair(t))
-	bridged := succeed(t, old, alone, old.Certificate())
+	bridged := succeedBelow(t, old, alone, root.Certificate, old.Certificate())
 	if len(alone.Bridge()) != 0 || len(bridged.Bridge()) != 1 {
 		t.Fatalf("bridges of %d and %d certificates, want none before and one after", len(alone.Bridge()), len(bridged.Bridge()))
 	}

@@ -65,7 +65,7 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 	state := in.State.clone()
 	prepared := *next
 	if state.Active != nil {
-		bridge, err := state.Active.BridgeTo(next.Certificate(), state.Active.Root)
+		bridge, err := state.Active.BridgeTo(next.Authority, next.Root, state.Active.Root)
 		if err != nil {
 			return nil, err
 		}
