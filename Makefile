@@ -1,5 +1,5 @@
-# What a person types; `make` alone lists it. Everything needs Go and git, the tests openssl too, the image docker, and nothing else: tools and the
-# embedded Kubernetes are built from source by the versions in hack/*/go.mod, once.
+# What a person types; `make` alone lists it. Everything needs Go and git, the tests openssl too, and GnuTLS and Java where they are, the image
+# docker, and nothing else: tools and the embedded Kubernetes are built from source by the versions in hack/*/go.mod, once.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -44,9 +44,13 @@ run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an 
 build: ## Build bin/manager
 	@$(BUILD) -o bin/manager .
 
+# Clients that tests compare ours with.
+PEERS := openssl gnutls-cli javac
+
 # Packages without tests are no news.
 .PHONY: test
 test: controlplane ## Run every test, against an embedded cluster
+	@for peer in $(PEERS); do command -v $$peer >/dev/null || echo "there is no $$peer here: what takes it is skipped"; done
 	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
 	@go -C hack/controlplane test $(TEST_FLAGS) ./build/... | sed '/\[no test files\]/d'
 	@go -C hack/bundle test $(TEST_FLAGS) ./...

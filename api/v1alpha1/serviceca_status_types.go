@@ -94,7 +94,8 @@ type CAGeneration struct {
 	// +optional
 	LongestDurationSeconds *int64 `json:"longestDurationSeconds,omitempty"`
 
-	// signedUntil is when the last certificate that a previous generation may have signed has expired.
+	// signedUntil is when the last certificate has expired that a previous generation may have signed, or that was sent with more than one
+	// certificate that leads to its root.
 	// +optional
 	SignedUntil *metav1.Time `json:"signedUntil,omitempty"`
 }

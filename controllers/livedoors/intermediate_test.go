@@ -9,8 +9,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -155,8 +159,9 @@ func intermediate(t *testing.T) {
 	answered := r.reads(signed, cmapi.CertificateRequestReasonIssued, "signed by")
 	verify(t, answered.Status.Certificate, r.bundle(), key, "web."+name+".svc")
 
+	old := r.bundle()
 	r.rotate("now")
-	corp.sign(t, r.request(), 3)
+	newIssuer(t).sign(t, r.request(), 3)
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if ca.Status.Active == nil || ca.Status.Active.SubjectKeyID == first {
 			return fmt.Sprintf("another CA does not sign yet: %+v", ca.Status.Rotation)
@@ -164,6 +169,15 @@ func intermediate(t *testing.T) {
 		return ""
 	})
 	r.collected()
+	asking, key = requestFor(t, x509.CertificateRequest{DNSNames: []string{"web." + name + ".svc"}})
+	signed = r.want("signed-after", asking)
+	r.decide(signed, cmapi.CertificateRequestConditionApproved)
+	answered = r.reads(signed, cmapi.CertificateRequestReasonIssued, "signed by")
+	// The root of the issuer is another one now: whichever a client has, it verifies.
+	for _, roots := range []string{old, r.bundle(), strings.Replace(r.bundle(), old, "", 1)} {
+		verify(t, answered.Status.Certificate, roots, key, "web."+name+".svc")
+		opensslVerifies(t, answered.Status.Certificate, roots)
+	}
 	leftBehind(t)
 }
 
@@ -182,4 +196,24 @@ func leftBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.collected()
+}
+
+// opensslVerifies checks that OpenSSL verifies a chain by some roots, both in PEM.
+func opensslVerifies(t *testing.T, chain []byte, roots string) {
+	t.Helper()
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Log("there is no openssl here")
+		return
+	}
+	files := t.TempDir()
+	sent, trusted := filepath.Join(files, "tls.crt"), filepath.Join(files, "ca-bundle.crt")
+	if err := errors.Join(os.WriteFile(sent, chain, 0o600), os.WriteFile(trusted, []byte(roots), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-purpose", "sslserver",
+		"-CAfile", trusted, "-no-CApath", "-no-CAstore", "-untrusted", sent, sent).CombinedOutput()
+	if err != nil {
+		t.Errorf("OpenSSL refuses it: %s", output)
+	}
 }

@@ -60,8 +60,17 @@ func TestAskedAgain(t *testing.T) {
 func asks(t *testing.T, root []byte, chain ...*handmade) *scene {
 	t.Helper()
 	s := newScene(t, "")
-	s.serviceCA.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp", Kind: "ClusterIssuer"}}
-	waiting := brought(t, nil, chain...)
+	s.answer(root, chain...)
+	return s
+}
+
+// answer changes the source to cert-manager, which has answered.
+func (s *scene) answer(root []byte, chain ...*handmade) {
+	s.Helper()
+	s.serviceCA.Spec.Source = v1alpha1.CASource{
+		CertManager: &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp", Kind: "ClusterIssuer"}},
+	}
+	waiting := brought(s.T, nil, chain...)
 	waiting.Name, waiting.Labels = requestSecretName(s.serviceCA), map[string]string{labelRequester: string(s.serviceCA.UID)}
 	delete(waiting.Data, corev1.TLSCertKey)
 	s.asked = asked{secret: waiting, request: &cmapi.CertificateRequest{
@@ -70,7 +79,6 @@ func asks(t *testing.T, root []byte, chain ...*handmade) *scene {
 			{Type: cmapi.CertificateRequestConditionReady, Status: cmmeta.ConditionTrue},
 		}},
 	}}
-	return s
 }
 
 // An answer that is of no use is said to be so, and followed by another request in time; one that is good signs.

@@ -76,7 +76,7 @@ func tellMove(before, after *rotation.State, decision rotation.Decision) happeni
 		return happening{corev1.EventTypeNormal, eventReissued, fmt.Sprintf("every certificate is signed by %s", after.Active.Name())}
 	case rotation.Settle:
 		return happening{corev1.EventTypeNormal, eventRotationEnded, fmt.Sprintf("the rotation to %s is complete", after.Active.Name())}
-	case rotation.Forget, rotation.Announce, rotation.Stay:
+	case rotation.Forget, rotation.Shorten, rotation.Announce, rotation.Stay:
 	}
 	return happening{corev1.EventTypeNormal, eventRootRetired, fmt.Sprintf("%d roots of CAs before %s left the bundle",
 		len(before.Previous)-len(after.Previous), after.Active.Name())}

@@ -178,7 +178,7 @@ func (s *step) move(in observed, input rotation.Input, decision rotation.Decisio
 		return err
 	}
 	s.state = moved
-	if decision.Move != rotation.Stay && decision.Move != rotation.Announce {
+	if decision.Move != rotation.Stay && decision.Move != rotation.Announce && decision.Move != rotation.Shorten {
 		s.events = append(s.events, tellMove(input.State, moved, decision))
 	}
 	return nil

@@ -58,6 +58,7 @@ func (in observed) find() found {
 	for i, p := range state.Previous {
 		state.Previous[i] = in.predecessor(p.Root)
 	}
+	in.keep(state)
 	return found{state: state, events: []happening{tellLost(in.serviceCA, state, lost.Error())}}
 }
 
@@ -92,6 +93,7 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, last, nil
 	}
 	state.Know(in.recovered()...)
+	in.keep(state)
 	// Without a status, as after the ServiceCA was made again, clients hold what is still published.
 	state.TrustChanging = in.serviceCA.Status.TrustBundle != nil || len(state.Previous) > 0
 	switch {
@@ -184,6 +186,7 @@ func (in observed) restored(state *rotation.State) found {
 		state.TrustChanging = true
 		return found{state: state}
 	}
+	in.keep(state)
 	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}
@@ -299,6 +302,35 @@ func (in observed) signedBefore(root *x509.Certificate) bool {
 	return slices.ContainsFunc(in.serviceCA.Status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
 }
 
+// keep keeps every root for as long as certificates may live that the CA of the status has signed: which roots they lead to, is lost with its
+// bridge.
+func (in observed) keep(state *rotation.State) {
+	active := in.serviceCA.Status.Active
+	if active == nil {
+		return
+	}
+	for i, p := range state.Previous {
+		until := in.ledUntil(p.Root)
+		if until.After(active.NotAfter.Time) {
+			until = active.NotAfter.Time
+		}
+		state.Previous[i].SignedUntil = latest(p.SignedUntil, until)
+	}
+}
+
+// ledUntil bounds, within the life of a root, the end of every certificate that the CA of the status has signed; zero where it does not say.
+func (in observed) ledUntil(root *x509.Certificate) time.Time {
+	active := in.serviceCA.Status.Active
+	if active == nil || active.LongestDurationSeconds == nil {
+		return time.Time{}
+	}
+	longest := time.Duration(*active.LongestDurationSeconds) * time.Second
+	if end := in.now.Add(longest + rotation.SigningSlack); end.Before(root.NotAfter) {
+		return end
+	}
+	return root.NotAfter
+}
+
 // predecessor is what the status remembers of the CA that a root belongs to: of one that it forgot, that it may have signed until its end.
 func (in observed) predecessor(root *x509.Certificate) rotation.Predecessor {
 	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
@@ -306,11 +338,7 @@ func (in observed) predecessor(root *x509.Certificate) rotation.Predecessor {
 	unlisted := len(status.Previous) < maxPrevious && !in.signedBefore(root)
 	if active := status.Active; active != nil && unlisted && active.LongestDurationSeconds != nil {
 		// The one that is not listed is the root of the CA that signed last.
-		made.KeyID, made.Compromised = active.SubjectKeyID, false
-		longest := time.Duration(*active.LongestDurationSeconds) * time.Second
-		if end := in.now.Add(longest + rotation.SigningSlack); end.Before(made.SignedUntil) {
-			made.SignedUntil = end
-		}
+		made.KeyID, made.Compromised, made.SignedUntil = active.SubjectKeyID, false, in.ledUntil(root)
 	}
 	for _, before := range status.Previous {
 		if before.Fingerprint == fingerprint && before.SignedUntil != nil {

@@ -1,6 +1,7 @@
 package serviceca
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -37,6 +38,8 @@ func TestSimulationCatchesMutants(t *testing.T) {
 			in.serviceCA.Spec.Rotation.TriggerReason = v1alpha1.TriggerCompromise
 		}},
 		"the cross-signed certificate is another's":            {out: crossSignedByAnother},
+		"the CA is cross-signed, and not its root":             {out: crossSignsBelowTheRoot},
+		"a root goes while certificates lead to it":            {out: neverLater},
 		"what was published is lost with the key":              {in: func(in *observed) { in.published, in.carried = nil, nil }},
 		"a lost key's successor signs at once":                 {out: signsAtOnce},
 		"the local clock is believed":                          {localClock: true},
@@ -79,6 +82,28 @@ func crossSignedByAnother(in observed, state *rotation.State) {
 		panic(err)
 	}
 	state.Next.Authority = state.Next.WithBridge(bridge)
+}
+
+// crossSignsBelowTheRoot puts two certificates of the next CA into what servers send, where that is below a root.
+func crossSignsBelowTheRoot(_ observed, state *rotation.State) {
+	if state.Next == nil || state.Active == nil || len(state.Next.Bridge()) == 0 {
+		return
+	}
+	bridge, err := state.Active.BridgeTo(state.Next.Authority, state.Next.Certificate(), state.Active.Root)
+	if err != nil {
+		panic(err)
+	}
+	state.Next.Authority = state.Next.WithBridge(bridge)
+}
+
+// neverLater drops a root when the certificates of its CA have ended, whatever leads to it.
+func neverLater(in observed, state *rotation.State) {
+	before := stateOf(in.now, in.secret)
+	for i, p := range state.Previous {
+		if known := slices.IndexFunc(before.Previous, func(b rotation.Predecessor) bool { return b.Root.Equal(p.Root) }); known >= 0 {
+			state.Previous[i].SignedUntil = before.Previous[known].SignedUntil
+		}
+	}
 }
 
 // signsAtOnce lets the successor of a lost key sign before anybody knows its root.

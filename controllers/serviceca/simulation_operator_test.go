@@ -94,17 +94,23 @@ func (w *world) remember(i intent) {
 		clear(w.bridged)
 	}
 	if next := state.Next; next != nil && state.Active != nil && len(next.Bridge()) > 0 {
-		w.bridged[pki.KeyID(next.Certificate().SubjectKeyId)] = bridge{state.Active.Root, w.now}
+		w.bridged[pki.KeyID(next.Certificate().SubjectKeyId)] = bridge{state.Active.Root, w.now, len(next.Bridge()) > 1}
+	}
+	if state.Active != nil {
+		w.rootOf[pki.KeyID(state.Active.Certificate().SubjectKeyId)] = pki.Fingerprint(state.Active.Root)
 	}
 	if state.Phase == v1alpha1.PhaseReissuing && state.Compromise {
 		for _, previous := range state.Previous {
-			w.compromised[previous.KeyID] = true
+			w.compromised[pki.Fingerprint(previous.Root)] = true
 		}
 	}
 	if i.in.secret != nil && state.Phase == v1alpha1.PhaseReissuing {
 		w.destroyed(i)
 	}
 }
+
+// stolen tells whether a certificate leads to a root that is to be distrusted.
+func (w *world) stolen(l *pki.Leaf) bool { return w.compromised[w.rootOf[pki.KeyID(l.AuthorityKeyId)]] }
 
 // outage notes where nothing has been alive any more: servers and clients then wait for new files, and it is over sooner when they do.
 func (w *world) outage(i intent) {
@@ -205,10 +211,11 @@ func (w *world) pass() {
 		step = min(step, 4*time.Minute)
 	}
 	w.now = w.now.Add(step.Truncate(time.Second) + time.Second)
+	w.clock.SetTime(w.now)
 }
 
 // heldUp tells whether a certificate of a compromised CA is not reissued yet.
 func (w *world) heldUp(s *service) bool {
 	last := len(s.leaves) - 1
-	return last >= 0 && w.compromised[pki.KeyID(s.leaves[last].AuthorityKeyId)] && w.now.Before(s.leaves[last].NotAfter)
+	return last >= 0 && w.stolen(s.leaves[last].Leaf) && w.now.Before(s.leaves[last].NotAfter)
 }

@@ -1,7 +1,6 @@
 package serviceca
 
 import (
-	"crypto/x509"
 	"maps"
 	"math/rand/v2"
 	"time"
@@ -94,7 +93,7 @@ func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1a
 }
 
 // frozen are the clients that were restarted when they had to be, and otherwise never; but for those that hold what others hold, too.
-func (w *world) frozen(others map[string]*x509.CertPool) []*process {
+func (w *world) frozen(others map[string]pki.Bundle) []*process {
 	var found []*process
 	seen := maps.Clone(others)
 	for _, target := range w.targets {
@@ -110,15 +109,14 @@ func (w *world) frozen(others map[string]*x509.CertPool) []*process {
 
 // shakeHandsWithFrozen lets clients verify that only a restart brings over.
 func (w *world) shakeHandsWithFrozen(server leaf, clients []*process) {
-	if w.compromised[pki.KeyID(server.AuthorityKeyId)] {
+	if w.stolen(server.Leaf) {
 		return
 	}
 	for _, client := range clients {
 		w.handshakes++
-		if err := server.VerifiesBy(client.held.roots, w.now); err != nil {
-			bundle, _ := pki.ParseBundle(client.held.content)
+		if err := server.verifiesBy(client.held.roots, w.now, likeOpenSSL, likeGnuTLS); err != nil {
 			w.fail("a client that started %s with %s refuses a certificate of %s, made %s: %v",
-				client.started.Format(time.DateTime), names(bundle), server.Issuer.CommonName, server.IssuedAt(), err)
+				client.started.Format(time.DateTime), names(client.held.roots), server.Issuer.CommonName, server.IssuedAt(), err)
 		}
 	}
 }

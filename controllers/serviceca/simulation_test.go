@@ -1,6 +1,8 @@
 package serviceca
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
@@ -71,15 +73,14 @@ func (w *world) shakeHands() {
 	frozen := w.frozen(clients)
 	for _, s := range w.services {
 		s.leaves = slices.DeleteFunc(s.leaves, func(l leaf) bool {
-			given := !l.until.IsZero() && w.compromised[pki.KeyID(l.AuthorityKeyId)] && w.now.Sub(l.until) > bound
+			given := !l.until.IsZero() && w.stolen(l.Leaf) && w.now.Sub(l.until) > bound
 			return given || !w.now.Before(l.NotAfter)
 		})
 		for _, server := range s.leaves {
-			for content, roots := range clients {
+			for _, roots := range clients {
 				w.handshakes++
-				if err := server.VerifiesBy(roots, w.now); err != nil {
-					bundle, _ := pki.ParseBundle([]byte(content))
-					w.fail("a client with %s refuses a certificate of %s, made %s: %v", names(bundle), server.Issuer.CommonName, server.IssuedAt(), err)
+				if err := server.verifiesBy(roots, w.now, likeOpenSSL, likeGnuTLS); err != nil {
+					w.fail("a client with %s refuses a certificate of %s, made %s: %v", names(roots), server.Issuer.CommonName, server.IssuedAt(), err)
 				}
 			}
 			w.shakeHandsOverTheBridge(server)
@@ -95,17 +96,18 @@ func (w *world) shakeHandsOverTheBridge(server leaf) {
 	if root == nil || server.IssuedAt().Before(bridge.since) || !slices.ContainsFunc(w.trusted(), root.Equal) || !w.now.Before(root.NotAfter) || len(root.PermittedDNSDomains) > 0 {
 		return
 	}
+	if bridge.long && pki.UsefulBridge(server.sent[1:], pki.Bundle{root}) == nil {
+		return
+	}
 	w.handshakes++
-	roots := x509.NewCertPool()
-	roots.AddCert(root)
-	if err := server.VerifiesBy(roots, w.now); err != nil {
+	if err := server.verifiesBy(pki.Bundle{root}, w.now, likeOpenSSL); err != nil {
 		w.fail("a client that knows only %s refuses a certificate of %s: %v", root.Subject.CommonName, server.Issuer.CommonName, err)
 	}
 }
 
 // clients are the bundles that clients may hold.
-func (w *world) clients() map[string]*x509.CertPool {
-	found := map[string]*x509.CertPool{}
+func (w *world) clients() map[string]pki.Bundle {
+	found := map[string]pki.Bundle{}
 	for _, f := range append([]*file{w.published}, w.targets...) {
 		f.forget(w.now)
 		for _, v := range f.versions {
@@ -225,16 +227,26 @@ func (w *world) lostAtOnce() {
 	}
 }
 
-// bring puts another CA into the Secret that the CA then comes from.
+// bring puts another CA into the Secret that the CA then comes from: a root and, every other time, one below a root.
 func (w *world) bring() {
-	pair, err := pki.GenerateRoot(w.now, pki.RootSpec{CommonName: "brought", Duration: 20_000 * time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}})
-	if err != nil {
-		w.fail("%v", err)
+	root := w.mint("root", nil)
+	ca, before := root, w.brought
+	if before == nil || bytes.Equal(before.Data[corev1.TLSCertKey], before.Data[corev1.ServiceAccountRootCAKey]) {
+		ca = w.mint("brought", root)
 	}
-	w.ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp-ca"}
-	w.brought = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "corp-ca"}, Data: map[string][]byte{
-		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
-	}}
+	w.ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp"}
+	w.brought = brought(w.t, pemOf(root), ca)
+}
+
+// mint makes a CA that begins now, signed by parent or by itself.
+func (w *world) mint(name string, parent *handmade) *handmade {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return mintWith(w.t, fmt.Sprintf("%s %d", name, w.now.Unix()), key, parent, func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = w.now, w.now.Add(20_000*time.Hour)
+	})
 }
 
 // seeds are those to simulate, printed so that each can be replayed.
@@ -258,7 +270,7 @@ func seeds(t *testing.T, number int) []uint64 {
 func live(t *testing.T, seed uint64, broken mutant) (*world, error) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed)
-	w := newWorld(seed, broken)
+	w := newWorld(t, seed, broken)
 	err := w.run(*simulationSteps)
 	return w, err
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,6 +29,7 @@ const bound = 10 * time.Minute
 
 // world is a cluster with one ServiceCA, in which everything is simulated but the decisions, the signatures and the verification.
 type world struct {
+	t   *testing.T
 	rng *rand.Rand
 	// now is the time, and that of the API server; the manager's clock goes wrong by clockError.
 	now        time.Time
@@ -44,8 +46,11 @@ type world struct {
 	targets   []*file
 	services  []*service
 	keys      *keyring.Keyring
-	// signers are the CAs that have signed, by key identifier; compromised are those that are to be distrusted.
+	clock     *clocktesting.FakePassiveClock
+	// signers are the CAs that have signed, by key identifier; compromised are the roots that are to be distrusted, by fingerprint.
 	signers, compromised map[string]bool
+	// rootOf is the fingerprint of the root that a CA leads to, by its key identifier.
+	rootOf map[string]string
 	// bridged are the roots that lead to a CA by its cross-signed certificate, by the key identifier of that CA.
 	bridged map[string]bridge
 
@@ -63,6 +68,8 @@ type world struct {
 type bridge struct {
 	root  *x509.Certificate
 	since time.Time
+	// long is one of more than one certificate, which is not sent where certificates may outlive the trust in its root.
+	long bool
 }
 
 // file is what clients read a bundle from: a ConfigMap, as the kubelet mounts it.
@@ -76,7 +83,7 @@ type file struct {
 
 type version struct {
 	content []byte
-	roots   *x509.CertPool
+	roots   pki.Bundle
 	// until is when the next one was written; zero for the last.
 	until time.Time
 }
@@ -90,13 +97,16 @@ type service struct {
 
 type leaf struct {
 	*pki.Leaf
+	// sent is what a server sends: the certificate, and what follows it.
+	sent pki.Bundle
 	// until is when another one replaced it in the Secret; zero for the last.
 	until time.Time
 }
 
-func newWorld(seed uint64, broken mutant) *world {
+func newWorld(t *testing.T, seed uint64, broken mutant) *world {
+	t.Helper()
 	w := &world{
-		rng: rand.New(rand.NewPCG(seed, seed)), now: now.Truncate(time.Second), mutant: broken,
+		t: t, rng: rand.New(rand.NewPCG(seed, seed)), now: now.Truncate(time.Second), mutant: broken,
 		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default", Generation: 1}, Spec: v1alpha1.ServiceCASpec{
 			Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "18960h", PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
 			Rotation:    v1alpha1.CARotation{RotateBefore: "9480h", Propagation: v1alpha1.Propagation{Minimum: v1alpha1.Duration(bound.String())}},
@@ -109,7 +119,7 @@ func newWorld(seed uint64, broken mutant) *world {
 				PrivateKey: v1alpha1.ServingPrivateKey{PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
 			},
 		}},
-		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, bridged: map[string]bridge{},
+		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, rootOf: map[string]string{}, bridged: map[string]bridge{},
 	}
 	w.restarter = newRestarter(seed)
 	w.restartManager()
@@ -126,7 +136,8 @@ func newWorld(seed uint64, broken mutant) *world {
 // restartManager forgets what is only in memory.
 func (w *world) restartManager() {
 	w.restarter.looked = time.Time{}
-	w.keys = keyring.New(shelf{w: w}, "system", clocktesting.NewFakePassiveClock(w.now))
+	w.clock = clocktesting.NewFakePassiveClock(w.now)
+	w.keys = keyring.New(shelf{w: w}, "system", w.clock)
 }
 
 // shelf is how the keyring reads the signing-key Secret.
@@ -138,6 +149,7 @@ type shelf struct {
 func (s shelf) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	if secret, ok := into.(*corev1.Secret); ok && s.w.secret != nil {
 		s.w.secret.DeepCopyInto(secret)
+		secret.ResourceVersion = strconv.Itoa(s.w.version)
 		return nil
 	}
 	return apierrors.NewNotFound(corev1.Resource("secrets"), key.Name)
@@ -168,7 +180,7 @@ func (f *file) write(now time.Time, content []byte) error {
 	if err != nil {
 		return fmt.Errorf("a bundle is written that clients cannot read: %w", err)
 	}
-	f.versions = append(f.versions, version{content: content, roots: bundle.Pool()})
+	f.versions = append(f.versions, version{content: content, roots: bundle})
 	return nil
 }
 
@@ -246,8 +258,9 @@ func (w *world) issue(s *service, want issuance.Want, ca *keyring.CA) error {
 	if last := len(s.leaves) - 1; last >= 0 {
 		s.leaves[last].until = w.now
 	}
-	s.leaves = append(s.leaves, leaf{Leaf: made})
-	return nil
+	sent, err := pki.ParseBundle(pair.Certificate)
+	s.leaves = append(s.leaves, leaf{Leaf: made, sent: sent})
+	return err
 }
 
 // evidence is what the cluster shows of a state.

@@ -160,8 +160,21 @@ func (a *Authority) WithBridge(bridge []*x509.Certificate) *Authority {
 // Bridge leads from the CA to the roots of the generations before it.
 func (a *Authority) Bridge() []*x509.Certificate { return a.bridge }
 
-// path is what a server sends after a certificate of the CA.
-func (a *Authority) path() []*x509.Certificate { return slices.Concat(a.chain, a.bridge) }
+// path returns what a server sends after a certificate of the CA that ends then.
+func (a *Authority) path(notAfter time.Time) []*x509.Certificate {
+	return slices.Concat(a.chain, lasting(a.bridge, notAfter))
+}
+
+// lasting returns as much of a bridge as lasts until then, and its first certificate in any case. GnuTLS does not look beyond more than one
+// certificate that has ended.
+func lasting(bridge []*x509.Certificate, notAfter time.Time) []*x509.Certificate {
+	for i, certificate := range bridge {
+		if certificate.NotAfter.Before(notAfter) {
+			return bridge[:max(i, 1)]
+		}
+	}
+	return bridge
+}
 
 // leadsOn tells whether each certificate was issued to the CA, or to whom one before it names as its issuer, and none is a root. What a
 // bridge once led to may be sent long after it has become useless.

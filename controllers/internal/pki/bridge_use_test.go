@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
@@ -90,6 +91,41 @@ func TestWithBridge(t *testing.T) {
 	want := []*x509.Certificate{leaf.Certificate, upper.Certificate, bridged.Bridge()[0]}
 	if sent := parseCertificates(t, pair.Certificate); !slices.EqualFunc(sent, want, (*x509.Certificate).Equal) {
 		t.Errorf("it sends %v, want %v", subjectsOf(sent), subjectsOf(want))
+	}
+}
+
+// TestBridgeThatEnds: a certificate is sent with no more of a bridge than lasts as long as it does, but for the first certificate; and it is the
+// CA's all the same.
+func TestBridgeThatEnds(t *testing.T) {
+	generations := fifthOf(t)
+	last := generations[4]
+	bridge := last.Bridge()
+	ends := func(i int) time.Duration { return bridge[i].NotAfter.Sub(whole(now)) }
+	for _, tc := range []struct {
+		name  string
+		lasts time.Duration
+		want  int
+	}{
+		{"shorter than all", ends(2) - time.Second, 3},
+		{"as long as all", ends(2), 3},
+		{"longer than the last", ends(2) + time.Second, 2},
+		{"longer than the second", ends(1) + time.Second, 1},
+		{"longer than the first", ends(0) + time.Second, 1},
+		{"as long as the CA", 10_000 * day, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pair, leaf := issue(t, last, whole(now), tc.lasts, leafSpec())
+			if sent := parseCertificates(t, pair.Certificate)[1:]; !slices.EqualFunc(sent, bridge[:tc.want], (*x509.Certificate).Equal) {
+				t.Errorf("it is sent with %v, want %d certificates", subjectsOf(sent), tc.want)
+			}
+			endorsed, err := last.Endorse(leafSpec(), leaf.PublicKey, whole(now), whole(now).Add(tc.lasts))
+			if sent := parseCertificates(t, must(t, endorsed, err))[1:]; !slices.EqualFunc(sent, bridge[:tc.want], (*x509.Certificate).Equal) {
+				t.Errorf("it is endorsed with %v, want %d certificates", subjectsOf(sent), tc.want)
+			}
+			if err := leaf.SignedBy(last.Certificate(), nil, bridge, nil); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -62,7 +62,7 @@ func TestConstrainedCAIsGoodForServicesOnly(t *testing.T) {
 			verifies(t, free, nil, makeCertificate(t, &free, template), tc.usage, true)
 			verifies(t, bound, nil, makeCertificate(t, &bound, template), tc.usage, tc.accepted)
 			// Clients that know only an unconstrained CA before get the constrained one signed by that.
-			cross := crossSigned(t, free, bound.Certificate)
+			cross := crossSigned(t, free, bound)
 			verifies(t, free, cross, makeCertificate(t, &bound, template), tc.usage, tc.accepted)
 		})
 	}

@@ -174,13 +174,13 @@ func (l *Leaf) IssuedBy(ca *x509.Certificate, known *Signatures) error {
 	return nil
 }
 
-// SignedBy tells why a leaf is not this CA's, with this CA's chain and its bridge after it; nil when it is. A bridge that was longer
-// when the leaf was made does no harm.
+// SignedBy returns why a leaf is not this CA's, with this CA's chain and, as far as it lasts, its bridge after it; nil when it is. A bridge
+// that was longer when the leaf was made does no harm.
 func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate, known *Signatures) error {
 	if err := l.IssuedBy(ca, known); err != nil {
 		return err
 	}
-	path := slices.Concat(chain, bridge)
+	path := slices.Concat(chain, lasting(bridge, l.NotAfter))
 	sent := min(len(l.chain), len(path))
 	if !slices.EqualFunc(l.chain[:sent], path, (*x509.Certificate).Equal) || !leadsOn(ca, path, l.chain[sent:]) {
 		return fmt.Errorf("the certificates after it in tls.crt are not the CA's chain")

@@ -99,7 +99,7 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	if err != nil {
 		return Pair{}, err
 	}
-	pair, err := encodePair(der, a.path(), key.signer, spec.Encoding)
+	pair, err := encodePair(der, a.path(notAfter), key.signer, spec.Encoding)
 	if err == nil {
 		pair.remember()
 	}
@@ -123,7 +123,7 @@ func (a *Authority) Endorse(spec LeafSpec, key crypto.PublicKey, notBefore, notA
 	if err != nil {
 		return nil, err
 	}
-	return encodeCertificates(append([]*x509.Certificate{leaf}, a.path()...)...), nil
+	return encodeCertificates(append([]*x509.Certificate{leaf}, a.path(notAfter)...)...), nil
 }
 
 // sign is a certificate in DER.

@@ -140,35 +140,6 @@ func TestSwitchCompromise(t *testing.T) {
 	}
 }
 
-// TestForgetShortensBridge: with a root goes what leads only to it, and the others stay.
-func TestForgetShortensBridge(t *testing.T) {
-	s := newScene(t, func(s *scene) { s.Spec.Propagation.Minimum, s.State.Longest = "0s", time.Hour })
-	var want []int
-	for i, value := range []string{"1", "2", "3"} {
-		s.Spec.Trigger = value
-		for _, move := range []rotation.Move{rotation.Begin, rotation.Propagate, rotation.Switch} {
-			s.Now = s.Now.Add(time.Minute)
-			s.move(move, generate(t, "next", s.Now, lifetime))
-		}
-		want = append([]int{i}, want...)
-	}
-	for previous := 3; previous > 0; previous-- {
-		if got := s.State; len(got.Previous) != previous || len(got.Active.Bridge()) != previous || len(got.Bundle()) != previous+1 {
-			t.Fatalf("%d CAs before, a bridge of %d, a bundle of %d; want %d, %d, %d",
-				len(got.Previous), len(got.Active.Bridge()), len(got.Bundle()), previous, previous, previous+1)
-		}
-		forgotten := s.State.Previous[previous-1]
-		s.Spec.PreviousTrust, s.Now = v1alpha1.TrustUntilUnused, forgotten.SignedUntil
-		s.move(rotation.Forget, nil)
-		if slices.ContainsFunc(s.State.Bundle(), forgotten.Root.Equal) {
-			t.Error("the root that was used no more is still trusted")
-		}
-	}
-	if len(s.State.Active.Bridge()) != 0 || s.State.Phase != v1alpha1.PhaseReissuing {
-		t.Errorf("a bridge of %d is left, in %s", len(s.State.Active.Bridge()), s.State.Phase)
-	}
-}
-
 // below is an intermediate, which a root signed.
 func below(t *testing.T, root *x509.Certificate, rootKey *ecdsa.PrivateKey, name string) *rotation.Signer {
 	t.Helper()

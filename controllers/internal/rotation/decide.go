@@ -61,6 +61,8 @@ const (
 	Settle Move = "Settle"
 	// Forget drops roots, in each phase but those that prepare the next.
 	Forget Move = "Forget"
+	// Shorten sends no more of the bridge to a root that is about to go.
+	Shorten Move = "Shorten"
 	// Announce writes down that every target carries a change that processes must read.
 	Announce Move = "Announce"
 )
@@ -86,7 +88,10 @@ func Decide(in Input) Decision {
 		decided.Wanted = false
 	}
 	if in.Spec.Mode == v1alpha1.RotationPaused && (decided.Move != Stay || in.State.Phase != v1alpha1.PhaseStable) {
-		return Decision{BlockedBy: append([]string{Paused}, decided.BlockedBy...)}
+		decided = Decision{BlockedBy: append([]string{Paused}, decided.BlockedBy...)}
+	}
+	if decided.Move == Stay && in.overlong() {
+		decided.Move = Shorten
 	}
 	return decided
 }
@@ -244,12 +249,16 @@ func (in Input) distrust(decided *Decision, names string) {
 func (in Input) forgettable() map[string]bool {
 	found := map[string]bool{}
 	for _, p := range in.State.Previous {
-		unused := in.Spec.PreviousTrust == v1alpha1.TrustUntilUnused && !in.Now.Before(p.SignedUntil)
-		if !in.Now.Before(p.Root.NotAfter) || unused || (p.Compromised && in.reissued()) {
+		if !in.Now.Before(p.Root.NotAfter) || (in.unused(p) && !in.State.leadsTo(p)) || (p.Compromised && in.reissued()) {
 			found[string(p.Root.Raw)] = true
 		}
 	}
 	return found
+}
+
+// unused reports whether a root is trusted no longer than there are certificates that need it, and none is left.
+func (in Input) unused(p Predecessor) bool {
+	return in.Spec.PreviousTrust == v1alpha1.TrustUntilUnused && !in.Now.Before(p.SignedUntil)
 }
 
 // reissued tells whether every certificate is, for so long that servers have read theirs, or have been restarted.

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"crypto/x509"
 	"slices"
 	"time"
 
@@ -24,18 +25,26 @@ func (in Input) Move(decided Decision, next *Signer, over time.Duration) (*State
 	case Settle:
 		state.enter(v1alpha1.PhaseStable, in.Now)
 	case Forget:
-		forgettable := in.forgettable()
-		state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool {
-			dropped := forgettable[string(p.Root.Raw)]
-			state.TrustChanging = state.TrustChanging || (dropped && p.Compromised && in.Now.Before(p.Root.NotAfter))
-			return dropped
-		})
-		state.Active = state.bridged(state.Active)
+		in.forget(state)
+	case Shorten:
+		state.ledUntil(in.Now.Add(state.Longest + SigningSlack))
+		state.Active = state.Active.withBridge(in.shortBridge())
 	case Announce:
 		state.announce(in.Now)
 	case Stay:
 	}
 	return state, nil
+}
+
+// forget drops the roots that nobody needs any more, and what leads to them.
+func (in Input) forget(state *State) {
+	forgettable := in.forgettable()
+	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool {
+		dropped := forgettable[string(p.Root.Raw)]
+		state.TrustChanging = state.TrustChanging || (dropped && p.Compromised && in.Now.Before(p.Root.NotAfter))
+		return dropped
+	})
+	state.Active = state.bridged(state.Active)
 }
 
 // announce notes that every target carries a change that processes must read.
@@ -69,7 +78,7 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 		if err != nil {
 			return nil, err
 		}
-		prepared.Authority = next.WithBridge(bridge)
+		prepared = *next.withBridge(bridge)
 	}
 	if state.Next == nil {
 		// Where the next CA has ended before it signed, the rotation goes on with another, for the same reason.
@@ -89,13 +98,11 @@ func (in Input) begin(reason v1alpha1.RotationReason, next *Signer) (*State, err
 
 // switchSigner lets the next CA sign. What the one before may have signed ends, at the latest, the longest duration from now.
 func (s *State) switchSigner(now, signed time.Time, over time.Duration) {
+	until := later(now.Add(s.Longest+SigningSlack), signed)
+	s.ledUntil(until)
 	if before := s.Active; before != nil && !before.Root.Equal(s.Next.Root) {
-		until := s.SignedUntil(now)
-		if signed.After(until) {
-			until = earlier(signed, before.Root.NotAfter)
-		}
 		s.Previous = append(s.Previous, Predecessor{
-			Root: before.Root, KeyID: pki.KeyID(before.Certificate().SubjectKeyId), SignedUntil: until,
+			Root: before.Root, KeyID: pki.KeyID(before.Certificate().SubjectKeyId), SignedUntil: earlier(until, before.Root.NotAfter),
 		})
 		s.sortPrevious()
 	}
@@ -124,7 +131,11 @@ func earlier(a, b time.Time) time.Time {
 
 // bridged is a CA with as much of its bridge as leads to roots that are trusted.
 func (s *State) bridged(signer *Signer) *Signer {
-	shortened := *signer
-	shortened.Authority = signer.WithBridge(pki.UsefulBridge(signer.Bridge(), s.Bundle()))
-	return &shortened
+	return signer.withBridge(s.shortened(signer.Bridge(), func(p Predecessor) bool { return p.Compromised }))
+}
+
+func (s *Signer) withBridge(bridge []*x509.Certificate) *Signer {
+	bridged := *s
+	bridged.Authority = s.WithBridge(bridge)
+	return &bridged
 }

@@ -42,7 +42,8 @@ type Predecessor struct {
 	Root *x509.Certificate
 	// KeyID is the subject key identifier of the CA that signed, in hexadecimal.
 	KeyID string
-	// SignedUntil is an upper bound of the end of every certificate that it signed.
+	// SignedUntil is an upper bound of the end of every certificate that it signed, or that was sent with a bridge to it of more than one
+	// certificate, which is not sent any more.
 	SignedUntil time.Time
 	// Compromised is set when somebody else may have had its key: it is given up as soon as every certificate is reissued.
 	Compromised bool

@@ -27,7 +27,8 @@ type CAGenerationApplyConfiguration struct {
 	Certificates *int32 `json:"certificates,omitempty"`
 	// longestDurationSeconds is the longest lifetime of a certificate that the active generation may sign, as the policies ask for it.
 	LongestDurationSeconds *int64 `json:"longestDurationSeconds,omitempty"`
-	// signedUntil is when the last certificate that a previous generation may have signed has expired.
+	// signedUntil is when the last certificate has expired that a previous generation may have signed, or that was sent with more than one
+	// certificate that leads to its root.
 	SignedUntil *v1.Time `json:"signedUntil,omitempty"`
 }
 

@@ -1,0 +1,103 @@
+package serviceca
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// verifiesBy tells why a client with these roots would not verify what the server sends, whichever of these ways it goes about it; nil when
+// each would. Go tries every path. TestChains compares the others with OpenSSL and GnuTLS themselves.
+func (l leaf) verifiesBy(roots pki.Bundle, now time.Time, ways ...way) error {
+	if err := l.VerifiesBy(roots.Pool(), now); err != nil {
+		return err
+	}
+	for _, verifies := range ways {
+		if err := verifies(l.sent, roots, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// way is how a client finds a path from what a server sends to its roots.
+type way func(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error
+
+// likeOpenSSL takes the first issuer of each certificate that fits, one that it trusts before one that was sent, and never tries another.
+func likeOpenSSL(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error {
+	path := sent[:1:1]
+	for {
+		last := path[len(path)-1]
+		if root := firstIssuer(last, roots, now); root != nil {
+			return verifyBy(root, path, now)
+		}
+		issuer := firstIssuer(last, without(sent, path), now)
+		if issuer == nil {
+			return fmt.Errorf("OpenSSL is unable to get the issuer certificate of %s", last.Subject.CommonName)
+		}
+		path = append(path, issuer)
+	}
+}
+
+// likeGnuTLS follows the issuers that were sent as far as they go, and looks for a root only by the last of them: by its issuer, and by its
+// subject.
+func likeGnuTLS(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error {
+	path := sent[:1:1]
+	for {
+		left := without(sent, path)
+		next := slices.IndexFunc(left, func(c *x509.Certificate) bool { return issued(path[len(path)-1], c) })
+		if next < 0 {
+			break
+		}
+		path = append(path, left[next])
+	}
+	below, last := path[:len(path)-1], path[len(path)-1]
+	for _, root := range roots {
+		byIssuer := bytes.Equal(root.RawSubject, last.RawIssuer) && verifyBy(root, path, now) == nil
+		bySubject := len(below) > 0 && bytes.Equal(root.RawSubject, last.RawSubject) && verifyBy(root, below, now) == nil
+		if byIssuer || bySubject {
+			return nil
+		}
+	}
+	return errors.New("GnuTLS does not trust the issuer, nor the last certificate that was sent")
+}
+
+func without(all, some []*x509.Certificate) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(all), func(c *x509.Certificate) bool { return slices.ContainsFunc(some, c.Equal) })
+}
+
+// issued tells whether an issuer fits a certificate by its name and its key identifier.
+func issued(certificate, issuer *x509.Certificate) bool {
+	named, identified := certificate.AuthorityKeyId, issuer.SubjectKeyId
+	return bytes.Equal(issuer.RawSubject, certificate.RawIssuer) && (len(named) == 0 || len(identified) == 0 || bytes.Equal(named, identified))
+}
+
+// firstIssuer returns the first issuer that fits and is valid; without one that which ends last, and nil where none fits.
+func firstIssuer(certificate *x509.Certificate, candidates []*x509.Certificate, now time.Time) *x509.Certificate {
+	var best *x509.Certificate
+	for _, candidate := range candidates {
+		switch {
+		case !issued(certificate, candidate):
+		case !now.Before(candidate.NotBefore) && now.Before(candidate.NotAfter):
+			return candidate
+		case best == nil || candidate.NotAfter.After(best.NotAfter):
+			best = candidate
+		}
+	}
+	return best
+}
+
+// verifyBy verifies the first certificate of a path by a root, over nothing but the path.
+func verifyBy(root *x509.Certificate, path []*x509.Certificate, now time.Time) error {
+	intermediates := x509.NewCertPool()
+	for _, certificate := range path[1:] {
+		intermediates.AddCert(certificate)
+	}
+	_, err := path[0].Verify(x509.VerifyOptions{Roots: pki.Bundle{root}.Pool(), Intermediates: intermediates, CurrentTime: now})
+	return err
+}
