@@ -100,35 +100,46 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	ended := r.pace.Ended(req.NamespacedName, r.clock.Now())
 	obstacle, err := r.inject(ctx, door, object)
+	obstacle, again, err := hindered(obstacle, err)
 	switch {
 	case apply.Going(err):
 		return ctrl.Result{}, nil
 	case errors.Is(err, errNotYet):
 		return ctrl.Result{RequeueAfter: retryNotYet}, nil
-	}
-	obstacle, again, err := hindered(obstacle, err)
-	if err != nil {
+	case err != nil:
 		return ctrl.Result{}, r.failed(ctx, object, err)
 	}
 	if lasts := r.pace.Fought(req.NamespacedName, r.clock.Now()); obstacle == nil && lasts > 0 {
 		r.pace.Recovered(req.NamespacedName)
 		return ctrl.Result{RequeueAfter: lasts}, nil
 	}
-	if ended && r.fightsEnded != nil {
-		// Its annotation may have been undone, too: then no event tells of it.
-		defer func() {
-			select {
-			case r.fightsEnded <- event.GenericEvent{Object: object}:
-			case <-ctx.Done():
-			}
-		}()
+	if ended {
+		defer r.recount(ctx, object)
 	}
+	return r.report(ctx, req, object, obstacle, again)
+}
+
+// report is the end of a look: the object is told what stands in its way, or that nothing does.
+func (r *Reconciler) report(
+	ctx context.Context, req ctrl.Request, object client.Object, obstacle *issuance.Obstacle, again time.Duration,
+) (ctrl.Result, error) {
 	if err := r.tell(ctx, object, obstacle); err != nil {
 		return r.told(req, err)
 	}
 	r.pace.Told(req.NamespacedName, true)
 	r.pace.Recovered(req.NamespacedName)
 	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// recount has the targets counted again after a fight: its annotation may have been undone, too, and then no event tells of the end.
+func (r *Reconciler) recount(ctx context.Context, object client.Object) {
+	if r.fightsEnded == nil {
+		return
+	}
+	select {
+	case r.fightsEnded <- event.GenericEvent{Object: object}:
+	case <-ctx.Done():
+	}
 }
 
 // failed reports an error that is about this object and has lasted, and returns it: it is tried again. The object itself may be what cannot be
