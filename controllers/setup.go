@@ -211,9 +211,7 @@ func ours(all map[string]string) map[string]string {
 
 // Setup adds every controller to a manager that was made with ManagerOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
-	live, err := client.New(mgr.GetConfig(), client.Options{
-		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-	})
+	live, err := newClient(mgr)
 	if err != nil {
 		return err
 	}
@@ -229,8 +227,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
-	jumps := wallclock.NewWatcher(options.Clock)
-	keys := keyring.New(live, options.Namespace, options.Clock)
+	jumps, keys := wallclock.NewWatcher(options.Clock), keyring.New(live, options.Namespace, options.Clock)
 	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
 	claim := &installation.Claim{Cache: mgr.GetCache(), Live: live, Recorder: recorder, Clock: options.Clock, Namespace: options.Namespace}
 	if mgr, err = guard(mgr, claim, secrets); err != nil {
@@ -241,9 +238,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	targets := trust.New(trust.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: !openShift,
 	})
-	restarts := restart.New(restart.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted,
-	})
+	restarts := restart.New(restart.Reconciler{Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted})
 	signers := newSigners(signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder)
 	publisher := publish.New(&publish.Publisher{
 		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, Asked: targets.Mounted, Namespace: options.Namespace,
@@ -275,6 +270,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		mgr.Add(jumps),
 		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
 	)
+}
+
+// newClient returns a client without a cache.
+func newClient(mgr ctrl.Manager) (client.Client, error) {
+	return client.New(mgr.GetConfig(), client.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+	})
 }
 
 // guard adds the probes, and returns a manager that starts no controller before this installation has the ServiceCAs.

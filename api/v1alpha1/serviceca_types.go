@@ -9,7 +9,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=sca,categories=serving-certs
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63",message="a ServiceCA's name has at most 63 characters, because it labels what the CA makes: choose a shorter one"
-// +kubebuilder:validation:XValidation:rule="!has(self.spec) || !has(self.spec.source) || !has(self.spec.source.secret) || self.spec.source.secret.name != (has(self.spec.signingKey) && has(self.spec.signingKey.secretName) ? self.spec.signingKey.secretName : self.metadata.name + '-signing-key')",message="spec.source.secret must name another Secret than that of spec.signingKey (<name>-signing-key by default): the operator only reads the one, and keeps and rotates the CA in the other"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.spec) || !has(self.spec.source) || !has(self.spec.source.secret) || (has(self.spec.signingKey) && has(self.spec.signingKey.secretName)) || self.spec.source.secret.name != self.metadata.name + '-signing-key'",message="spec.source.secret must name another Secret than that of spec.signingKey (<name>-signing-key by default): the operator only reads the one, and keeps and rotates the CA in the other",optionalOldSelf=true
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.rotation.phase`
 // +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.active.notAfter`
@@ -52,6 +52,7 @@ type ServiceCAList struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.certificate) || [self.rotation.rotateBefore, self.certificate.duration].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.rotateBefore) < duration(self.certificate.duration)",message="rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: about half of it is a good choice"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || [self.rotation.propagation.minimum, self.rotation.rotateBefore].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.propagation.minimum) < duration(self.rotation.rotateBefore)",message="rotation.propagation.minimum must be shorter than rotation.rotateBefore, or the CA would expire before its successor signs: 10m is a good choice"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.source.secret) || !has(self.signingKey) || !has(self.signingKey.secretName) || self.source.secret.name != self.signingKey.secretName",message="source.secret must name another Secret than that of signingKey (<name>-signing-key by default): the operator only reads the one, and keeps and rotates the CA in the other"
 type ServiceCASpec struct {
 	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set. A change starts
 	// a rotation to the CA of the new source, and so does another CA in the Secret of source.secret.

@@ -98,7 +98,8 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 	state.TrustChanging = in.serviceCA.Status.TrustBundle != nil || len(state.Previous) > 0
 	switch {
 	case copied:
-		state.TrustChanging = false
+		// A rotation that has not switched the signer has not begun: the CA that signs again is the one that it was to replace.
+		state.TrustChanging, state.Trigger, state.Compromise = false, in.switchedTrigger(), in.compromised()
 		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 		if in.secret != nil {
 			state.Active.Authority = state.Active.WithBridge(pki.ParseBridge(in.secret.Data[rotation.BridgeKey]))
@@ -187,7 +188,7 @@ func (in observed) restored(state *rotation.State) found {
 		return found{state: state}
 	}
 	in.keep(state)
-	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.compromised()) {
+	if !same && (state.Active == nil || !in.knows(state.Active.Root) || in.toldCompromise()) {
 		return in.begin(v1alpha1.RotationSigningKeyRestored, "the backup that was restored holds a key that may not sign any more")
 	}
 	if same && status.Rotation != nil && !in.toldPreparing() {
@@ -234,6 +235,14 @@ func (in observed) signedLast(state *rotation.State) bool {
 	return last != nil
 }
 
+// switchedTrigger returns the trigger of the last rotation that has switched the signer, as far as the status remembers.
+func (in observed) switchedTrigger() string {
+	if told := in.serviceCA.Status.Rotation; told != nil && !in.toldPreparing() {
+		return told.Trigger
+	}
+	return ""
+}
+
 // toldPreparing tells whether the status reports a rotation that has not switched the signer yet.
 func (in observed) toldPreparing() bool {
 	told := in.serviceCA.Status.Rotation
@@ -260,8 +269,13 @@ func (in observed) rememberedLongest(signer *rotation.Signer) time.Duration {
 // compromised tells whether the CAs before are to be distrusted.
 func (in observed) compromised() bool {
 	told := in.serviceCA.Status.Rotation
-	return told != nil && told.Reason == v1alpha1.RotationCompromise &&
-		(told.Phase == v1alpha1.PhaseReissuing || told.Phase == v1alpha1.PhaseRetiring)
+	return in.toldCompromise() && (told.Phase == v1alpha1.PhaseReissuing || told.Phase == v1alpha1.PhaseRetiring)
+}
+
+// toldCompromise reports whether the last rotation that the status reports was for a compromise, whatever its phase.
+func (in observed) toldCompromise() bool {
+	told := in.serviceCA.Status.Rotation
+	return told != nil && told.Reason == v1alpha1.RotationCompromise
 }
 
 // recovered are the roots of this ServiceCA, as far as its status remembers them, that are published or that targets carry; but for

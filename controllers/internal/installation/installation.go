@@ -76,6 +76,10 @@ func (c *Claim) Start(ctx context.Context) error {
 		switch {
 		case err != nil:
 			ctrl.LoggerFrom(ctx).Error(err, "find out which installation has the ServiceCAs of this cluster")
+			if !held {
+				unknown := "it is not known which installation has the ServiceCAs of this cluster: " + err.Error()
+				c.refusal.Store(&unknown)
+			}
 		case refusal == "":
 			c.refusal.Store(nil)
 			if !held {

@@ -2,6 +2,7 @@ package installation
 
 import (
 	"context"
+	"encoding/pem"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
@@ -22,6 +24,11 @@ func KeyElsewhere(
 ) (*types.NamespacedName, error) {
 	if ca.Status.Active == nil && ca.Status.Next == nil {
 		return nil, nil
+	}
+	var ours corev1.Secret
+	err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ca.SigningKeySecretName()}, &ours)
+	if client.IgnoreNotFound(err) != nil || holdsKey(now, ca, &ours) {
+		return nil, client.IgnoreNotFound(err)
 	}
 	secrets, err := signingKeys(ctx, live, ca.Name)
 	if err != nil {
@@ -63,6 +70,9 @@ func signingKeys(ctx context.Context, live client.Reader, ca string) ([]metav1.P
 
 // holdsKey reports whether a Secret holds the key of the CA that signs, or that is going to.
 func holdsKey(now time.Time, ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool {
+	if !mayHoldKey(ca, secret) {
+		return false
+	}
 	state, _ := rotation.Read(now, secret)
 	if state == nil {
 		return false
@@ -70,6 +80,27 @@ func holdsKey(now time.Time, ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool
 	for _, named := range []*v1alpha1.CAGeneration{ca.Status.Active, ca.Status.Next} {
 		for _, signer := range []*rotation.Signer{state.Active, state.Next} {
 			if named != nil && signer != nil && signer.Fingerprint() == named.Fingerprint {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mayHoldKey reports whether the first certificate of a pair in a Secret has the subject key id of a CA that the status names, and the
+// key beside it fits. It is cheap, and false for whatever a tenant can make: reading a whole Secret of certificates takes seconds.
+func mayHoldKey(ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool {
+	for certificate, key := range map[string]string{corev1.TLSCertKey: corev1.TLSPrivateKeyKey, rotation.NextCertKey: rotation.NextPrivateKeyKey} {
+		block, _ := pem.Decode(secret.Data[certificate])
+		if block == nil {
+			continue
+		}
+		first, err := pki.ParseLeaf(pem.EncodeToMemory(block))
+		if err != nil || first.CheckKey(secret.Data[key]) != nil {
+			continue
+		}
+		for _, named := range []*v1alpha1.CAGeneration{ca.Status.Active, ca.Status.Next} {
+			if named != nil && named.SubjectKeyID == pki.KeyID(first.SubjectKeyId) {
 				return true
 			}
 		}

@@ -43,7 +43,7 @@ func Quietly(r reconcile.Reconciler) reconcile.Reconciler {
 
 // isConflict reports whether an error is a conflict, and nothing else besides.
 func isConflict(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only what was joined here
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {
 			if !isConflict(one) {
 				return false
