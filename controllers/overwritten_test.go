@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -19,13 +20,18 @@ import (
 func overwrite(t *testing.T, object client.Object, patch string) (end func()) {
 	t.Helper()
 	fighting, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
+	ended, turns := make(chan struct{}), time.NewTicker(50*time.Millisecond)
+	fought := object.DeepCopyObject().(client.Object)
 	go func() {
 		defer close(ended)
+		defer turns.Stop()
 		for fighting.Err() == nil {
 			// It may be written by the operator at that moment.
-			_ = kube.Patch(fighting, object.DeepCopyObject().(client.Object),
-				client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("rival"))
+			_ = kube.Patch(fighting, fought, client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("rival"))
+			select {
+			case <-turns.C:
+			case <-fighting.Done():
+			}
 		}
 	}()
 	return func() { cancel(); <-ended }
