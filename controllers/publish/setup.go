@@ -40,12 +40,19 @@ func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) erro
 	if err != nil {
 		return err
 	}
-	for _, object := range []client.Object{&v1alpha1.ServiceCA{}, namespaceMetadata()} {
-		if _, err := mgr.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false)); err != nil {
-			return err
-		}
+	if _, err := mgr.GetCache().GetInformer(ctx, namespaceMetadata(), cache.BlockUntilSynced(false)); err != nil {
+		return err
 	}
-	return optional.Start(mgr, p.available, func(context.Context) error { return p.watch(mgr) })
+	available := func(ctx context.Context) (bool, error) {
+		// The CRD may come later than the operator.
+		if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ServiceCA{}); optional.Absent(err) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+		return p.available(ctx)
+	}
+	return optional.Start(mgr, available, func(context.Context) error { return p.watch(mgr) })
 }
 
 func (p *Publisher) available(ctx context.Context) (bool, error) {

@@ -106,7 +106,11 @@ func column(pod *corev1.Pod) string {
 // runOperator installs the operator and OpenShift's sample.
 func (s *stack) runOperator() {
 	s.Helper()
-	if err := testoperator.Install(s.Context(), s.kube, operatorNamespace); err != nil {
+	err := errors.Join(
+		testoperator.Install(s.Context(), s.kube, operatorNamespace),
+		testoperator.Allow(s.Context(), s.kube, operatorNamespace, "publish"),
+	)
+	if err != nil {
 		s.Fatal(err)
 	}
 	stop, err := testoperator.Start(context.Background(), s.cluster, operatorNamespace)
@@ -252,7 +256,7 @@ func (s *stack) file(pod *corev1.Pod, volume, name string) []byte {
 	return content
 }
 
-// published are the targets of every ServiceCA.
+// published are the targets of every ServiceCA. That of OpenShift's sample publishes in each namespace, too.
 var published = []string{"its trust-bundle ConfigMap", "its ClusterTrustBundle"}
 
 // statusIsGreen waits until CA and policy say that everything is served.
@@ -261,7 +265,9 @@ func (s *stack) statusIsGreen() {
 	eventually(s.T, func(ctx context.Context) error {
 		var policy v1alpha1.ServingCertPolicy
 		var ca v1alpha1.ServiceCA
-		err := errors.Join(s.kube.Get(ctx, client.ObjectKey{Name: "default"}, &policy), s.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca))
+		var namespaces corev1.NamespaceList
+		err := errors.Join(s.kube.Get(ctx, client.ObjectKey{Name: "default"}, &policy), s.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca),
+			s.kube.List(ctx, &namespaces))
 		if err != nil {
 			return err
 		}
@@ -269,7 +275,7 @@ func (s *stack) statusIsGreen() {
 		switch {
 		case !meta.IsStatusConditionTrue(policy.Status.Conditions, v1alpha1.ConditionAllServed), counts == nil, int(counts.Issued) != len(s.secrets):
 			return fmt.Errorf("the policy reports %+v", policy.Status)
-		case !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished), int(bundle.CurrentTargets) != len(s.configMaps)+len(s.callees)+len(published):
+		case !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished), int(bundle.CurrentTargets) != len(s.configMaps)+len(s.callees)+len(published)+len(namespaces.Items):
 			return fmt.Errorf("the ServiceCA reports %+v", ca.Status)
 		}
 		return nil
