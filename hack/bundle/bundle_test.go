@@ -15,6 +15,7 @@ import (
 	"github.com/operator-framework/api/pkg/validation"
 	appsv1 "k8s.io/api/apps/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"sigs.k8s.io/yaml"
 )
 
@@ -120,7 +121,7 @@ func TestDeployment(t *testing.T) {
 	pod := &want.Spec.Template.Spec
 	pod.ServiceAccountName = "servingcert-" + pod.ServiceAccountName
 	pod.Containers[0].Image = csv.Spec.RelatedImages[0].Image
-	if !reflect.DeepEqual(deployment.Spec, want.Spec) || deployment.Name != "servingcert-"+want.Name {
+	if !equality.Semantic.DeepEqual(deployment.Spec, want.Spec) || deployment.Name != "servingcert-"+want.Name {
 		t.Errorf("the Deployment is\n%+v\nand should be\n%+v", deployment, want)
 	}
 	for _, granted := range append(csv.Spec.InstallStrategy.StrategySpec.Permissions, csv.Spec.InstallStrategy.StrategySpec.ClusterPermissions...) {
