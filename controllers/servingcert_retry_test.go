@@ -31,6 +31,7 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	if err := w.kube.Status().Update(t.Context(), quota); err != nil {
 		t.Fatal(err)
 	}
+	begin := time.Now()
 	r.service("web", asks("web-tls"))
 	r.told("web", "SecretRefused: ")
 	fixed := createBy(t, w.kube, &corev1.ConfigMap{
@@ -50,11 +51,13 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	})
 	through.quiet(t, 3*time.Second)
 	const secrets, configMap = "POST /api/v1/namespaces/refused/secrets", "PATCH /api/v1/namespaces/refused/configmaps/fixed"
-	if tries := len(through.written(secrets)); tries != 1 {
+	// On a slow machine a retry may have been due already.
+	due := int(time.Since(begin) / (30 * time.Second))
+	if tries := len(through.written(secrets)); tries < 1 || tries > 1+due {
 		t.Errorf("the Secret was tried %d times at once", tries)
 	}
 	// The bundle, and the annotation.
-	if writes := len(through.written(configMap)); writes != 2 {
+	if writes := len(through.written(configMap)); writes < 2 || writes > 2+due {
 		t.Errorf("the ConfigMap was written %d times at once", writes)
 	}
 	eventually(t, func(context.Context) string {
