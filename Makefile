@@ -51,7 +51,7 @@ PEERS := openssl gnutls-cli javac
 .PHONY: test
 test: controlplane ## Run every test, against an embedded cluster
 	@for peer in $(PEERS); do command -v $$peer >/dev/null || echo "there is no $$peer here: what takes it is skipped"; done
-	@go test $(RACE) -timeout 30m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
+	@go test $(RACE) -timeout 60m -p $(TEST_JOBS) $(TEST_FLAGS) ./... | sed '/\[no test files\]/d'
 	@go -C hack/controlplane test $(TEST_FLAGS) ./build/... | sed '/\[no test files\]/d'
 	@go -C hack/bundle test $(TEST_FLAGS) ./...
 	@go -C hack/monitoring test $(TEST_FLAGS) ./...
