@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -145,15 +146,16 @@ func TestOwnerUndoes(t *testing.T) {
 	key := client.ObjectKeyFromObject(web)
 	go func() {
 		defer close(ended)
-		for owned := (&appsv1.Deployment{}); ctx.Err() == nil; time.Sleep(100 * time.Millisecond) {
+		wait.UntilWithContext(ctx, func(ctx context.Context) {
+			owned := &appsv1.Deployment{}
 			if world.kube.Get(ctx, key, owned) != nil || stampOf(owned) == "" {
-				continue
+				return
 			}
 			patch := client.RawPatch(types.JSONPatchType, []byte(`[{"op":"remove","path":"/spec/template/metadata/annotations"}]`))
 			if world.kube.Patch(ctx, owned, patch) == nil {
 				undone++
 			}
-		}
+		}, 100*time.Millisecond)
 	}()
 	before := r.pods("web")
 	r.renew()
