@@ -24,8 +24,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/metrics"
 	"github.com/servingcert/operator/controllers/servingcert"
@@ -66,6 +69,9 @@ const (
 	retryMoment, retryWaiting = 2 * time.Second, 30 * time.Second
 )
 
+// reasonAnswerRefused is of a request whose answer the API server does not take.
+const reasonAnswerRefused = "AnswerRefused"
+
 // Reconciler answers the requests at one door.
 type Reconciler[T client.Object] struct {
 	Door     Door[T]
@@ -78,6 +84,10 @@ type Reconciler[T client.Object] struct {
 	opened, absent atomic.Bool
 	// told are the refusals that were told of, by the request: each is told once.
 	told sync.Map
+	// failures are the requests that the API server cannot answer for us, and reported, by request, the
+	// reason of the Event about that.
+	failures pace.Pace
+	reported sync.Map
 }
 
 // SetupWithManager opens the door as soon as the cluster serves the requests, and lets us see them.
@@ -156,14 +166,28 @@ func (r *Reconciler[T]) waiting(ctx context.Context, namespace string) []reconci
 func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.Result, error) {
 	request := r.Door.New()
 	if err := r.requests.Get(ctx, key.NamespacedName, request); err != nil {
-		r.told.Delete(key.NamespacedName)
+		r.forget(key.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	ca := r.Door.CA(request)
 	if ca == "" {
-		r.told.Delete(key.NamespacedName)
+		r.forget(key.NamespacedName)
 		return ctrl.Result{}, nil
 	}
+	result, err := r.answer(ctx, ca, request)
+	switch {
+	case err == nil:
+		r.recovered(key.NamespacedName)
+	case !apply.Refused(err) && (apierrors.IsConflict(err) || apierrors.IsNotFound(err)):
+		// Somebody answered it, or it is gone: the next event tells.
+		return ctrl.Result{}, nil
+	default:
+		r.failed(key.NamespacedName, request, err)
+	}
+	return result, err
+}
+
+func (r *Reconciler[T]) answer(ctx context.Context, ca string, request T) (ctrl.Result, error) {
 	certificate, refusal, err := r.judge(ctx, ca, request)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -182,12 +206,8 @@ func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.R
 			result.RequeueAfter = retryWaiting
 		}
 		if err = r.Door.Refuse(ctx, request, refusal); err == nil {
-			r.tell(key.NamespacedName, request, refusal)
+			r.tell(client.ObjectKeyFromObject(request), request, refusal)
 		}
-	}
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		// Somebody answered it, or it is gone: the next event tells.
-		return ctrl.Result{}, nil
 	}
 	return result, err
 }
@@ -209,4 +229,34 @@ func (r *Reconciler[T]) tell(key types.NamespacedName, request T, refusal *Refus
 		return
 	}
 	r.Recorder.Eventf(r.Door.About(request), request, corev1.EventTypeWarning, refusal.Reason, "Sign", "%s", refusal.Message)
+}
+
+// failed records an Event of an error about a request: at once of what the API server refuses, and of
+// what it cannot carry out when that has lasted. It does so once while it lasts: the words may vary.
+func (r *Reconciler[T]) failed(key types.NamespacedName, request T, err error) {
+	now := r.Signer.Clock.Now()
+	failure := r.failures.Failed(key, now, err)
+	if apply.Refused(err) {
+		failure = issuance.NewObstacle(reasonAnswerRefused, "%v", err)
+	}
+	if failure == nil {
+		return
+	}
+	if before, _ := r.reported.Load(key); before == failure.Reason || !r.failures.AllowsEvent(failure, now) {
+		return
+	}
+	r.reported.Store(key, failure.Reason)
+	r.Recorder.Eventf(r.Door.About(request), request, corev1.EventTypeWarning, failure.Reason, "Sign", "%s", failure.Message)
+}
+
+// recovered ends what failed reports.
+func (r *Reconciler[T]) recovered(key types.NamespacedName) {
+	r.failures.Recovered(key)
+	r.reported.Delete(key)
+}
+
+// forget drops what is remembered of a request that is gone or answered.
+func (r *Reconciler[T]) forget(key types.NamespacedName) {
+	r.told.Delete(key)
+	r.recovered(key)
 }
