@@ -174,7 +174,9 @@ func (r *Reconciler) servicesOfPassword(ctx context.Context, secret client.Objec
 	return r.services(ctx, client.InNamespace(secret.GetNamespace()), client.MatchingFields{indexPassword: secret.GetName()})
 }
 
-// rivalsOfService are the Services that may want the same Secret as this one.
+// rivalsOfService returns requests for the other Services that may want the same Secret as this one. The
+// Service itself is not among them: its own watch reconciles it, and events come to the two at different
+// times, so that it would be reconciled twice, and what was refused retried at once.
 func (r *Reconciler) rivalsOfService(ctx context.Context, object client.Object) []reconcile.Request {
 	service, ok := object.(*corev1.Service)
 	if !ok {
@@ -191,7 +193,8 @@ func (r *Reconciler) rivalsOfService(ctx context.Context, object client.Object) 
 	for _, suffix := range policies.Suffixes() {
 		requests = append(requests, r.requests(ctx, policies, service.Namespace, service.Name+suffix)...)
 	}
-	return requests
+	itself := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(service)}
+	return slices.DeleteFunc(requests, func(request reconcile.Request) bool { return request == itself })
 }
 
 func (r *Reconciler) requests(ctx context.Context, policies policy.Set, namespace, secretName string) []reconcile.Request {

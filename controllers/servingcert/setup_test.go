@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
 // Who wants the same Secret is looked at again when somebody else's wish for it changes, and not when that one is told of an obstacle.
@@ -37,5 +38,15 @@ func TestWishChanged(t *testing.T) {
 				t.Errorf("others are looked at: %t, want %t", got, tc.want)
 			}
 		})
+	}
+}
+
+// A change of a Service has the others reconciled that may want its Secret, and not the Service itself, which its own watch reconciles.
+func TestRivalsOfService(t *testing.T) {
+	t.Parallel()
+	web := asking("web", "web-tls")
+	r := &Reconciler{View: View{Sets: &policy.Sets{}, Reader: reading(t, web, asking("rival", "web-tls"), asking("other", "other-tls"))}}
+	if got := r.rivalsOfService(t.Context(), web); len(got) != 1 || got[0].Name != "rival" {
+		t.Errorf("reconciled are %v, want the rival", got)
 	}
 }
