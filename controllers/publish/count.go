@@ -95,8 +95,11 @@ func (c *counter) overrule(won *claim) {
 // compare counts a ConfigMap by what its metadata say.
 func (c *counter) compare(key types.NamespacedName, won *claim, configMap, namespace *metav1.PartialObjectMetadata) {
 	current := trust.Published(configMap) == c.ca.Name && configMap.Annotations[v1alpha1.AnnotationPublishedHash] == mark(c.hash, won.bundle.Key)
-	problem := c.problemOf(key)
-	blocked := problem != "" || !c.permitted.Load() || c.pace.Hopeless(key, c.Clock.Now())
+	now := c.Clock.Now()
+	current = current && c.pace.Fought(key, now) == 0
+	// Requests that fail are waited for within a bound.
+	problem, failure := c.problemOf(key), c.pace.Failing(key, now)
+	blocked := (problem != "" && failure == nil) || !c.permitted.Load() || c.pace.Hopeless(key, now)
 	if problem != "" && !current {
 		c.problems = append(c.problems, problem)
 	}
@@ -104,7 +107,7 @@ func (c *counter) compare(key types.NamespacedName, won *claim, configMap, names
 		c.counted.All++
 		return
 	}
-	c.counted.Count(current, blocked, "ConfigMap "+key.String())
+	c.counted.Count(current, blocked, trust.Explained("ConfigMap "+key.String(), failure))
 }
 
 func (p *Publisher) problemOf(key types.NamespacedName) string {

@@ -2,7 +2,6 @@ package publish
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/pki"
@@ -32,8 +32,8 @@ const (
 	retryRefused, retryNotReady = time.Minute, 5 * time.Minute
 	// burst Events come at once, and then perSecond: as many namespaces may have a ConfigMap of somebody else's as there are.
 	burst, perSecond = 25, 1
-	// reasonNotOurs and reasonRefused are the reasons of the Events on ConfigMaps.
-	reasonNotOurs, reasonRefused = "ConfigMapNotOurs", "PublishRefused"
+	// reasonNotOurs, reasonRefused and reasonOverwritten are the reasons of the Events on ConfigMaps.
+	reasonNotOurs, reasonRefused, reasonOverwritten = "ConfigMapNotOurs", "PublishRefused", "Overwritten"
 )
 
 // Publisher reconciles the ConfigMaps that ServiceCAs publish.
@@ -76,7 +76,7 @@ func (p *Publisher) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	namespace := namespaceMetadata()
 	err := p.Cache.Get(ctx, client.ObjectKey{Name: req.Namespace}, namespace, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) || (err == nil && !namespace.DeletionTimestamp.IsZero()) {
-		p.note(req.NamespacedName, nil, "")
+		p.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
@@ -88,10 +88,10 @@ func (p *Publisher) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	}
 	won := newClaims(cas, p.Namespace).winner(req.NamespacedName, namespace.Labels)
 	if won == nil {
-		p.note(req.NamespacedName, nil, "")
-		return ctrl.Result{}, p.remove(ctx, req.NamespacedName, cas)
+		return p.remove(ctx, req.NamespacedName, cas)
 	}
 	if wait := p.pace.Wait(req.NamespacedName, p.Clock.Now()); wait > 0 {
+		p.reportOverwritten(won.ca, req.NamespacedName)
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	ca, _, err := p.Keyring.Find(ctx, p.Cache, won.ca.Name)
@@ -107,28 +107,58 @@ func (p *Publisher) publish(ctx context.Context, won *claim, bundle []byte, key 
 	if changed {
 		p.pace.Wrote(key, pki.Hash(bundle), p.Clock.Now(), err)
 	}
-	switch {
-	case apply.Going(err):
-		return ctrl.Result{}, nil
-	case err != nil && apply.Refused(err):
-		p.report(won.ca, configMap, reasonRefused, fmt.Sprintf("ConfigMap %s cannot be written: %v", key, err))
-		return ctrl.Result{RequeueAfter: retryRefused}, nil
-	case err != nil:
-		return ctrl.Result{}, err
-	case configMap.UID != "" && !ours(configMap):
+	if err != nil {
+		return p.failed(won.ca, configMap, "written", err)
+	}
+	p.pace.Recovered(key)
+	if configMap.UID != "" && !ours(configMap) {
 		return ctrl.Result{}, p.reportForeign(ctx, won, configMap)
+	}
+	if lasts := p.pace.Fought(key, p.Clock.Now()); lasts > 0 {
+		return ctrl.Result{RequeueAfter: lasts}, nil
+	}
+	if p.pace.Ended(key, p.Clock.Now()) {
+		// It was not counted as current, and may have been reported to nobody.
+		p.announce(won.ca)
 	}
 	p.note(key, won.ca, "")
 	return ctrl.Result{}, nil
+}
+
+// failed reports why a ConfigMap cannot be written or removed: at once where that is for somebody to put right, and else once it has lasted.
+func (p *Publisher) failed(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, done string, err error) (ctrl.Result, error) {
+	key := client.ObjectKeyFromObject(configMap)
+	failure := p.pace.Failed(key, p.Clock.Now(), err)
+	switch {
+	case apply.Going(err):
+		return ctrl.Result{}, nil
+	case apply.Refused(err):
+		p.report(ca, configMap, issuance.NewObstacle(reasonRefused, "ConfigMap %s cannot be %s: %v", key, done, err))
+		return ctrl.Result{RequeueAfter: retryRefused}, nil
+	case failure != nil:
+		p.report(ca, configMap, issuance.NewObstacle(failure.Reason, "ConfigMap %s cannot be %s: %s", key, done, failure.Message))
+	}
+	return ctrl.Result{}, err
+}
+
+// reportOverwritten reports once who keeps overwriting a ConfigMap, until that has ended.
+func (p *Publisher) reportOverwritten(ca *v1alpha1.ServiceCA, key types.NamespacedName) {
+	rival, unreported := p.pace.Rival(key)
+	if !unreported {
+		return
+	}
+	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+	p.report(ca, configMap, issuance.NewObstacle(reasonOverwritten, "%s keeps overwriting or deleting ConfigMap %s, which is put back a few times "+
+		"every 30 seconds: let that client leave it alone, or exclude its namespace by spec.trustBundle.publish of ServiceCA %s", rival, key, ca.Name))
 }
 
 // write makes the ConfigMap or, where it is ours, puts it right in the version that was read. It returns what it found, or made.
 func (p *Publisher) write(ctx context.Context, won *claim, bundle []byte, key types.NamespacedName) (*corev1.ConfigMap, bool, error) {
 	configMap := &corev1.ConfigMap{}
 	err := p.Live.Get(ctx, key, configMap)
+	configMap.Namespace, configMap.Name = key.Namespace, key.Name
 	if apierrors.IsNotFound(err) {
 		// Created, and not applied: what somebody else makes at this moment stays as it is.
-		configMap.Namespace, configMap.Name = key.Namespace, key.Name
 		won.fill(configMap, bundle)
 		return configMap, true, p.Live.Create(ctx, configMap, apply.Publish)
 	}
@@ -136,6 +166,7 @@ func (p *Publisher) write(ctx context.Context, won *claim, bundle []byte, key ty
 	if err != nil || !ours(configMap) || !won.fill(configMap, bundle) {
 		return configMap, false, err
 	}
+	p.pace.Blame(key, apply.Rival(before, apply.Publish, won.bundle.Key))
 	guarded := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	return configMap, true, p.Live.Patch(ctx, configMap, guarded, apply.Publish)
 }
@@ -148,16 +179,16 @@ func (p *Publisher) reportForeign(ctx context.Context, won *claim, configMap *co
 		p.note(key, won.ca, "")
 		return err
 	}
-	p.report(won.ca, configMap, reasonNotOurs, fmt.Sprintf("ConfigMap %s is left alone, because the operator did not make it: delete it, "+
+	p.report(won.ca, configMap, issuance.NewObstacle(reasonNotOurs, "ConfigMap %s is left alone, because the operator did not make it: delete it, "+
 		"annotate it %s=%s, or exclude its namespace by spec.trustBundle.publish of ServiceCA %s",
 		key, v1alpha1.AnnotationInjectCABundle, won.ca.Name, won.ca.Name))
 	return nil
 }
 
 // report records a problem, and an Event where it is a new one.
-func (p *Publisher) report(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, reason, message string) {
-	if p.note(client.ObjectKeyFromObject(configMap), ca, message) && p.events.TryAccept() {
-		p.Recorder.Eventf(configMap, nil, corev1.EventTypeWarning, reason, "PublishCABundle", "%s", message)
+func (p *Publisher) report(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, problem *issuance.Obstacle) {
+	if p.note(client.ObjectKeyFromObject(configMap), ca, problem.Message) && p.events.TryAccept() {
+		p.Recorder.Eventf(configMap, nil, corev1.EventTypeWarning, problem.Reason, "PublishCABundle", "%s", problem.Message)
 	}
 }
 
@@ -172,26 +203,48 @@ func (p *Publisher) note(key types.NamespacedName, ca *v1alpha1.ServiceCA, probl
 	if problem == "" {
 		delete(p.problems, key)
 	}
-	if ca != nil {
-		select {
-		case p.changes <- event.GenericEvent{Object: ca}:
-		default: // one that is not announced is counted with the next
-		}
-	}
+	p.announce(ca)
 	return true
 }
 
+// announce has a ServiceCA counted again; nil is none.
+func (p *Publisher) announce(ca *v1alpha1.ServiceCA) {
+	if ca == nil {
+		return
+	}
+	select {
+	case p.changes <- event.GenericEvent{Object: ca}:
+	default: // one that is not announced is counted with the next
+	}
+}
+
+// forget leaves nothing of a ConfigMap that is not published any more.
+func (p *Publisher) forget(key types.NamespacedName) {
+	p.note(key, nil, "")
+	p.pace.Recovered(key)
+	p.pace.Forget(key)
+}
+
 // remove removes a ConfigMap that no ServiceCA publishes any more, if it is ours. That of a ServiceCA which is gone stays, as all that it made.
-func (p *Publisher) remove(ctx context.Context, key types.NamespacedName, cas []v1alpha1.ServiceCA) error {
+func (p *Publisher) remove(ctx context.Context, key types.NamespacedName, cas []v1alpha1.ServiceCA) (ctrl.Result, error) {
+	err := p.removeOurs(ctx, key, cas)
+	if client.IgnoreNotFound(err) != nil {
+		return p.failed(nil, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}, "removed", err)
+	}
+	p.forget(key)
+	return ctrl.Result{}, nil
+}
+
+func (p *Publisher) removeOurs(ctx context.Context, key types.NamespacedName, cas []v1alpha1.ServiceCA) error {
 	cached := trust.ConfigMaps.Metadata()
 	if err := p.Cache.Get(ctx, key, cached, client.UnsafeDisableDeepCopy); err != nil || !isThere(cas, trust.Published(cached)) {
-		return client.IgnoreNotFound(err)
+		return err
 	}
 	var configMap corev1.ConfigMap
 	if err := p.Live.Get(ctx, key, &configMap); err != nil || !isThere(cas, trust.Published(&configMap)) || !ours(&configMap) {
-		return client.IgnoreNotFound(err)
+		return err
 	}
-	return client.IgnoreNotFound(p.Live.Delete(ctx, &configMap, apply.Unchanged(&configMap)))
+	return p.Live.Delete(ctx, &configMap, apply.Unchanged(&configMap))
 }
 
 func isThere(cas []v1alpha1.ServiceCA, name string) bool {
