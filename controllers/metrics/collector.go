@@ -197,8 +197,11 @@ func (s shown) policy(status v1alpha1.ServingCertPolicyStatus) {
 		s.gauge(policyHeld, float64(services.Held))
 	}
 	if restarts := status.Restarts; restarts != nil {
-		s.gauge(policyRestarts, float64(restarts.Pending), "pending")
-		s.gauge(policyRestarts, float64(restarts.InProgress), "in_progress")
+		s.gauge(policyRestarts, float64(restarts.Pending-restarts.Rolling-restarts.Blocked), "pending")
+		s.gauge(policyRestarts, float64(restarts.Rolling), "rolling")
+		s.gauge(policyRestarts, float64(restarts.Blocked), "blocked")
+		s.gauge(policyRestarts, float64(restarts.InProgress-restarts.Overdue), "in_progress")
+		s.gauge(policyRestarts, float64(restarts.Overdue), "overdue")
 		s.gauge(policyRestarts, float64(restarts.Failed), "failed")
 		s.gauge(policyRestarts, float64(restarts.OptedOut), "opted_out")
 	}

@@ -62,7 +62,7 @@ func full() shelf {
 		Services:        &v1alpha1.ServiceCounts{Matched: 6, Issued: 3, Pending: 2, Failed: 1, Held: 1},
 		EarliestExpiry:  new(at(1800000000)),
 		NextRenewalTime: new(at(1700000000)),
-		Restarts:        &v1alpha1.RestartCounts{Pending: 4, InProgress: 3, Failed: 2, OptedOut: 1},
+		Restarts:        &v1alpha1.RestartCounts{Pending: 15, Rolling: 5, Blocked: 6, InProgress: 10, Overdue: 7, Failed: 2, OptedOut: 1},
 	}}
 	return shelf{cas: []v1alpha1.ServiceCA{rotating}, policies: []v1alpha1.ServingCertPolicy{policy}}
 }
@@ -97,7 +97,10 @@ func TestStatuses(t *testing.T) {
 		`servingcert_policy_earliest_expiry_timestamp_seconds{policy="web"}`:          "1.8e+09",
 		`servingcert_policy_next_renewal_timestamp_seconds{policy="web"}`:             "1.7e+09",
 		`servingcert_policy_restarts{policy="web",state="pending"}`:                   "4",
+		`servingcert_policy_restarts{policy="web",state="rolling"}`:                   "5",
+		`servingcert_policy_restarts{policy="web",state="blocked"}`:                   "6",
 		`servingcert_policy_restarts{policy="web",state="in_progress"}`:               "3",
+		`servingcert_policy_restarts{policy="web",state="overdue"}`:                   "7",
 		`servingcert_policy_restarts{policy="web",state="failed"}`:                    "2",
 		`servingcert_policy_restarts{policy="web",state="opted_out"}`:                 "1",
 		`servingcert_policy_held_services{policy="web"}`:                              "1",

@@ -68,7 +68,7 @@ var rows = []row{
 		},
 		{
 			title: "Workloads to restart", unit: count, width: 4,
-			query: `sum(max by (policy, state) (servingcert_policy_restarts{state=~"pending|in_progress"}))`,
+			query: `sum(max by (policy, state) (servingcert_policy_restarts{state=~"pending|rolling|blocked|in_progress|overdue"}))`,
 		},
 	}},
 	{title: "Trust", height: 7, panels: []panel{
