@@ -17,6 +17,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
+// manySecrets is how many labelled Secrets are read of another namespace. An operator's namespace has one or two for each ServiceCA; a tenant could
+// label so many that reading them takes longer than the operator has.
+const manySecrets = 10
+
 // KeyElsewhere returns the Secret of another namespace that holds the private key of the CA which the status of a ServiceCA names;
 // nil where namespace holds it, or none does. Anybody may copy labels and certificates: only the key counts.
 func KeyElsewhere(
@@ -35,8 +39,12 @@ func KeyElsewhere(
 		return nil, err
 	}
 	var elsewhere *types.NamespacedName
+	looked := map[string]int{}
 	for i := range secrets {
 		key := client.ObjectKeyFromObject(&secrets[i])
+		if looked[key.Namespace]++; key.Namespace != namespace && looked[key.Namespace] > manySecrets {
+			continue
+		}
 		var secret corev1.Secret
 		if err := live.Get(ctx, key, &secret); client.IgnoreNotFound(err) != nil {
 			return nil, err
