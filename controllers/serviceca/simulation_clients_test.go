@@ -25,6 +25,40 @@ func (l leaf) verifiesBy(roots pki.Bundle, now time.Time, ways ...way) error {
 	return nil
 }
 
+// meeting is a server with a certificate, and a client with some roots, that verifies it in so many ways.
+type meeting struct {
+	server *pki.Leaf
+	roots  string
+	ways   int
+}
+
+// verifies is verifiesBy, and remembers that a client does until the next time at which a certificate begins or ends to be valid: before
+// that, time changes nothing about it.
+func (w *world) verifies(server leaf, roots pki.Bundle, ways ...way) error {
+	met := meeting{server.Leaf, pki.Fingerprint(roots[0], roots[1:]...), len(ways)}
+	if w.now.Before(w.verified[met]) {
+		return nil
+	}
+	err := server.verifiesBy(roots, w.now, ways...)
+	if err == nil {
+		w.verified[met] = nextChange(w.now, slices.Concat(server.sent, roots))
+	}
+	return err
+}
+
+// nextChange returns the first time from now on, now included, at which one of the certificates begins or ends to be valid.
+func nextChange(now time.Time, certificates []*x509.Certificate) time.Time {
+	next := now.AddDate(1000, 0, 0)
+	for _, certificate := range certificates {
+		for _, at := range []time.Time{certificate.NotBefore, certificate.NotAfter} {
+			if !at.Before(now) && at.Before(next) {
+				next = at
+			}
+		}
+	}
+	return next
+}
+
 // way is how a client finds a path from what a server sends to its roots.
 type way func(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error
 

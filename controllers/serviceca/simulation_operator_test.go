@@ -175,6 +175,8 @@ type mutant struct {
 	out  func(observed, *rotation.State)
 	// localClock believes the clock of its node.
 	localClock bool
+	// seed is of a life in which it is noticed soon; 0 is that of 1.
+	seed uint64
 }
 
 func (m mutant) observes(in *observed) {

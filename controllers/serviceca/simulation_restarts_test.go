@@ -114,7 +114,7 @@ func (w *world) shakeHandsWithFrozen(server leaf, clients []*process) {
 	}
 	for _, client := range clients {
 		w.handshakes++
-		if err := server.verifiesBy(client.held.roots, w.now, likeOpenSSL, likeGnuTLS); err != nil {
+		if err := w.verifies(server, client.held.roots, likeOpenSSL, likeGnuTLS); err != nil {
 			w.fail("a client that started %s with %s refuses a certificate of %s, made %s: %v",
 				client.started.Format(time.DateTime), names(client.held.roots), server.Issuer.CommonName, server.IssuedAt(), err)
 		}

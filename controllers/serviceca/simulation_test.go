@@ -79,7 +79,7 @@ func (w *world) shakeHands() {
 		for _, server := range s.leaves {
 			for _, roots := range clients {
 				w.handshakes++
-				if err := server.verifiesBy(roots, w.now, likeOpenSSL, likeGnuTLS); err != nil {
+				if err := w.verifies(server, roots, likeOpenSSL, likeGnuTLS); err != nil {
 					w.fail("a client with %s refuses a certificate of %s, made %s: %v", names(roots), server.Issuer.CommonName, server.IssuedAt(), err)
 				}
 			}
@@ -100,7 +100,7 @@ func (w *world) shakeHandsOverTheBridge(server leaf) {
 		return
 	}
 	w.handshakes++
-	if err := server.verifiesBy(pki.Bundle{root}, w.now, likeOpenSSL); err != nil {
+	if err := w.verifies(server, pki.Bundle{root}, likeOpenSSL); err != nil {
 		w.fail("a client that knows only %s refuses a certificate of %s: %v", root.Subject.CommonName, server.Issuer.CommonName, err)
 	}
 }

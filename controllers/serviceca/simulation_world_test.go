@@ -57,6 +57,8 @@ type world struct {
 	restarter  restarter
 	mutant     mutant
 	handshakes int
+	// verified is until when the result of a meeting cannot change.
+	verified map[meeting]time.Time
 	// stands is for how many steps the phase that began then has not come on, though nothing holds it.
 	stands      int
 	standsSince metav1.Time
@@ -119,7 +121,7 @@ func newWorld(t *testing.T, seed uint64, broken mutant) *world {
 				PrivateKey: v1alpha1.ServingPrivateKey{PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
 			},
 		}},
-		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, rootOf: map[string]string{}, bridged: map[string]bridge{},
+		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, rootOf: map[string]string{}, bridged: map[string]bridge{}, verified: map[meeting]time.Time{},
 	}
 	w.restarter = newRestarter(seed)
 	w.restartManager()

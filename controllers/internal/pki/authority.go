@@ -254,7 +254,7 @@ func (a *Authority) Fingerprint() string { return Fingerprint(a.certificate, a.c
 // Root finds the self-signed certificate that the CA chains to, over nothing but the chain that a server sends: the CA itself, or
 // one of the candidates in PEM. From then on the CA does not outlive it.
 func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate, error) {
-	if selfSigned(a.certificate) {
+	if len(a.chain) == 0 {
 		return a.certificate, nil
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
