@@ -228,7 +228,7 @@ func (p *Publisher) forget(key types.NamespacedName) {
 // remove removes a ConfigMap that no ServiceCA publishes any more, if it is ours. That of a ServiceCA which is gone stays, as all that it made.
 func (p *Publisher) remove(ctx context.Context, key types.NamespacedName, cas []v1alpha1.ServiceCA) (ctrl.Result, error) {
 	err := p.removeOurs(ctx, key, cas)
-	if client.IgnoreNotFound(err) != nil {
+	if apply.IgnoreGone(err) != nil {
 		return p.failed(nil, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}, "removed", err)
 	}
 	p.forget(key)

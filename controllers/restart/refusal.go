@@ -4,7 +4,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/servingcert/operator/controllers/internal/apply"
 )
@@ -60,7 +59,7 @@ func (r *Reconciler) written(now time.Time, one *item, what string, err error) b
 	switch {
 	case err == nil:
 		one.entry.refusal, one.tried = refusal{}, time.Time{}
-	case apply.Going(err) || apierrors.IsConflict(err):
+	case apply.Going(err) || apply.Conflict(err):
 	case apply.Refused(err):
 		r.failed(now, one, what, err, retryRefused)
 	default:

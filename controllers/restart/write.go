@@ -11,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -58,7 +57,7 @@ func (r *Reconciler) evict(now time.Time, p *plan, one *item) attempt {
 	return func(ctx context.Context) func() {
 		what, err := r.evictNext(ctx, now, one)
 		return func() {
-			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			if apply.IgnoreGone(err) != nil && !apply.Conflict(err) {
 				r.failed(now, one, what, err, retryEviction)
 				p.lookAt(now.Add(retryEviction))
 			}

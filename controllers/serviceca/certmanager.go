@@ -312,7 +312,7 @@ func (r *Reconciler) collect(ctx context.Context, in observed, decided *step) er
 	if err := r.deleteRequests(ctx, in.serviceCA.Name); err != nil {
 		return err
 	}
-	return client.IgnoreNotFound(r.Live.Delete(ctx, secret, apply.Unchanged(secret)))
+	return apply.IgnoreGone(r.Live.Delete(ctx, secret, apply.Unchanged(secret)))
 }
 
 // tellUnasked says why cert-manager cannot be asked: of a CA that signs, it is what its rotation waits for.

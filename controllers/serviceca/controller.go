@@ -120,7 +120,7 @@ func (r *Reconciler) reconcile(ctx context.Context, begin time.Time, ca *v1alpha
 	}
 	status := buildStatus(in.now, ca, decided, seen)
 	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
-		return ctrl.Result{}, false, client.IgnoreNotFound(err)
+		return ctrl.Result{}, false, apply.IgnoreGone(err)
 	}
 	r.counted(begin, decided)
 	r.announce(ca, decided)

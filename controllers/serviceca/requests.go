@@ -27,7 +27,7 @@ func (r *Reconciler) deleteRequests(ctx context.Context, ca string) error {
 	requests, err := r.ownRequests(ctx, client.MatchingLabels{v1alpha1.LabelServiceCA: ca})
 	for i := range requests {
 		request := &requests[i]
-		if err := r.Live.Delete(ctx, request, apply.Unchanged(request)); client.IgnoreNotFound(err) != nil {
+		if err := r.Live.Delete(ctx, request, apply.Unchanged(request)); apply.IgnoreGone(err) != nil {
 			return err
 		}
 	}

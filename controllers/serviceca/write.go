@@ -112,7 +112,7 @@ func (r *Reconciler) removeOthers(ctx context.Context, ca *v1alpha1.ServiceCA, k
 		if outdated, err := r.outdated(ctx, ca); outdated || err != nil {
 			return err
 		}
-		if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); client.IgnoreNotFound(err) != nil {
+		if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); apply.IgnoreGone(err) != nil {
 			return err
 		}
 	}

@@ -41,7 +41,7 @@ func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuanc
 	case apply.Refused(err):
 		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
 		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
-	case apply.Going(err), apierrors.IsConflict(err):
+	case apply.Going(err), apply.Conflict(err):
 		// Something else was faster.
 		return outcome{silent: true, again: retryUnseen}, nil
 	case err != nil:
@@ -122,7 +122,7 @@ func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.
 	}
 	found.ca.Signatures.Made(leaf, found.ca.Certificate)
 	err = r.writeSecret(ctx, found, pair)
-	if apierrors.IsAlreadyExists(err) {
+	if apierrors.IsAlreadyExists(err) && !apply.Refused(err) {
 		return errSecretThere
 	}
 	if err != nil {
@@ -289,7 +289,7 @@ func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result o
 	r.reports.Expect(key, changes)
 	if err := apply.Annotations(ctx, r.Client, apply.ServingCert, service.DeepCopy(), changes); err != nil {
 		r.reports.Forget(key)
-		return client.IgnoreNotFound(err)
+		return apply.IgnoreGone(err)
 	}
 	if result.obstacle != nil && len(changes) > 0 && r.View.Pace.AllowsEvent(result.obstacle, r.Clock.Now()) {
 		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.obstacle.Reason, "Issue", "%s", result.obstacle.Message)

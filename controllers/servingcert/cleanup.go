@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/clock"
@@ -56,7 +55,7 @@ func (r *Reconciler) remove(ctx context.Context, service *corev1.Service, secret
 	}
 	// The cache need not see the deletion before it is read again, and would wait for ever where it never does.
 	err := r.Client.Delete(ctx, secret, apply.Unchanged(secret), client.DisableReadYourWritesConsistency)
-	if apierrors.IsConflict(err) || apply.Going(err) {
+	if apply.Conflict(err) || apply.Going(err) {
 		return nil
 	}
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -25,7 +24,6 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/pace"
@@ -84,10 +82,8 @@ type Reconciler[T client.Object] struct {
 	opened, absent atomic.Bool
 	// told are the refusals that were told of, by the request: each is told once.
 	told sync.Map
-	// failures are the requests that the API server cannot answer for us, and reported, by request, the
-	// reason of the Event about that.
-	failures pace.Pace
-	reported sync.Map
+	// failures are the requests whose answers the API server does not write.
+	failures pace.Reports
 }
 
 // SetupWithManager opens the door as soon as the cluster serves the requests, and lets us see them.
@@ -177,8 +173,8 @@ func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.R
 	result, err := r.answer(ctx, ca, request)
 	switch {
 	case err == nil:
-		r.recovered(key.NamespacedName)
-	case !apply.Refused(err) && (apierrors.IsConflict(err) || apierrors.IsNotFound(err)):
+		r.failures.Recovered(key.NamespacedName)
+	case apply.Conflict(err), apply.IgnoreGone(err) == nil:
 		// Somebody answered it, or it is gone: the next event tells.
 		return ctrl.Result{}, nil
 	default:
@@ -231,32 +227,15 @@ func (r *Reconciler[T]) tell(key types.NamespacedName, request T, refusal *Refus
 	r.Recorder.Eventf(r.Door.About(request), request, corev1.EventTypeWarning, refusal.Reason, "Sign", "%s", refusal.Message)
 }
 
-// failed records an Event of an error about a request: at once of what the API server refuses, and of
-// what it cannot carry out when that has lasted. It does so once while it lasts: the words may vary.
+// failed records an Event of an error about a request, where one is due.
 func (r *Reconciler[T]) failed(key types.NamespacedName, request T, err error) {
-	now := r.Signer.Clock.Now()
-	failure := r.failures.Failed(key, now, err)
-	if apply.Refused(err) {
-		failure = issuance.NewObstacle(reasonAnswerRefused, "%v", err)
+	if failure, record := r.failures.Failed(key, r.Signer.Clock.Now(), reasonAnswerRefused, err); record {
+		r.Recorder.Eventf(r.Door.About(request), request, corev1.EventTypeWarning, failure.Reason, "Sign", "%s", failure.Message)
 	}
-	if failure == nil {
-		return
-	}
-	if before, _ := r.reported.Load(key); before == failure.Reason || !r.failures.AllowsEvent(failure, now) {
-		return
-	}
-	r.reported.Store(key, failure.Reason)
-	r.Recorder.Eventf(r.Door.About(request), request, corev1.EventTypeWarning, failure.Reason, "Sign", "%s", failure.Message)
-}
-
-// recovered ends what failed reports.
-func (r *Reconciler[T]) recovered(key types.NamespacedName) {
-	r.failures.Recovered(key)
-	r.reported.Delete(key)
 }
 
 // forget drops what is remembered of a request that is gone or answered.
 func (r *Reconciler[T]) forget(key types.NamespacedName) {
 	r.told.Delete(key)
-	r.recovered(key)
+	r.failures.Recovered(key)
 }

@@ -148,9 +148,11 @@ func TestAnswerThatCannotBeWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, told := r.told.Load(key)
-			_, reported := r.reported.Load(key)
-			if told || reported || r.failures.Failing(key, now.Add(time.Hour)) != nil {
-				t.Errorf("it is remembered: told %t, reported %t", told, reported)
+			// What is remembered of no error is recorded, and has begun only now.
+			_, anew := r.failures.Failed(key, clock.Now(), reasonAnswerRefused, forbidden)
+			lasting, _ := r.failures.Failed(key, clock.Now(), reasonAnswerRefused, away(6))
+			if told || !anew || lasting != nil {
+				t.Errorf("it is remembered: told %t, refused %t, failed %v", told, !anew, lasting)
 			}
 		})
 	}

@@ -235,5 +235,5 @@ func (r *Reconciler) tell(ctx context.Context, object client.Object, obstacle *i
 	if err != nil {
 		r.reports.Forget(key)
 	}
-	return client.IgnoreNotFound(err)
+	return apply.IgnoreGone(err)
 }

@@ -92,6 +92,20 @@ func Failed(err error) bool {
 	return code >= http.StatusInternalServerError && code != http.StatusBadGateway && code != http.StatusServiceUnavailable
 }
 
+// Conflict reports whether another client changed an object since it was read. A webhook may deny a write with the same code: that is
+// no conflict, but a refusal.
+func Conflict(err error) bool {
+	return apierrors.IsConflict(err) && !Refused(err) //nolint:forbidigo // here a denial is told apart
+}
+
+// IgnoreGone returns nil for the error that an object is gone, and any other error as it is: a webhook may deny a write with that code, too.
+func IgnoreGone(err error) error {
+	if apierrors.IsNotFound(err) && !Refused(err) {
+		return nil
+	}
+	return err
+}
+
 // Going tells whether an object, or the namespace around it, is on its way out.
 func Going(err error) bool {
 	return (apierrors.IsNotFound(err) && !Refused(err)) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)

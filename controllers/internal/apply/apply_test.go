@@ -69,6 +69,12 @@ func TestErrorsAreSorted(t *testing.T) {
 			if got := apply.Failed(tc.err); got != tc.failed {
 				t.Errorf("failed: %t, want %t", got, tc.failed)
 			}
+			if got := apply.Conflict(tc.err); got != (name == "a conflict") {
+				t.Errorf("a conflict: %t", got)
+			}
+			if ignored := apply.IgnoreGone(tc.err) == nil; ignored != (name == "gone" || name == "none") {
+				t.Errorf("ignored as gone: %t", ignored)
+			}
 		})
 	}
 }

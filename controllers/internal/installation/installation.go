@@ -74,7 +74,7 @@ func (c *Claim) Start(ctx context.Context) error {
 	for {
 		refusal, err := c.look(ctx)
 		switch {
-		case apierrors.IsConflict(err):
+		case apply.Conflict(err):
 			// Another installation wrote at the same time: the next look finds out what.
 		case err != nil:
 			ctrl.LoggerFrom(ctx).Error(err, "find out which installation has the ServiceCAs of this cluster")

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -60,7 +59,7 @@ func (s series) lasts() time.Duration {
 // Wrote counts a write that was made, or that the object or its owner kept us from, as err says; a fault of the API server is nobody's fight. It
 // counts from the beginning where what is given is new: that is the doing of a CA.
 func (p *Pace) Wrote(key types.NamespacedName, given string, now time.Time, err error) {
-	if err != nil && !apply.Refused(err) && !apierrors.IsConflict(err) {
+	if err != nil && !apply.Refused(err) && !apply.Conflict(err) {
 		return
 	}
 	p.mu.Lock()

@@ -5,11 +5,12 @@ import (
 	"context"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
 const (
@@ -51,5 +52,5 @@ func isConflict(err error) bool {
 		}
 		return true
 	}
-	return apierrors.IsConflict(err)
+	return apply.Conflict(err)
 }

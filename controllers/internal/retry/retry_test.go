@@ -22,6 +22,7 @@ import (
 func TestQuietly(t *testing.T) {
 	t.Parallel()
 	conflict, fault := apierrors.NewConflict(corev1.Resource("secrets"), "web-tls", errors.New("changed")), errors.New("no route to host")
+	denied := apierrors.NewConflict(corev1.Resource("secrets"), "web-tls", errors.New(`admission webhook "w.example.org" denied the request: no`))
 	for name, tc := range map[string]struct {
 		err  error
 		loud bool
@@ -31,6 +32,8 @@ func TestQuietly(t *testing.T) {
 		"a conflict, explained":    {err: fmt.Errorf("write the Secret: %w", conflict)},
 		"conflicts":                {err: errors.Join(conflict, fmt.Errorf("policy default: %w", conflict))},
 		"another error":            {err: fault, loud: true},
+		"a webhook that denies":    {err: denied, loud: true},
+		"a denial and a conflict":  {err: errors.Join(conflict, denied), loud: true},
 		"a conflict and an error":  {err: errors.Join(conflict, fault), loud: true},
 		"an error and a conflict":  {err: errors.Join(fault, conflict), loud: true},
 		"that object exists now":   {err: apierrors.NewAlreadyExists(corev1.Resource("secrets"), "web-tls"), loud: true},
