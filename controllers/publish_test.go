@@ -213,3 +213,48 @@ func TestPublish(t *testing.T) {
 	}
 	stop()
 }
+
+// What the operator wrote it does not read again, when namespaces get the bundle and when that changes; what others change it does.
+func TestPublishReadsWhatOthersWrite(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if err := testoperator.Allow(t.Context(), w.kube, operatorNamespace, "publish"); err != nil {
+		t.Fatal(err)
+	}
+	var namespaces []string
+	for i := range 20 {
+		namespaces = append(namespaces, w.namespace(fmt.Sprintf("tenant-%d", i), nil).Name)
+	}
+	through := newWire()
+	stop := w.start(through)
+	r := newRealmIn(t, w.kube, "publisher", publishes)
+	before := activeOf(r.serviceCA(allTargets)).Fingerprint
+	r.publishedIn(namespaces...)
+	w.edit(r.ca, func() { r.ca.Spec.Rotation.Trigger = "now" })
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if activeOf(ca).Fingerprint == before {
+			return "the CA before signs"
+		}
+		return allTargets(ca)
+	})
+	r.publishedIn(namespaces...)
+	for _, namespace := range namespaces {
+		if writes := through.written("/namespaces/"+namespace+"/", "/configmaps"); len(writes) != 2 {
+			t.Errorf("in %s the ConfigMap was not created and updated, each once: %v", namespace, writes)
+		}
+	}
+	// The cache may be behind for a few of them.
+	if asked := through.asked(publishedName); asked >= len(namespaces)/2 {
+		t.Errorf("%d requests for the ConfigMaps of %d namespaces", asked, len(namespaces))
+	}
+
+	mine := configMapIn(namespaces[0])
+	w.edit(mine, func() { mine.BinaryData = map[string][]byte{"other": []byte("x")} })
+	eventually(t, func(ctx context.Context) string {
+		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(mine), mine); err != nil || len(mine.BinaryData) > 0 {
+			return fmt.Sprintf("the key of a tenant stays (%v)", err)
+		}
+		return ""
+	})
+	stop()
+}

@@ -94,12 +94,16 @@ type cut struct {
 type wire struct {
 	mu     sync.Mutex
 	writes []string
-	cut    *cut
-	dead   chan struct{}
-	last   time.Time
+	// gets counts the requests that read, by the path.
+	gets map[string]int
+	cut  *cut
+	dead chan struct{}
+	last time.Time
 }
 
-func newWire() *wire { return &wire{dead: make(chan struct{}), last: time.Now()} }
+func newWire() *wire {
+	return &wire{dead: make(chan struct{}), last: time.Now(), gets: map[string]int{}}
+}
 
 var errCut = errors.New("the wire is cut")
 
@@ -124,6 +128,9 @@ func (w *wire) send(next http.RoundTripper, request *http.Request) (*http.Respon
 		return nil, errCut
 	}
 	if request.Method == http.MethodGet || request.URL.Query().Has("dryRun") {
+		w.mu.Lock()
+		w.gets[request.URL.Path]++
+		w.mu.Unlock()
 		return next.RoundTrip(request)
 	}
 	if !w.note(request) {
@@ -163,6 +170,18 @@ func (w *wire) written(parts ...string) []string {
 		}
 	}
 	return found
+}
+
+// asked returns how often objects of a name were asked for.
+func (w *wire) asked(name string) (number int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for path, times := range w.gets {
+		if strings.HasSuffix(path, "/"+name) {
+			number += times
+		}
+	}
+	return number
 }
 
 // forget begins a new list of writes.

@@ -54,6 +54,7 @@ type Publisher struct {
 	pace      pace.Pace
 	events    flowcontrol.PassiveRateLimiter
 	changes   chan event.GenericEvent
+	written   written
 
 	mu sync.Mutex
 	// problems are why ConfigMaps do not have the bundle, until somebody else changes something.
@@ -114,6 +115,7 @@ func (p *Publisher) publish(ctx context.Context, won *claim, bundle []byte, key 
 	if configMap.UID != "" && !ours(configMap) {
 		return ctrl.Result{}, p.reportForeign(ctx, won, configMap)
 	}
+	p.written.remember(key, configMap)
 	if lasts := p.pace.Fought(key, p.Clock.Now()); lasts > 0 {
 		return ctrl.Result{RequeueAfter: lasts}, nil
 	}
@@ -135,6 +137,8 @@ func (p *Publisher) failed(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, 
 	case apply.Refused(err):
 		p.report(ca, configMap, issuance.NewObstacle(reasonRefused, "ConfigMap %s cannot be %s: %v", key, done, err))
 		return ctrl.Result{RequeueAfter: retryRefused}, nil
+	case apierrors.IsAlreadyExists(err):
+		return ctrl.Result{}, nil // the cache was behind, and its event causes the next reconciliation
 	case failure != nil:
 		p.report(ca, configMap, issuance.NewObstacle(failure.Reason, "ConfigMap %s cannot be %s: %s", key, done, failure.Message))
 	}
@@ -154,8 +158,7 @@ func (p *Publisher) reportOverwritten(ca *v1alpha1.ServiceCA, key types.Namespac
 
 // write makes the ConfigMap or, where it is ours, puts it right in the version that was read. It returns what it found, or made.
 func (p *Publisher) write(ctx context.Context, won *claim, bundle []byte, key types.NamespacedName) (*corev1.ConfigMap, bool, error) {
-	configMap := &corev1.ConfigMap{}
-	err := p.Live.Get(ctx, key, configMap)
+	configMap, err := p.read(ctx, key)
 	configMap.Namespace, configMap.Name = key.Namespace, key.Name
 	if apierrors.IsNotFound(err) {
 		// Created, and not applied: what somebody else makes at this moment stays as it is.
@@ -169,6 +172,24 @@ func (p *Publisher) write(ctx context.Context, won *claim, bundle []byte, key ty
 	p.pace.Blame(key, apply.Rival(before, apply.Publish, won.bundle.Key))
 	guarded := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	return configMap, true, p.Live.Patch(ctx, configMap, guarded, apply.Publish)
+}
+
+// read returns a ConfigMap, empty where it is not found. It asks the API server only where the cache does not say what there is: no
+// ConfigMap, or the version that the operator wrote.
+func (p *Publisher) read(ctx context.Context, key types.NamespacedName) (*corev1.ConfigMap, error) {
+	cached := trust.ConfigMaps.Metadata()
+	err := p.Cache.Get(ctx, key, cached, client.UnsafeDisableDeepCopy)
+	if err == nil {
+		if configMap := p.written.recall(key, cached); configMap != nil {
+			return configMap, nil
+		}
+	}
+	configMap := &corev1.ConfigMap{}
+	// Where it was written before, the cache may not have it yet.
+	if remembered := p.written.forget(key); err != nil && (!apierrors.IsNotFound(err) || !remembered) {
+		return configMap, err
+	}
+	return configMap, p.Live.Get(ctx, key, configMap)
 }
 
 // reportForeign reports a ConfigMap that somebody else made, unless that asks for the same bundle by an annotation.
@@ -220,6 +241,7 @@ func (p *Publisher) announce(ca *v1alpha1.ServiceCA) {
 
 // forget leaves nothing of a ConfigMap that is not published any more.
 func (p *Publisher) forget(key types.NamespacedName) {
+	p.written.forget(key)
 	p.note(key, nil, "")
 	p.pace.Recovered(key)
 	p.pace.Forget(key)

@@ -1,0 +1,65 @@
+package publish
+
+import (
+	"sync"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/servingcert/operator/controllers/internal/apply"
+)
+
+// written remembers the ConfigMaps that the operator wrote, or read and found right. While the cache has
+// the same version of one, it need not be read. This is forgotten with the process, which costs one
+// request for each ConfigMap.
+type written struct {
+	mu       sync.Mutex
+	versions map[types.NamespacedName]version
+}
+
+// version is a version of a ConfigMap, and the one key in it with its bundle.
+type version struct {
+	resourceVersion, key string
+	bundle               unique.Handle[string]
+}
+
+// remember remembers what is in a ConfigMap of the operator's.
+func (w *written) remember(key types.NamespacedName, configMap *corev1.ConfigMap) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.versions, key)
+	if len(configMap.Data) != 1 || len(configMap.BinaryData) > 0 {
+		return // as a webhook left it
+	}
+	if w.versions == nil {
+		w.versions = map[types.NamespacedName]version{}
+	}
+	for name, bundle := range configMap.Data {
+		w.versions[key] = version{configMap.ResourceVersion, unique.Make(name).Value(), unique.Make(bundle)}
+	}
+}
+
+// forget forgets a ConfigMap, and reports whether it was remembered.
+func (w *written) forget(key types.NamespacedName) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, remembered := w.versions[key]
+	delete(w.versions, key)
+	return remembered
+}
+
+// recall returns the ConfigMap that has these metadata; nil where this version is not remembered.
+func (w *written) recall(key types.NamespacedName, metadata *metav1.PartialObjectMetadata) *corev1.ConfigMap {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known, is := w.versions[key]
+	if !is || known.resourceVersion != metadata.ResourceVersion {
+		return nil
+	}
+	configMap := &corev1.ConfigMap{ObjectMeta: *metadata.ObjectMeta.DeepCopy(), Data: map[string]string{known.key: known.bundle.Value()}}
+	// The cache leaves the managers out; only what the operator made is remembered.
+	configMap.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: string(apply.Publish)}}
+	return configMap
+}
