@@ -57,10 +57,12 @@ test: controlplane ## Run every test, against an embedded cluster
 	@go -C hack/monitoring test $(TEST_FLAGS) ./...
 
 SERVICES ?= 1000
+# A part of the bench: services or publish; both by default.
+ONLY ?=
 
 .PHONY: bench
 bench: controlplane build ## Measure the operator on the embedded cluster, beside a floor; SERVICES=10000 for many
-	@go run ./hack/bench --services=$(SERVICES)
+	@go run ./hack/bench --services=$(SERVICES) --only=$(ONLY)
 
 .PHONY: controlplane
 controlplane: ## Build the embedded cluster into bin/k8s: minutes the first time

@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -21,12 +24,17 @@ const smallest = 100
 
 func main() {
 	services := flag.Int("services", 1000, "how many Services there are in the largest cluster")
+	only := flag.String("only", "", "measure this part alone: "+strings.Join(slices.Sorted(maps.Keys(parts)), " or "))
 	foreign := flag.Int("foreign", 3000, "how many Secrets of 50 KiB and as many ConfigMaps belong to others in the largest cluster")
 	out := flag.String("out", filepath.Join("dist", "bench"), "a folder for the numbers (bench.json) and their growth (bench.svg)")
 	flag.Parse()
+	if _, known := parts[*only]; !known && *only != "" {
+		fmt.Fprintf(os.Stderr, "bench: --only=%s is no part\n", *only)
+		os.Exit(2)
+	}
 	ctrl.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *services, *foreign, *out)
+	err := run(ctx, *services, *foreign, *only, *out)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -34,16 +42,16 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, services, foreign int, out string) error {
+func run(ctx context.Context, services, foreign int, only, out string) error {
 	var table table
 	for _, size := range sizes(services) {
 		others := 0
 		if size == services {
 			others = foreign
 		}
-		taken, err := measure(ctx, size, others)
+		taken, err := measure(ctx, size, others, only)
 		if err != nil {
-			return fmt.Errorf("%d Services: %w", size, err)
+			return fmt.Errorf("size %d: %w", size, err)
 		}
 		table = append(table, column{size, taken})
 	}
@@ -72,17 +80,17 @@ func sizes(largest int) []int {
 	return append(all, largest)
 }
 
-// measure takes all numbers in a cluster of its own.
-func measure(ctx context.Context, services, foreign int) (rows, error) {
-	b, err := start(ctx, services)
-	if err != nil {
-		return nil, err
-	}
-	defer b.stop()
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
+// step is one thing that is measured.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// parts are what is measured, each in a cluster of its own.
+var parts = map[string]func(b *bench, foreign int) []step{"services": servicesSteps, "publish": publishSteps}
+
+func servicesSteps(b *bench, foreign int) []step {
+	return []step{
 		{"make a CA", b.makeCA},
 		{"create the Services", b.createServices},
 		{fmt.Sprintf("the floor: as many Secrets by %d plain writers", writers), b.floor},
@@ -95,8 +103,33 @@ func measure(ctx context.Context, services, foreign int) (rows, error) {
 		{"issue certificates with RSA keys", b.issueRSA},
 		{"restart the manager on ConfigMaps, too", func(ctx context.Context) error { return b.restart(ctx, "a new manager, and as many ConfigMaps") }},
 		{fmt.Sprintf("restart it beside %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.foreign(ctx, foreign) }},
-	} {
-		fmt.Fprintf(os.Stderr, "%d Services: %s\n", services, step.name)
+	}
+}
+
+// measure takes the numbers of all parts, or of only one.
+func measure(ctx context.Context, size, foreign int, only string) (rows, error) {
+	var all rows
+	for _, part := range []string{"services", "publish"} {
+		if only != "" && only != part {
+			continue
+		}
+		taken, err := measurePart(ctx, size, foreign, part)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, taken...)
+	}
+	return all, nil
+}
+
+func measurePart(ctx context.Context, size, foreign int, part string) (rows, error) {
+	b, err := start(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	defer b.stop()
+	for _, step := range parts[part](b, foreign) {
+		fmt.Fprintf(os.Stderr, "%d %s: %s\n", size, part, step.name)
 		err := step.do(ctx)
 		for _, open := range b.watches {
 			open.Stop() // what nobody reads any more still costs the API server

@@ -141,11 +141,11 @@ func (b *bench) makeCA(ctx context.Context) error {
 // issue serves all Services that are there.
 func (b *bench) issue(ctx context.Context) error {
 	before, err := b.writes(ctx)
-	there, err2 := b.secrets(ctx)
+	there, err2 := b.count(ctx, "Secret")
 	if err := errors.Join(err, err2, b.startManager(ctx)); err != nil {
 		return err
 	}
-	perSecond, err := b.arrivals(ctx, there, there+b.services, time.Duration(float64(b.services)/b.perFloor*float64(time.Second)))
+	perSecond, err := b.arrivals(ctx, "Secret", there, there+b.services, time.Duration(float64(b.services)/b.perFloor*float64(time.Second)))
 	if err != nil {
 		return err
 	}
@@ -154,14 +154,14 @@ func (b *bench) issue(ctx context.Context) error {
 	return b.costs(ctx, before)
 }
 
-// arrivals is how many serving certificates are made in a second, from when there are more than before, at once where that is negative, until there are
+// arrivals is how many objects of a kind are made in a second, from when there are more than before, at once where that is negative, until there are
 // nearly enough, which takes about so long. They are counted and not watched: a watch would cost the API server what it does not cost the floor.
-func (b *bench) arrivals(ctx context.Context, before, enough int, about time.Duration) (perSecond float64, err error) {
+func (b *bench) arrivals(ctx context.Context, kind string, before, enough int, about time.Duration) (perSecond float64, err error) {
 	var begin time.Time
 	first := before
 	// Counting takes the API server milliseconds.
 	err = wait.PollUntilContextTimeout(ctx, about/30, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
-		now, err := b.secrets(ctx)
+		now, err := b.count(ctx, kind)
 		if first == before {
 			first, begin = now, time.Now()
 		}
@@ -174,10 +174,10 @@ func (b *bench) arrivals(ctx context.Context, before, enough int, about time.Dur
 	return perSecond, err
 }
 
-// secrets is how many there are.
-func (b *bench) secrets(ctx context.Context) (int, error) {
+// count is how many objects of a kind there are.
+func (b *bench) count(ctx context.Context, kind string) (int, error) {
 	some := &metav1.PartialObjectMetadataList{}
-	some.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	some.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
 	err := b.kube.List(ctx, some, client.Limit(1))
 	count := len(some.Items)
 	if some.RemainingItemCount != nil {

@@ -36,7 +36,7 @@ type bench struct {
 	kube    client.WithWatch
 	typed   *kubernetes.Clientset
 	manager *exec.Cmd
-	// services is how many Services the cluster has.
+	// services is how many Services the cluster has, or how many namespaces where these are counted.
 	services int
 	// perFloor is how many Secrets a second plain writers create.
 	perFloor float64
@@ -127,6 +127,27 @@ func (b *bench) memory(line string) (float64, error) {
 
 // writes are the successful writes that the API server has seen, by verb and resource.
 func (b *bench) writes(ctx context.Context) (map[string]float64, error) {
+	return b.requests(ctx, func(labels map[string]string) bool {
+		switch labels["verb"] {
+		case "POST", "PUT", "PATCH", "APPLY", "DELETE":
+			// A review is a question, of which nothing is stored; a lease may be the API server's own.
+			return !strings.HasSuffix(labels["resource"], "reviews") && labels["resource"] != "leases" &&
+				strings.HasPrefix(labels["code"], "2") && labels["dry_run"] == ""
+		}
+		return false
+	})
+}
+
+// reads are the times that the API server was asked for one ConfigMap. The bench itself asks for lists alone.
+func (b *bench) reads(ctx context.Context) (float64, error) {
+	counted, err := b.requests(ctx, func(labels map[string]string) bool {
+		return labels["verb"] == "GET" && labels["resource"] == "configmaps"
+	})
+	return counted["GET configmaps"], err
+}
+
+// requests are those that the API server has seen and that count, by verb and resource.
+func (b *bench) requests(ctx context.Context, counts func(labels map[string]string) bool) (map[string]float64, error) {
 	raw, err := b.typed.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
 		return nil, err
@@ -142,16 +163,9 @@ func (b *bench) writes(ctx context.Context) (map[string]float64, error) {
 		for _, pair := range metric.GetLabel() {
 			labels[pair.GetName()] = pair.GetValue()
 		}
-		switch labels["verb"] {
-		case "POST", "PUT", "PATCH", "APPLY", "DELETE":
-			if strings.HasSuffix(labels["resource"], "reviews") || labels["resource"] == "leases" {
-				// A question, of which nothing is stored; or the API server's own.
-				continue
-			}
-			if strings.HasPrefix(labels["code"], "2") && labels["dry_run"] == "" {
-				resource := strings.TrimSuffix(labels["resource"]+"/"+labels["subresource"], "/")
-				counted[labels["verb"]+" "+resource] += metric.GetCounter().GetValue()
-			}
+		if counts(labels) {
+			resource := strings.TrimSuffix(labels["resource"]+"/"+labels["subresource"], "/")
+			counted[labels["verb"]+" "+resource] += metric.GetCounter().GetValue()
 		}
 	}
 	return counted, nil

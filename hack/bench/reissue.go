@@ -121,7 +121,7 @@ func (b *bench) issueRSA(ctx context.Context) error {
 		return err
 	}
 	before, err := makeKeys(number / 2)
-	there, err2 := b.secrets(ctx)
+	there, err2 := b.count(ctx, "Secret")
 	err3 := each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return b.kube.Patch(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace(prefix, i)}},
 			client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"keys":"rsa"}}}`)))
@@ -129,7 +129,7 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err := errors.Join(err, err2, err3); err != nil {
 		return err
 	}
-	perSecond, err := b.arrivals(ctx, -1, there+number, 2*before)
+	perSecond, err := b.arrivals(ctx, "Secret", -1, there+number, 2*before)
 	if err != nil {
 		return err
 	}
