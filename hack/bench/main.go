@@ -7,12 +7,9 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -24,14 +21,10 @@ const smallest = 100
 
 func main() {
 	services := flag.Int("services", 1000, "how many Services there are in the largest cluster")
-	only := flag.String("only", "", "measure this part alone: "+strings.Join(slices.Sorted(maps.Keys(parts)), " or "))
+	only := flag.String("only", "", "measure this part alone: services, or publish")
 	foreign := flag.Int("foreign", 3000, "how many Secrets of 50 KiB and as many ConfigMaps belong to others in the largest cluster")
 	out := flag.String("out", filepath.Join("dist", "bench"), "a folder for the numbers (bench.json) and their growth (bench.svg)")
 	flag.Parse()
-	if _, known := parts[*only]; !known && *only != "" {
-		fmt.Fprintf(os.Stderr, "bench: --only=%s is no part\n", *only)
-		os.Exit(2)
-	}
 	ctrl.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, *services, *foreign, *only, *out)
@@ -87,7 +80,12 @@ type step struct {
 }
 
 // parts are what is measured, each in a cluster of its own.
-var parts = map[string]func(b *bench, foreign int) []step{"services": servicesSteps, "publish": publishSteps}
+var parts = []part{{"services", servicesSteps}, {"publish", publishSteps}}
+
+type part struct {
+	name  string
+	steps func(b *bench, foreign int) []step
+}
 
 func servicesSteps(b *bench, foreign int) []step {
 	return []step{
@@ -109,27 +107,30 @@ func servicesSteps(b *bench, foreign int) []step {
 // measure takes the numbers of all parts, or of only one.
 func measure(ctx context.Context, size, foreign int, only string) (rows, error) {
 	var all rows
-	for _, part := range []string{"services", "publish"} {
-		if only != "" && only != part {
+	for _, part := range parts {
+		if only != "" && only != part.name {
 			continue
 		}
-		taken, err := measurePart(ctx, size, foreign, part)
+		taken, err := part.measure(ctx, size, foreign)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, taken...)
 	}
+	if all == nil {
+		return nil, fmt.Errorf("--only=%s is no part", only)
+	}
 	return all, nil
 }
 
-func measurePart(ctx context.Context, size, foreign int, part string) (rows, error) {
+func (p part) measure(ctx context.Context, size, foreign int) (rows, error) {
 	b, err := start(ctx, size)
 	if err != nil {
 		return nil, err
 	}
 	defer b.stop()
-	for _, step := range parts[part](b, foreign) {
-		fmt.Fprintf(os.Stderr, "%d %s: %s\n", size, part, step.name)
+	for _, step := range p.steps(b, foreign) {
+		fmt.Fprintf(os.Stderr, "%d, %s: %s\n", size, p.name, step.name)
 		err := step.do(ctx)
 		for _, open := range b.watches {
 			open.Stop() // what nobody reads any more still costs the API server

@@ -73,7 +73,6 @@ func (b *bench) publish(ctx context.Context) error {
 	}
 	const what = "ConfigMaps published"
 	err = b.counting(ctx, what, func() error {
-		// All namespaces but the few of the cluster itself.
 		err := b.patchCA(ctx, `{"spec":{"trustBundle":{"publish":[{"configMapName":"`+publishedName+`"}]}}}`)
 		if err != nil {
 			return err
