@@ -3,6 +3,7 @@ package installation
 import (
 	"context"
 	"encoding/pem"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,12 +40,8 @@ func KeyElsewhere(
 		return nil, err
 	}
 	var elsewhere *types.NamespacedName
-	looked := map[string]int{}
-	for i := range secrets {
-		key := client.ObjectKeyFromObject(&secrets[i])
-		if looked[key.Namespace]++; key.Namespace != namespace && looked[key.Namespace] > manySecrets {
-			continue
-		}
+	for _, candidate := range few(secrets, namespace) {
+		key := client.ObjectKeyFromObject(&candidate)
 		var secret corev1.Secret
 		if err := live.Get(ctx, key, &secret); client.IgnoreNotFound(err) != nil {
 			return nil, err
@@ -58,6 +55,15 @@ func KeyElsewhere(
 		}
 	}
 	return elsewhere, nil
+}
+
+// few returns all Secrets of a namespace, and the first few of each other one.
+func few(secrets []metav1.PartialObjectMetadata, namespace string) []metav1.PartialObjectMetadata {
+	looked := map[string]int{}
+	return slices.DeleteFunc(secrets, func(secret metav1.PartialObjectMetadata) bool {
+		looked[secret.Namespace]++
+		return secret.Namespace != namespace && looked[secret.Namespace] > manySecrets
+	})
 }
 
 // signingKeys lists the metadata of what bears the label of a signing-key Secret.
