@@ -134,7 +134,8 @@ func (p *Publisher) failed(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, 
 	switch {
 	case apply.Going(err):
 		return ctrl.Result{}, nil
-	case apply.Refused(err):
+	case apply.Refused(err), configMap.UID == "" && apply.Unpermitted(err):
+		// Where the right to create is taken away again, nobody waits, as before it was given.
 		p.report(ca, configMap, issuance.NewObstacle(reasonRefused, "ConfigMap %s cannot be %s: %v", key, done, err))
 		return ctrl.Result{RequeueAfter: retryRefused}, nil
 	case apierrors.IsAlreadyExists(err):

@@ -43,7 +43,7 @@ type tenant struct {
 // failed notes that a workload could not be restarted, or its pod not be evicted, and tells its owner.
 func (r *Reconciler) failed(now time.Time, one *item, what string, err error, retry time.Duration) {
 	made := refusal{message: what + ": " + err.Error(), until: now.Add(retry)}
-	if apply.Refused(err) {
+	if apply.Refused(err) || apply.Unpermitted(err) {
 		made.version = one.GetResourceVersion()
 	}
 	if one.entry.refusal.message != made.message {
@@ -60,7 +60,7 @@ func (r *Reconciler) written(now time.Time, one *item, what string, err error) b
 	case err == nil:
 		one.entry.refusal, one.tried = refusal{}, time.Time{}
 	case apply.Going(err) || apply.Conflict(err):
-	case apply.Refused(err):
+	case apply.Refused(err), apply.Unpermitted(err):
 		r.failed(now, one, what, err, retryRefused)
 	default:
 		r.failed(now, one, what, err, retryFailed)

@@ -109,7 +109,7 @@ func (s *step) lookAgain(seen evidence) {
 
 // refused makes a write that the API server refused for good a problem that people are told of; any other error comes back.
 func (s *step) refused(reason string, err error) error {
-	if err == nil || !apply.Refused(err) {
+	if !apply.Refused(err) && !apply.Unpermitted(err) {
 		return err
 	}
 	*s = step{problem: &problem{reason: reason, message: err.Error()}, retry: retryRefused}

@@ -69,9 +69,9 @@ func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, 
 }
 
 // Refused tells whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
-// a passing fault, or because the namespace is going away. A webhook that gives no code denies by a bad request.
+// a passing fault, a right that the operator lacks, or because the namespace is going away. A webhook that gives no code denies by a bad request.
 func Refused(err error) bool {
-	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || Unpermitted(err) {
 		return false
 	}
 	// etcd's own limit comes as an internal error.
@@ -81,12 +81,21 @@ func Refused(err error) bool {
 	return tooLarge || denied || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
 }
 
+// Unpermitted reports whether the operator lacks the right to a request. No tenant causes that, and no owner of an object can end it.
+func Unpermitted(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), `is forbidden: User "`) && !strings.Contains(err.Error(), "denied the request")
+}
+
 // Failed reports whether the API server answered that it could not carry out a request, as it does while an admission webhook cannot be
-// called. It is false for what is the client's to put right (see Refused), and where no API server answered: that is about every object.
+// called, or while the operator lacks the right to it. It is false for what is the client's to put right (see Refused), and where no API
+// server answered: that is about every object.
 func Failed(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || Refused(err) {
 		return false
+	}
+	if Unpermitted(err) {
+		return true
 	}
 	code := status.Status().Code
 	return code >= http.StatusInternalServerError && code != http.StatusBadGateway && code != http.StatusServiceUnavailable

@@ -28,6 +28,11 @@ func terminating() error {
 	return err
 }
 
+// unpermitted is what the API server answers to a client without the right.
+func unpermitted() error {
+	return apierrors.NewForbidden(secrets, "web-tls", errors.New(`User "system:serviceaccount:a:manager" cannot patch resource "secrets" in API group "" in the namespace "b"`))
+}
+
 // denied is what the API server answers where a webhook denies with a code.
 func denied(code int32) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
@@ -47,6 +52,8 @@ func TestErrorsAreSorted(t *testing.T) {
 		"invalid":                  {apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "web-tls", nil), true, false, false},
 		"too large":                {apierrors.NewRequestEntityTooLargeError("3 MiB"), true, false, false},
 		"too large for etcd":       {&apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: "etcdserver: request is too large"}}, true, false, false},
+		"a right that is lacking":  {unpermitted(), false, false, true},
+		"a webhook that says so":   {apierrors.NewForbidden(secrets, "web-tls", errors.New(`admission webhook "w" denied the request: is forbidden: User "x"`)), true, false, false},
 		"a conflict":               {apierrors.NewConflict(secrets, "web-tls", errors.New("changed")), false, false, false},
 		"a webhook that is away":   {apierrors.NewInternalError(errors.New("failed calling webhook")), false, false, true},
 		"a webhook that hangs":     {fmt.Errorf("write it: %w", apierrors.NewTimeoutError("request did not complete", 0)), false, false, true},

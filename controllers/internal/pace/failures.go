@@ -25,6 +25,8 @@ const (
 type failure struct {
 	since   time.Time
 	message unique.Handle[string]
+	// unpermitted is set where the operator lacks the right: whoever waits for the object waits for as long as that lasts.
+	unpermitted bool
 }
 
 // Failed notes an error of a reconciliation, and returns what to report of it: nil for an error that is not about this object alone, or has
@@ -44,7 +46,7 @@ func (p *Pace) Failed(key types.NamespacedName, now time.Time, err error) *issua
 		p.failures = map[types.NamespacedName]failure{}
 	}
 	// A webhook that cannot be called says the same about every object.
-	p.failures[key] = failure{before.since, unique.Make(obstacle.Message)}
+	p.failures[key] = failure{before.since, unique.Make(obstacle.Message), apply.Unpermitted(err)}
 	if now.Sub(before.since) < reportAfter {
 		return nil
 	}
@@ -74,7 +76,7 @@ func (p *Pace) Failing(key types.NamespacedName, now time.Time) *issuance.Obstac
 // failsTooLong reports whether the requests about an object have failed for as long as anybody waits for it.
 func (p *Pace) failsTooLong(key types.NamespacedName, now time.Time) bool {
 	found, failing := p.failures[key]
-	return failing && now.Sub(found.since) >= waitForFailing
+	return failing && !found.unpermitted && now.Sub(found.since) >= waitForFailing
 }
 
 // AllowsEvent reports whether an obstacle may be recorded as an Event: of requests that failed only some are.

@@ -74,6 +74,18 @@ func TestNoFailure(t *testing.T) {
 	}
 }
 
+// What fails because the operator lacks a right is waited for as long as it does.
+func TestMissingRightIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	var p Pace
+	unpermitted := apierrors.NewForbidden(corev1.Resource("configmaps"), fought.Name, errors.New(`User "operator" cannot patch resource "configmaps"`))
+	p.Failed(fought, now, unpermitted)
+	later := now.Add(24 * time.Hour)
+	if p.Failed(fought, later, unpermitted) == nil || p.Failing(fought, later) == nil || p.Hopeless(fought, later) {
+		t.Error("it is not waited for, or not reported")
+	}
+}
+
 // However many objects a webhook concerns, only some Events tell of it; of anything else, all do.
 func TestFailureEventsAreBounded(t *testing.T) {
 	t.Parallel()
