@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -248,7 +249,21 @@ func TestPublishReadsWhatOthersWrite(t *testing.T) {
 		t.Errorf("%d requests for the ConfigMaps of %d namespaces", asked, len(namespaces))
 	}
 
+	// Nor does a new manager read them one by one, and it brings all of them up to date that are not.
+	stop()
 	mine := configMapIn(namespaces[0])
+	if err := w.kube.Delete(t.Context(), configMapIn(namespaces[1])); err != nil {
+		t.Fatal(err)
+	}
+	w.edit(mine, func() { mine.Data = map[string]string{v1alpha1.DefaultCABundleKey: "x"} })
+	again := newWire()
+	stop = w.start(again)
+	r.publishedIn(namespaces...)
+	again.quiet(t, time.Second)
+	if asked := again.asked(publishedName); asked >= len(namespaces)/2 {
+		t.Errorf("a new manager sends %d requests for the ConfigMaps of %d namespaces", asked, len(namespaces))
+	}
+
 	w.edit(mine, func() { mine.BinaryData = map[string][]byte{"other": []byte("x")} })
 	eventually(t, func(ctx context.Context) string {
 		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(mine), mine); err != nil || len(mine.BinaryData) > 0 {

@@ -159,7 +159,7 @@ func (p *Publisher) reportOverwritten(ca *v1alpha1.ServiceCA, key types.Namespac
 
 // write makes the ConfigMap or, where it is ours, puts it right in the version that was read. It returns what it found, or made.
 func (p *Publisher) write(ctx context.Context, won *claim, bundle []byte, key types.NamespacedName) (*corev1.ConfigMap, bool, error) {
-	configMap, err := p.read(ctx, key)
+	configMap, err := p.read(ctx, key, bundle)
 	configMap.Namespace, configMap.Name = key.Namespace, key.Name
 	if apierrors.IsNotFound(err) {
 		// Created, and not applied: what somebody else makes at this moment stays as it is.
@@ -175,13 +175,13 @@ func (p *Publisher) write(ctx context.Context, won *claim, bundle []byte, key ty
 	return configMap, true, p.Live.Patch(ctx, configMap, guarded, apply.Publish)
 }
 
-// read returns a ConfigMap, empty where it is not found. It asks the API server only where the cache does not say what there is: no
+// read returns a ConfigMap that is to hold a bundle, empty where it is not found. It asks the API server only where the cache does not say what there is: no
 // ConfigMap, or the version that the operator wrote.
-func (p *Publisher) read(ctx context.Context, key types.NamespacedName) (*corev1.ConfigMap, error) {
+func (p *Publisher) read(ctx context.Context, key types.NamespacedName, bundle []byte) (*corev1.ConfigMap, error) {
 	cached := trust.ConfigMaps.Metadata()
 	err := p.Cache.Get(ctx, key, cached, client.UnsafeDisableDeepCopy)
 	if err == nil {
-		if configMap := p.written.recall(key, cached); configMap != nil {
+		if configMap := p.written.recall(key, cached, bundle); configMap != nil {
 			return configMap, nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -23,8 +24,10 @@ import (
 )
 
 const (
-	// concurrency keeps one slow write from holding up the others.
-	concurrency = 8
+	// concurrency hides the latency of the API server.
+	concurrency = 16
+	// page is how many ConfigMaps are read at a time; a tenant's may have a MiB each.
+	page = 50
 	// indexPublished indexes ConfigMaps by the ServiceCA that publishes them.
 	indexPublished = "publish.serviceca"
 )
@@ -52,7 +55,12 @@ func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) erro
 		}
 		return p.available(ctx)
 	}
-	return optional.Start(mgr, available, func(context.Context) error { return p.watch(mgr) })
+	return optional.Start(mgr, available, func(ctx context.Context) error {
+		if err := p.readAll(ctx); err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "list the published ConfigMaps, which are read one by one now")
+		}
+		return p.watch(mgr)
+	})
 }
 
 func (p *Publisher) available(ctx context.Context) (bool, error) {
@@ -82,6 +90,25 @@ func (p *Publisher) available(ctx context.Context) (bool, error) {
 	}
 	p.permitted.Store(true)
 	return true, nil
+}
+
+// readAll remembers the ConfigMaps that are published already, which a new manager would else read one by one.
+func (p *Publisher) readAll(ctx context.Context) error {
+	names := p.names(ctx)
+	for next := ""; ; {
+		var list corev1.ConfigMapList
+		if err := p.Live.List(ctx, &list, client.HasLabels{v1alpha1.LabelServiceCA}, client.Limit(page), client.Continue(next)); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if configMap := &list.Items[i]; slices.Contains(names, configMap.Name) && ours(configMap) {
+				p.written.remember(client.ObjectKeyFromObject(configMap), configMap)
+			}
+		}
+		if next = list.Continue; next == "" {
+			return nil
+		}
+	}
 }
 
 // watch starts the controller.

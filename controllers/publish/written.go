@@ -9,20 +9,20 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
 // written remembers the ConfigMaps that the operator wrote, or read and found right. While the cache has
-// the same version of one, it need not be read. This is forgotten with the process, which costs one
-// request for each ConfigMap.
+// the same version of one, it need not be read.
 type written struct {
 	mu       sync.Mutex
 	versions map[types.NamespacedName]version
 }
 
-// version is a version of a ConfigMap, and the one key in it with its bundle.
+// version is a version of a ConfigMap, with its one key and the hash of the bundle under it.
 type version struct {
-	resourceVersion, key string
-	bundle               unique.Handle[string]
+	resourceVersion string
+	key, hash       unique.Handle[string]
 }
 
 // remember remembers what is in a ConfigMap of the operator's.
@@ -37,7 +37,7 @@ func (w *written) remember(key types.NamespacedName, configMap *corev1.ConfigMap
 		w.versions = map[types.NamespacedName]version{}
 	}
 	for name, bundle := range configMap.Data {
-		w.versions[key] = version{configMap.ResourceVersion, unique.Make(name).Value(), unique.Make(bundle)}
+		w.versions[key] = version{configMap.ResourceVersion, unique.Make(name), unique.Make(pki.Hash([]byte(bundle)))}
 	}
 }
 
@@ -50,15 +50,19 @@ func (w *written) forget(key types.NamespacedName) bool {
 	return remembered
 }
 
-// recall returns the ConfigMap that has these metadata; nil where this version is not remembered.
-func (w *written) recall(key types.NamespacedName, metadata *metav1.PartialObjectMetadata) *corev1.ConfigMap {
+// recall returns the ConfigMap that has these metadata, with an empty value where it does not hold this bundle;
+// nil where its version is not remembered.
+func (w *written) recall(key types.NamespacedName, metadata *metav1.PartialObjectMetadata, bundle []byte) *corev1.ConfigMap {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	known, is := w.versions[key]
 	if !is || known.resourceVersion != metadata.ResourceVersion {
 		return nil
 	}
-	configMap := &corev1.ConfigMap{ObjectMeta: *metadata.ObjectMeta.DeepCopy(), Data: map[string]string{known.key: known.bundle.Value()}}
+	if known.hash.Value() != pki.Hash(bundle) {
+		bundle = nil
+	}
+	configMap := &corev1.ConfigMap{ObjectMeta: *metadata.ObjectMeta.DeepCopy(), Data: map[string]string{known.key.Value(): string(bundle)}}
 	// The cache leaves the managers out; only what the operator made is remembered.
 	configMap.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: string(apply.Publish)}}
 	return configMap
