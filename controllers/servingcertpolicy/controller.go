@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,6 +58,8 @@ type Reconciler struct {
 	changes gather.Changes
 	// memories are what the last count found out, by policy.
 	memories map[string]memory
+	// unwritten are the policies whose status cannot be written.
+	unwritten unwritten
 }
 
 // SetupWithManager watches everything that a policy reports on.
@@ -89,21 +92,41 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 		return ctrl.Result{}, err
 	}
 	r.News.Flush(list.Items)
-	var failed []error
-	var soonest time.Time
-	for i := range list.Items {
-		p := &list.Items[i]
-		soonest = earliest(soonest, tallies[p.Name].earliestExpiry)
-		if err := r.report(ctx, now, p, tallies[p.Name]); err != nil {
-			failed = append(failed, fmt.Errorf("policy %s: %w", p.Name, err))
-		}
-	}
+	soonest, err := r.reportAll(ctx, now, list.Items, tallies)
 	r.changes.Counted(r.Clock.Since(begin))
 	result := ctrl.Result{}
 	if !soonest.IsZero() {
 		result.RequeueAfter = soonest.Sub(now)
 	}
-	return result, errors.Join(failed...)
+	return result, err
+}
+
+// reportAll writes the statuses, those last that could not be written before, and returns when the next look is due.
+func (r *Reconciler) reportAll(
+	ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy, tallies map[string]*tally,
+) (soonest time.Time, err error) {
+	r.unwritten.keepOnly(policies)
+	slices.SortStableFunc(policies, func(a, b v1alpha1.ServingCertPolicy) int {
+		return r.unwritten.next(&a).Compare(r.unwritten.next(&b))
+	})
+	var failed []error
+	for i := range policies {
+		p := &policies[i]
+		soonest = earliest(soonest, tallies[p.Name].earliestExpiry)
+		if next := r.unwritten.next(p); now.Before(next) {
+			soonest = earliest(soonest, next)
+			continue
+		}
+		if err := r.report(ctx, now, p, tallies[p.Name]); err != nil {
+			failed = append(failed, fmt.Errorf("policy %s: %w", p.Name, err))
+			if failure := r.unwritten.failed(r.Clock.Now(), p, err); failure != nil {
+				r.Recorder.Eventf(p, nil, corev1.EventTypeWarning, failure.Reason, "Report", "%s", failure.Message)
+			}
+			continue
+		}
+		r.unwritten.written(p)
+	}
+	return soonest, errors.Join(failed...)
 }
 
 func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.ServingCertPolicy, counted *tally) error {
@@ -118,7 +141,7 @@ func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.Serv
 	}
 	status := counted.status(now, p, ca)
 	if err := apply.Status(ctx, r.Client, apply.Policy, p.Status, status, ac.ServingCertPolicy(p.Name)); err != nil {
-		return client.IgnoreNotFound(err)
+		return apply.IgnoreGone(err)
 	}
 	for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionConflicted, v1alpha1.ConditionRestartHalted} {
 		after := meta.FindStatusCondition(status.Conditions, kind)
