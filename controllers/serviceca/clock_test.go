@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -48,6 +49,23 @@ func apiServer(t *testing.T, at time.Time, tries *int, objects ...client.Object)
 		}).Build()
 }
 
+// newReconciler returns a Reconciler in a cluster without Services, with a recorder of up to ten Events.
+func newReconciler(server client.Client, passive clock.PassiveClock) *Reconciler {
+	return &Reconciler{
+		Targets: &trust.Trust{},
+		Client:  server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
+		Clock: passive, Namespace: "system",
+		Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
+			return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
+		},
+		Restarts: func(string, time.Time) rotation.Restarts { return rotation.Restarts{} },
+		Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *trust.Targets) (string, error) {
+			return "", nil
+		},
+		Given: func(context.Context, string) ([]signing.Given, bool, error) { return nil, true, nil },
+	}
+}
+
 // By a clock that is far ahead of the API server's nothing is given up; by one that is right, or a little wrong, it is.
 func TestExpiryByAClockThatIsAhead(t *testing.T) {
 	t.Parallel()
@@ -71,19 +89,7 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 			before, tries, at := s.secret.DeepCopy(), 0, now.Add(tc.after)
 			server := apiServer(t, at.Add(-tc.ahead), &tries, s.serviceCA, s.secret)
 			passive := clocktesting.NewFakePassiveClock(at)
-			r := &Reconciler{
-				Targets: &trust.Trust{},
-				Client:  server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
-				Clock: passive, Namespace: "system",
-				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
-					return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
-				},
-				Restarts: func(string, time.Time) rotation.Restarts { return rotation.Restarts{} },
-				Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *trust.Targets) (string, error) {
-					return "", nil
-				},
-				Given: func(context.Context, string) ([]signing.Given, bool, error) { return nil, true, nil },
-			}
+			r := newReconciler(server, passive)
 			// The next CA is made known, and takes over at once from one that has ended.
 			var err error
 			for range 2 {

@@ -3,7 +3,6 @@ package serviceca
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -11,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -20,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
 	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/internal/installation"
@@ -72,7 +69,9 @@ type Reconciler struct {
 	// bundleRefused is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
 	bundleRefused sync.Map
 	// failures are the ServiceCAs about which requests fail.
-	failures pace.Pace
+	failures pace.Reports
+	// announced is, by ServiceCA, the reason of the last Event about a problem: a status that cannot be written does not have it.
+	announced sync.Map
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
@@ -81,8 +80,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	begin := r.Clock.Now()
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
-		r.Keyring.Forget(request.Name)
-		r.failures.Recovered(request.NamespacedName)
+		r.forget(request)
 		return ctrl.Result{}, r.afterDeletion(ctx, request.Name, err)
 	}
 	if !ca.DeletionTimestamp.IsZero() {
@@ -96,6 +94,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return result, nil
 }
 
+// forget leaves nothing of a ServiceCA that is gone.
+func (r *Reconciler) forget(request ctrl.Request) {
+	r.Keyring.Forget(request.Name)
+	r.failures.Recovered(request.NamespacedName)
+	r.announced.Delete(request.Name)
+}
+
 // reconcile does one step for a ServiceCA; reported is set once its status is written.
 func (r *Reconciler) reconcile(ctx context.Context, begin time.Time, ca *v1alpha1.ServiceCA) (result ctrl.Result, reported bool, err error) {
 	in, decided, seen, err := r.decide(ctx, ca)
@@ -105,6 +110,8 @@ func (r *Reconciler) reconcile(ctx context.Context, begin time.Time, ca *v1alpha
 	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
 		return ctrl.Result{}, false, err
 	}
+	// Nothing that fails from here on takes back what was done, and the next look would not know that it was.
+	r.announceEvents(ca, decided)
 	changed, err := r.publishAll(ctx, &in, &decided)
 	if err != nil {
 		return ctrl.Result{}, false, err
@@ -118,36 +125,14 @@ func (r *Reconciler) reconcile(ctx context.Context, begin time.Time, ca *v1alpha
 	if err := r.ask(ctx, in, &decided); err != nil {
 		return ctrl.Result{}, false, err
 	}
-	status := buildStatus(in.now, ca, decided, seen)
-	if err := apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)); err != nil {
+	r.announceProblem(ca, decided.problem)
+	if err := r.writeStatus(ctx, ca, buildStatus(in.now, ca, decided, seen)); err != nil {
 		return ctrl.Result{}, false, apply.IgnoreGone(err)
 	}
 	r.counted(begin, decided)
-	r.announce(ca, decided)
 	r.tellClusterBundle(ca, in.clusterBundle)
 	decided.lookAgain(seen)
 	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, true, r.cleanUp(ctx, ca, decided)
-}
-
-// failed reports an error that is about this ServiceCA and has lasted, and returns it: it is tried again. What fails after the status was written,
-// the removal of what is of no use any more, is recorded as an Event alone.
-func (r *Reconciler) failed(ctx context.Context, ca *v1alpha1.ServiceCA, reported bool, err error) error {
-	now := r.Clock.Now()
-	failure := r.failures.Failed(client.ObjectKeyFromObject(ca), now, err)
-	switch {
-	case failure == nil:
-		return err
-	case reported:
-		r.Recorder.Eventf(ca, nil, corev1.EventTypeWarning, failure.Reason, "CleanUp", "%s", failure.Message)
-		return err
-	}
-	decided := step{
-		problem:   &problem{reason: failure.Reason, message: failure.Message, passing: true},
-		blockedBy: []string{failure.Message},
-	}
-	r.announce(ca, decided)
-	status := buildStatus(now, ca, decided, evidence{})
-	return errors.Join(err, apply.Status(ctx, r.Client, apply.ServiceCA, ca.Status, status, ac.ServiceCA(ca.Name)))
 }
 
 // counted notes how long it took to count, where there was something to count.
@@ -342,14 +327,4 @@ func untilNext(in observed, decided step) time.Duration {
 		}
 	}
 	return next
-}
-
-func (r *Reconciler) announce(ca *v1alpha1.ServiceCA, decided step) {
-	for _, e := range decided.events {
-		r.Recorder.Eventf(ca, nil, e.kind, e.reason, "Rotate", "%s", e.note)
-	}
-	ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
-	if decided.problem != nil && (ready == nil || ready.Reason != decided.problem.reason) {
-		r.Recorder.Eventf(ca, nil, corev1.EventTypeWarning, decided.problem.reason, "Sign", "%s", decided.problem.message)
-	}
 }

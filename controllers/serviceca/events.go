@@ -24,6 +24,8 @@ const (
 
 	eventCertificatePutBack = "CertificatePutBack"
 	eventCertificateRenewed = "CertificateRenewed"
+
+	eventRequestRefused = "RequestRefused"
 )
 
 // happening is an Event about a ServiceCA.

@@ -59,6 +59,8 @@ func (w *world) carryOut(i intent, dies int) {
 		w.secret = decided.secret.DeepCopy()
 		w.version++
 		i.version = w.version
+	} else if len(decided.events) > 0 {
+		w.fail("%s is recorded though nothing is written, and would be again", decided.events[0].reason)
 	}
 	if decided.state == nil {
 		w.report(i)

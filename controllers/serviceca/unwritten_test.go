@@ -1,0 +1,97 @@
+package serviceca
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// Where the status cannot be written, an Event says so once that has lasted, or at once where it is refused; what is done meanwhile, and
+// what else stands in the way, is recorded all the same, and each of them once.
+func TestStatusThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	resource := v1alpha1.SchemeGroupVersion.WithResource("servicecas").GroupResource()
+	away := apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`))
+	denied := apierrors.NewConflict(resource, "default", errors.New(`admission webhook "w.example.org" denied the request`))
+	gone := apierrors.NewNotFound(resource, "default")
+	var fault error
+	tries := 0
+	server := interceptor.NewClient(apiServer(t, now, &tries, s.serviceCA), interceptor.Funcs{
+		SubResourceApply: func(
+			ctx context.Context, c client.Client, resource string, status runtime.ApplyConfiguration, options ...client.SubResourceApplyOption,
+		) error {
+			if fault != nil {
+				return fault
+			}
+			return c.SubResource(resource).Apply(ctx, status, options...)
+		},
+	})
+	passive, recorder := clocktesting.NewFakePassiveClock(now), events.NewFakeRecorder(10)
+	r := newReconciler(server, passive)
+	r.Recorder = recorder
+	// That there are no ClusterTrustBundles was said already.
+	r.toldAbsent.Store(s.serviceCA.UID, true)
+	request := ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)}
+	for _, step := range []struct {
+		name  string
+		after time.Duration
+		fault error
+		// source is the Secret that spec.source names.
+		source string
+		says   string
+	}{
+		{"a CA is made", 0, away, "", "Normal CACreated "},
+		{"it fails for a moment", 4 * time.Second, away, "", ""},
+		{"it lasts", 5 * time.Second, away, "", `Warning RequestFailed write the status: Internal error occurred: failed calling webhook`},
+		{"it lasts on", time.Minute, away, "", ""},
+		{"there is a problem besides", 2 * time.Minute, away, "none", "Warning SourceNotThere "},
+		{"there still is", 3 * time.Minute, away, "none", ""},
+		{"it is denied with the code of a conflict", 4 * time.Minute, denied, "none", "Warning RequestRefused write the status: "},
+		{"it is denied again", 5 * time.Minute, denied, "none", ""},
+		{"it is written", 6 * time.Minute, nil, "none", ""},
+		{"it fails anew", 7 * time.Minute, away, "", ""},
+		{"it lasts anew", 8 * time.Minute, away, "", "Warning RequestFailed "},
+		{"the ServiceCA is gone", 9 * time.Minute, gone, "", ""},
+	} {
+		passive.SetTime(now.Add(step.after))
+		fault = step.fault
+		ca := &v1alpha1.ServiceCA{}
+		if err := server.Get(t.Context(), request.NamespacedName, ca); err != nil {
+			t.Fatal(err)
+		}
+		if ca.Spec.Source.Secret = nil; step.source != "" {
+			ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: step.source}
+		}
+		if err := server.Update(t.Context(), ca); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Reconcile(t.Context(), request); (err == nil) != (fault == nil || fault == gone) {
+			t.Errorf("%s: the error is %v", step.name, err)
+		}
+		said := ""
+		for more := true; more; {
+			select {
+			case event := <-recorder.Events:
+				said += event
+			default:
+				more = false
+			}
+		}
+		if (said == "") != (step.says == "") || !strings.HasPrefix(said, step.says) || strings.Count(said, "Warning ")+strings.Count(said, "Normal ") > 1 {
+			t.Errorf("%s: the Events are %q, want %q", step.name, said, step.says)
+		}
+	}
+}
