@@ -147,8 +147,8 @@ func last(all []change) time.Time {
 
 // starts is what is known of the pods of a workload.
 type starts struct {
-	// oldest is when the first of the containers of a name started, of all pods.
-	oldest map[string]time.Time
+	// oldest is when the first of the containers of a name started, of all pods; unready, of those that are not ready.
+	oldest, unready map[string]time.Time
 	// progress is when a pod was last made, or became ready.
 	progress time.Time
 	// away are pods on nodes that do not answer.
@@ -172,19 +172,21 @@ func (s *starts) look(now time.Time, pod *corev1.Pod) {
 	if pod.DeletionTimestamp != nil {
 		return
 	}
-	s.started(pod)
+	noteStarts(s.oldest, pod)
 	s.progressed(pod.CreationTimestamp)
 	if ready := condition(pod, corev1.PodReady); ready.Status == corev1.ConditionTrue {
 		s.progressed(ready.LastTransitionTime)
+	} else {
+		noteStarts(s.unready, pod)
 	}
 }
 
-// started notes when the containers of a pod did.
-func (s *starts) started(pod *corev1.Pod) {
+// noteStarts adds to oldest when the containers of a pod started.
+func noteStarts(oldest map[string]time.Time, pod *corev1.Pod) {
 	for _, container := range containers(&pod.Spec) {
 		if at, started := inventory.Started(pod, container); started {
-			if oldest, known := s.oldest[container]; !known || at.Before(oldest) {
-				s.oldest[container] = at
+			if before, known := oldest[container]; !known || at.Before(before) {
+				oldest[container] = at
 			}
 		}
 	}
@@ -197,10 +199,15 @@ func (s *starts) progressed(at metav1.Time) {
 }
 
 // unknown are the changes that some container started before.
-func (s *starts) unknown(all []change) []change {
+func (s *starts) unknown(all []change) []change { return startedBefore(s.oldest, all) }
+
+// unreadyUnknown returns the changes that some container of a pod that is not ready started before.
+func (s *starts) unreadyUnknown(all []change) []change { return startedBefore(s.unready, all) }
+
+func startedBefore(oldest map[string]time.Time, all []change) []change {
 	return slices.DeleteFunc(slices.Clone(all), func(one change) bool {
-		oldest, runs := s.oldest[one.container]
-		return !runs || !oldest.Before(one.before)
+		at, runs := oldest[one.container]
+		return !runs || !at.Before(one.before)
 	})
 }
 
@@ -216,7 +223,7 @@ func containers(pod *corev1.PodSpec) []string {
 }
 
 func newStarts(pods ...*corev1.Pod) starts {
-	found := starts{oldest: map[string]time.Time{}}
+	found := starts{oldest: map[string]time.Time{}, unready: map[string]time.Time{}}
 	for _, pod := range pods {
 		found.look(time.Time{}, pod)
 	}

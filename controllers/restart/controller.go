@@ -121,7 +121,8 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *ite
 		p.move(one, before, current)
 		return nil
 	}
-	next := turn{since: now, evicted: !one.rollout.byHand && (one.undone >= mostUndone || one.rollout.outOfNodes)}
+	// By the second, as its mark and its stamp are: it would seem to begin after its own stamp.
+	next := turn{since: now.Truncate(time.Second), evicted: !one.rollout.byHand && (one.undone >= mostUndone || one.rollout.outOfNodes)}
 	next.retried = before == failed && !one.turn.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
 	next.unavailable = !one.rollout.available && !next.retried
 	return r.turn(now, p, one, next, func(done bool) {

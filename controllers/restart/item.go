@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -20,6 +21,8 @@ type item struct {
 	progress time.Time
 	// away are its pods on nodes that do not answer.
 	away []string
+	// unreadyOld reports whether a pod that is not ready holds something old.
+	unreadyOld bool
 	// refusal is why it is not written now; empty when it may be.
 	refusal string
 	// retries is when the clock alone may change something: a refusal is over, or a kubelet has to have answered.
@@ -112,13 +115,13 @@ func (i *item) restart(now time.Time) (state, string) {
 	case i.rollout.paused:
 		return held, "it is paused in the middle of its restart"
 	case !stands && i.late(now):
-		return overdue, fmt.Sprintf("it still rolls after %s, and the others go on", turnEnd)
+		return overdue, i.also(cmp.Or(i.refusal, fmt.Sprintf("it still rolls after %s, and the others go on", turnEnd)))
 	case !stands:
-		return restarting, i.also(i.how())
-	case i.rollout.missed:
-		return failed, i.also("it missed its progress deadline")
+		return restarting, i.also(cmp.Or(i.refusal, i.how()))
 	case i.refusal != "":
 		return failed, i.also(i.refusal)
+	case i.rollout.missed:
+		return failed, i.also("it missed its progress deadline")
 	}
 	return failed, i.also("no pod became ready for " + i.patience.String())
 }
@@ -126,6 +129,12 @@ func (i *item) restart(now time.Time) (state, string) {
 // how says how it is restarted, where that is not as usual.
 func (i *item) how() string {
 	switch {
+	case i.blocked():
+		return "its controller waits for pods that are not ready, so those that hold something old are evicted"
+	case i.rollout.staged:
+		return "its pods are evicted, for those below the partition of its update strategy are never updated"
+	case i.rollout.byHand:
+		return "its pods are evicted, for its update strategy is OnDelete"
 	case !i.turn.evicted:
 		return ""
 	case i.rollout.outOfNodes:
@@ -189,7 +198,15 @@ func (i *item) restamps() bool {
 func (i *item) byHand() bool { return i.rollout.byHand || (i.turn != nil && i.turn.evicted) }
 
 // byEviction reports whether pods are left to be evicted.
-func (i *item) byEviction() bool { return i.byHand() && len(i.unknown) > 0 && !i.abandoned }
+func (i *item) byEviction() bool {
+	return (i.byHand() || i.blocked()) && len(i.unknown) > 0 && !i.abandoned
+}
+
+// blocked reports whether the controller of a StatefulSet, which has our stamp, waits for a pod that holds something old and is not
+// ready. If an expired certificate is the reason, it waits for ever.
+func (i *item) blocked() bool {
+	return i.turn != nil && i.unreadyOld && i.orderedRevision() != "" && !i.byHand() && !i.undoneNow()
+}
 
 // isOver reports whether a restart that failed, or goes on and on, gets no other turn now: nothing newer has changed.
 func (i *item) isOver() bool {

@@ -30,6 +30,18 @@ func TestState(t *testing.T) {
 	refused.refusal = "its restart was refused: no"
 	kept := marked(stale(byHand(), renewed(time.Hour)), time.Hour, "")
 	kept.refusal = "pod web-0 cannot be evicted: no"
+	keptNow := marked(stale(byHand(), renewed(time.Hour)), time.Minute, "")
+	keptNow.refusal = kept.refusal
+	staged := statefulSet(func(s *appsv1.StatefulSet) {
+		s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: new(int32(1))}
+	})
+	rollsInOrder := func() *workload { return statefulSet(func(s *appsv1.StatefulSet) { s.Status.UpdateRevision = "b" }) }
+	unready := func(one *item) *item {
+		one.unreadyOld = true
+		return one
+	}
+	undone := marked(stale(rollsInOrder()), time.Minute, "")
+	undone.template.Annotations = nil
 	abandoned := marked(stale(byHand(), renewed(time.Hour)), time.Minute, "")
 	abandoned.abandoned = true
 	for name, tc := range map[string]struct {
@@ -57,7 +69,11 @@ func TestState(t *testing.T) {
 		"its restart was paused":         {marked(stale(deployment("web", rolls, pauses)), time.Hour, ""), held, "it is paused in the middle"},
 		"its last pod is not ready":      {marked(stale(deployment("web", func(d *d) { d.Status.AvailableReplicas = 1 })), time.Minute, ""), restarting, ""},
 		"its mark is in the future":      {marked(stale(deployment("web", rolls)), -time.Hour, ""), current, ""},
-		"one pod after the other":        {marked(stale(byHand(), renewed(time.Hour)), time.Minute, ""), restarting, ""},
+		"one pod after the other":        {marked(stale(byHand(), renewed(time.Hour)), time.Minute, ""), restarting, "its pods are evicted, for its update strategy is OnDelete"},
+		"some stay on the old template":  {marked(stale(staged, renewed(time.Hour)), time.Minute, ""), restarting, "its pods are evicted, for those below the partition"},
+		"an old pod is not ready":        {unready(marked(stale(rollsInOrder()), time.Minute, "")), restarting, "its controller waits for pods that are not ready"},
+		"it is undone, and not ready":    {unready(undone), restarting, ""},
+		"a budget keeps its pod":         {keptNow, restarting, "pod web-0 cannot be evicted: no"},
 		"no pod may be evicted":          {kept, failed, "pod web-0 cannot be evicted: no"},
 		"nobody wants it any more":       {abandoned, completed, ""},
 		"each pod was replaced by hand":  {marked(stale(byHand()), time.Minute, ""), completed, ""},

@@ -63,6 +63,7 @@ func (r *Reconciler) know(now time.Time, one *item) {
 	known := r.pods[one.GetUID()]
 	one.unknown, one.progress = known.unknown(one.changes), later(one.progress, known.progress)
 	one.workload, one.away = one.without(known.away), known.away
+	one.unreadyOld = len(known.unreadyUnknown(one.changes)) > 0
 	switch {
 	case len(one.unknown) == 0 || one.turn != nil:
 		one.rolls = time.Time{}

@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"errors"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -47,7 +48,11 @@ func (r *Reconciler) failed(now time.Time, one *item, what string, err error, re
 		made.version = one.GetResourceVersion()
 	}
 	if one.entry.refusal.message != made.message {
-		r.Recorder.Eventf(one.Object, nil, corev1.EventTypeWarning, "RestartFailed", "Restart", "%s; it is tried again within %s", made.message, retry)
+		reason := "RestartFailed"
+		if errors.Is(err, errBudgets) {
+			reason = "MultipleBudgets" // an Event of the same reason, a minute ago, would swallow this one
+		}
+		r.Recorder.Eventf(one.Object, nil, corev1.EventTypeWarning, reason, "Restart", "%s; it is tried again within %s", made.message, retry)
 	}
 	one.entry.refusal, one.refusal = made, made.message
 }

@@ -37,8 +37,8 @@ type rollout struct {
 	progress time.Time
 	// paused by its owner.
 	paused bool
-	// byHand: pods are replaced when somebody removes them.
-	byHand bool
+	// byHand: pods are replaced when somebody removes them; staged: for a partition keeps some of them on the older template.
+	byHand, staged bool
 	// outOfNodes: its controller replaces no pod, for those that are left out are as many as may be unavailable.
 	outOfNodes bool
 	// updating: an update of the owner's waits for somebody to remove pods.
@@ -77,9 +77,20 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 		patience: patienceAfter(s.Spec.MinReadySeconds),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
-			byHand: onDelete || staged, updating: onDelete && !updated,
+			byHand: onDelete || staged, staged: staged && !onDelete, updating: onDelete && !updated,
 		},
 	}
+}
+
+// orderedRevision returns the revision to which a StatefulSet updates its pods in their order, each when all pods are ready; empty for
+// any other workload, and as long as its controller has not seen the template. A pod that is not ready keeps it from updating any pod,
+// that one included.
+func (w *workload) orderedRevision() string {
+	s, ok := w.Object.(*appsv1.StatefulSet)
+	if !ok || w.rollout.byHand || s.Spec.PodManagementPolicy == appsv1.ParallelPodManagement || s.Status.ObservedGeneration < s.Generation {
+		return ""
+	}
+	return s.Status.UpdateRevision
 }
 
 // ofDaemonSet leaves out as many pods as are on nodes that do not answer; not those that its controller does not count, for they do not tolerate

@@ -53,7 +53,7 @@ func TestRollout(t *testing.T) {
 		"on delete":                  {statefulSet(onDelete), rollout{available: true, byHand: true}},
 		"on delete, with an update":  {statefulSet(onDelete, func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true, updating: true}},
 		"on delete, updated":         {statefulSet(onDelete, func(s *s) { s.Status.UpdateRevision = "b" }), rollout{available: true, byHand: true}},
-		"staged":                     {statefulSet(partition(1), func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true}},
+		"staged":                     {statefulSet(partition(1), func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true, staged: true}},
 		"staged from the first on":   {statefulSet(partition(0)), rollout{available: true}},
 		"a DaemonSet at rest":        {daemonSet(), rollout{available: true}},
 		"some nodes have old pods":   {daemonSet(func(n *n) { n.Status.UpdatedNumberScheduled = 1 }), rollout{rolling: true}},

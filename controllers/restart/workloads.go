@@ -64,6 +64,8 @@ func (i *item) span(s state) (since, until time.Time) {
 func (p *plan) message(one *item, s state) string {
 	why := p.why[one]
 	switch {
+	case s == failed && one.refusal != "":
+		return why + ": it goes on when that is put right"
 	case s == failed:
 		return why + ": repair it, or undo it with kubectl rollout undo; a newer certificate or bundle gives it another turn"
 	case s == held && one.rollout.paused:

@@ -1,14 +1,15 @@
 package restart
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,8 +59,13 @@ func (r *Reconciler) evict(now time.Time, p *plan, one *item) attempt {
 		what, err := r.evictNext(ctx, now, one)
 		return func() {
 			if apply.IgnoreGone(err) != nil && !apply.Conflict(err) {
-				r.failed(now, one, what, err, retryEviction)
-				p.lookAt(now.Add(retryEviction))
+				retry := retryEviction
+				if errors.Is(err, errBudgets) {
+					retry = retryFailed
+				}
+				r.failed(now, one, what, err, retry)
+				_, p.why[one] = one.state(now)
+				p.lookAt(now.Add(retry))
 			}
 		}
 	}
@@ -84,30 +90,50 @@ func (r *Reconciler) evictNext(ctx context.Context, now time.Time, one *item) (w
 		ObjectMeta:    metav1.ObjectMeta{Namespace: next.Namespace, Name: next.Name},
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(next.UID))},
 	})
-	return fmt.Sprintf("pod %s cannot be evicted", next.Name), err
+	return fmt.Sprintf("pod %s cannot be evicted", next.Name), r.explain(ctx, next, err)
 }
 
-// nextPod is the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready serves nobody
-// and comes first, then the last one by its ordinal, as a StatefulSet is rolled. A workload that was not available before may never be: its
-// pods that are not ready are not waited for, and those that are ready are evicted when nothing else goes on.
+// nextPod returns the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready
+// serves no client and comes first, the first by its ordinal, as a StatefulSet makes its pods; then the last one by its ordinal, as a
+// StatefulSet is rolled. A workload that was not available before may never be: its pods that are not ready are not waited for, and those
+// that are ready are evicted when nothing else goes on.
 func nextPod(now time.Time, one *item, pods []*corev1.Pod) *corev1.Pod {
-	lame, takesReady := one.lame(), one.rollout.available || (one.lame() && one.stands(now))
-	if len(pods) < int(one.rollout.wanted) && !lame {
+	unready, ready, comes := one.sortPods(pods)
+	if comes && one.byHand() && !one.lame() && !one.stands(now) {
 		return nil
 	}
-	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
-		return cmp.Or(compare(isReady(a), isReady(b)), strings.Compare(ordinal(b.Name), ordinal(a.Name)))
-	})
-	for _, pod := range pods {
-		known := newStarts(pod)
-		switch old := len(known.unknown(one.changes)) > 0; {
-		case old && (takesReady || !isReady(pod)):
-			return pod
-		case !old && !isReady(pod) && !lame:
-			return nil
-		}
+	byOrdinal := func(a, b *corev1.Pod) int { return strings.Compare(ordinal(a.Name), ordinal(b.Name)) }
+	missing := len(pods) < int(one.rollout.wanted) && !one.lame()
+	switch {
+	case len(unready) > 0 && (!missing || one.kind == kindStatefulSet):
+		return slices.MinFunc(unready, byOrdinal)
+	case len(ready) > 0 && !missing && one.takesReady(now):
+		return slices.MaxFunc(ready, byOrdinal)
 	}
 	return nil
+}
+
+// sortPods returns the pods that hold something old and may be evicted, those that are not ready apart; comes reports whether another pod is
+// not ready yet.
+func (i *item) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.Pod, comes bool) {
+	revision := i.orderedRevision()
+	for _, pod := range pods {
+		known := newStarts(pod)
+		switch old := len(known.unknown(i.changes)) > 0; {
+		case old && isReady(pod):
+			ready = append(ready, pod)
+		case old && (revision == "" || pod.Labels[appsv1.ControllerRevisionHashLabelKey] != revision):
+			unready = append(unready, pod)
+		case !old && !isReady(pod):
+			comes = true
+		}
+	}
+	return unready, ready, comes
+}
+
+// takesReady reports whether pods are evicted that are ready.
+func (i *item) takesReady(now time.Time) bool {
+	return i.byHand() && (i.rollout.available || (i.lame() && i.stands(now)))
 }
 
 func isReady(pod *corev1.Pod) bool {
