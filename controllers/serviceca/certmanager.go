@@ -16,7 +16,6 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -225,34 +224,37 @@ func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error)
 	ca, asked := in.serviceCA, in.asked
 	switch {
 	case asked.secret == nil:
-		return r.refusedRequest(r.makeKey(ctx, ca, nil))
+		return r.refusedRequest(ca, r.makeKey(ctx, ca, nil))
 	case !asked.isOf(ca):
 		return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because this ServiceCA did not make it: delete it, "+
 			"so that the private key of the next CA can wait there", asked.secret.Name)}, nil
 	case asked.request == nil:
-		return r.refusedRequest(r.createRequest(ctx, in))
+		return r.refusedRequest(ca, r.createRequest(ctx, in))
 	}
 	if in.inVain() && !in.now.Before(asked.again()) {
-		return r.refusedRequest(r.makeKey(ctx, ca, asked.secret))
+		return r.refusedRequest(ca, r.makeKey(ctx, ca, asked.secret))
 	}
 	return nil, nil
 }
 
-// refusedRequest says what the cluster lacks.
-func (r *Reconciler) refusedRequest(err error) (*problem, error) {
+// refusedRequest returns as a problem what the cluster lacks, or refuses, or cannot do for longer than a moment; any other error comes back.
+func (r *Reconciler) refusedRequest(ca *v1alpha1.ServiceCA, err error) (*problem, error) {
+	key := client.ObjectKeyFromObject(ca)
 	switch {
 	case err == nil:
+		r.askFailures.Recovered(key)
 		return nil, nil
-	case optional.Absent(err):
+	case optional.Absent(err) && !apply.Refused(err):
 		return &problem{reason: reasonSourceNotThere, passing: true, message: "spec.source.certManager: this cluster has no cert-manager: install it, " +
 			"or choose another source"}, nil
 	case apierrors.IsForbidden(err):
 		return &problem{reason: reasonSourceNotThere, passing: true, message: "spec.source.certManager: the operator may not create CertificateRequests: install " +
-			"the component config/components/cert-manager"}, nil
+			"the component config/components/cert-manager, or put right what else refuses it: " + err.Error()}, nil
 	case apply.Refused(err):
 		return &problem{reason: reasonSourceInvalid, message: "spec.source.certManager: " + err.Error()}, nil
-	case apply.Failed(err):
-		return &problem{reason: issuance.ReasonRequestFailed, passing: true, message: "spec.source.certManager: " + err.Error()}, nil
+	}
+	if failure := r.askFailures.Failed(key, r.Clock.Now(), err); failure != nil {
+		return &problem{reason: failure.Reason, passing: true, message: "spec.source.certManager: " + failure.Message}, nil
 	}
 	return nil, err
 }

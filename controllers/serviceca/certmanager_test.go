@@ -3,6 +3,7 @@ package serviceca
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,12 +12,15 @@ import (
 	cmapi "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	cmmeta "github.com/cert-manager/cert-manager/pkg/apis/meta/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
 // A request for every attempt, however many were turned down, and another for every issuer.
@@ -119,7 +123,7 @@ func TestRequestIsAnswered(t *testing.T) {
 			if err := live.Create(t.Context(), s.asked.secret, apply.ServiceCA); err != nil {
 				t.Fatal(err)
 			}
-			r := &Reconciler{Live: live, Namespace: "system"}
+			r := &Reconciler{Live: live, Namespace: "system", Clock: clocktesting.NewFakePassiveClock(now)}
 			for _, moment := range []struct {
 				after    time.Duration
 				attempts int
@@ -143,5 +147,38 @@ func TestRequestIsAnswered(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A request that cannot be made is a problem once that has lasted, and at once where it is refused, with the API server's words.
+func TestRequestCannotBeMade(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "")
+	passive := clocktesting.NewFakePassiveClock(now)
+	r := &Reconciler{Clock: passive}
+	resource := corev1.Resource("secrets")
+	away := apierrors.NewInternalError(errors.New("failed calling webhook"))
+	for _, step := range []struct {
+		after        time.Duration
+		err          error
+		reason, says string
+	}{
+		{0, away, "", ""},
+		{4 * time.Second, away, "", ""},
+		{5 * time.Second, away, issuance.ReasonRequestFailed, "failed calling webhook"},
+		{time.Minute, nil, "", ""},
+		{2 * time.Minute, away, "", ""},
+		{2 * time.Minute, apierrors.NewForbidden(resource, "key", errors.New("exceeded quota")), reasonSourceNotThere, "exceeded quota"},
+		{2 * time.Minute, apierrors.NewNotFound(resource, "webhook denied the request"), reasonSourceInvalid, "denied the request"},
+		{2 * time.Minute, apierrors.NewNotFound(resource, "key"), reasonSourceNotThere, "no cert-manager"},
+	} {
+		passive.SetTime(now.Add(step.after))
+		found, err := r.refusedRequest(s.serviceCA, step.err)
+		if (err != nil) != (step.err != nil && step.reason == "") {
+			t.Errorf("after %s: %v comes back as %v", step.after, step.err, err)
+		}
+		if (found == nil) != (step.reason == "") || (found != nil && (found.reason != step.reason || !strings.Contains(found.message, step.says))) {
+			t.Errorf("after %s: the problem is %+v, want %s with %q", step.after, found, step.reason, step.says)
+		}
 	}
 }

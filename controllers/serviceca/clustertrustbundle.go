@@ -41,6 +41,8 @@ type clusterBundle struct {
 	theirs bool
 	// refused is why it cannot be written, which only somebody else can put right.
 	refused string
+	// awaited is set where that is a fault of the API server, for which a rotation waits within a bound, as for any target.
+	awaited bool
 }
 
 func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.ServiceCA) (clusterBundle, error) {
@@ -54,7 +56,7 @@ func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.Serv
 	if before, refused := r.bundleRefused.Load(ca.UID); refused {
 		bundle.refused, _ = before.(string)
 	}
-	if apierrors.IsForbidden(err) || apply.Failed(err) {
+	if r.bundleFails(ca, err) || apierrors.IsForbidden(err) {
 		bundle.refused, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
 		bundle.found, bundle.unread = nil, true
 	}
@@ -63,7 +65,19 @@ func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.Serv
 		bundle.refused = fmt.Sprintf("ClusterTrustBundle %s is left alone, because this ServiceCA did not make it: delete it, or label it %s=%s to hand it over",
 			name, v1alpha1.LabelServiceCA, ca.Name)
 	}
+	bundle.awaited = bundle.refused != "" && !bundle.theirs && r.awaitsBundle(ca)
 	return bundle, err
+}
+
+// bundleFails notes an error of a request about a ClusterTrustBundle, and reports whether such requests have failed for long enough to be reported.
+func (r *Reconciler) bundleFails(ca *v1alpha1.ServiceCA, err error) bool {
+	return r.bundleFailures.Failed(client.ObjectKeyFromObject(ca), r.Clock.Now(), err) != nil
+}
+
+// awaitsBundle reports whether a rotation waits for a ClusterTrustBundle about which requests fail.
+func (r *Reconciler) awaitsBundle(ca *v1alpha1.ServiceCA) bool {
+	key, now := client.ObjectKeyFromObject(ca), r.Clock.Now()
+	return r.bundleFailures.Failing(key, now) != nil && !r.bundleFailures.Hopeless(key, now)
 }
 
 // holds tells whether it has this bundle.
@@ -80,8 +94,7 @@ func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, sta
 	bundle, ca, before := state.Bundle().Encode(), in.serviceCA, found.refused
 	if found.holds(bundle) {
 		// Somebody else may have put right what was refused to us.
-		r.bundleRefused.Delete(ca.UID)
-		found.refused = ""
+		r.bundlePutRight(ca, found)
 		return before != "", nil
 	}
 	configuration := certificatesac.ClusterTrustBundle(ca.ClusterTrustBundleName()).
@@ -93,8 +106,12 @@ func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, sta
 		options = append(options, client.ForceOwnership)
 	}
 	err = r.Live.Apply(ctx, configuration, options...)
-	if err != nil && (apply.Refused(err) || apply.Failed(err) || optional.Absent(err)) {
+	if apply.Refused(err) {
+		r.bundleFailures.Recovered(client.ObjectKeyFromObject(ca))
+	}
+	if r.bundleFails(ca, err) || apply.Refused(err) || optional.Absent(err) {
 		found.refused = fmt.Sprintf("ClusterTrustBundle %s cannot be written: %v", ca.ClusterTrustBundleName(), err)
+		found.awaited = r.awaitsBundle(ca)
 		// Remembered, so that the next decision does not wait for it.
 		r.bundleRefused.Store(ca.UID, found.refused)
 		return found.refused != before, nil
@@ -102,10 +119,16 @@ func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, sta
 	if err != nil {
 		return false, fmt.Errorf("write ClusterTrustBundle %s: %w", ca.ClusterTrustBundleName(), err)
 	}
-	r.bundleRefused.Delete(ca.UID)
-	found.refused = ""
+	r.bundlePutRight(ca, found)
 	found.found = &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: string(bundle)}}
 	return true, nil
+}
+
+// bundlePutRight forgets what kept a ClusterTrustBundle from being written.
+func (r *Reconciler) bundlePutRight(ca *v1alpha1.ServiceCA, found *clusterBundle) {
+	r.bundleRefused.Delete(ca.UID)
+	r.bundleFailures.Recovered(client.ObjectKeyFromObject(ca))
+	found.refused, found.awaited = "", false
 }
 
 // watchClusterBundles watches those that are ours, as soon as the cluster serves them.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -24,7 +26,7 @@ func bundlesIn(t *testing.T, forbidden bool, bundle *certificatesv1.ClusterTrust
 	if err := certificatesv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	r := &Reconciler{Live: fake.NewClientBuilder().WithScheme(scheme).WithObjects(bundle).WithInterceptorFuncs(interceptor.Funcs{
+	r := &Reconciler{Clock: clocktesting.NewFakePassiveClock(now), Live: fake.NewClientBuilder().WithScheme(scheme).WithObjects(bundle).WithInterceptorFuncs(interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
 			if forbidden {
 				return apierrors.NewForbidden(certificatesv1.Resource("clustertrustbundles"), key.Name, errors.New("no right"))
@@ -83,5 +85,91 @@ func TestClusterBundlePutRight(t *testing.T) {
 		if s.clusterBundle.refused != "" {
 			t.Errorf("it still says %q", s.clusterBundle.refused)
 		}
+	}
+}
+
+// A fault of the API server is reported once it has lasted, with its words, and a rotation waits for it for ten minutes; a refusal is reported
+// at once, and not waited for.
+func TestClusterBundleCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	away := apierrors.NewInternalError(errors.New("failed calling webhook"))
+	denied := apierrors.NewConflict(certificatesv1.Resource("clustertrustbundles"), "x", errors.New("webhook denied the request"))
+	for _, verb := range []string{"read", "written"} {
+		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "")
+			state := s.sound()
+			passive := clocktesting.NewFakePassiveClock(now)
+			var fault error
+			scheme := runtime.NewScheme()
+			if err := certificatesv1.AddToScheme(scheme); err != nil {
+				t.Fatal(err)
+			}
+			faulty := func(at string) error {
+				if at == verb {
+					return fault
+				}
+				return nil
+			}
+			r := newReconciler(fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(interceptor.Funcs{
+				Get: func(_ context.Context, _ client.WithWatch, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+					if err := faulty("read"); err != nil {
+						return err
+					}
+					return apierrors.NewNotFound(certificatesv1.Resource("clustertrustbundles"), key.Name)
+				},
+				List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
+				Apply: func(context.Context, client.WithWatch, runtime.ApplyConfiguration, ...client.ApplyOption) error {
+					return faulty("written")
+				},
+			}).Build(), passive)
+			r.clusterBundles.Store(true)
+			for _, step := range []struct {
+				after  time.Duration
+				fault  error
+				fails  bool
+				says   string
+				behind int32
+			}{
+				{0, away, true, "", 0},
+				{4 * time.Second, away, true, "", 0},
+				{5 * time.Second, away, false, "cannot be " + verb + ": Internal error occurred: failed calling webhook", 1},
+				{9 * time.Minute, away, false, "cannot be " + verb, 1},
+				{10 * time.Minute, away, false, "cannot be " + verb, 0},
+				{11 * time.Minute, nil, false, "", 0},
+				{12 * time.Minute, away, true, "", 0},
+			} {
+				passive.SetTime(now.Add(step.after))
+				fault = step.fault
+				bundle, err := r.observeClusterBundle(t.Context(), s.serviceCA)
+				if s.clusterBundle = bundle; err == nil {
+					_, err = r.publishClusterBundle(t.Context(), &s.observed, state)
+				}
+				if (err != nil) != step.fails {
+					t.Errorf("after %s: the error is %v", step.after, err)
+				}
+				if got := s.clusterBundle.refused; !step.fails && ((got == "") != (step.says == "") || !strings.Contains(got, step.says)) {
+					t.Errorf("after %s: it says %q, want %q", step.after, got, step.says)
+				}
+				if step.fails || step.fault == nil {
+					continue
+				}
+				seen, err := r.evidence(t.Context(), s.observed, state)
+				if err != nil {
+					t.Fatal(err)
+				}
+				waits := strings.Join(seen.BehindNames, "; ")
+				if got := strings.Contains(waits, "ClusterTrustBundle"); got != (step.behind > 0) || (got && !strings.Contains(waits, "failed calling webhook")) {
+					t.Errorf("after %s: a rotation waits for %q", step.after, waits)
+				}
+			}
+			fault = denied
+			if verb == "read" {
+				return
+			}
+			if _, err := r.publishClusterBundle(t.Context(), &s.observed, state); err != nil || s.clusterBundle.refused == "" || s.clusterBundle.awaited {
+				t.Errorf("denied: the error is %v, and it is %+v", err, s.clusterBundle)
+			}
+		})
 	}
 }

@@ -68,8 +68,10 @@ type Reconciler struct {
 	toldAbsent     sync.Map
 	// bundleRefused is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
 	bundleRefused sync.Map
-	// failures are the ServiceCAs about which requests fail.
-	failures pace.Reports
+	// failures are the ServiceCAs about which requests fail. Those about a ClusterTrustBundle, and those that ask cert-manager for a CA, are no
+	// failures of the CA that is there: bundleFailures and askFailures have them, by ServiceCA.
+	failures                    pace.Reports
+	bundleFailures, askFailures pace.Pace
 	// announced is, by ServiceCA, the reason of the last Event about a problem: a status that cannot be written does not have it.
 	announced sync.Map
 }
@@ -98,6 +100,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 func (r *Reconciler) forget(request ctrl.Request) {
 	r.Keyring.Forget(request.Name)
 	r.failures.Recovered(request.NamespacedName)
+	r.bundleFailures.Recovered(request.NamespacedName)
+	r.askFailures.Recovered(request.NamespacedName)
 	r.announced.Delete(request.Name)
 }
 

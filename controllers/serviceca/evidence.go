@@ -55,7 +55,11 @@ func (r *Reconciler) evidence(ctx context.Context, in observed, state *rotation.
 	seen.targets.Count(bytes.Equal(in.published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())
 	if in.clusterBundle.served {
 		seen.clusterBundle = in.clusterBundle
-		seen.targets.Count(in.clusterBundle.holds(encoded), in.clusterBundle.refused != "", "ClusterTrustBundle "+ca.ClusterTrustBundleName())
+		name := "ClusterTrustBundle " + ca.ClusterTrustBundleName()
+		if in.clusterBundle.awaited {
+			name = trust.Explained(name, &issuance.Obstacle{Message: in.clusterBundle.refused})
+		}
+		seen.targets.Count(in.clusterBundle.holds(encoded), in.clusterBundle.refused != "" && !in.clusterBundle.awaited, name)
 	}
 	if err := r.countSecrets(ctx, ca.Name, hash, state, &seen); err != nil {
 		return seen, err

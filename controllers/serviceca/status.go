@@ -154,8 +154,11 @@ func reportTrust(built *conditions.Builder, seen evidence, before *metav1.Condit
 	strangers := seen.strangers
 	switch {
 	case behind > 0:
-		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBehind",
-			fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, seen.targets.All))
+		message := fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, seen.targets.All)
+		if seen.clusterBundle.awaited {
+			message += "; " + seen.clusterBundle.refused
+		}
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBehind", message)
 	case strangers > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
 			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
