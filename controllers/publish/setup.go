@@ -121,7 +121,7 @@ func (p *Publisher) watch(mgr ctrl.Manager) error {
 			builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(p.of), builder.OnlyMetadata).
 		WithOptions(retry.Options(concurrency)).
-		Complete(retry.Quietly(p))
+		Complete(retry.Quietly(retry.Fairly(concurrency, p)))
 }
 
 // everywhere returns the ConfigMaps that a ServiceCA publishes, or has published before an update, in all namespaces.

@@ -60,7 +60,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 			return r.services(ctx, client.InNamespace(namespace.GetName()))
 		}), builder.WithPredicates(notAtFirst(), predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		WithOptions(retry.Options(concurrency)).
-		Complete(retry.Quietly(r)))
+		Complete(retry.Quietly(retry.Fairly(concurrency, r))))
 }
 
 // notAtFirst passes over what is there when the manager starts: every Service is then looked at once, for its own sake.

@@ -129,7 +129,7 @@ func (r *Reconciler[T]) open(ctx context.Context, mgr ctrl.Manager) error {
 		Watches(&v1alpha1.ServingCertPolicy{}, waiting, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.ServiceCA{}, waiting, builder.WithPredicates(keyring.Changed())).
 		WithOptions(retry.Options(concurrency)).
-		Complete(retry.Quietly(r))
+		Complete(retry.Quietly(retry.Fairly(concurrency, r)))
 }
 
 // serviceChanged passes over the changes of a Service that decide nothing. Which pods it selects decides what these may have.

@@ -124,7 +124,7 @@ func (r *Reconciler) setup(ctx context.Context, mgr ctrl.Manager, targets, passw
 			return err
 		}
 	}
-	return building.Complete(retry.Quietly(r))
+	return building.Complete(retry.Quietly(retry.Fairly(concurrency, r)))
 }
 
 // watchPasswords looks again at a truststore when its password has changed, or has come.
