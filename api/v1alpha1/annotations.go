@@ -45,6 +45,9 @@ const (
 	// AnnotationKeystoreHash on a serving certificate's Secret is the hash of the keystore in it, followed by "/" and the version of the Secret
 	// with its password.
 	AnnotationKeystoreHash = GroupName + "/keystore-hash"
+	// AnnotationReplaced on a serving certificate's Secret has the last certificates that were in it before, the oldest first and separated by
+	// spaces, each as "<when it was written>/<its notAfter>": a process that read one of them when it started may still hold it.
+	AnnotationReplaced = GroupName + "/replaced-certificates"
 	// AnnotationSource on a signing-key Secret says where the active CA came from: "selfSigned" or "secret/<name>".
 	AnnotationSource = GroupName + "/source"
 	// AnnotationInstallation on the CustomResourceDefinition of ServiceCAs names the namespace of the installation that works in this cluster.

@@ -22,4 +22,6 @@ const (
 	ConditionConflicted = "Conflicted"
 	// ConditionRestartHalted of a policy: a rollout failed, and the line stands still.
 	ConditionRestartHalted = "RestartHalted"
+	// ConditionRestartTooLate of a policy: what its workloads hold expires before a window lets them be restarted, or would.
+	ConditionRestartTooLate = "RestartTooLate"
 )

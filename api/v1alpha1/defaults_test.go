@@ -49,6 +49,7 @@ spec:
     triggers: [CertificateRenewed, TrustChanged]
     consumers: All
     maxConcurrent: 1
+    outsideWindows: WhenExpiring
     onFailure: Halt
 status: {observedGeneration: -1}
 `},

@@ -54,6 +54,19 @@ const (
 	RestartContinue RestartFailurePolicy = "Continue"
 )
 
+// RestartOutsideWindows says what is restarted while no window is open.
+//
+// +kubebuilder:validation:Enum=Never;WhenExpiring
+type RestartOutsideWindows string
+
+// What is restarted outside the windows.
+const (
+	// RestartOutsideNever restarts nothing.
+	RestartOutsideNever RestartOutsideWindows = "Never"
+	// RestartOutsideWhenExpiring restarts a workload that holds what has expired, or expires before the next window opens.
+	RestartOutsideWhenExpiring RestartOutsideWindows = "WhenExpiring"
+)
+
 // Restart is the restart strategy of a policy.
 type Restart struct {
 	// strategy None reports what would need a restart; RollingRestart does it.
@@ -79,11 +92,18 @@ type Restart struct {
 	// +kubebuilder:validation:Minimum=1
 	MaxConcurrent int32 `json:"maxConcurrent,omitempty"`
 
-	// windows are the only times at which a restart begins; none: at any time.
+	// windows are the times at which a restart begins; none: at any time. See outsideWindows for the exception.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	Windows []RestartWindow `json:"windows,omitempty"`
+
+	// outsideWindows WhenExpiring restarts a workload while no window is open if the certificate or the bundle that its pods hold has
+	// expired, or expires before the next window opens; turns, maxConcurrent and PodDisruptionBudgets apply as usual. Never restarts
+	// nothing outside the windows, and the condition RestartTooLate says what expires. It matters only where there are windows.
+	// +optional
+	// +default="WhenExpiring"
+	OutsideWindows RestartOutsideWindows `json:"outsideWindows,omitempty"`
 
 	// onFailure says what follows a rollout that misses its progress deadline.
 	// +optional

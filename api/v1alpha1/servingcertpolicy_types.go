@@ -211,7 +211,7 @@ type ServingCertPolicyStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted.
+	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted, RestartTooLate.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

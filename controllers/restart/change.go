@@ -32,6 +32,8 @@ type change struct {
 	// of is the ServiceCA whose trust or certificate it is.
 	of   string
 	note string
+	// holdings are what was there before, the oldest first.
+	holdings []holding
 }
 
 // changes reads from the caches what has changed for workloads.
@@ -51,7 +53,7 @@ func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.Servin
 		if frozenOnly && !use.Frozen {
 			continue
 		}
-		of, err := c.of(ctx, w.GetNamespace(), use)
+		of, err := c.of(ctx, w.GetNamespace(), use, renewBefore(p))
 		if err != nil {
 			return nil, err
 		}
@@ -66,11 +68,11 @@ func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.Servin
 }
 
 // of are the last changes of one object.
-func (c changes) of(ctx context.Context, namespace string, use inventory.Use) ([]change, error) {
+func (c changes) of(ctx context.Context, namespace string, use inventory.Use, renewBefore time.Duration) ([]change, error) {
 	key := client.ObjectKey{Namespace: namespace, Name: use.Name}
 	switch use.Kind {
 	case inventory.Secret:
-		return c.ofSecret(ctx, key)
+		return c.ofSecret(ctx, key, renewBefore)
 	case inventory.ConfigMap:
 		return c.ofMounted(ctx, use.Kind, key)
 	case inventory.ClusterTrustBundle:
@@ -85,7 +87,7 @@ func (c changes) ofMounted(ctx context.Context, kind inventory.Kind, key client.
 	return c.ofTrust(ca), err
 }
 
-func (c changes) ofSecret(ctx context.Context, key client.ObjectKey) ([]change, error) {
+func (c changes) ofSecret(ctx context.Context, key client.ObjectKey, renewBefore time.Duration) ([]change, error) {
 	secret := &corev1.Secret{}
 	if err := c.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); apierrors.IsNotFound(err) {
 		return c.ofMounted(ctx, inventory.Secret, key)
@@ -98,7 +100,11 @@ func (c changes) ofSecret(ctx context.Context, key client.ObjectKey) ([]change, 
 	}
 	renewed := change{
 		reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), of: ca,
-		note: fmt.Sprintf("the certificate in Secret %s was renewed %s", secret.Name, at.UTC().Format(time.RFC3339)),
+		note:     fmt.Sprintf("the certificate in Secret %s was renewed %s", secret.Name, at.UTC().Format(time.RFC3339)),
+		holdings: heldCertificates(secret, at, renewBefore),
+	}
+	if rotates(c.cas[ca], v1alpha1.RotationCompromise) {
+		renewed.holdings = []holding{{expires: at}}
 	}
 	if at.Sub(secret.CreationTimestamp.Time) <= time.Second {
 		// The first certificate: who waited for it knows it. Who started before knew another, in a Secret of the same name.
@@ -122,7 +128,8 @@ func (c changes) ofTrust(name string) []change {
 	}
 	return []change{{
 		reason: v1alpha1.RestartOnTrustChanged, at: at, before: at.Add(slack), of: name,
-		note: fmt.Sprintf("the trust bundle of ServiceCA %s changed %s", name, at.UTC().Format(time.RFC3339)),
+		note:     fmt.Sprintf("the trust bundle of ServiceCA %s changed %s", name, at.UTC().Format(time.RFC3339)),
+		holdings: heldBundles(ca, at),
 	}}
 }
 

@@ -17,6 +17,9 @@ type item struct {
 	changes []change
 	// unknown are the changes that some of its pods do not know of.
 	unknown []change
+	// expires is when the first of what its pods hold does; zero where that is not known. expiring is the change that they do not know of.
+	expires  time.Time
+	expiring *change
 	// progress is when one of its pods was last made, or became ready.
 	progress time.Time
 	// away are its pods on nodes that do not answer.

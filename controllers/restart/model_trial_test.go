@@ -23,13 +23,15 @@ type tenure struct {
 	// bound is how long its available workloads take at most, one after the other, whatever others do.
 	bound time.Duration
 	last  *plan
+	// outside: what expires before the next window is restarted outside the windows.
+	outside bool
 }
 
 // mutant is a fault that the model has to find.
 type mutant struct {
 	// believes: a label counts, whoever wrote it. progresses: progress begins a turn anew. backsOff: an error of one write makes all wait.
-	// forgets: a restart that failed gets no other turn.
-	believes, progresses, backsOff, forgets bool
+	// forgets: a restart that failed gets no other turn. strict: what expires waits for a window. loose: everything expires.
+	believes, progresses, backsOff, forgets, strict, loose bool
 }
 
 // trial is one run of the model.
@@ -39,6 +41,8 @@ type trial struct {
 	tenures   []*tenure
 	broken    mutant
 	changedAt []time.Time
+	// expires is how long after a change what was there before does.
+	expires time.Duration
 	// succeeds is when another manager takes over; zero for never.
 	succeeds time.Time
 	backoff  time.Duration
@@ -64,7 +68,7 @@ func habits(t *rapid.T) (h habit, worst time.Duration) {
 
 func newTrial(t *rapid.T, broken mutant) *trial {
 	m := &model{now: now}
-	x := &trial{model: m, broken: broken}
+	x := &trial{model: m, broken: broken, expires: time.Duration(rapid.IntRange(-1, 30).Draw(t, "hours until it expires")) * time.Hour}
 	x.succeed()
 	for p := range 2 {
 		of := &tenure{policy: rollingPolicy(func(r *v1alpha1.Restart) {
@@ -73,7 +77,10 @@ func newTrial(t *rapid.T, broken mutant) *trial {
 			if p == 1 && rapid.Bool().Draw(t, "windows") {
 				r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 17 * * *", Duration: "6h", TimeZone: "UTC"}}
 			}
-		})}
+		}), outside: rapid.Bool().Draw(t, "outside the windows")}
+		if !of.outside || broken.strict {
+			of.policy.Spec.Restart.OutsideWindows = v1alpha1.RestartOutsideNever
+		}
 		for i := range rapid.IntRange(1, 4).Draw(t, "workloads") {
 			w := newModelled(t, m, fmt.Sprintf("p%d-w%d", p, i))
 			of.workloads = append(of.workloads, w.modelled)
@@ -178,7 +185,8 @@ func (of *tenure) ended(w *modelled) bool {
 // renew tells everybody of a new certificate.
 func (x *trial) renew(at time.Time) {
 	for _, w := range x.workloads {
-		w.changes = []change{{reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), container: "main", of: "default", note: "renewed"}}
+		w.changes = []change{{reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), container: "main", of: "default", note: "renewed",
+			holdings: []holding{{expires: at.Add(x.expires)}}}}
 		w.renewals++
 		w.version++
 	}
@@ -207,7 +215,7 @@ func (x *trial) look(t *testing.T) (again time.Duration) {
 	plans, again := x.r.act(t.Context(), x.now, groups)
 	for i, p := range plans {
 		x.tenures[i].last = p
-		x.checkPlaces(p)
+		x.checkPlaces(x.tenures[i], p)
 	}
 	return again
 }
@@ -220,17 +228,31 @@ func (x *trial) spoil(items []*item) {
 		if x.broken.forgets {
 			one.restarted = now.Add(1e6 * time.Hour)
 		}
+		if x.broken.loose && len(one.unknown) > 0 {
+			one.expires = now
+		}
 	}
 }
 
-// checkPlaces checks that no more are under way than may be where some begin, and that they begin within a window.
-func (x *trial) checkPlaces(p *plan) {
+// begins returns when restarts for a change begin at the earliest, looked at from a later time.
+func (of *tenure) begins(from, expires time.Time) (time.Time, error) {
+	windows, err := window.Parse(of.policy.Spec.Restart.Windows)
+	if next := windows.Next(from); !windows.Open(from) && !(of.outside && expires.Before(next)) {
+		return next, err
+	}
+	return from, err
+}
+
+// checkPlaces checks that no more are under way than may be where some begin, and that they begin within a window or have to.
+func (x *trial) checkPlaces(of *tenure, p *plan) {
 	if len(p.begin) == 0 {
 		return
 	}
-	windows, err := window.Parse(p.policy.Spec.Restart.Windows)
-	if err != nil || !windows.Open(x.now) {
-		x.fail("a restart begins while no window is open (%v)", err)
+	for _, one := range p.begin {
+		begins, err := of.begins(x.now, last(one.changes).Add(x.expires))
+		if err != nil || begins.After(x.now) {
+			x.fail("a restart begins while no window is open (%v)", err)
+		}
 	}
 	taken := 0
 	for _, one := range p.byState[restarting] {
@@ -303,9 +325,9 @@ func (x *trial) check(begun time.Time) bool {
 	}
 	done := true
 	for _, of := range x.tenures {
-		from := begun
-		if windows, err := window.Parse(of.policy.Spec.Restart.Windows); err == nil && !windows.Open(begun) {
-			from = windows.Next(begun)
+		from, err := of.begins(begun, last(x.workloads[0].changes).Add(x.expires))
+		if err != nil {
+			x.fail("the windows are invalid: %v", err)
 		}
 		for _, w := range of.workloads {
 			if of.ended(w) {

@@ -27,9 +27,11 @@ type plan struct {
 	why map[*item]string
 	// halts is the failed workload behind which the others wait; nil when none does.
 	halts *item
-	// closed: no window is open; opens is when one does, zero for never.
-	closed bool
-	opens  time.Time
+	// windows are those of the policy. closed: none is open; opens is when one does, zero for never.
+	windows window.Windows
+	closed  bool
+	opens   time.Time
+	late    Late
 	// invalid is what is wrong with the windows.
 	invalid error
 	// again is when the clock alone may change something.
@@ -47,6 +49,7 @@ func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *
 	p.goOn(now)
 	p.halts = p.halting()
 	p.takeTurns(now)
+	p.late = p.isLate(now)
 	return p
 }
 
@@ -96,18 +99,18 @@ func (p *plan) halting() *item {
 
 func (p *plan) takeTurns(now time.Time) {
 	waiting := slices.Concat(p.byState[pending], slices.DeleteFunc(slices.Concat(p.byState[failed], p.byState[overdue]), (*item).isOver))
-	windows, err := window.Parse(p.policy.Spec.Restart.Windows)
-	if p.invalid = err; err != nil || !p.restarts() || len(waiting) == 0 {
+	p.windows, p.invalid = window.Parse(p.policy.Spec.Restart.Windows)
+	if p.invalid != nil || !p.restarts() || len(waiting) == 0 {
 		return
 	}
-	if p.closed = !windows.Open(now); p.closed {
-		p.opens = windows.Next(now)
+	if p.closed = !p.windows.Open(now); p.closed {
+		p.opens = p.windows.Next(now)
 		p.lookAt(p.opens)
-		return
 	}
 	for _, one := range slices.SortedFunc(slices.Values(waiting), earlierTurn) {
 		ready := last(one.unknown).Add(gathering)
 		switch {
+		case p.awaitsWindow(one):
 		case now.Before(ready):
 			p.lookAt(ready)
 		case (p.halts == nil || one.turn != nil) && p.hasPlace(one):

@@ -62,6 +62,7 @@ func (r *Reconciler) look(ctx context.Context, now time.Time, items []*item) (fa
 func (r *Reconciler) know(now time.Time, one *item) {
 	known := r.pods[one.GetUID()]
 	one.unknown, one.progress = known.unknown(one.changes), later(one.progress, known.progress)
+	one.expires, one.expiring = known.firstExpiry(one.unknown)
 	one.workload, one.away = one.without(known.away), known.away
 	one.unreadyOld = len(known.unreadyUnknown(one.changes)) > 0
 	switch {

@@ -17,15 +17,18 @@ type Report struct {
 	// Halted, Reason and Message make the condition RestartHalted.
 	Halted          bool
 	Reason, Message string
+	// Late makes the condition RestartTooLate.
+	Late Late
 }
 
 // notPermitted is the report where the operator has no rights on workloads.
 func notPermitted(policy *v1alpha1.ServingCertPolicy) Report {
+	late := Late{Reason: "NotPermitted", Message: "no workload is restarted"}
 	const component = "the operator may not look at workloads: add the kustomize component config/components/restarts to its installation"
 	if policy.Spec.Restart.Strategy == v1alpha1.RollingRestart {
-		return Report{Halted: true, Reason: "NotPermitted", Message: "spec.restart.strategy RollingRestart is not acted on, for " + component}
+		return Report{Halted: true, Reason: "NotPermitted", Message: "spec.restart.strategy RollingRestart is not acted on, for " + component, Late: late}
 	}
-	return Report{Reason: "StrategyNone", Message: "nothing is restarted; what would have to be is not known, for " + component}
+	return Report{Reason: "StrategyNone", Message: "nothing is restarted; what would have to be is not known, for " + component, Late: late}
 }
 
 // few is how many workloads a sentence names.
@@ -48,7 +51,7 @@ func named(names []string) string {
 // report is what the policy's status says.
 func (p *plan) report() Report {
 	size := func(s state) int32 { return int32(len(p.byState[s])) }
-	report := Report{Counts: &v1alpha1.RestartCounts{
+	report := Report{Late: p.late, Counts: &v1alpha1.RestartCounts{
 		Pending:    size(pending) + size(rolling) + size(held),
 		InProgress: size(restarting) + size(overdue), Failed: size(failed), OptedOut: size(optedOut),
 		Rolling: size(rolling), Blocked: size(held), Overdue: size(overdue), Workloads: p.workloads(),
@@ -69,11 +72,12 @@ func (p *plan) report() Report {
 // sum says in a sentence how the restarts stand.
 func (p *plan) sum() (reason, message string) {
 	var parts []string
-	say := func(s state, text string) {
-		if len(p.byState[s]) > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s: %s", len(p.byState[s]), text, named(p.names(s))))
+	sayOf := func(s state, items []*item, text string) {
+		if len(items) > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s: %s", len(items), text, named(p.names(s, items))))
 		}
 	}
+	say := func(s state, text string) { sayOf(s, p.byState[s], text) }
 	reason = "AllCurrent"
 	for _, s := range []state{pending, rolling, held, optedOut, restarting, overdue, failed} {
 		if len(p.byState[s]) > 0 {
@@ -91,7 +95,9 @@ func (p *plan) sum() (reason, message string) {
 	}
 	say(restarting, "are being restarted")
 	say(overdue, "still roll")
-	say(pending, waits)
+	outside, others := p.exempt()
+	sayOf(pending, outside, "wait for their turn outside the windows, for what they hold expires before the next one opens")
+	sayOf(pending, others, waits)
 	say(rolling, "roll for another reason")
 	say(held, "cannot be restarted")
 	say(failed, "failed")
@@ -103,9 +109,9 @@ func (p *plan) sum() (reason, message string) {
 }
 
 // names are some workloads in a state, with the reason.
-func (p *plan) names(s state) []string {
+func (p *plan) names(s state, items []*item) []string {
 	var names []string
-	for _, one := range p.byState[s] {
+	for _, one := range items {
 		name := one.String()
 		if why := p.why[one]; why != "" && s != optedOut {
 			name += " (" + why + ")"

@@ -14,7 +14,7 @@ func (p *plan) hold(waits map[string]rotation.Restarts) {
 	}
 	for _, waiting := range []state{pending, rolling, restarting, overdue, failed} {
 		for _, one := range p.byState[waiting] {
-			later := p.halts != nil || (waiting == pending && p.closed)
+			later := p.halts != nil || (waiting == pending && p.awaitsWindow(one))
 			if (waiting == failed && p.halts == nil) || (waiting == pending && one.rollout.missed) {
 				continue
 			}

@@ -75,11 +75,11 @@ func (p *plan) message(one *item, s state) string {
 	case s != pending:
 		return why
 	}
-	return p.waits(why)
+	return p.waits(one, why)
 }
 
 // waits says what a workload waits for, and what else comes into it.
-func (p *plan) waits(why string) string {
+func (p *plan) waits(one *item, why string) string {
 	switch {
 	case !p.restarts():
 		return "spec.restart.strategy RollingRestart would restart it"
@@ -87,10 +87,12 @@ func (p *plan) waits(why string) string {
 		return "it waits: " + p.invalid.Error()
 	case p.halts != nil:
 		return "it waits for " + p.halts.String() + ", whose restart failed"
-	case p.closed && p.opens.IsZero():
-		return "it waits for a window that never opens: change spec.restart.windows"
+	case p.awaitsWindow(one) && p.opens.IsZero():
+		return "it waits for a window that never opens: change spec.restart.windows" + p.expiry(one)
+	case p.awaitsWindow(one):
+		return "it waits for a window, which opens " + p.opens.UTC().Format(time.RFC3339) + p.expiry(one)
 	case p.closed:
-		return "it waits for a window, which opens " + p.opens.UTC().Format(time.RFC3339)
+		return "it waits for its turn outside the windows, which would open after " + one.holds()
 	case why != "":
 		return "it waits for its turn: " + why
 	}

@@ -143,7 +143,7 @@ func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.Serv
 	if err := apply.Status(ctx, r.Client, apply.Policy, p.Status, status, ac.ServingCertPolicy(p.Name)); err != nil {
 		return apply.IgnoreGone(err)
 	}
-	for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionConflicted, v1alpha1.ConditionRestartHalted} {
+	for _, kind := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionConflicted, v1alpha1.ConditionRestartHalted, v1alpha1.ConditionRestartTooLate} {
 		after := meta.FindStatusCondition(status.Conditions, kind)
 		if after != nil && after.Status == metav1.ConditionTrue && !meta.IsStatusConditionTrue(p.Status.Conditions, kind) {
 			r.Recorder.Eventf(p, nil, corev1.EventTypeWarning, after.Reason, "Report", "%s", after.Message)

@@ -21,7 +21,13 @@ func TestHealth(t *testing.T) {
 	pending.add(now, service("shop", "web", ""), issuance.Plan{})
 	failed.add(now, service("shop", "web", ""), issuance.Plan{Obstacle: obstacle()})
 	conflicted.conflict(&v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
-	halted := &tally{restarts: &restart.Report{Halted: true, Reason: "RolloutFailed", Message: "Deployment shop/web does not get ready"}}
+	halted := &tally{restarts: &restart.Report{
+		Halted: true, Reason: "RolloutFailed", Message: "Deployment shop/web does not get ready",
+		Late: restart.Late{Reason: "NoWindows", Message: "no restart waits for a window"},
+	}}
+	tooLate := &tally{restarts: &restart.Report{Reason: "Restarting", Message: "1 wait for their turn: Deployment shop/web", Late: restart.Late{
+		Is: true, Reason: "ExpiresBeforeWindow", Message: "the next window opens later than the certificate that Deployment shop/web holds ends",
+	}}}
 	states := map[string]*v1alpha1.ServingCertPolicy{}
 	for name, tc := range map[string]struct {
 		counted *tally
@@ -34,6 +40,7 @@ func TestHealth(t *testing.T) {
 		"healthy_failures":              {failed, sound, nil},
 		"healthy_conflicted":            {conflicted, sound, nil},
 		"healthy_restartHalted":         {halted, sound, nil},
+		"healthy_restartTooLate":        {tooLate, sound, nil},
 		"progressing_serviceCANotFound": {&tally{}, nil, nil},
 		"progressing_serviceCANew":      {&tally{}, readyCA(""), nil},
 		"progressing_serviceCANotReady": {failed, readyCA(metav1.ConditionFalse), nil},

@@ -112,12 +112,15 @@ func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha
 // reportRestarts says how the restarts stand; what was said before, as long as nobody has looked.
 func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.ServingCertPolicyStatus) *v1alpha1.RestartCounts {
 	if t.restarts == nil {
-		if said := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionRestartHalted); said != nil {
-			built.Set(v1alpha1.ConditionRestartHalted, said.Status == metav1.ConditionTrue, said.Reason, said.Message)
+		for _, kind := range []string{v1alpha1.ConditionRestartHalted, v1alpha1.ConditionRestartTooLate} {
+			if said := meta.FindStatusCondition(before.Conditions, kind); said != nil {
+				built.Set(kind, said.Status == metav1.ConditionTrue, said.Reason, said.Message)
+			}
 		}
 		return before.Restarts
 	}
 	built.Set(v1alpha1.ConditionRestartHalted, t.restarts.Halted, t.restarts.Reason, t.restarts.Message)
+	built.Set(v1alpha1.ConditionRestartTooLate, t.restarts.Late.Is, t.restarts.Late.Reason, t.restarts.Late.Message)
 	if t.restarts.Counts == nil {
 		return nil
 	}

@@ -73,6 +73,7 @@ var kinds = map[string]shown{
 			{"restart.strategy", "Restarts"},
 			{"restart.consumers", "What is restarted"},
 			{"restart.maxConcurrent", "Restarts at once"},
+			{"restart.outsideWindows", "Restarts outside the windows"},
 			{"restart.onFailure", "After a failed restart"},
 		},
 		status: []field{

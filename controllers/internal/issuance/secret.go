@@ -120,6 +120,11 @@ func (w Want) content(pair pki.Pair, password string, ca *CA, over *corev1.Secre
 	wanted := content{w.Labels(), w.annotations(leaf.NotAfter, bundles), map[string][]byte{
 		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
 	}}
+	if over != nil {
+		if replaced := recordReplaced(over, leaf); replaced != "" {
+			wanted.annotations[v1alpha1.AnnotationReplaced] = replaced
+		}
+	}
 	for _, key := range bundles.keys {
 		wanted.data[key] = ca.Bundle
 	}

@@ -3,6 +3,7 @@ package window
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -59,6 +60,60 @@ func (w Windows) Next(now time.Time) time.Time {
 		}
 	}
 	return next
+}
+
+// The longest gap is looked for among so many windows that begin, and no longer than that ahead: there may be one each minute.
+const (
+	mostBegins = 500
+	farAhead   = 5 * 366 * 24 * time.Hour
+)
+
+// LongestGap returns how long no window is open at most, once the first has opened: zero where one always is, and math.MaxInt64 where none ever
+// opens again.
+func (w Windows) LongestGap(now time.Time) time.Duration {
+	if len(w) == 0 {
+		return 0
+	}
+	next, gap, closes := make([]time.Time, len(w)), time.Duration(0), time.Time{}
+	for i, one := range w {
+		next[i] = one.schedule.Next(wallClock(now.In(one.zone)))
+	}
+	for range mostBegins {
+		first := w.first(next)
+		if first < 0 {
+			break
+		}
+		begins := w[first].instant(next[first])
+		if !closes.IsZero() {
+			gap = max(gap, begins.Sub(closes))
+		}
+		if closes = later(closes, begins.Add(w[first].duration)); begins.Sub(now) > farAhead {
+			return gap
+		}
+		next[first] = w[first].schedule.Next(next[first])
+	}
+	if w.first(next) < 0 {
+		return math.MaxInt64
+	}
+	return gap
+}
+
+// first returns which window begins first at one of these times on its wall clock; -1 where none does.
+func (w Windows) first(next []time.Time) int {
+	first := -1
+	for i, one := range w {
+		if !next[i].IsZero() && (first < 0 || one.instant(next[i]).Before(w[first].instant(next[first]))) {
+			first = i
+		}
+	}
+	return first
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // open tells whether the window began less than its duration ago.

@@ -204,6 +204,10 @@ var schemaYAML = typed.YAMLObject(`types:
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.RestartFailurePolicy
       default: Halt
+    - name: outsideWindows
+      type:
+        namedType: com.github.servingcert.operator.api.v1alpha1.RestartOutsideWindows
+      default: WhenExpiring
     - name: strategy
       type:
         namedType: com.github.servingcert.operator.api.v1alpha1.RestartStrategy
@@ -259,6 +263,8 @@ var schemaYAML = typed.YAMLObject(`types:
             namedType: com.github.servingcert.operator.api.v1alpha1.WorkloadRestart
           elementRelationship: atomic
 - name: com.github.servingcert.operator.api.v1alpha1.RestartFailurePolicy
+  scalar: string
+- name: com.github.servingcert.operator.api.v1alpha1.RestartOutsideWindows
   scalar: string
 - name: com.github.servingcert.operator.api.v1alpha1.RestartReason
   scalar: string

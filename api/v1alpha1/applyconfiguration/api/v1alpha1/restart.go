@@ -19,8 +19,12 @@ type RestartApplyConfiguration struct {
 	Consumers *apiv1alpha1.RestartConsumers `json:"consumers,omitempty"`
 	// maxConcurrent is how many workloads of this policy roll at once.
 	MaxConcurrent *int32 `json:"maxConcurrent,omitempty"`
-	// windows are the only times at which a restart begins; none: at any time.
+	// windows are the times at which a restart begins; none: at any time. See outsideWindows for the exception.
 	Windows []RestartWindowApplyConfiguration `json:"windows,omitempty"`
+	// outsideWindows WhenExpiring restarts a workload while no window is open if the certificate or the bundle that its pods hold has
+	// expired, or expires before the next window opens; turns, maxConcurrent and PodDisruptionBudgets apply as usual. Never restarts
+	// nothing outside the windows, and the condition RestartTooLate says what expires. It matters only where there are windows.
+	OutsideWindows *apiv1alpha1.RestartOutsideWindows `json:"outsideWindows,omitempty"`
 	// onFailure says what follows a rollout that misses its progress deadline.
 	OnFailure *apiv1alpha1.RestartFailurePolicy `json:"onFailure,omitempty"`
 }
@@ -75,6 +79,14 @@ func (b *RestartApplyConfiguration) WithWindows(values ...*RestartWindowApplyCon
 		}
 		b.Windows = append(b.Windows, *values[i])
 	}
+	return b
+}
+
+// WithOutsideWindows sets the OutsideWindows field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the OutsideWindows field is set to the value of the last call.
+func (b *RestartApplyConfiguration) WithOutsideWindows(value apiv1alpha1.RestartOutsideWindows) *RestartApplyConfiguration {
+	b.OutsideWindows = &value
 	return b
 }
 

@@ -14,7 +14,7 @@ import (
 type ServingCertPolicyStatusApplyConfiguration struct {
 	// observedGeneration is the generation of the spec that this status answers; -1 before the first.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted.
+	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted, RestartTooLate.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// services counts the Services that the policy rules.
 	Services *ServiceCountsApplyConfiguration `json:"services,omitempty"`

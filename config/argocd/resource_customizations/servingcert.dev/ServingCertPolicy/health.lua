@@ -27,6 +27,9 @@ end
 if is("RestartHalted", "True") then
   return {status = "Healthy", message = conditions.RestartHalted.message}
 end
+if is("RestartTooLate", "True") then
+  return {status = "Healthy", message = conditions.RestartTooLate.message}
+end
 if is("Conflicted", "True") then
   return {status = "Healthy", message = conditions.Conflicted.message}
 end

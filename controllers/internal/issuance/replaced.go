@@ -1,0 +1,49 @@
+package issuance
+
+import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/pki"
+)
+
+// mostReplaced is how many replaced certificates are recorded: processes that started before them hold something that has long expired.
+const mostReplaced = 3
+
+// Replaced is a certificate that was in a Secret before the one that is there now.
+type Replaced struct {
+	// Written is when it was written, and NotAfter when it expires.
+	Written, NotAfter time.Time
+}
+
+// ReplacedIn returns the replaced certificates that the annotation of a Secret records, the oldest first. Entries that cannot be read are left out.
+func ReplacedIn(secret *corev1.Secret) []Replaced {
+	var found []Replaced
+	for _, entry := range strings.Fields(secret.Annotations[v1alpha1.AnnotationReplaced]) {
+		written, notAfter, _ := strings.Cut(entry, "/")
+		from, err := time.Parse(time.RFC3339, written)
+		until, unreadable := time.Parse(time.RFC3339, notAfter)
+		if err == nil && unreadable == nil {
+			found = append(found, Replaced{from, until})
+		}
+	}
+	return found
+}
+
+// recordReplaced returns the annotation of a Secret, of which over is the digest, with its certificate recorded; empty where the leaf is that very
+// certificate, or there was none.
+func recordReplaced(over *corev1.Secret, leaf *pki.Leaf) string {
+	before, err := Leaf(over)
+	if err != nil || before.Equal(leaf.Certificate) {
+		return ""
+	}
+	all := append(ReplacedIn(over), Replaced{Issued(over), before.NotAfter})
+	var entries []string
+	for _, one := range all[max(len(all)-mostReplaced, 0):] {
+		entries = append(entries, one.Written.UTC().Format(time.RFC3339)+"/"+one.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return strings.Join(entries, " ")
+}

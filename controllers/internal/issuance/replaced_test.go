@@ -1,0 +1,33 @@
+package issuance_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/issuance"
+)
+
+// A Secret records the last certificates that were in it, and writing the same one again changes nothing. What nobody can read is left out.
+func TestReplaced(t *testing.T) {
+	s := servedScene(t)
+	if got := issuance.ReplacedIn(s.digest()); got != nil {
+		t.Errorf("the first certificate replaced %v", got)
+	}
+	var want []issuance.Replaced
+	for range 5 {
+		want = append(want, issuance.Replaced{Written: s.now.Truncate(time.Second), NotAfter: s.leaf().NotAfter})
+		s.now = s.now.Add(time.Hour)
+		s.carryOut(issuance.Plan{Want: s.want(), Action: issuance.Issue})
+		s.write(s.pair())
+	}
+	if diff := cmp.Diff(want[2:], issuance.ReplacedIn(s.digest())); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	s.secret.Annotations[v1alpha1.AnnotationReplaced] += " nonsense 2071-03-14T15:09:26Z 2071-03-14T15:09:26Z/"
+	if diff := cmp.Diff(want[2:], issuance.ReplacedIn(s.digest())); diff != "" {
+		t.Errorf("with entries that nobody can read (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,125 @@
+package restart
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/utils/lru"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+)
+
+// Late says whether what the workloads of a policy hold expires before a window lets them be restarted: the condition RestartTooLate.
+type Late struct {
+	Is              bool
+	Reason, Message string
+}
+
+// tooLate reports whether what a workload holds expires before the next window opens.
+func (p *plan) tooLate(one *item) bool {
+	return p.closed && !one.expires.IsZero() && (p.opens.IsZero() || one.expires.Before(p.opens))
+}
+
+// awaitsWindow reports whether a workload is not restarted before the next window opens.
+func (p *plan) awaitsWindow(one *item) bool {
+	return p.closed && (p.policy.Spec.Restart.OutsideWindows == v1alpha1.RestartOutsideNever || !p.tooLate(one))
+}
+
+// exempt returns the pending workloads that need no window though none is open, and the others.
+func (p *plan) exempt() (exempt, others []*item) {
+	for _, one := range p.byState[pending] {
+		if p.closed && !p.awaitsWindow(one) {
+			exempt = append(exempt, one)
+		} else {
+			others = append(others, one)
+		}
+	}
+	return exempt, others
+}
+
+// expiry says of what a workload holds that it expires before the next window opens; empty where it does not.
+func (p *plan) expiry(one *item) string {
+	if !p.tooLate(one) {
+		return ""
+	}
+	return ", after " + one.holds()
+}
+
+// holds says when what the workload holds expires.
+func (i *item) holds() string {
+	what := "certificate"
+	if i.expiring.reason == v1alpha1.RestartOnTrustChanged {
+		what = "bundle"
+	}
+	return fmt.Sprintf("the %s that %s holds ends (%s)", what, i, i.expires.UTC().Format(time.RFC3339))
+}
+
+// isLate says what expires before a window opens and, before anything does, whether the windows are too rare.
+func (p *plan) isLate(now time.Time) Late {
+	if !p.restarts() || p.invalid != nil || len(p.windows) == 0 {
+		return Late{Reason: "NoWindows", Message: "no restart waits for a window"}
+	}
+	var first *item
+	for _, one := range p.byState[pending] {
+		if p.awaitsWindow(one) && p.tooLate(one) && (first == nil || one.expires.Before(first.expires) || (one.expires.Equal(first.expires) && one.String() < first.String())) {
+			first = one
+		}
+	}
+	if first != nil {
+		opens := "no window ever opens"
+		if !p.opens.IsZero() {
+			opens = "the next window opens " + p.opens.UTC().Format(time.RFC3339)
+		}
+		return Late{Is: true, Reason: "ExpiresBeforeWindow", Message: opens + ", after " + first.holds() +
+			": restart it by hand, open a window before, or set spec.restart.outsideWindows to WhenExpiring"}
+	}
+	return p.rare(now)
+}
+
+// rare says whether a certificate that is renewed when a window has just closed expires before the next one opens.
+func (p *plan) rare(now time.Time) Late {
+	gap, before := p.longestGap(now), renewBefore(p.policy)
+	closed := "for up to " + hours(gap)
+	switch {
+	case gap <= before || !slices.Contains(p.policy.Spec.Restart.Triggers, v1alpha1.RestartOnCertificateRenewed):
+		return Late{Reason: "InTime", Message: "a window opens between the renewal of a certificate and its end"}
+	case gap == math.MaxInt64:
+		closed = "for ever"
+	}
+	message := fmt.Sprintf("spec.restart.windows are closed %s, and a certificate ends %s after its renewal is due: ", closed, hours(before))
+	if p.policy.Spec.Restart.OutsideWindows == v1alpha1.RestartOutsideNever {
+		return Late{Is: true, Reason: "WindowsTooRare", Message: message + "a workload may hold an expired one until a window opens; open windows more often, " +
+			"renew earlier (spec.certificate.renewBefore), or set spec.restart.outsideWindows to WhenExpiring"}
+	}
+	return Late{Reason: "RestartsOutsideWindows", Message: message + "a workload that holds one is restarted outside the windows"}
+}
+
+// gaps are the longest gaps of windows: they take milliseconds to find, and hardly ever change.
+var gaps = lru.New(256)
+
+// longestGap returns for how long the windows of the policy are closed at most.
+func (p *plan) longestGap(now time.Time) time.Duration {
+	windows := fmt.Sprint(p.policy.Spec.Restart.Windows)
+	if known, ok := gaps.Get(windows); ok {
+		gap, _ := known.(time.Duration)
+		return gap
+	}
+	gap := p.windows.LongestGap(now)
+	gaps.Add(windows, gap)
+	return gap
+}
+
+// hours returns a duration without the units that are zero.
+func hours(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
