@@ -3,6 +3,7 @@ package liverestart_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,9 +63,14 @@ func TestOutsideWindows(t *testing.T) {
 	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: strict.name, Name: secretName}, &secret); err != nil {
 		t.Fatal(err)
 	}
-	replaced := issuance.ReplacedIn(&secret)
-	strict.isLate("ExpiresBeforeWindow", fmt.Sprintf("the next window opens %s, after the certificate that Deployment %s/web holds ends (%s): ",
-		opens.Format(time.RFC3339), strict.name, replaced[len(replaced)-1].NotAfter.Format(time.RFC3339)))
+	strict.isLate("ExpiresBeforeWindow", fmt.Sprintf("the next window opens %s, after the certificate that Deployment %s/web holds ends (",
+		opens.Format(time.RFC3339), strict.name))
+	said := meta.FindStatusCondition(strict.policy.Status.Conditions, v1alpha1.ConditionRestartTooLate).Message
+	if !slices.ContainsFunc(issuance.ReplacedIn(&secret), func(one issuance.Replaced) bool {
+		return strings.Contains(said, " ends ("+one.NotAfter.Format(time.RFC3339)+"): ")
+	}) {
+		t.Errorf("it says %q, and the Secret had %v", said, issuance.ReplacedIn(&secret))
+	}
 	if strict.rollouts(waiting) != 0 {
 		t.Error("it was restarted outside the windows")
 	}
