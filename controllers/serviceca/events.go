@@ -58,6 +58,11 @@ func (in observed) tellRestored(state *rotation.State) happening {
 	return happening{corev1.EventTypeWarning, eventKeyRestored, note}
 }
 
+func tellPutBack(ca *v1alpha1.ServiceCA, why string) happening {
+	return happening{corev1.EventTypeWarning, eventCertificatePutBack, fmt.Sprintf(
+		"tls.crt in Secret %s was replaced by hand, and is put back: %s", ca.SigningKeySecretName(), why)}
+}
+
 func tellCopied(state *rotation.State, why string) happening {
 	return happening{corev1.EventTypeWarning, eventKeyRestored, fmt.Sprintf("%s signs on: our copy of it was lost (%s), and is made again from %s",
 		state.Active.Name(), why, state.Active.Source)}

@@ -121,7 +121,7 @@ func weakInUse(s *history) {
 	s.secret = given.secret
 }
 
-func keyLost(s *history) { s.spoil(corev1.TLSCertKey, nil) }
+func keyLost(s *history) { s.spoil(corev1.TLSCertKey, nil); s.spoil(corev1.TLSPrivateKeyKey, nil) }
 
 func refused(reason, resource, name string) happens {
 	return func(*history) (evidence, func(*history, *step)) {

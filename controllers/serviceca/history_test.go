@@ -34,7 +34,7 @@ func TestPlan(t *testing.T) {
 		"but targets have it":        {func(s *history) { s.settle(); s.carried, s.secret, s.published = [][]byte{s.published}, nil, nil }, eventSigningKeyLost, "", "stay trusted", 2},
 		"it ended":                   {func(s *history) { s.settle(); s.now = s.now.Add(100 * day) }, eventRotationStarted, "", "CAExpired", 2},
 		"the key is unreadable":      {func(s *history) { s.settle(); s.spoil(corev1.TLSPrivateKeyKey, []byte("?")) }, eventSigningKeyLost, "", "tls.key holds no", 2},
-		"the certificate is":         {func(s *history) { s.settle(); s.spoil(corev1.TLSCertKey, nil) }, eventSigningKeyLost, "", "tls.crt is missing", 2},
+		"the certificate is":         {func(s *history) { s.settle(); s.spoil(corev1.TLSCertKey, nil) }, eventCertificatePutBack, "", "tls.crt is missing", 1},
 		"the key lost while paused":  {func(s *history) { s.settle(); s.pause(); s.secret = nil }, "", reasonRotationPaused, "set it to Automatic", 0},
 		"the threshold while paused": {func(s *history) { s.settle(); s.pause(); s.now = s.now.Add(51 * day) }, "", "", "", 1},
 		"the Secret's bundle is":     {func(s *history) { s.settle(); s.spoil(rotation.BundleKey, []byte("?")) }, "", "", "", 1},

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
@@ -29,8 +27,7 @@ func (s *step) putBack(in observed, state *rotation.State) {
 		return
 	}
 	state.Renewed = nil
-	s.events = append(s.events, happening{corev1.EventTypeWarning, eventCertificatePutBack, fmt.Sprintf(
-		"tls.crt in Secret %s was replaced by hand, and is put back: %s", in.serviceCA.SigningKeySecretName(), why)})
+	s.events = append(s.events, tellPutBack(in.serviceCA, why))
 }
 
 // renewedSuccessor returns a certificate that was put into the signing-key Secret by hand, as what takes over from the one before it.

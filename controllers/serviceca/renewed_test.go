@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,48 @@ func TestRenewedAndNotTaken(t *testing.T) {
 			}
 			if next := stateOf(s.now, s.secret).Next; next != nil && next.HasKeyOf(old.Certificate) {
 				t.Errorf("%s is next, with the same key", next.Name())
+			}
+		})
+	}
+}
+
+// A certificate in tls.crt that is of no use for the key takes nothing from it: the one before it is put back, and signs on.
+func TestUselessCertificatePutBack(t *testing.T) {
+	t.Parallel()
+	old := mint(t, "corp", nil)
+	for name, tc := range map[string]struct {
+		put  []byte
+		says string
+	}{
+		"no CA": {pemOf(mintWith(t, "corp", old.key, nil, func(c *x509.Certificate) {
+			c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature
+		})), "is no CA"},
+		"an intermediate without its root": {pemOf(mintWith(t, "corp", old.key, mint(t, "root", nil))), "does not lead to a root"},
+		"of another key":                   {pemOf(mint(t, "corp", nil)), "tls.key is not the private key"},
+		"a broken paste":                   {pemOf(old)[:200], "tls.crt"},
+		"nothing":                          {nil, "tls.crt"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "")
+			s.secret = brought(t, nil, old)
+			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
+			s.sound()
+			s.later(time.Hour)
+			before := s.secret.Data
+			s.putIn(tc.put)
+			decided := s.takesPlace()
+			if decided.problem != nil || decided.state.Phase != v1alpha1.PhaseStable || !decided.state.Active.Certificate().Equal(old.Certificate) {
+				t.Fatalf("the CA does not sign on: %+v", decided)
+			}
+			if !maps.EqualFunc(before, s.secret.Data, bytes.Equal) {
+				t.Error("the Secret is not as it was")
+			}
+			if events := decided.events; len(events) != 1 || events[0].reason != eventCertificatePutBack || !strings.Contains(events[0].note, tc.says) {
+				t.Errorf("it tells %v, want %s with %q", events, eventCertificatePutBack, tc.says)
+			}
+			if decided := s.takesPlace(); decided.secret != nil || len(decided.events) > 0 {
+				t.Errorf("it does not come to rest: %+v", decided)
 			}
 		})
 	}

@@ -52,8 +52,11 @@ func (in observed) find() found {
 		return in.restored(state)
 	}
 	in.remind(state)
-	if state.Active != nil || lost == nil {
+	switch {
+	case lost == nil:
 		return found{state: state}
+	case state.Active != nil:
+		return found{state: state, events: []happening{tellPutBack(in.serviceCA, lost.Error())}}
 	}
 	for i, p := range state.Previous {
 		state.Previous[i] = in.predecessor(p.Root)

@@ -122,8 +122,8 @@ func TestStalledOrReconciling(t *testing.T) {
 		"nothing brought":   {func(s *history) { s.brings(day); s.brought = nil }, "absent", "True SourceNotThere"},
 		"the wrong brought": {func(s *history) { s.brings(day); s.brought.Data = nil }, "True SourceInvalid", "absent"},
 		"clock set back":    {func(s *history) { s.settle(); s.now = s.now.Add(-day) }, "absent", "True NotYetValid"},
-		"unreadable":        {func(s *history) { s.settle(); s.spoil("tls.crt", nil) }, "absent", "True SigningKeyLost"},
-		"and paused":        {func(s *history) { s.settle(); s.spoil("tls.crt", nil); s.pause() }, "True RotationPaused", "absent"},
+		"unreadable":        {func(s *history) { s.settle(); s.spoil("tls.key", nil) }, "absent", "True SigningKeyLost"},
+		"and paused":        {func(s *history) { s.settle(); s.spoil("tls.key", nil); s.pause() }, "True RotationPaused", "absent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -30,12 +31,15 @@ func broken(t *testing.T, phase v1alpha1.CAPhase, keys ...string) (*scene, *core
 }
 
 // TestReadLostKey: a key that cannot be read signs no more. Its root stays trusted, for what it may have signed, and the next CA takes
-// over as it would have.
+// over as it would have. So it is where neither tls.crt nor the record has a certificate for the key.
 func TestReadLostKey(t *testing.T) {
 	for _, key := range []string{corev1.TLSPrivateKeyKey, corev1.TLSCertKey} {
 		for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhasePublishing, v1alpha1.PhasePropagating} {
 			t.Run(key+" in "+string(phase), func(t *testing.T) {
 				s, secret := broken(t, phase, key)
+				if key == corev1.TLSCertKey {
+					forgetCertificate(t, secret)
+				}
 				got, err := rotation.Read(now, secret)
 				if err == nil || !strings.Contains(err.Error(), key) || got == nil {
 					t.Fatalf("Read = %v, %v; want a state, and what is wrong with %s", got, err, key)
@@ -53,6 +57,35 @@ func TestReadLostKey(t *testing.T) {
 				comesBack(t, got)
 			})
 		}
+	}
+}
+
+// forgetCertificate takes the certificate out of the record.
+func forgetCertificate(t *testing.T, secret *corev1.Secret) {
+	t.Helper()
+	var record map[string]any
+	if err := json.Unmarshal(secret.Data[rotation.RecordKey], &record); err != nil {
+		t.Fatal(err)
+	}
+	delete(record, "certificate")
+	encoded, err := json.Marshal(record)
+	secret.Data[rotation.RecordKey] = must(t, encoded, err)
+}
+
+// TestReadBrokenCertificate: where tls.crt is of no use, and tls.key is that of the certificate in the record, the CA signs on with that.
+func TestReadBrokenCertificate(t *testing.T) {
+	for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseRetiring} {
+		t.Run(string(phase), func(t *testing.T) {
+			s, secret := broken(t, phase, corev1.TLSCertKey)
+			got, err := rotation.Read(now, secret)
+			if err == nil || !strings.Contains(err.Error(), "tls.crt") || got == nil {
+				t.Fatalf("Read = %v, %v; want a state, and what is wrong with tls.crt", got, err)
+			}
+			same(t, viewOf(s.State), viewOf(got))
+			if diff := cmp.Diff(write(t, s.State), write(t, got)); diff != "" {
+				t.Errorf("written again (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -57,11 +57,16 @@ type former struct {
 }
 
 // Read is the state in a signing-key Secret. A key that cannot be read is lost, and the error says why: the state then has no CA that
-// signs and, unless the next is sound, there is no state. Without a record, which the Secrets of other tools and versions lack, the worst is assumed.
+// signs and, unless the next is sound, there is no state. Where only tls.crt is of no use, and tls.key is that of the certificate in the
+// record, the CA signs on with that, and the error says what is wrong with tls.crt. Without a record, which the Secrets of other tools and versions lack, the worst is assumed.
 func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	kept, recorded := recordOf(secret)
 	state := kept.state()
 	first, lost := readSigner(now, secret, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+	written, noRecord := loadSigner(now, secret, []byte(kept.Certificate), corev1.TLSPrivateKeyKey, BridgeKey)
+	if lost != nil && noRecord == nil {
+		first = written
+	}
 	next, noNext := readSigner(now, secret, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
 	switch {
 	case !state.Preparing():
@@ -74,7 +79,7 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	if state.Active == nil && state.Next == nil {
 		return nil, lost
 	}
-	if written, err := loadSigner(now, secret, []byte(kept.Certificate), corev1.TLSPrivateKeyKey, BridgeKey); err == nil && state.Active != nil {
+	if noRecord == nil && state.Active != nil {
 		state.Reinstate(written)
 	}
 	state.describe(secret.Annotations[v1alpha1.AnnotationSource], kept, recorded)
