@@ -1,7 +1,6 @@
 package serviceca
 
 import (
-	"cmp"
 	"fmt"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -12,7 +11,8 @@ import (
 // A CA certificate that is renewed with the same key is no lost key: the certificate that clients know signs on, until a rotation has
 // brought them the new one.
 
-// putBack drops a certificate that was put into the signing-key Secret by hand where something else takes over from the active CA.
+// putBack drops a certificate that was put into the signing-key Secret by hand where something else takes over from the active CA, or where it
+// will never be of use.
 func (s *step) putBack(in observed, state *rotation.State) {
 	var why string
 	source := in.serviceCA.Spec.Source.Secret
@@ -24,15 +24,27 @@ func (s *step) putBack(in observed, state *rotation.State) {
 	case source != nil:
 		why = fmt.Sprintf("the CA comes from Secret %s: put a renewed certificate there", source.Name)
 	default:
-		return
+		err := in.useless(state.Renewed)
+		if err == nil {
+			return
+		}
+		why = err.Error()
 	}
 	state.Renewed = nil
 	s.events = append(s.events, tellPutBack(in.serviceCA, why))
 }
 
+// useless returns why a certificate has expired or is too weak; nil for one that is valid, or is going to be.
+func (in observed) useless(renewed *rotation.Signer) error {
+	if certificate := renewed.Certificate(); !in.now.Before(certificate.NotAfter) {
+		return in.checkValidity(certificate)
+	}
+	return renewed.CheckStrength()
+}
+
 // renewedSuccessor returns a certificate that was put into the signing-key Secret by hand, as what takes over from the one before it.
 func (in observed) renewedSuccessor(renewed *rotation.Signer) successor {
-	if err := cmp.Or(in.checkValidity(renewed.Certificate()), renewed.CheckStrength()); err != nil {
+	if err := in.checkValidity(renewed.Certificate()); err != nil {
 		return blocked(&problem{reason: reasonSourceInvalid, message: fmt.Sprintf("Secret %s: tls.crt was replaced by hand, and %v: replace it again; "+
 			"the certificate before it is used until then", in.serviceCA.SigningKeySecretName(), err)})
 	}

@@ -3,6 +3,8 @@ package serviceca
 import (
 	"bytes"
 	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"maps"
 	"strings"
@@ -183,7 +185,8 @@ func TestRenewedAndNotTaken(t *testing.T) {
 		"paused":          {"", func(s *scene) { s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused }, renewed, true, rotation.Paused},
 		"in a rotation":   {"", func(s *scene) { s.serviceCA.Spec.Rotation.Trigger = "now"; s.takesPlace() }, renewed, false, "a rotation to signer@"},
 		"of a brought CA": {"corp", func(*scene) {}, renewed, false, "comes from Secret corp: put a renewed certificate there"},
-		"expired":         {"", func(*scene) {}, mintWith(t, "corp", old.key, nil, lives(-time.Hour, time.Minute)), true, "tls.crt expired"},
+		"expired":         {"", func(*scene) {}, mintWith(t, "corp", old.key, nil, lives(-time.Hour, time.Minute)), false, "tls.crt expired"},
+		"not valid yet":   {"", func(*scene) {}, mintWith(t, "corp", old.key, nil, lives(24*time.Hour, 3000*time.Hour)), true, "tls.crt is not valid before"},
 		"the key was compromised": {"", func(s *scene) {
 			s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 		}, renewed, false, "Compromise"},
@@ -259,6 +262,38 @@ func TestUselessCertificatePutBack(t *testing.T) {
 			}
 			if decided := s.takesPlace(); decided.secret != nil || len(decided.events) > 0 {
 				t.Errorf("it does not come to rest: %+v", decided)
+			}
+		})
+	}
+}
+
+// A certificate of the same key in tls.crt that has expired or is too weak is put back, and holds up no rotation that is due.
+func TestUselessRenewalHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weak := mintWith(t, "weak root", key, nil)
+	for name, renewed := range map[string]func(crypto.Signer) []byte{
+		"expired": func(key crypto.Signer) []byte {
+			return pemOf(mintWith(t, "corp", key, nil, lives(-3*time.Hour, time.Minute)))
+		},
+		"too weak": func(key crypto.Signer) []byte { return pemOf(mintWith(t, "corp", key, weak), weak) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "")
+			first := s.sound()
+			s.later(time.Hour)
+			s.putIn(renewed(privateKey(t, s.secret)))
+			decided := s.takesPlace()
+			if len(decided.events) != 1 || decided.events[0].reason != eventCertificatePutBack || decided.problem != nil {
+				t.Errorf("it tells %v, the problem is %+v", decided.events, decided.problem)
+			}
+			s.now = first.Active.NotAfter().Add(-time.Hour)
+			if state := s.sound(); state.Next == nil || state.Reason != v1alpha1.RotationThresholdPassed {
+				t.Errorf("next is %v, reason %q", state.Next, state.Reason)
 			}
 		})
 	}
