@@ -299,6 +299,28 @@ func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 	}
 }
 
+// A CA that is brought with a certificate of its chain twice comes to rest.
+func TestBroughtWithDuplicate(t *testing.T) {
+	t.Parallel()
+	root := mint(t, "root", nil)
+	intermediate := mint(t, "intermediate", root)
+	ca := mint(t, "corp", intermediate)
+	for name, chain := range map[string][]*handmade{
+		"the intermediate": {ca, intermediate, intermediate}, "the CA": {ca, ca, intermediate}, "neither": {ca, intermediate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "corp")
+			s.brought = brought(t, pemOf(root), chain...)
+			s.sound()
+			s.later(patience)
+			if decided := s.takesPlace(); decided.secret != nil || decided.state.Phase != v1alpha1.PhaseStable || len(decided.events) > 0 {
+				t.Errorf("in %s, it tells %v", decided.state.Phase, decided.events)
+			}
+		})
+	}
+}
+
 // The certificate before the renewed one, out of a backup, takes nothing back: the key is the same.
 func TestRestoredFromBeforeARenewal(t *testing.T) {
 	t.Parallel()

@@ -247,7 +247,12 @@ func (s *State) record() record {
 		kept.NextSource = s.Next.Source
 	}
 	if s.Active != nil {
-		kept.Certificate = string(pki.NewBundle(append([]*x509.Certificate{s.Active.Certificate()}, s.Active.Chain()...)...).Encode())
+		chain := s.Active.Chain()
+		if len(chain) == 0 {
+			chain = []*x509.Certificate{s.Active.Certificate()}
+		}
+		// The chain begins with the CA. With the duplicates in it: it is read back with the same fingerprint.
+		kept.Certificate = string(pki.Bundle(chain).Encode())
 	}
 	for _, p := range s.Previous {
 		kept.Previous = append(kept.Previous, former{
