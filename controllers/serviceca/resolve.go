@@ -106,6 +106,7 @@ func (in observed) begin(reason v1alpha1.RotationReason, why string) found {
 		state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 		if in.secret != nil {
 			state.Active.Authority = state.Active.WithBridge(pki.ParseBridge(in.secret.Data[rotation.BridgeKey]))
+			in.shortenBridge(state)
 		}
 		return found{state: state, events: []happening{tellCopied(state, why)}}
 	case !state.Alive(in.now):
@@ -197,6 +198,7 @@ func (in observed) restored(state *rotation.State) found {
 	if same && status.Rotation != nil && !in.toldPreparing() {
 		state.Trigger = status.Rotation.Trigger
 	}
+	in.shortenBridge(state)
 	state.Longest = max(state.Longest, in.rememberedLongest(state.Active))
 	state.Phase, state.Since, state.Restored = v1alpha1.PhaseReissuing, in.stamp(), !same
 	if state.Renewed != nil {
@@ -204,6 +206,18 @@ func (in observed) restored(state *rotation.State) found {
 		return found{state: state}
 	}
 	return found{state: state, events: []happening{in.tellRestored(state)}}
+}
+
+// shortenBridge drops from the bridge of the active CA, which comes from a backup, what leads to roots that were retired since: GnuTLS
+// refuses a server that sends more than one certificate which leads to a root that it does not trust.
+func (in observed) shortenBridge(state *rotation.State) {
+	var trusted pki.Bundle
+	for _, p := range state.Previous {
+		if in.knows(p.Root) {
+			trusted = append(trusted, p.Root)
+		}
+	}
+	state.Active.Authority = state.Active.WithBridge(pki.UsefulBridge(state.Active.Bridge(), trusted))
 }
 
 // unfinishedCompromise tells whether a key was to be given up as compromised that has been lost before it was.

@@ -133,7 +133,7 @@ func (w *world) outage(i intent) {
 // destroyed checks that no key which signs no more stands in the Secret.
 func (w *world) destroyed(i intent) {
 	before, err := rotation.Read(i.in.now, i.in.secret)
-	if err != nil || before.Active == nil || before.Active.Fingerprint() == i.decided.state.Active.Fingerprint() {
+	if err != nil || before.Active == nil || before.Active.HasKeyOf(i.decided.state.Active.Certificate()) {
 		return
 	}
 	for key, value := range i.decided.secret.Data {

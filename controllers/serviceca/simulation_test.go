@@ -163,7 +163,7 @@ func (w *world) happensUnlessFatal() {
 func (w *world) happens() {
 	spec := &w.ca.Spec
 	w.ca.Generation++
-	event := w.rng.IntN(22)
+	event := w.rng.IntN(24)
 	w.note("event %d", event)
 	switch event {
 	case 0, 1:
@@ -214,6 +214,8 @@ func (w *world) happens() {
 	case 21:
 		errors := []time.Duration{0, 0, -time.Hour, 50 * time.Minute, 30 * 24 * time.Hour, 20 * 365 * 24 * time.Hour}
 		w.clockError = errors[w.rng.IntN(6)]
+	case 22, 23:
+		w.renews()
 	}
 }
 
@@ -280,7 +282,7 @@ func live(t *testing.T, seed uint64, broken mutant) (*world, error) {
 func TestSimulation(t *testing.T) {
 	handshakes, signers, years := 0, 0, 0.0
 	// Some that have found faults, and new ones.
-	lives := append([]uint64{1, 2, 11923696908560707695, 15241618095934277739, 6383223314425963595, 12612405527395544488}, seeds(t, *simulationRuns)...)
+	lives := append([]uint64{1, 2, 11923696908560707695, 15241618095934277739, 6383223314425963595, 12612405527395544488, 9529703169602266631}, seeds(t, *simulationRuns)...)
 	if *simulationSeed != 0 {
 		lives = seeds(t, 1)
 	}
