@@ -78,7 +78,7 @@ func TestStatusThatCannotBeWritten(t *testing.T) {
 		if err := server.Update(t.Context(), ca); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Reconcile(t.Context(), request); (err == nil) != (fault == nil || fault == gone) {
+		if _, err := r.Reconcile(t.Context(), request); (err == nil) != (fault == nil || apierrors.IsNotFound(fault)) {
 			t.Errorf("%s: the error is %v", step.name, err)
 		}
 		said := ""
