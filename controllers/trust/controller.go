@@ -88,6 +88,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if _, asks := r.kind.requestOf(cached, r.openShift); !asks && !marked(cached) {
+		r.pace.Told(req.NamespacedName, true)
+		r.pace.Recovered(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	door := r.kind.door(r)

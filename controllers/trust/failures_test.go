@@ -79,3 +79,37 @@ func TestTargetThatCannotBeWritten(t *testing.T) {
 		t.Errorf("the first Event is %s", first)
 	}
 }
+
+// What is failing and asks no more is forgotten: if it asks again later, its failures count from then on.
+func TestFailuresOfWhatAsksNoMore(t *testing.T) {
+	t.Parallel()
+	asking := map[string]string{v1alpha1.AnnotationInjectCABundle: "default", v1alpha1.AnnotationCABundleKey: "a/b"}
+	target := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "trust", Annotations: asking}}
+	c := fake.NewClientBuilder().WithObjects(target).WithInterceptorFuncs(interceptor.Funcs{
+		Patch: func(context.Context, client.WithWatch, client.Object, client.Patch, ...client.PatchOption) error {
+			return apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`))
+		},
+	}).Build()
+	clock := clocktesting.NewFakePassiveClock(now)
+	r := &Reconciler{kind: ConfigMaps, cache: c, targets: c, live: c, clock: clock, recorder: events.NewFakeRecorder(8)}
+	key := client.ObjectKeyFromObject(target)
+	for _, step := range []struct {
+		annotations map[string]string
+		after       time.Duration
+	}{{asking, 0}, {nil, time.Minute}, {asking, time.Hour}} {
+		clock.SetTime(now.Add(step.after))
+		if err := c.Get(t.Context(), key, target); err != nil {
+			t.Fatal(err)
+		}
+		target.Annotations = step.annotations
+		if err := c.Update(t.Context(), target); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: key}); (err != nil) != (step.annotations != nil) {
+			t.Errorf("after %s: %v", step.after, err)
+		}
+	}
+	if r.pace.Hopeless(key, clock.Now()) || r.pace.Failing(key, clock.Now()) != nil {
+		t.Error("a rotation does not wait for it, because of a failure of an hour ago")
+	}
+}
