@@ -77,7 +77,9 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 		patience: patienceAfter(s.Spec.MinReadySeconds),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
-			byHand: onDelete || staged, staged: staged && !onDelete, updating: onDelete && !updated,
+			byHand: onDelete || staged, staged: staged && !onDelete,
+			// A pod that is not made yet will be of the new template.
+			updating: onDelete && status.UpdatedReplicas < min(status.Replicas, wanted),
 		},
 	}
 }

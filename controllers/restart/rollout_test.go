@@ -52,6 +52,7 @@ func TestRollout(t *testing.T) {
 		"a pod of it is away":        {statefulSet(func(s *s) { s.Status.AvailableReplicas = 1 }), rollout{}},
 		"on delete":                  {statefulSet(onDelete), rollout{available: true, byHand: true}},
 		"on delete, with an update":  {statefulSet(onDelete, func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true, updating: true}},
+		"on delete, one is missing":  {statefulSet(onDelete, func(s *s) { s.Status.Replicas, s.Status.UpdatedReplicas = 1, 1 }), rollout{rolling: true, byHand: true}},
 		"on delete, updated":         {statefulSet(onDelete, func(s *s) { s.Status.UpdateRevision = "b" }), rollout{available: true, byHand: true}},
 		"staged":                     {statefulSet(partition(1), func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true, staged: true}},
 		"staged from the first on":   {statefulSet(partition(0)), rollout{available: true}},
