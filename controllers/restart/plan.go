@@ -115,6 +115,8 @@ func (p *plan) takeTurns(now time.Time) {
 			p.lookAt(ready)
 		case (p.halts == nil || one.turn != nil) && p.hasPlace(one):
 			p.begin = append(p.begin, one)
+			// Its last old pod may be evicted just when it is restarted for it.
+			p.evict = slices.DeleteFunc(p.evict, func(other *item) bool { return other == one })
 		}
 	}
 }
