@@ -173,3 +173,61 @@ func TestWebhookForTheSigningKeyIsAway(t *testing.T) {
 		return isReady(ca)
 	})
 }
+
+// A status that cannot be written is reported by an Event on its ServiceCA, or its policy, and so is what is done meanwhile, once; the status is
+// written when it can be.
+func TestWebhookForStatusesIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.serviceCA(isReady)
+	r.serves(0)
+	webhook := admission("ValidatingWebhookConfiguration", r.name+"-status", nil)
+	webhook.Object["webhooks"] = []any{map[string]any{
+		"name": "away.example.org", "clientConfig": map[string]any{"url": "https://127.0.0.1:1/none"}, "rules": []any{map[string]any{
+			"operations": []any{"UPDATE"}, "apiGroups": []any{v1alpha1.GroupName}, "apiVersions": []any{"*"}, "resources": []any{"*/status"},
+		}},
+		"matchConditions": []any{map[string]any{"name": "one", "expression": fmt.Sprintf("object.metadata.name == %q", r.name)}},
+		"sideEffects":     "None", "admissionReviewVersions": []any{"v1"},
+	}}
+	delete(webhook.Object, "spec")
+	create(t, webhook)
+	eventually(t, func(ctx context.Context) string {
+		ca := &v1alpha1.ServiceCA{}
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(r.ca), ca); err != nil {
+			return err.Error()
+		}
+		if err := kube.Status().Update(ctx, ca, client.DryRunAll); err == nil {
+			return "the webhook is not called yet"
+		}
+		return ""
+	})
+	r.service("web", asks("web-tls"))
+	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Rotation.Trigger = "now" })
+	event(t, r.policy, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	event(t, r.ca, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	event(t, r.ca, corev1.EventTypeNormal, "RotationStarted")
+	if err := kube.Delete(t.Context(), webhook); err != nil {
+		t.Fatal(err)
+	}
+	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+		if len(ca.Status.Previous) != 1 {
+			return "it has not rotated"
+		}
+		return isReady(ca)
+	})
+	r.serves(1)
+	all, err := eventsOf(t.Context(), r.ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]int{}
+	for _, one := range all {
+		reasons[one.Reason]++
+		if one.Series != nil {
+			t.Errorf("Event %s is recorded %d times", one.Reason, one.Series.Count)
+		}
+	}
+	if reasons["RotationStarted"] != 1 || reasons["RequestFailed"] != 1 {
+		t.Errorf("the Events are %v", reasons)
+	}
+}
