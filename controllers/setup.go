@@ -238,7 +238,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	targets := trust.New(trust.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: !openShift,
 	})
-	restarts := restart.New(restart.Reconciler{Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted})
+	restarts := restart.New(restart.Reconciler{
+		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted, Filled: targets.Filled,
+	})
 	signers := newSigners(signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder)
 	publisher := publish.New(&publish.Publisher{
 		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, Asked: targets.Mounted, Namespace: options.Namespace,

@@ -40,6 +40,9 @@ const (
 	// not DefaultCABundleKey, by "+pkcs12:" and the hash of the truststore where there is one beside it, and by "+openshift" where an
 	// annotation of OpenShift asks.
 	AnnotationCABundleHash = GroupName + "/ca-bundle-hash"
+	// AnnotationCABundleSince on a ConfigMap or a Secret is when the operator first wrote the bundle under its key: a process that started before
+	// and reads it once, has none.
+	AnnotationCABundleSince = GroupName + "/ca-bundle-since"
 	// AnnotationPublishedHash on a ConfigMap that spec.trustBundle.publish asks for is the hash of the bundle in it, followed by "/" and its key.
 	AnnotationPublishedHash = GroupName + "/published-ca-bundle-hash"
 	// AnnotationKeystoreHash on a serving certificate's Secret is the hash of the keystore in it, followed by "/" and the version of the Secret

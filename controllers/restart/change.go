@@ -15,6 +15,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/inventory"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // slack is how long after a change a container may have started that does not know of it yet: the node's clock and its view of the API
@@ -42,6 +43,7 @@ type changes struct {
 	claim   func(*corev1.Secret) servingcert.Claim
 	cas     map[string]*v1alpha1.ServiceCA
 	mounted func(context.Context, string, client.ObjectKey) (string, error)
+	filled  func(context.Context, string, client.ObjectKey) (trust.Filled, error)
 }
 
 // concerning are the last changes of everything that a workload reads and that its policy restarts it for.
@@ -53,7 +55,7 @@ func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.Servin
 		if frozenOnly && !use.Frozen {
 			continue
 		}
-		of, err := c.of(ctx, w.GetNamespace(), use, renewBefore(p))
+		of, err := c.of(ctx, w, use, renewBefore(p))
 		if err != nil {
 			return nil, err
 		}
@@ -68,29 +70,41 @@ func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.Servin
 }
 
 // of are the last changes of one object.
-func (c changes) of(ctx context.Context, namespace string, use inventory.Use, renewBefore time.Duration) ([]change, error) {
-	key := client.ObjectKey{Namespace: namespace, Name: use.Name}
+func (c changes) of(ctx context.Context, w *workload, use inventory.Use, renewBefore time.Duration) ([]change, error) {
 	switch use.Kind {
 	case inventory.Secret:
-		return c.ofSecret(ctx, key, renewBefore)
+		return c.ofSecret(ctx, w, use, renewBefore)
 	case inventory.ConfigMap:
-		return c.ofMounted(ctx, use.Kind, key)
+		return c.ofMounted(ctx, w, use)
 	case inventory.ClusterTrustBundle:
 		return c.ofTrust(use.Name), nil
 	}
 	return nil, nil
 }
 
-// ofMounted are those of the bundle that others asked for in an object.
-func (c changes) ofMounted(ctx context.Context, kind inventory.Kind, key client.ObjectKey) ([]change, error) {
-	ca, err := c.mounted(ctx, string(kind), key)
-	return c.ofTrust(ca), err
+// ofMounted are those of the bundle that others asked for in an object, and that it was first written there.
+func (c changes) ofMounted(ctx context.Context, w *workload, use inventory.Use) ([]change, error) {
+	key := client.ObjectKey{Namespace: w.GetNamespace(), Name: use.Name}
+	ca, err := c.mounted(ctx, string(use.Kind), key)
+	found := c.ofTrust(ca)
+	if err != nil || ca == "" || !use.Frozen {
+		return found, err
+	}
+	filled, err := c.filled(ctx, string(use.Kind), key)
+	source := inventory.Source{Kind: use.Kind, Name: use.Name, Keys: filled.Keys, Whole: filled.Whole}
+	if err != nil || filled.At.IsZero() || !slices.Contains(inventory.StartWithout(&w.template.Spec, source), use.Container) {
+		return found, err
+	}
+	return append(found, change{
+		reason: v1alpha1.RestartOnTrustChanged, at: filled.At, before: filled.At.Add(slack), of: ca, holdings: []holding{{expires: filled.At}},
+		note: fmt.Sprintf("%s %s got the trust bundle of ServiceCA %s only %s", use.Kind, use.Name, ca, filled.At.UTC().Format(time.RFC3339)),
+	}), nil
 }
 
-func (c changes) ofSecret(ctx context.Context, key client.ObjectKey, renewBefore time.Duration) ([]change, error) {
-	secret := &corev1.Secret{}
+func (c changes) ofSecret(ctx context.Context, w *workload, use inventory.Use, renewBefore time.Duration) ([]change, error) {
+	secret, key := &corev1.Secret{}, client.ObjectKey{Namespace: w.GetNamespace(), Name: use.Name}
 	if err := c.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); apierrors.IsNotFound(err) {
-		return c.ofMounted(ctx, inventory.Secret, key)
+		return c.ofMounted(ctx, w, use)
 	} else if err != nil {
 		return nil, err
 	}

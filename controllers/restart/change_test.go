@@ -16,6 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // certificate is a Secret that was made and then written again, some time ago.
@@ -68,6 +69,7 @@ func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changes
 			}
 			return "", nil
 		},
+		filled: func(context.Context, string, client.ObjectKey) (trust.Filled, error) { return trust.Filled{}, nil },
 	}
 }
 

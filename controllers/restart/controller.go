@@ -19,6 +19,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/gather"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // everyWorkload is the one request: whose turn it is, is decided among all.
@@ -36,6 +37,8 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 	// Mounted is the ServiceCA whose bundle stands in a ConfigMap or a Secret, by their kind; empty where none does.
 	Mounted func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
+	// Filled is since when that bundle has been there.
+	Filled func(ctx context.Context, kind string, key client.ObjectKey) (trust.Filled, error)
 
 	// seen is what gathers before the workloads are looked at.
 	seen *gather.Changes

@@ -55,7 +55,7 @@ func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Dura
 func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []holding {
 	status := ca.Status
 	all := []holding{{expires: at}}
-	if rotates(ca, v1alpha1.RotationCompromise, v1alpha1.RotationSigningKeyLost) {
+	if isUrgent(ca) {
 		return all
 	}
 	generations := slices.Clone(status.Previous)
@@ -74,6 +74,11 @@ func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []holding {
 // rotates reports whether a ServiceCA, which may be nil, rotates for one of some reasons.
 func rotates(ca *v1alpha1.ServiceCA, reasons ...v1alpha1.RotationReason) bool {
 	return ca != nil && ca.Status.Rotation != nil && slices.Contains(reasons, ca.Status.Rotation.Reason)
+}
+
+// isUrgent reports whether a ServiceCA rotates because nobody should sign, or nobody can, with the key before.
+func isUrgent(ca *v1alpha1.ServiceCA) bool {
+	return rotates(ca, v1alpha1.RotationCompromise, v1alpha1.RotationSigningKeyLost)
 }
 
 // firstExpiry returns when the first of what the containers hold expires, of the changes that they do not know of, and the change that replaced

@@ -120,7 +120,7 @@ func (r *Reconciler) workloads(ctx context.Context) ([]*workload, error) {
 }
 
 func (r *Reconciler) changes(ctx context.Context) (changes, error) {
-	read := changes{View: r.View, cas: map[string]*v1alpha1.ServiceCA{}, mounted: r.Mounted}
+	read := changes{View: r.View, cas: map[string]*v1alpha1.ServiceCA{}, mounted: r.Mounted, filled: r.Filled}
 	var cas v1alpha1.ServiceCAList
 	if err := r.View.List(ctx, &cas, client.UnsafeDisableDeepCopy); err != nil {
 		return read, err

@@ -21,6 +21,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/servingcert"
+	"github.com/servingcert/operator/controllers/trust"
 )
 
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
@@ -75,7 +76,7 @@ func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 		Watches(&v1alpha1.ServiceCA{}, r.gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
 			a, _ := before.(*v1alpha1.ServiceCA)
 			b, _ := after.(*v1alpha1.ServiceCA)
-			return a == nil || b == nil || !changedAt(a).Equal(changedAt(b))
+			return a == nil || b == nil || !changedAt(a).Equal(changedAt(b)) || isUrgent(a) != isUrgent(b)
 		}))).
 		Watches(&v1alpha1.ServingCertPolicy{}, r.gathered(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Service{}, r.gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
@@ -84,6 +85,7 @@ func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 			return a == nil || b == nil || !maps.Equal(a.Spec.Selector, b.Spec.Selector) || !maps.Equal(a.Labels, b.Labels)
 		}))).
 		Watches(servingcert.NamespaceMetadata(), r.gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		Watches(trust.ConfigMaps.Metadata(), r.gathered(), builder.WithPredicates(filled()), builder.OnlyMetadata).
 		WatchesRawSource(jumps.Source(wallclock.Requests(everyWorkload))).
 		WithOptions(retry.Options(1)).
 		Complete(retry.Quietly(r))
@@ -92,6 +94,16 @@ func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 // changed passes over updates that change nothing that matters here.
 func changed(matters func(before, after client.Object) bool) predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return matters(e.ObjectOld, e.ObjectNew) }}
+}
+
+// filled passes ConfigMaps that get a bundle for the first time.
+func filled() predicate.Predicate {
+	since := func(object client.Object) string { return object.GetAnnotations()[v1alpha1.AnnotationCABundleSince] }
+	return predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool { return since(e.Object) != "" },
+		UpdateFunc: func(e event.UpdateEvent) bool { return since(e.ObjectNew) != since(e.ObjectOld) },
+		DeleteFunc: func(event.DeleteEvent) bool { return false },
+	}
 }
 
 // gathered asks for a look at the workloads once what changes has gathered.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/util/csaupgrade"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
@@ -24,7 +25,8 @@ import (
 
 // data is the door into ConfigMaps and Secrets: keys beside those of others, by server-side apply or, as OpenShift has it, the bundle alone.
 type data struct {
-	live client.Client
+	live  client.Client
+	clock clock.PassiveClock
 	dataKind
 }
 
@@ -44,8 +46,8 @@ type dataKind interface {
 	configuration(object client.Object, annotations map[string]string, data map[string][]byte) runtime.ApplyConfiguration
 }
 
-func intoConfigMap(r *Reconciler) door { return data{r.live, configMaps{}} }
-func intoSecret(r *Reconciler) door    { return data{r.live, secrets{}} }
+func intoConfigMap(r *Reconciler) door { return data{r.live, r.clock, configMaps{}} }
+func intoSecret(r *Reconciler) door    { return data{r.live, r.clock, secrets{}} }
 
 func (d data) bundle(object client.Object, key string) []byte {
 	value, _ := d.value(object, key)
@@ -76,6 +78,9 @@ func (d data) write(ctx context.Context, object client.Object, wanted *content) 
 		return d.add(ctx, object, wanted)
 	}
 	annotations := map[string]any{v1alpha1.AnnotationCABundleHash: wanted.mark()}
+	if since := d.since(object, wanted); since != "" {
+		annotations[v1alpha1.AnnotationCABundleSince] = since
+	}
 	if object.GetAnnotations()[issuance.AnnotationOwningComponent] == "" {
 		annotations[issuance.AnnotationOwningComponent] = issuance.OwningComponent
 	}
@@ -89,6 +94,7 @@ func (d data) add(ctx context.Context, object client.Object, wanted *content) (*
 		return issuance.NewObstacle(reasonKeyNotOurs, "key %s is somebody else's and is left alone: delete it, or name another key by annotation %s",
 			strings.Join(foreign, ", "), v1alpha1.AnnotationCABundleKey), nil
 	}
+	since := d.since(object, wanted)
 	if _, stay := d.left(object, wanted.data); len(stay) > 0 {
 		// In one write: at each moment one of the keys has the bundle, and the mark names it.
 		err := d.patch(ctx, object, map[string]any{v1alpha1.AnnotationCABundleHash: wanted.mark()}, wanted.data, stay)
@@ -100,6 +106,9 @@ func (d data) add(ctx context.Context, object client.Object, wanted *content) (*
 		return nil, err
 	}
 	annotations := map[string]string{v1alpha1.AnnotationCABundleHash: wanted.mark()}
+	if since != "" {
+		annotations[v1alpha1.AnnotationCABundleSince] = since
+	}
 	if problem := object.GetAnnotations()[v1alpha1.AnnotationError]; strings.HasPrefix(problem, reasonOverwritten) {
 		// One write does not end a fight.
 		annotations[v1alpha1.AnnotationError] = problem
@@ -133,7 +142,9 @@ func (d data) giveUp(ctx context.Context, object client.Object) error {
 	if _, carries := readMark(object); !carries {
 		return nil
 	}
-	return apply.Annotations(ctx, d.live, apply.Trust, object, map[string]*string{v1alpha1.AnnotationCABundleHash: nil})
+	return apply.Annotations(ctx, d.live, apply.Trust, object, map[string]*string{
+		v1alpha1.AnnotationCABundleHash: nil, v1alpha1.AnnotationCABundleSince: nil,
+	})
 }
 
 // patch changes annotations and keys of this very version of an object, and removes keys.

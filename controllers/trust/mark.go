@@ -3,8 +3,10 @@ package trust
 import (
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
@@ -54,6 +56,16 @@ func readMark(object metav1.Object) (read mark, marked bool) {
 		read.key = v1alpha1.DefaultCABundleKey
 	}
 	return read, marked
+}
+
+// since returns the annotation that says since when the bundle has been under its key: now, where the operator has not written it there before;
+// empty where that is not known.
+func (d data) since(object client.Object, wanted *content) string {
+	before, marked := readMark(object)
+	if marked && before.key == wanted.key {
+		return object.GetAnnotations()[v1alpha1.AnnotationCABundleSince]
+	}
+	return d.clock.Now().UTC().Format(time.RFC3339)
 }
 
 // names reports whether the mark says that the operator wrote a key.

@@ -207,3 +207,37 @@ func (t *Trust) Mounted(ctx context.Context, kind string, key client.ObjectKey) 
 	}
 	return "", nil
 }
+
+// Filled is since when a bundle has been in a ConfigMap or a Secret.
+type Filled struct {
+	// At is when it was first written; zero where that is not known.
+	At time.Time
+	// Keys are where it lies.
+	Keys []string
+	// Whole reports whether the object was created with it.
+	Whole bool
+}
+
+// Filled returns since when the bundle has been in an object that Mounted names a ServiceCA for. A tenant may write the annotation: a time in the
+// future is not believed.
+func (t *Trust) Filled(ctx context.Context, kind string, key client.ObjectKey) (Filled, error) {
+	for _, r := range t.reconcilers {
+		if r.kind.GroupVersion() != corev1.SchemeGroupVersion || r.kind.Kind != kind {
+			continue
+		}
+		object := r.kind.Metadata()
+		if err := r.targets.Get(ctx, key, object, client.UnsafeDisableDeepCopy); err != nil {
+			return Filled{}, client.IgnoreNotFound(err)
+		}
+		if Published(object) != "" {
+			return Filled{At: object.CreationTimestamp.Time, Whole: true}, nil
+		}
+		at, err := time.Parse(time.RFC3339, object.Annotations[v1alpha1.AnnotationCABundleSince])
+		if err != nil || at.After(r.clock.Now()) {
+			return Filled{}, nil //nolint:nilerr // when it was first written is not known
+		}
+		mark, _ := readMark(object)
+		return Filled{At: at, Keys: []string{mark.key, v1alpha1.TruststoreKey}}, nil
+	}
+	return Filled{}, nil
+}

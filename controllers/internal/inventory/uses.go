@@ -45,12 +45,7 @@ func Uses(pod *corev1.PodSpec) []Use {
 	for i := range pod.Volumes {
 		volumes[pod.Volumes[i].Name] = ofVolume(&pod.Volumes[i])
 	}
-	refreshed := map[string]bool{}
-	for _, c := range all(pod) {
-		for _, mount := range c.VolumeMounts {
-			refreshed[mount.Name] = refreshed[mount.Name] || c.lasting
-		}
-	}
+	refreshed := refreshedVolumes(pod)
 	var uses []Use
 	for _, c := range all(pod) {
 		uses = append(uses, c.variables()...)
