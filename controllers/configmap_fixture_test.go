@@ -77,7 +77,9 @@ func leaves(prefix string, fields map[string]any) []string {
 
 // ours are the only fields that the operator may own on a ConfigMap with a bundle under that key.
 func ours(key string) []string {
-	return []string{"Apply data." + key, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleHash}
+	return []string{
+		"Apply data." + key, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleHash, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleSince,
+	}
 }
 
 // owns checks what the operator owns of a ConfigMap.

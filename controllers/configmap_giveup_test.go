@@ -23,7 +23,7 @@ func givenUp(t *testing.T, configMap *corev1.ConfigMap, data map[string]string) 
 		return ""
 	})
 	eventuallyHolds(t, configMap, func() map[string]string { return data })
-	hasNot(t, configMap.Annotations, v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationError)
+	hasNot(t, configMap.Annotations, v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationCABundleSince, v1alpha1.AnnotationError)
 }
 
 // Where the annotation goes, our key goes with it, and everything else stays.

@@ -27,6 +27,7 @@ func TestConfigMapInjectionAddsOneKey(t *testing.T) {
 	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
 
 	delete(configMap.Annotations, v1alpha1.AnnotationCABundleHash)
+	delete(configMap.Annotations, v1alpha1.AnnotationCABundleSince)
 	if !maps.Equal(configMap.Annotations, before.Annotations) || !maps.Equal(configMap.Labels, before.Labels) ||
 		!slices.Equal(configMap.Finalizers, before.Finalizers) || len(configMap.BinaryData) != 1 || configMap.BinaryData["binary"][0] != 0xff {
 		t.Errorf("something else was touched: %+v", configMap)

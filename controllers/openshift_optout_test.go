@@ -84,7 +84,7 @@ func TestFault2OptingOutIsRespectedAtOnce(t *testing.T) {
 		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(configMap), configMap); err != nil {
 			t.Fatal(err)
 		}
-		hasNot(t, configMap.Annotations, v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationError)
+		hasNot(t, configMap.Annotations, v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationCABundleSince, v1alpha1.AnnotationError)
 	}
 }
 
