@@ -13,6 +13,7 @@ import (
 
 	uberzap "go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/servingcert/operator/controllers"
 	"github.com/servingcert/operator/controllers/metrics"
+	"github.com/servingcert/operator/controllers/restart"
 )
 
 const (
@@ -43,6 +45,7 @@ type flags struct {
 
 	leaderElect, version bool
 	reissueRate          float64
+	restartKinds         []schema.GroupVersionResource
 	log                  zap.Options
 }
 
@@ -60,10 +63,18 @@ func parseFlags() flags {
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 turns them off")
 	flag.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	flag.Float64Var(&f.reissueRate, "reissue-rate", defaultReissueRate, "certificates reissued in a second after a CA has rotated; 0 for no limit")
+	flag.Func("restart-kinds",
+		"further kinds of workloads to restart by eviction, as resource.version.group, separated by commas; may be given more than once", f.addRestartKinds)
 	flag.BoolVar(&f.version, "version", false, "print the version, and end")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	return f
+}
+
+func (f *flags) addRestartKinds(list string) error {
+	kinds, err := restart.ParseKinds(list)
+	f.restartKinds = append(f.restartKinds, kinds...)
+	return err
 }
 
 func main() {
@@ -114,7 +125,7 @@ func run(f flags) error {
 	}
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Namespace: f.namespace, ClusterDomain: f.clusterDomain, Clock: clock.RealClock{}, ReissueRate: f.reissueRate,
-		Metrics: registry.Registry,
+		Metrics: registry.Registry, RestartKinds: f.restartKinds,
 	})
 	if err != nil {
 		return err

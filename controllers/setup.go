@@ -67,6 +67,8 @@ type Options struct {
 	ReissueRate float64
 	// Metrics is where what is seen and done is shown.
 	Metrics prometheus.Registerer
+	// RestartKinds are further kinds of workloads that are restarted.
+	RestartKinds []schema.GroupVersionResource
 }
 
 // ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
@@ -239,7 +241,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: !openShift,
 	})
 	restarts := restart.New(restart.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock, Mounted: targets.Mounted, Filled: targets.Filled,
+		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock,
+		Mounted: targets.Mounted, Filled: targets.Filled, Kinds: options.RestartKinds,
 	})
 	signers := newSigners(signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder)
 	publisher := publish.New(&publish.Publisher{
@@ -251,8 +254,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
 		Given: signers.given, Signatures: pki.NewSignatures(), Published: publisher.Count, PublishedChanged: publisher.Changes(),
 	}
-	news := servingcert.NewNews(recorder, options.Clock)
-	failures := make(chan event.GenericEvent, 1)
+	news, failures := servingcert.NewNews(recorder, options.Clock), make(chan event.GenericEvent, 1)
 	services := &servingcert.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Expected: &servingcert.Expected{}, Clock: options.Clock,
 		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed, Refusals: servingcert.NewRefusals(), Failures: failures,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -35,6 +36,8 @@ type Reconciler struct {
 	Live     client.Client
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
+	// Kinds are further kinds of workloads, besides those of apps/v1 and the built-in ones.
+	Kinds []schema.GroupVersionResource
 	// Mounted is the ServiceCA whose bundle stands in a ConfigMap or a Secret, by their kind; empty where none does.
 	Mounted func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
 	// Filled is since when that bundle has been there.
@@ -48,6 +51,7 @@ type Reconciler struct {
 	ledger   ledger
 	tenants  map[string]tenant
 	findings *findings
+	others   *others
 }
 
 // New completes a reconciler.

@@ -166,6 +166,9 @@ func (i *item) goesOn(now time.Time) bool {
 	return i.kind == kindDeployment && i.turn != nil && !i.byHand() && !i.undoneNow() && !i.stands(now) && !i.late(now)
 }
 
+// polled reports whether its pods are looked at again and again: its kind need not show in its status how its restart goes.
+func (i *item) polled() bool { return i.readOnly && i.turn != nil }
+
 // also adds to a sentence which pods are left out.
 func (i *item) also(why string) string {
 	if len(i.away) == 0 {

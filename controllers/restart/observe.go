@@ -85,20 +85,27 @@ func (r *Reconciler) item(now time.Time, w *workload, policy *v1alpha1.ServingCe
 		// What it was restarted for, is settled; its pods are looked at for what came later.
 		one.changes = slices.DeleteFunc(one.changes, func(c change) bool { return !marked && !c.at.After(w.stamp()) })
 	}
+	if w.never != "" {
+		// Jobs come and go: the pods of those that were made after a change need not be listed.
+		one.changes = slices.DeleteFunc(one.changes, func(c change) bool { return !w.GetCreationTimestamp().Time.Before(c.before) })
+	}
 	if len(one.changes) == 0 && !marked {
 		return nil
 	}
 	tenant := r.tenants[w.GetNamespace()]
 	one.served, one.progress = tenant.served, w.rollout.progress
-	one.refusal = cmp.Or(one.entry.refusal.of(w, now), tenant.refusal.of(w, now))
+	one.refusal = cmp.Or(w.never, one.entry.refusal.of(w, now), tenant.refusal.of(w, now))
 	one.retries = later(one.entry.refusal.until, tenant.refusal.until)
 	r.ledger[w.GetUID()] = one.entry
 	return one
 }
 
-// workloads are all Deployments, StatefulSets and DaemonSets.
+// workloads are all Deployments, StatefulSets, DaemonSets, and those of other kinds.
 func (r *Reconciler) workloads(ctx context.Context) ([]*workload, error) {
-	var found []*workload
+	found, err := r.otherWorkloads(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var deployments appsv1.DeploymentList
 	var sets appsv1.StatefulSetList
 	var daemons appsv1.DaemonSetList

@@ -57,6 +57,9 @@ func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *
 func (p *plan) goOn(now time.Time) {
 	p.finish = slices.DeleteFunc(slices.Clone(p.byState[completed]), func(one *item) bool { return one.refusal != "" })
 	for _, one := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
+		if one.polled() {
+			p.lookAt(now.Add(retryEviction))
+		}
 		switch {
 		case one.byEviction() && one.refusal == "":
 			p.evict = append(p.evict, one)

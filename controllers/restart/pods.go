@@ -35,7 +35,8 @@ func (r *Reconciler) look(ctx context.Context, now time.Time, items []*item) (fa
 		if one.goesOn(now) {
 			continue
 		}
-		if known := r.pods[one.GetUID()]; known == nil || known.version != one.GetResourceVersion() || known.over(now) {
+		known := r.pods[one.GetUID()]
+		if known == nil || known.version != one.GetResourceVersion() || known.over(now) || one.polled() {
 			strangers[one.GetNamespace()] = append(strangers[one.GetNamespace()], one)
 			continue
 		}
@@ -143,18 +144,22 @@ func (r *Reconciler) eachPod(ctx context.Context, do func(*corev1.Pod), options 
 
 // owner is by what its pods know a workload.
 func (w *workload) owner() string {
-	if w.kind == kindDeployment {
-		return kindDeployment + "/" + w.GetName()
+	if w.named {
+		return w.kind + "/" + w.GetName()
 	}
 	return string(w.GetUID())
 }
 
-// ownerOf is the workload of a pod, as owner tells it; empty for one without.
+// ownerOf is the workload of a pod, as owner says it; empty for one without.
 func ownerOf(pod *corev1.Pod) string {
 	controller := metav1.GetControllerOfNoCopy(pod)
 	switch {
 	case controller == nil:
 		return ""
+	case controller.Kind == "ReplicaSet" && pod.Labels[labelRolloutHash] != "":
+		return kindRollout + "/" + strings.TrimSuffix(controller.Name, "-"+pod.Labels[labelRolloutHash])
+	case controller.Kind == "ReplicationController" && pod.Labels[labelDeploymentConfig] != "":
+		return kindDeploymentConfig + "/" + pod.Labels[labelDeploymentConfig]
 	case controller.Kind == "ReplicaSet":
 		return kindDeployment + "/" + strings.TrimSuffix(controller.Name, "-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey])
 	}

@@ -53,7 +53,7 @@ func ofDeployment(d *appsv1.Deployment) *workload {
 		progress = status.Conditions[at]
 	}
 	return &workload{
-		Object: d, kind: kindDeployment, template: &d.Spec.Template, selector: d.Spec.Selector,
+		Object: d, kind: kindDeployment, named: true, template: &d.Spec.Template, selector: d.Spec.Selector,
 		patience: min(time.Duration(cmp.Or(ptr.Deref(d.Spec.ProgressDeadlineSeconds, 0), int32(patience/time.Second)))*time.Second, maxPatience),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,

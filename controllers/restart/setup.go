@@ -2,7 +2,9 @@ package restart
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -25,7 +27,10 @@ import (
 )
 
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, jumps *wallclock.Watcher) (err error) {
+	if r.others, err = newOthers(mgr); err != nil {
+		return err
+	}
 	available := func(ctx context.Context) (bool, error) {
 		permitted, err := r.permitted(ctx)
 		if err == nil {
@@ -47,12 +52,18 @@ func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 		}
 	}
 	for _, needed := range needed() {
-		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &needed}}
-		if err := r.Live.Create(ctx, review); err != nil || !review.Status.Allowed {
+		if allowed, err := r.allowed(ctx, needed); err != nil || !allowed {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// allowed asks the API server whether the operator may do something.
+func (r *Reconciler) allowed(ctx context.Context, what authorizationv1.ResourceAttributes) (bool, error) {
+	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &what}}
+	err := r.Live.Create(ctx, review)
+	return review.Status.Allowed, err
 }
 
 func needed() []authorizationv1.ResourceAttributes {
@@ -67,7 +78,7 @@ func needed() []authorizationv1.ResourceAttributes {
 
 // watch starts the controller.
 func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
-	return ctrl.NewControllerManagedBy(mgr).
+	c, err := ctrl.NewControllerManagedBy(mgr).
 		Named("restart").
 		Watches(&appsv1.Deployment{}, r.gathered()).
 		Watches(&appsv1.StatefulSet{}, r.gathered()).
@@ -88,7 +99,15 @@ func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 		Watches(trust.ConfigMaps.Metadata(), r.gathered(), builder.WithPredicates(filled()), builder.OnlyMetadata).
 		WatchesRawSource(jumps.Source(wallclock.Requests(everyWorkload))).
 		WithOptions(retry.Options(1)).
-		Complete(retry.Quietly(r))
+		Build(retry.Quietly(r))
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, kind := range slices.Concat(builtIn, r.Kinds) {
+		failed = append(failed, r.watchOther(mgr, c, kind))
+	}
+	return errors.Join(failed...)
 }
 
 // changed passes over updates that change nothing that matters here.

@@ -19,7 +19,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/inventory"
 )
 
-// workload is a Deployment, StatefulSet or DaemonSet, as far as a restart is concerned.
+// workload is a Deployment, StatefulSet or DaemonSet, or one of another kind, as far as a restart is concerned.
 type workload struct {
 	client.Object
 	kind     string
@@ -28,6 +28,12 @@ type workload struct {
 	rollout  rollout
 	// patience is how long its rollout may go without progress.
 	patience time.Duration
+	// named: its pods know it by its name, for another object lies between.
+	named bool
+	// readOnly: the operator does not write to it, and evicts its pods.
+	readOnly bool
+	// never is why it is not restarted at all; empty where it is.
+	never string
 }
 
 func (w *workload) String() string { return w.kind + " " + w.GetNamespace() + "/" + w.GetName() }

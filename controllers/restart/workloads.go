@@ -67,7 +67,7 @@ func (p *plan) message(one *item, s state) string {
 	case s == failed && one.refusal != "":
 		return why + ": it goes on when that is put right"
 	case s == failed:
-		return why + ": repair it, or undo it with kubectl rollout undo; a newer certificate or bundle gives it another turn"
+		return why + ": " + one.remedy() + "; a newer certificate or bundle gives it another turn"
 	case s == held && one.rollout.paused:
 		return why + ": resume it with kubectl rollout resume"
 	case s == rolling:
@@ -76,6 +76,14 @@ func (p *plan) message(one *item, s state) string {
 		return why
 	}
 	return p.waits(one, why)
+}
+
+// remedy says what to do about a restart that failed.
+func (i *item) remedy() string {
+	if i.readOnly {
+		return "repair it"
+	}
+	return "repair it, or undo it with kubectl rollout undo"
 }
 
 // waits says what a workload waits for, and what else comes into it.

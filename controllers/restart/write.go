@@ -42,8 +42,11 @@ func atOnce(ctx context.Context, attempts []attempt) {
 	}
 }
 
-// write applies all that we own of a workload.
+// write applies all that we own of a workload; nothing, where it is only read: its turn is known to this manager, and to the next by its pods.
 func (r *Reconciler) write(one *item, stamp, mark string, note func(error)) attempt {
+	if one.readOnly {
+		return func(context.Context) func() { return func() { note(nil) } }
+	}
 	if mark != one.GetLabels()[v1alpha1.LabelRestarting] {
 		one.attempt = mark
 	}

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
@@ -29,6 +30,9 @@ import (
 	"github.com/servingcert/operator/controllers"
 	"github.com/servingcert/operator/hack/cluster"
 )
+
+// CloneSets are what config/components/restart-clonesets lets the operator restart.
+var CloneSets = schema.GroupVersionResource{Group: "apps.kruise.io", Version: "v1alpha1", Resource: "clonesets"}
 
 // Client is one of a cluster administrator, without a cache.
 func Client(running *cluster.Cluster) (client.Client, error) {
@@ -186,7 +190,7 @@ func StartBy(
 	ctx, cancel := context.WithCancel(ctx)
 	err = controllers.Setup(ctx, mgr, controllers.Options{
 		Namespace: namespace, ClusterDomain: "cluster.local", Clock: wall, ReissueRate: 200,
-		Metrics: prometheus.NewRegistry(),
+		Metrics: prometheus.NewRegistry(), RestartKinds: []schema.GroupVersionResource{CloneSets},
 	})
 	if err != nil {
 		cancel()

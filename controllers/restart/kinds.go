@@ -1,0 +1,195 @@
+package restart
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/inventory"
+)
+
+// The kinds besides those of apps/v1 that are looked at wherever the cluster serves them.
+var (
+	rollouts          = schema.GroupVersionResource{Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}
+	deploymentConfigs = schema.GroupVersionResource{Group: "apps.openshift.io", Version: "v1", Resource: "deploymentconfigs"}
+	jobs              = schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}
+
+	builtIn = []schema.GroupVersionResource{rollouts, deploymentConfigs, jobs}
+)
+
+// between are the kinds of which a ReplicaSet or a ReplicationController lies between a workload and its pods, which are known by the
+// name of the workload then, not by its UID.
+var between = []schema.GroupVersionResource{rollouts, deploymentConfigs}
+
+const (
+	kindRollout          = "Rollout"
+	kindDeploymentConfig = "DeploymentConfig"
+
+	// labelRolloutHash is on each pod of a Rollout: its ReplicaSet is called like the Rollout, and by this.
+	labelRolloutHash = "rollouts-pod-template-hash"
+	// labelDeploymentConfig is on each pod of a DeploymentConfig, and names it.
+	labelDeploymentConfig = "deploymentconfig"
+)
+
+// jobsEnd is why a Job is never restarted.
+const jobsEnd = "a Job is never restarted: its next run reads what is new; delete the Job if this run must not go on with what it holds"
+
+var versions = regexp.MustCompile(`^v[1-9]\d*((alpha|beta)[1-9]\d*)?$`)
+
+// ParseKinds reads a list of kinds as --restart-kinds has them: resource.version.group, separated by commas.
+func ParseKinds(list string) ([]schema.GroupVersionResource, error) {
+	var kinds []schema.GroupVersionResource
+	for name := range strings.SplitSeq(list, ",") {
+		kind, _ := schema.ParseResourceArg(name)
+		switch {
+		case kind == nil || kind.Resource == "" || !versions.MatchString(kind.Version):
+			return nil, fmt.Errorf("%q is not of the form resource.version.group, such as clonesets.v1alpha1.apps.kruise.io", name)
+		case kind.Group == appsv1.GroupName || kind.Group == jobs.Group || slices.Contains(builtIn, *kind):
+			return nil, fmt.Errorf("%q cannot be added: docs/restarts.md says what is done for this kind", name)
+		}
+		kinds = append(kinds, *kind)
+	}
+	return kinds, nil
+}
+
+// ofOther is a workload of another kind than those of apps/v1; nil for one that has no pod template, or has ended. referenced is the Deployment
+// that it takes its template from; nil for none. The operator only reads such a workload, and evicts its pods: that needs no right to change it,
+// and no knowledge of how its controller rolls.
+func ofOther(kind schema.GroupVersionResource, o *unstructured.Unstructured, referenced *appsv1.Deployment) *workload {
+	template, selector := templateOf(o), selectorOf(o)
+	if referenced != nil {
+		template = &referenced.Spec.Template
+	}
+	if template == nil {
+		return nil
+	}
+	wanted := number(o, 1, "spec.replicas", "status.desiredNumberScheduled")
+	available := number(o, 0, "status.availableReplicas", "status.numberAvailable", "status.readyReplicas", "status.numberReady")
+	observed := number(o, o.GetGeneration(), "status.observedGeneration") >= o.GetGeneration()
+	updated := number(o, wanted, "status.updatedReplicas", "status.updatedNumberScheduled")
+	w := &workload{
+		Object: o, kind: o.GetKind(), template: template, selector: selector, patience: patience,
+		readOnly: true, named: slices.Contains(between, kind),
+		rollout: rollout{
+			rolling: !observed || updated < wanted, available: observed && available >= wanted, wanted: int32(wanted), byHand: true,
+		},
+	}
+	if kind == jobs {
+		w.never = jobsEnd
+	}
+	return w
+}
+
+// templateOf is the pod template of a workload of another kind; nil where there is none.
+func templateOf(o *unstructured.Unstructured) *corev1.PodTemplateSpec {
+	field, _, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "template")
+	fields, _ := field.(map[string]any)
+	template := &corev1.PodTemplateSpec{}
+	if runtime.DefaultUnstructuredConverter.FromUnstructured(fields, template) != nil || len(template.Spec.Containers) == 0 {
+		return nil
+	}
+	return template
+}
+
+// deploymentOf is the name of the Deployment whose template a Rollout takes by spec.workloadRef; empty for none.
+func deploymentOf(kind schema.GroupVersionResource, o *unstructured.Unstructured) string {
+	of, _, _ := unstructured.NestedString(o.Object, "spec", "workloadRef", "kind")
+	if kind != rollouts || of != kindDeployment {
+		return ""
+	}
+	name, _, _ := unstructured.NestedString(o.Object, "spec", "workloadRef", "name")
+	return name
+}
+
+// selectorOf selects the pods of a workload of another kind, and others: whose they are, their owners tell. It may be a LabelSelector, or
+// labels alone as those of a ReplicationController are.
+func selectorOf(o *unstructured.Unstructured) *metav1.LabelSelector {
+	if plain, found, err := unstructured.NestedStringMap(o.Object, "spec", "selector"); found && err == nil {
+		return &metav1.LabelSelector{MatchLabels: plain}
+	}
+	selector := &metav1.LabelSelector{}
+	fields, _, _ := unstructured.NestedMap(o.Object, "spec", "selector")
+	if runtime.DefaultUnstructuredConverter.FromUnstructured(fields, selector) != nil {
+		return &metav1.LabelSelector{}
+	}
+	return selector
+}
+
+// number is the first of some fields that has one. Argo writes one as a string.
+func number(o *unstructured.Unstructured, otherwise int64, paths ...string) int64 {
+	for _, path := range paths {
+		field, _, _ := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...)
+		switch value := field.(type) {
+		case int64:
+			return value
+		case string:
+			if parsed, err := strconv.ParseInt(value, 10, 64); err == nil {
+				return parsed
+			}
+		}
+	}
+	return otherwise
+}
+
+// maxText is longer than any text that means something there.
+const maxText = 512
+
+// kept are the fields besides the template that a workload of another kind is cached with.
+var kept = [][]string{
+	{"apiVersion"}, {"kind"},
+	{"metadata", "namespace"}, {"metadata", "name"}, {"metadata", "uid"}, {"metadata", "resourceVersion"}, {"metadata", "generation"},
+	{"metadata", "creationTimestamp"}, {"metadata", "deletionTimestamp"},
+	{"metadata", "annotations", v1alpha1.AnnotationRestart}, {"metadata", "annotations", v1alpha1.AnnotationReload},
+	{"spec", "replicas"}, {"spec", "selector"}, {"spec", "workloadRef", "kind"}, {"spec", "workloadRef", "name"},
+	{"status", "observedGeneration"}, {"status", "desiredNumberScheduled"},
+	{"status", "updatedReplicas"}, {"status", "availableReplicas"}, {"status", "readyReplicas"},
+	{"status", "updatedNumberScheduled"}, {"status", "numberAvailable"}, {"status", "numberReady"},
+}
+
+// slimOther leaves of a workload of another kind, for a cache, what a restart depends on. Of a Job that has ended, no pod runs.
+func slimOther(object any) (any, error) {
+	o, ok := object.(*unstructured.Unstructured)
+	if !ok {
+		return object, nil
+	}
+	slim := map[string]any{}
+	for _, path := range kept {
+		value, found, _ := unstructured.NestedFieldNoCopy(o.Object, path...)
+		if text, is := value.(string); found && (!is || len(text) <= maxText) {
+			if err := unstructured.SetNestedField(slim, value, path...); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if template := templateOf(o); template != nil && !hasEnded(o) {
+		template.Annotations, template.Spec = nil, inventory.Slim(&template.Spec)
+		fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(template)
+		if err != nil {
+			return nil, err
+		}
+		if err := unstructured.SetNestedMap(slim, fields, "spec", "template"); err != nil {
+			return nil, err
+		}
+	}
+	o.Object = slim
+	return o, nil
+}
+
+// hasEnded reports whether an object is a Job that has.
+func hasEnded(o *unstructured.Unstructured) bool {
+	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+	return o.GroupVersionKind().Group == jobs.Group && slices.ContainsFunc(conditions, func(condition any) bool {
+		c, _ := condition.(map[string]any)
+		return (c["type"] == "Complete" || c["type"] == "Failed") && c["status"] == string(corev1.ConditionTrue)
+	})
+}
