@@ -28,13 +28,17 @@ func TestLivenessCatchesMutants(t *testing.T) {
 		"a restart that failed gets no other one": {forgets: true},
 		"what expires waits for a window":         {strict: true},
 		"everything is taken to expire":           {loose: true},
+		"nothing halts":                           {goesOn: true},
+		"pods that are not ready are waited for":  {waits: true},
+		"a partition is not seen":                 {unstages: true},
+		"a refused eviction is not tried again":   {givesUp: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			trials := rapid.Custom(func(t *rapid.T) *trial { return newTrial(t, broken) })
 			// New ones only where the same ones do not find it any more.
 			for n := range 300 {
-				seed := append([]int{2, 9, 34, 40, 47, 50}, n)[min(n, 6)]
+				seed := append([]int{2, 16, 18, 34, 40, 88, 202}, n)[min(n, 7)]
 				if wrong := trials.Example(seed).run(t); len(wrong) > 0 {
 					t.Logf("seed %d: %s", seed, wrong[0])
 					return

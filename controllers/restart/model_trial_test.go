@@ -3,6 +3,7 @@ package restart
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,8 +31,10 @@ type tenure struct {
 // mutant is a fault that the model has to find.
 type mutant struct {
 	// believes: a label counts, whoever wrote it. progresses: progress begins a turn anew. backsOff: an error of one write makes all wait.
-	// forgets: a restart that failed gets no other turn. strict: what expires waits for a window. loose: everything expires.
-	believes, progresses, backsOff, forgets, strict, loose bool
+	// forgets: a restart that failed gets no other turn. strict: what expires waits for a window. loose: everything expires. goesOn: nothing
+	// halts. waits: pods that are not ready are waited for, whatever their controller does. unstages: a partition is not seen. givesUp: an
+	// eviction that was refused is not tried again.
+	believes, progresses, backsOff, forgets, strict, loose, goesOn, waits, unstages, givesUp bool
 }
 
 // trial is one run of the model.
@@ -61,6 +64,8 @@ func habits(t *rapid.T) (h habit, worst time.Duration) {
 		{habit{}, 0}, {habit{}, 0}, {habit{neverReady: true}, 0}, {habit{breaks: true}, patience + 3*time.Minute}, {habit{clings: true}, turnEnd},
 		{habit{endless: true}, 0}, {habit{quota: true}, 0}, {habit{deadNode: true}, 3 * time.Minute}, {habit{undoes: true}, 3 * time.Minute},
 		{habit{forges: true, neverReady: true}, 0}, {habit{paused: true}, 0}, {habit{webhook: until}, time.Minute}, {habit{budget: until}, patience + 3*time.Minute},
+		{habit{expires: true}, 0}, {habit{expires: true}, 0}, {habit{staged: true}, 0}, {habit{staged: true, expires: true}, 0},
+		{habit{budgets: until}, patience + 3*time.Minute}, {habit{expires: true, budget: until}, 0}, {habit{expires: true, budgets: until}, 0},
 	}
 	chosen := rapid.SampledFrom(all).Draw(t, "habit")
 	return chosen.habit, chosen.worst
@@ -72,7 +77,7 @@ func newTrial(t *rapid.T, broken mutant) *trial {
 	x.succeed()
 	for p := range 2 {
 		of := &tenure{policy: rollingPolicy(func(r *v1alpha1.Restart) {
-			r.OnFailure = v1alpha1.RestartContinue
+			r.OnFailure = rapid.SampledFrom([]v1alpha1.RestartFailurePolicy{v1alpha1.RestartContinue, v1alpha1.RestartHalt}).Draw(t, "onFailure")
 			r.MaxConcurrent = rapid.Int32Range(1, 2).Draw(t, "maxConcurrent")
 			if p == 1 && rapid.Bool().Draw(t, "windows") {
 				r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 17 * * *", Duration: "6h", TimeZone: "UTC"}}
@@ -131,8 +136,13 @@ func newModelled(t *rapid.T, m *model, name string) drawn {
 		w.kind = kindDaemonSet
 	case w.quota || w.undoes || w.paused || w.endless:
 		w.kind = kindDeployment
-	case !w.budget.IsZero() || w.kind == kindStatefulSet && rapid.Bool().Draw(t, "OnDelete"):
-		w.kind, w.onDelete = kindStatefulSet, true
+	case w.staged:
+		w.kind = kindStatefulSet
+	case !w.budget.IsZero() || !w.budgets.IsZero():
+		// A StatefulSet whose pods are not ready needs evictions, whatever its strategy.
+		w.kind, w.onDelete = kindStatefulSet, !w.expires || rapid.Bool().Draw(t, "OnDelete")
+	case w.kind == kindStatefulSet:
+		w.onDelete = rapid.Bool().Draw(t, "OnDelete")
 	}
 	for range modelReplicas {
 		w.addPod()
@@ -156,7 +166,7 @@ func (w *modelled) ends() []state {
 		return []state{held}
 	case forever(w.webhook):
 		return []state{held}
-	case forever(w.budget):
+	case forever(w.budget), forever(w.budgets):
 		return []state{failed}
 	}
 	return nil
@@ -164,7 +174,9 @@ func (w *modelled) ends() []state {
 
 // ended reports whether a workload is where it has to be in the end, and is said to be there.
 func (of *tenure) ended(w *modelled) bool {
-	switch {
+	switch halts := of.last.halts; {
+	case halts != nil && halts.GetName() != w.name && slices.ContainsFunc(of.last.byState[pending], w.is):
+		return of.says(w) && of.ended(w.model.find(halts.GetNamespace(), halts.GetName()))
 	case w.forges && w.old() == 0:
 		return true
 	case len(w.ends()) == 0:
@@ -173,13 +185,24 @@ func (of *tenure) ended(w *modelled) bool {
 		return false
 	}
 	for _, at := range w.ends() {
-		for _, one := range of.last.byState[at] {
-			if one.GetName() == w.name {
-				return slices.ContainsFunc(of.last.workloads(), func(said v1alpha1.WorkloadRestart) bool { return said.Name == w.name && said.Message != "" })
-			}
+		if slices.ContainsFunc(of.last.byState[at], w.is) {
+			return of.says(w)
 		}
 	}
 	return false
+}
+
+func (w *modelled) is(one *item) bool { return one.GetName() == w.name }
+
+// says reports whether the status names a workload and says why it is where it is.
+func (of *tenure) says(w *modelled) bool {
+	words := ""
+	if w.model.now.Before(w.budgets) && slices.ContainsFunc(of.last.byState[failed], w.is) {
+		words = "delete one of the PodDisruptionBudgets budget-0, budget-1"
+	}
+	return slices.ContainsFunc(of.last.workloads(), func(said v1alpha1.WorkloadRestart) bool {
+		return said.Name == w.name && said.Message != "" && strings.Contains(said.Message, words)
+	})
 }
 
 // renew tells everybody of a new certificate.
@@ -201,8 +224,12 @@ func (x *trial) look(t *testing.T) (again time.Duration) {
 	var groups []group
 	for _, of := range x.tenures {
 		g := group{policy: of.policy}
+		if x.broken.goesOn {
+			g.policy = of.policy.DeepCopy()
+			g.policy.Spec.Restart.OnFailure = v1alpha1.RestartContinue
+		}
 		for _, w := range of.workloads {
-			if one := x.r.item(x.now, w.object(), of.policy, slices.Clone(w.changes)); one != nil {
+			if one := x.r.item(x.now, w.object(), g.policy, slices.Clone(w.changes)); one != nil {
 				g.items = append(g.items, one)
 			}
 		}
@@ -210,12 +237,14 @@ func (x *trial) look(t *testing.T) (again time.Duration) {
 			x.fail("pods are not listed: %v", failed)
 		}
 		x.spoil(g.items)
+		x.checkHalt(of, planFor(x.now, g.policy, g.items))
 		groups = append(groups, g)
 	}
 	plans, again := x.r.act(t.Context(), x.now, groups)
 	for i, p := range plans {
 		x.tenures[i].last = p
 		x.checkPlaces(x.tenures[i], p)
+		x.checkTurns(p)
 	}
 	return again
 }
@@ -230,6 +259,15 @@ func (x *trial) spoil(items []*item) {
 		}
 		if x.broken.loose && len(one.unknown) > 0 {
 			one.expires = now
+		}
+		if x.broken.waits {
+			one.unreadyOld = false
+		}
+		if x.broken.unstages && one.rollout.staged {
+			one.rollout.byHand = false
+		}
+		if x.broken.givesUp && strings.Contains(one.entry.refusal.message, "cannot be evicted") {
+			one.entry.refusal.until = now.Add(1e6 * time.Hour)
 		}
 	}
 }
@@ -262,6 +300,33 @@ func (x *trial) checkPlaces(of *tenure, p *plan) {
 	}
 	if taken > int(p.policy.Spec.Restart.MaxConcurrent) {
 		x.fail("%d are under way at once", taken)
+	}
+}
+
+// checkHalt checks that behind a restart that failed nothing begins but what was restarted before, and that nothing halts where nothing is wrong.
+func (x *trial) checkHalt(of *tenure, p *plan) {
+	if of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
+		return
+	}
+	for _, one := range p.byState[failed] {
+		if !one.turn.unavailable && slices.ContainsFunc(p.begin, func(next *item) bool { return next.turn == nil }) {
+			x.fail("%s begins though %s has failed", namesOf(p.begin), one)
+		}
+	}
+	if p.halts != nil && x.find(p.halts.GetNamespace(), p.halts.GetName()).well() {
+		x.fail("%s halts the others, and nothing is wrong with it", p.halts)
+	}
+}
+
+// checkTurns checks that the next manager reads a turn as this one knows it, and that it is said why pods are evicted.
+func (x *trial) checkTurns(p *plan) {
+	for _, one := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
+		if read, ok := parseTurn(one.turn.mark(), x.now); !x.broken.progresses && (!ok || read != *one.turn) {
+			x.fail("%s is in the turn %v, and the next manager reads %v", one, *one.turn, read)
+		}
+		if _, why := one.state(x.now); one.byEviction() && why == "" {
+			x.fail("the pods of %s are evicted, and nothing says why", one)
+		}
 	}
 }
 
@@ -334,12 +399,18 @@ func (x *trial) check(begun time.Time) bool {
 				continue
 			}
 			done = false
-			if w.well() && x.now.Sub(from) > of.bound && of.bound < 6*time.Hour {
+			if w.well() && of.goesOn() && x.now.Sub(from) > of.bound && of.bound < 6*time.Hour {
 				x.fail("%s of %s was not restarted within %s", w.name, w.tenant, of.bound)
 			}
 		}
 	}
 	return done
+}
+
+// goesOn reports whether no failure of one workload halts the others.
+func (of *tenure) goesOn() bool {
+	return of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue ||
+		!slices.ContainsFunc(of.workloads, func(w *modelled) bool { return !w.well() })
 }
 
 // well reports whether nothing is wrong with a workload, or its owner.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -36,8 +38,10 @@ type habit struct {
 	// forges: its owner pretends all the time that a restart has just begun.
 	forges bool
 	paused bool
-	// webhook fails, and budget refuses evictions, until then.
-	webhook, budget time.Time
+	// expires: a pod that holds something old is not ready. staged: a partition keeps the first pod of a StatefulSet on the older template.
+	expires, staged bool
+	// webhook fails, budget refuses evictions, and several budgets select each pod, until then.
+	webhook, budget, budgets time.Time
 }
 
 // modelled is a workload of the model, as Kubernetes has it.
@@ -84,10 +88,47 @@ func (w *modelled) addPod() {
 		pod.OwnerReferences = []metav1.OwnerReference{{Kind: w.kind, UID: w.uid(), Controller: new(true)}}
 		pod.Name = fmt.Sprintf("%s-%d", w.name, w.made)
 	}
+	if w.kind == kindStatefulSet {
+		pod.Name, pod.Labels[appsv1.ControllerRevisionHashLabelKey] = w.nextName(), w.revision()
+	}
 	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(w.model.now.Add(time.Second))
-	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "ContainersNotReady"}, {Type: corev1.ContainersReady}}
+	pod.Status.Conditions = unreadyConditions()
 	w.pods, w.progress = append(w.pods, pod), w.model.now
 	w.version++
+}
+
+func unreadyConditions() []corev1.PodCondition {
+	return []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "ContainersNotReady"}, {Type: corev1.ContainersReady}}
+}
+
+// nextName is the first name of a StatefulSet's pod that no pod has.
+func (w *modelled) nextName() string {
+	for ordinal := 0; ; ordinal++ {
+		name := fmt.Sprintf("%s-%d", w.name, ordinal)
+		if !slices.ContainsFunc(w.pods, func(pod *corev1.Pod) bool { return pod.Name == name }) {
+			return name
+		}
+	}
+}
+
+// revision is that of a StatefulSet's template.
+func (w *modelled) revision() string { return "revision-" + w.stamp }
+
+// fill makes the pods that are missing. Those of a StatefulSet are made in their order, each when all before it are ready.
+func (w *modelled) fill() {
+	for len(w.pods) < modelReplicas {
+		next := w.nextName()
+		waits := func(pod *corev1.Pod) bool { return !isReady(pod) && pod.Name < next }
+		if w.kind == kindStatefulSet && slices.ContainsFunc(w.pods, waits) {
+			return
+		}
+		w.addPod()
+	}
+}
+
+func (w *modelled) holdsOld(pod *corev1.Pod) bool {
+	known := newStarts(pod)
+	return len(known.unknown(w.changes)) > 0
 }
 
 func (w *modelled) uid() types.UID { return types.UID(w.tenant + "/" + w.name) }
@@ -117,10 +158,12 @@ func (w *modelled) tick() {
 	if w.clings || w.forges || w.endless {
 		w.progress = w.model.now
 	}
-	for len(w.pods) < modelReplicas {
-		w.addPod()
-	}
+	w.fill()
 	for _, pod := range w.pods {
+		if w.expires && isReady(pod) && w.holdsOld(pod) {
+			pod.Status.Conditions = unreadyConditions()
+			w.version++
+		}
 		if !isReady(pod) && w.getsReady(pod) && w.model.now.Sub(pod.CreationTimestamp.Time) >= w.startup {
 			for i := range pod.Status.Conditions {
 				pod.Status.Conditions[i].Status, pod.Status.Conditions[i].Reason = corev1.ConditionTrue, ""
@@ -136,12 +179,17 @@ func (w *modelled) tick() {
 // getsReady reports whether a pod ever is ready.
 func (w *modelled) getsReady(pod *corev1.Pod) bool {
 	wasFirst := pod.Annotations["made"] <= fmt.Sprintf("%05d", modelReplicas)
-	return !isDead(pod) && !w.neverReady && (wasFirst || (!w.breaks && !w.clings))
+	expired := w.expires && w.holdsOld(pod)
+	return !isDead(pod) && !w.neverReady && !expired && (wasFirst || (!w.breaks && !w.clings))
 }
 
 // roll replaces the next pod of an older template, when all others are ready.
 func (w *modelled) roll() {
 	if w.onDelete || w.endless || w.paused {
+		return
+	}
+	if w.kind == kindStatefulSet {
+		w.rollInOrder()
 		return
 	}
 	var old *corev1.Pod
@@ -158,9 +206,25 @@ func (w *modelled) roll() {
 	}
 	if old != nil {
 		w.remove(old)
-		for len(w.pods) < modelReplicas {
-			w.addPod()
+		w.fill()
+	}
+}
+
+// rollInOrder replaces the last pod of an older template, when every pod is ready: the controller of a StatefulSet waits for each, old or new.
+func (w *modelled) rollInOrder() {
+	if len(w.pods) < modelReplicas || slices.ContainsFunc(w.pods, func(pod *corev1.Pod) bool { return !isReady(pod) }) {
+		return
+	}
+	var old *corev1.Pod
+	for _, pod := range w.pods {
+		below := w.staged && pod.Name == w.name+"-0"
+		if pod.Annotations["revision"] != w.stamp && !below && (old == nil || pod.Name > old.Name) {
+			old = pod
 		}
+	}
+	if old != nil {
+		w.remove(old)
+		w.fill()
 	}
 }
 
@@ -205,6 +269,10 @@ func (w *modelled) object() *workload {
 	case kindStatefulSet:
 		s := &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Replicas: &replicas, Selector: selector, Template: made}}
 		s.Status = appsv1.StatefulSetStatus{ObservedGeneration: 1, Replicas: pods, UpdatedReplicas: updated, AvailableReplicas: available}
+		s.Status.CurrentRevision, s.Status.UpdateRevision = w.revision(), w.revision()
+		if w.staged {
+			s.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: new(int32(1))}
+		}
 		if w.onDelete {
 			s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
 		}
@@ -218,9 +286,7 @@ func (w *modelled) object() *workload {
 // old are the pods that hold something old, but for those that nobody can restart.
 func (w *modelled) old() (count int) {
 	for _, pod := range w.pods {
-		known := newStarts()
-		known.look(w.model.now, pod)
-		if !isDead(pod) && len(known.unknown(w.changes)) > 0 {
+		if !isDead(pod) && w.holdsOld(pod) {
 			count++
 		}
 	}
@@ -242,6 +308,13 @@ func (m *model) List(_ context.Context, list client.ObjectList, options ...clien
 	defer m.mutex.Unlock()
 	asked := client.ListOptions{}
 	asked.ApplyOptions(options)
+	if budgets, ok := list.(*policyv1.PodDisruptionBudgetList); ok {
+		budgets.Items = make([]policyv1.PodDisruptionBudget, 2)
+		for i := range budgets.Items {
+			budgets.Items[i].Name, budgets.Items[i].Spec.Selector = fmt.Sprintf("budget-%d", i), &metav1.LabelSelector{}
+		}
+		return nil
+	}
 	pods, ok := list.(*corev1.PodList)
 	if !ok {
 		return errors.New("the model has pods alone")
@@ -281,8 +354,11 @@ func (m *model) Apply(_ context.Context, configuration runtime.ApplyConfiguratio
 	if mark := meta.Labels[v1alpha1.LabelRestarting]; mark != "" && w.mark != mark {
 		w.turns++
 		if w.old() == 0 {
-			m.fail("%s is restarted for nothing", w.name)
+			m.fail("%s is restarted for nothing: %q after %q", w.name, mark, w.mark)
 		}
+	}
+	if w.stamp != stamp {
+		w.progress = m.now // a new template is progress
 	}
 	w.stamp, w.mark = stamp, meta.Labels[v1alpha1.LabelRestarting]
 	w.version++
@@ -309,8 +385,13 @@ func (e evictions) Create(_ context.Context, object, _ client.Object, _ ...clien
 			if e.m.now.Before(w.budget) {
 				return apierrors.NewTooManyRequests("the disruption budget needs 2 healthy pods and has 2 currently", 10)
 			}
-			known := newStarts(pod)
-			if len(known.unknown(w.changes)) == 0 {
+			if e.m.now.Before(w.budgets) {
+				return apierrors.FromObject(&metav1.Status{
+					Code: http.StatusInternalServerError, Message: "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+				})
+			}
+			byItself := !w.onDelete && !w.staged && !w.undoes && w.kind == kindStatefulSet
+			if !w.holdsOld(pod) || byItself && (isReady(pod) || pod.Annotations["revision"] == w.stamp || w.mark == "") {
 				e.m.fail("pod %s is evicted for nothing", pod.Name)
 			}
 			w.remove(pod)
