@@ -33,8 +33,8 @@ const (
 	gcPercent = 40
 )
 
-// giveBackEvery is how often memory that is not in use goes back to the node: it costs a garbage collection.
-const giveBackEvery = 30 * time.Second
+// freeMemoryInterval is how often memory that is not in use goes back to the node: it costs a garbage collection.
+const freeMemoryInterval = 30 * time.Second
 
 // version is set when it is built: see the Makefile.
 var version = "devel"
@@ -84,15 +84,15 @@ func main() {
 		return
 	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log), zap.WriteTo(controllers.LogWriter(os.Stderr)), withoutBodies,
-		zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazy{core} }))))
+		zap.RawZapOpts(uberzap.WrapCore(func(core zapcore.Core) zapcore.Core { return lazyCore{core} }))))
 	if err := run(f); err != nil {
 		fmt.Fprintln(os.Stderr, "manager:", err)
 		os.Exit(1)
 	}
 }
 
-// bodies is the verbosity from which on client-go logs the bodies of requests and answers, with the keys of every Secret in them.
-const bodies = 8
+// bodiesVerbosity is the verbosity from which on client-go logs the bodies of requests and answers, with the keys of every Secret in them.
+const bodiesVerbosity = 8
 
 // withoutBodies limits the level of a logger to what lies below.
 func withoutBodies(options *zap.Options) {
@@ -105,15 +105,15 @@ type belowBodies struct{ zapcore.LevelEnabler }
 
 // Enabled reports whether messages of a level are logged. zap counts the other way round: verbosity 8 is level -8.
 func (b belowBodies) Enabled(level zapcore.Level) bool {
-	return level > -bodies && b.LevelEnabler.Enabled(level)
+	return level > -bodiesVerbosity && b.LevelEnabler.Enabled(level)
 }
 
-// lazy encodes what a logger adds to its lines when it writes one: each reconciliation has a logger of its own, and hardly one says anything.
-type lazy struct{ zapcore.Core }
+// lazyCore encodes what a logger adds to its lines when it writes one: each reconciliation has a logger of its own, and hardly one says anything.
+type lazyCore struct{ zapcore.Core }
 
 // With is a logger with more fields.
-func (l lazy) With(fields []zapcore.Field) zapcore.Core {
-	return lazy{zapcore.NewLazyWith(l.Core, fields)}
+func (l lazyCore) With(fields []zapcore.Field) zapcore.Core {
+	return lazyCore{zapcore.NewLazyWith(l.Core, fields)}
 }
 
 func run(f flags) error {
@@ -138,7 +138,7 @@ func run(f flags) error {
 	}
 	defer runtime.KeepAlive(weight)
 	debug.SetGCPercent(gcPercent)
-	go wait.Until(debug.FreeOSMemory, giveBackEvery, ctx.Done())
+	go wait.Until(debug.FreeOSMemory, freeMemoryInterval, ctx.Done())
 	return mgr.Start(ctx)
 }
 

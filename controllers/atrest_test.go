@@ -14,8 +14,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// everything is a realm with something of each kind: what is served, what is not and why, what trusts.
-func everything(w world) realm {
+// allKinds is a realm with something of each kind: what is served, what is not and why, what trusts.
+func allKinds(w testCluster) realm {
 	w.Helper()
 	r := newRealmIn(w.T, w.kube, "everything", issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
@@ -33,24 +33,24 @@ func everything(w world) realm {
 	broken.name = "broken"
 	createBy(w.T, w.kube, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "foreign"}})
 	r.service("silent", nil)
-	r.service("asking", asks("asking-tls"))
+	r.service("asking", withSecretName("asking-tls"))
 	r.service("openshift", map[string]string{beta + "serving-cert-secret-name": "openshift-tls"})
 	r.service("alpha", map[string]string{alpha + "serving-cert-secret-name": "alpha-tls"})
 	r.service("headless", nil, func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
-	r.service("foreign", asks("foreign"))
+	r.service("foreign", withSecretName("foreign"))
 	r.service("openshift-foreign", map[string]string{beta + "serving-cert-secret-name": "foreign"})
-	r.service("impossible", asks("No Name"))
-	r.service("first", asks("shared"))
-	r.service("second", asks("shared"))
-	unserved.service("alone", asks("alone-tls"))
-	broken.service("waiting", asks("waiting-tls"))
+	r.service("impossible", withSecretName("No Name"))
+	r.service("first", withSecretName("shared"))
+	r.service("second", withSecretName("shared"))
+	unserved.service("alone", withSecretName("alone-tls"))
+	broken.service("waiting", withSecretName("waiting-tls"))
 	r.injected("trust")
 	createBy(w.T, w.kube, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "no-such-ca", Annotations: map[string]string{
 		v1alpha1.AnnotationInjectCABundle: "nobody"}}})
-	unserved.told("alone", "NoPolicy")
-	broken.told("waiting", "ServiceCANotReady")
+	unserved.expectError("alone", "NoPolicy")
+	broken.expectError("waiting", "ServiceCANotReady")
 	for _, name := range []string{"foreign", "openshift-foreign", "impossible", "first", "second"} {
-		r.told(name, ": ")
+		r.expectError(name, ": ")
 	}
 	r.report(func(p *v1alpha1.ServingCertPolicy) string {
 		if counts := *p.Status.Services; counts.Matched != 10 || counts.Issued != 6 {
@@ -70,17 +70,17 @@ func everything(w world) realm {
 // Once everything is in its place nothing is written any more: over resyncs of the caches, and over a restart.
 func TestAtRest(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	first := newWire()
+	w := newTestCluster(t)
+	first := newTransport()
 	stop := w.start(first, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
-	r := everything(w)
+	r := allKinds(w)
 	// That is several resyncs of everything, and longer than a status may be behind, for each is a change to count (gather).
 	first.quiet(t, 13*time.Second)
 	stop()
-	second := newWire()
+	second := newTransport()
 	w.start(second, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
 	// Whatever the new one would write comes before what a Service that comes now gets, or before it rests.
-	r.service("late", asks("late-tls"))
+	r.service("late", withSecretName("late-tls"))
 	r.secret("late-tls", r.issued("late."+r.name+".svc"))
 	r.report(func(p *v1alpha1.ServingCertPolicy) string {
 		if p.Status.Services.Issued != 7 {
@@ -115,20 +115,20 @@ func TestAtRest(t *testing.T) {
 func TestOneWritePerCertificate(t *testing.T) {
 	t.Parallel()
 	const plain, openShift = 30, 10
-	w := newWorld(t)
+	w := newTestCluster(t)
 	r := newRealmIn(t, w.kube, "economy")
 	for i := range plain {
-		r.service(fmt.Sprintf("plain-%d", i), asks(fmt.Sprintf("plain-%d-tls", i)))
+		r.service(fmt.Sprintf("plain-%d", i), withSecretName(fmt.Sprintf("plain-%d-tls", i)))
 	}
 	for i := range openShift {
 		r.service(fmt.Sprintf("openshift-%d", i), map[string]string{beta + "serving-cert-secret-name": fmt.Sprintf("openshift-%d-tls", i)})
 	}
-	counted := func(through *wire) {
+	counted := func(through *transport) {
 		t.Helper()
 		r.serves(plain + openShift)
 		through.quiet(t, 2*time.Second)
 	}
-	through := newWire()
+	through := newTransport()
 	w.start(through)
 	counted(through)
 	namespace := "/namespaces/" + r.name

@@ -68,7 +68,7 @@ func transformOfSecrets(t *testing.T) toolscache.TransformFunc {
 		t.Fatal(err)
 	}
 	for object, how := range options.Cache.ByObject {
-		if _, is := object.(*corev1.Secret); is {
+		if _, ok := object.(*corev1.Secret); ok {
 			return how.Transform
 		}
 	}

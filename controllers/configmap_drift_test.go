@@ -14,7 +14,7 @@ import (
 )
 
 // What is changed by hand is put back, and what others have is not touched by that.
-func TestConfigMapDriftIsPutBack(t *testing.T) {
+func TestConfigMapDriftIsReverted(t *testing.T) {
 	const key = v1alpha1.DefaultCABundleKey
 	data := map[string]string{"mine": "stays"}
 	for name, drift := range map[string]func(*corev1.ConfigMap){
@@ -47,7 +47,7 @@ func TestConfigMapDriftIsPutBack(t *testing.T) {
 				return ""
 			})
 			r.settle()
-			toldOf(t, configMap)
+			errorOn(t, configMap)
 		})
 	}
 }
@@ -63,9 +63,9 @@ func TestConfigMapKeyTakenInBinaryData(t *testing.T) {
 	configMap := r.configMap("trust", r.injects(), nil, func(c *corev1.ConfigMap) {
 		c.BinaryData = map[string][]byte{v1alpha1.DefaultCABundleKey: {0xff}}
 	})
-	toldOf(t, configMap, "InjectionRefused: ", v1alpha1.DefaultCABundleKey)
+	errorOn(t, configMap, "InjectionRefused: ", v1alpha1.DefaultCABundleKey)
 	update(t, configMap, func(c *corev1.ConfigMap) { c.BinaryData = nil })
-	toldOf(t, configMap)
+	errorOn(t, configMap)
 	eventuallyHolds(t, configMap, r.exactly)
 }
 
@@ -79,7 +79,7 @@ func TestConfigMapImmutable(t *testing.T) {
 			r := newOpenShift(t)
 			data := map[string]string{"mine": "stays"}
 			empty := r.configMap("empty", annotations(r), data, func(c *corev1.ConfigMap) { c.Immutable = new(true) })
-			toldOf(t, empty, "InjectionRefused: ", "immutable")
+			errorOn(t, empty, "InjectionRefused: ", "immutable")
 			event(t, empty, corev1.EventTypeWarning, "InjectionRefused", "immutable")
 			eventuallyHolds(t, empty, func() map[string]string { return data })
 
@@ -88,14 +88,14 @@ func TestConfigMapImmutable(t *testing.T) {
 			update(t, filled, func(c *corev1.ConfigMap) { c.Immutable = new(true) })
 			before := r.exactly()
 			r.loseKey()
-			toldOf(t, filled, "InjectionRefused: ", "immutable")
+			errorOn(t, filled, "InjectionRefused: ", "immutable")
 			eventuallyHolds(t, filled, func() map[string]string { return before })
 		})
 	}
 }
 
 // A ConfigMap in a namespace that is being deleted holds nothing up and is not made again.
-func TestConfigMapInANamespaceOnItsWayOut(t *testing.T) {
+func TestConfigMapInATerminatingNamespace(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	guarded := r.configMap("guarded", r.injects(), nil, func(c *corev1.ConfigMap) { c.Finalizers = []string{"example.org/guard"} })
@@ -127,7 +127,7 @@ func (r realm) gone(object client.Object) {
 }
 
 // A GitOps controller that applies its manifest again and again meets no conflict, and takes nothing away.
-func TestConfigMapGitOpsAppliesAgainAndAgain(t *testing.T) {
+func TestConfigMapRepeatedGitOpsApply(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"mine": "stays"}
 	configMap, err := r.gitops("trust", r.injects(), data)
@@ -153,7 +153,7 @@ func TestConfigMapGitOpsAppliesAgainAndAgain(t *testing.T) {
 		}
 		eventuallyHolds(t, configMap, holds)
 	}
-	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 	for _, state := range stop() {
 		if state.Data[v1alpha1.DefaultCABundleKey] == "" {
 			t.Error("the bundle was gone for a moment")
@@ -177,12 +177,12 @@ func TestConfigMapReplacedByItsManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventuallyHolds(t, configMap, holds)
-		owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+		owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 	}
 	force := coreac.ConfigMap("trust", r.name).WithData(map[string]string{v1alpha1.DefaultCABundleKey: "by force"})
 	if err := kube.Apply(t.Context(), force, client.FieldOwner("stranger"), client.ForceOwnership); err != nil {
 		t.Fatal(err)
 	}
 	eventuallyHolds(t, configMap, holds)
-	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }

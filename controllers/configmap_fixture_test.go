@@ -75,8 +75,8 @@ func leaves(prefix string, fields map[string]any) []string {
 	return paths
 }
 
-// ours are the only fields that the operator may own on a ConfigMap with a bundle under that key.
-func ours(key string) []string {
+// ownKeys are the only fields that the operator may own on a ConfigMap with a bundle under that key.
+func ownKeys(key string) []string {
 	return []string{
 		"Apply data." + key, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleHash, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleSince,
 	}
@@ -90,15 +90,15 @@ func owns(t *testing.T, configMap *corev1.ConfigMap, want ...string) {
 	}
 }
 
-// toldOf waits until the error annotation of a ConfigMap says each of these; with nothing to say, until there is none.
-func toldOf(t *testing.T, configMap *corev1.ConfigMap, says ...string) {
+// errorOn waits until the error annotation of a ConfigMap says each of these; with nothing to say, until there is none.
+func errorOn(t *testing.T, configMap *corev1.ConfigMap, says ...string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
 		if err := kube.Get(ctx, client.ObjectKeyFromObject(configMap), configMap); err != nil {
 			return err.Error()
 		}
-		annotation, is := configMap.Annotations[v1alpha1.AnnotationError]
-		if is != (len(says) > 0) {
+		annotation, ok := configMap.Annotations[v1alpha1.AnnotationError]
+		if ok != (len(says) > 0) {
 			return fmt.Sprintf("the ConfigMap is told %q", annotation)
 		}
 		for _, part := range says {

@@ -10,8 +10,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// givenUp waits until a ConfigMap is as if we had never been there: these data, no annotation and no field of ours.
-func givenUp(t *testing.T, configMap *corev1.ConfigMap, data map[string]string) {
+// removed waits until a ConfigMap is as if we had never been there: these data, no annotation and no field of ours.
+func removed(t *testing.T, configMap *corev1.ConfigMap, data map[string]string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
 		if err := kube.Get(ctx, client.ObjectKeyFromObject(configMap), configMap); err != nil {
@@ -27,7 +27,7 @@ func givenUp(t *testing.T, configMap *corev1.ConfigMap, data map[string]string) 
 }
 
 // Where the annotation goes, our key goes with it, and everything else stays.
-func TestConfigMapGivenUpWhenTheAnnotationGoes(t *testing.T) {
+func TestBundleRemovedWithTheAnnotation(t *testing.T) {
 	const key = v1alpha1.DefaultCABundleKey
 	others := map[string]string{"mine": "stays"}
 	for name, tc := range map[string]struct {
@@ -75,7 +75,7 @@ func TestConfigMapGivenUpWhenTheAnnotationGoes(t *testing.T) {
 				r.settle()
 			}
 			update(t, configMap, tc.change)
-			givenUp(t, configMap, tc.want)
+			removed(t, configMap, tc.want)
 			settled := configMap.DeepCopy()
 			r.settle()
 			same(t, settled)
@@ -84,7 +84,7 @@ func TestConfigMapGivenUpWhenTheAnnotationGoes(t *testing.T) {
 }
 
 // A GitOps controller gives up by applying a manifest without the annotation.
-func TestConfigMapGivenUpByGitOps(t *testing.T) {
+func TestBundleRemovedByGitOps(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"mine": "stays"}
 	configMap, err := r.gitops("trust", r.injects(), data)
@@ -96,7 +96,7 @@ func TestConfigMapGivenUpByGitOps(t *testing.T) {
 	if _, err := r.gitops("trust", nil, data); err != nil {
 		t.Fatal(err)
 	}
-	givenUp(t, configMap, data)
+	removed(t, configMap, data)
 }
 
 // Who asks by both annotations gets ours, which touches nothing else; who changes from one to the other gets what that one means.
@@ -119,5 +119,5 @@ func TestConfigMapChangesItsAnnotation(t *testing.T) {
 	data["mine"] = "again"
 	eventuallyHolds(t, configMap, r.with(key, data))
 	update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations = nil })
-	givenUp(t, configMap, data)
+	removed(t, configMap, data)
 }

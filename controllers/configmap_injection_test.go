@@ -24,7 +24,7 @@ func TestConfigMapInjectionAddsOneKey(t *testing.T) {
 	t.Cleanup(func() { unguard(t, configMap.DeepCopy()) })
 	before := configMap.DeepCopy()
 	eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, data))
-	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 
 	delete(configMap.Annotations, v1alpha1.AnnotationCABundleHash)
 	delete(configMap.Annotations, v1alpha1.AnnotationCABundleSince)
@@ -40,15 +40,15 @@ func TestConfigMapInjectionUnderAnotherKey(t *testing.T) {
 	data := map[string]string{"mine": "stays"}
 	configMap := r.configMap("trust", r.injects(v1alpha1.AnnotationCABundleKey, "corp.pem"), data)
 	eventuallyHolds(t, configMap, r.with("corp.pem", data))
-	owns(t, configMap, ours("corp.pem")...)
+	owns(t, configMap, ownKeys("corp.pem")...)
 
 	update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationCABundleKey] = "renamed.pem" })
 	eventuallyHolds(t, configMap, r.with("renamed.pem", data))
-	owns(t, configMap, ours("renamed.pem")...)
+	owns(t, configMap, ownKeys("renamed.pem")...)
 
 	update(t, configMap, func(c *corev1.ConfigMap) { delete(c.Annotations, v1alpha1.AnnotationCABundleKey) })
 	eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, data))
-	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }
 
 // What is no key is told, in an annotation and an Event; the bundle that is there stays meanwhile.
@@ -58,17 +58,17 @@ func TestConfigMapInjectionUnderAnInvalidKey(t *testing.T) {
 			r := newRealm(t)
 			configMap := r.configMap("trust", r.injects(v1alpha1.AnnotationCABundleKey, key), nil)
 			quoted := key[:min(len(key), 64)]
-			toldOf(t, configMap, "InvalidCABundleKey: ", v1alpha1.AnnotationCABundleKey, quoted)
+			errorOn(t, configMap, "InvalidCABundleKey: ", v1alpha1.AnnotationCABundleKey, quoted)
 			event(t, configMap, corev1.EventTypeWarning, "InvalidCABundleKey", quoted)
 			if len(configMap.Data) != 0 {
 				t.Errorf("the data are %v", configMap.Data)
 			}
 			update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationCABundleKey] = "good.pem" })
-			toldOf(t, configMap)
+			errorOn(t, configMap)
 			eventuallyHolds(t, configMap, r.with("good.pem", nil))
 
 			update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationCABundleKey] = key })
-			toldOf(t, configMap, "InvalidCABundleKey: ")
+			errorOn(t, configMap, "InvalidCABundleKey: ")
 			eventuallyHolds(t, configMap, r.with("good.pem", nil))
 		})
 	}
@@ -79,20 +79,20 @@ func TestConfigMapInjectionOfAnUnknownServiceCA(t *testing.T) {
 	r := newRealm(t)
 	name := r.name + "-later"
 	configMap := r.configMap("trust", map[string]string{v1alpha1.AnnotationInjectCABundle: name}, map[string]string{"mine": "stays"})
-	toldOf(t, configMap, "ServiceCANotReady: ", "no ServiceCA "+name, "create it")
+	errorOn(t, configMap, "ServiceCANotReady: ", "no ServiceCA "+name, "create it")
 	event(t, configMap, corev1.EventTypeWarning, "ServiceCANotReady", name)
 	eventuallyHolds(t, configMap, func() map[string]string { return map[string]string{"mine": "stays"} })
 
 	later := create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	r.ca = later
-	toldOf(t, configMap)
+	errorOn(t, configMap)
 	holds := r.with(v1alpha1.DefaultCABundleKey, map[string]string{"mine": "stays"})
 	eventuallyHolds(t, configMap, holds)
 
 	if err := kube.Delete(t.Context(), later); err != nil {
 		t.Fatal(err)
 	}
-	toldOf(t, configMap, "ServiceCANotReady: ", name)
+	errorOn(t, configMap, "ServiceCANotReady: ", name)
 	eventuallyHolds(t, configMap, holds)
 }
 
@@ -104,7 +104,7 @@ func TestConfigMapInjectionOfAnotherServiceCA(t *testing.T) {
 	eventuallyHolds(t, configMap, r.exactly)
 	update(t, configMap, func(c *corev1.ConfigMap) { c.Annotations[v1alpha1.AnnotationInjectCABundle] = other.ca.Name })
 	eventuallyHolds(t, configMap, other.exactly)
-	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }
 
 // A key that somebody else wrote is reported and left alone, and used when it has been removed.
@@ -112,15 +112,15 @@ func TestConfigMapInjectionIntoAForeignKey(t *testing.T) {
 	r := newRealm(t)
 	foreign := map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's", "mine": "stays"}
 	configMap := r.configMap("trust", r.injects(), foreign)
-	toldOf(t, configMap, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey, "delete it", v1alpha1.AnnotationCABundleKey)
+	errorOn(t, configMap, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey, "delete it", v1alpha1.AnnotationCABundleKey)
 	event(t, configMap, corev1.EventTypeWarning, "KeyNotOurs", v1alpha1.DefaultCABundleKey)
 	r.settle()
 	eventuallyHolds(t, configMap, func() map[string]string { return foreign })
 
 	update(t, configMap, func(c *corev1.ConfigMap) { delete(c.Data, v1alpha1.DefaultCABundleKey) })
-	toldOf(t, configMap)
+	errorOn(t, configMap)
 	eventuallyHolds(t, configMap, r.with(v1alpha1.DefaultCABundleKey, map[string]string{"mine": "stays"}))
-	owns(t, configMap, ours(v1alpha1.DefaultCABundleKey)...)
+	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }
 
 // The same for a key to which a bundle that is there should move: it is not taken either.
@@ -142,7 +142,7 @@ func TestConfigMapInjectionMovesOntoNoForeignKey(t *testing.T) {
 				c.Annotations[v1alpha1.AnnotationCABundleKey] = "ca.crt"
 				want = c.Data["ca.crt"]
 			})
-			toldOf(t, configMap, "KeyNotOurs: ", "ca.crt")
+			errorOn(t, configMap, "KeyNotOurs: ", "ca.crt")
 			r.settle()
 			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(configMap), configMap); err != nil {
 				t.Fatal(err)
@@ -151,7 +151,7 @@ func TestConfigMapInjectionMovesOntoNoForeignKey(t *testing.T) {
 				t.Errorf("somebody else's key became %q", got)
 			}
 			update(t, configMap, func(c *corev1.ConfigMap) { delete(c.Data, "ca.crt") })
-			toldOf(t, configMap)
+			errorOn(t, configMap)
 			eventually(t, func(ctx context.Context) string {
 				if err := kube.Get(ctx, client.ObjectKeyFromObject(configMap), configMap); err != nil {
 					return err.Error()

@@ -15,21 +15,21 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// newHome is a cluster of its own, and the operator in it, which start runs until stop is called.
-func newHome(t *testing.T) (home client.Client, start func() (stop func())) {
+// newCluster is a cluster of its own, and the operator in it, which start runs until stop is called.
+func newCluster(t *testing.T) (kube client.Client, start func() (stop func())) {
 	t.Helper()
 	own, err := cluster.Start(t.Context(), cluster.Options{Controllers: true, CRDs: []string{filepath.Join("..", "config", "crd", "bases")}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = own.Stop() })
-	if home, err = testoperator.Client(own); err != nil {
+	if kube, err = testoperator.Client(own); err != nil {
 		t.Fatal(err)
 	}
-	if err := testoperator.Install(t.Context(), home, operatorNamespace); err != nil {
+	if err := testoperator.Install(t.Context(), kube, operatorNamespace); err != nil {
 		t.Fatal(err)
 	}
-	return home, func() func() {
+	return kube, func() func() {
 		stop, err := testoperator.Start(context.Background(), own, operatorNamespace)
 		if err != nil {
 			t.Fatal(err)
@@ -43,19 +43,19 @@ func newHome(t *testing.T) (home client.Client, start func() (stop func())) {
 }
 
 // A restart writes nothing, and sees what has happened meanwhile.
-func TestConfigMapsWhileTheOperatorIsAway(t *testing.T) {
+func TestConfigMapsWhileTheOperatorIsDown(t *testing.T) {
 	t.Parallel()
-	home, start := newHome(t)
-	r := newRealmIn(t, home, "away")
+	kube, start := newCluster(t)
+	r := newRealmIn(t, kube, "away")
 	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
-		return createBy(t, home, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name, Annotations: r.injects()}, Data: data})
+		return createBy(t, kube, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name, Annotations: r.injects()}, Data: data})
 	}
 	mine := map[string]string{"mine": "stays"}
 	kept, left := configMap("kept", mine), configMap("left", mine)
 	holds := func(c *corev1.ConfigMap, roots int) {
 		t.Helper()
 		eventually(t, func(ctx context.Context) string {
-			if err := home.Get(ctx, client.ObjectKeyFromObject(c), c); err != nil {
+			if err := kube.Get(ctx, client.ObjectKeyFromObject(c), c); err != nil {
 				return err.Error()
 			}
 			bundle, err := r.bundle(ctx)
@@ -74,17 +74,17 @@ func TestConfigMapsWhileTheOperatorIsAway(t *testing.T) {
 	r.serviceCA(counts(3, 3))
 	stop()
 
-	if err := home.Get(t.Context(), client.ObjectKeyFromObject(left), left); err != nil {
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(left), left); err != nil {
 		t.Fatal(err)
 	}
 	left.Annotations = nil
-	if err := home.Update(t.Context(), left); err != nil {
+	if err := kube.Update(t.Context(), left); err != nil {
 		t.Fatal(err)
 	}
 	stop = start()
 	holds(configMap("later", nil), 1)
 	eventually(t, func(ctx context.Context) string {
-		if err := home.Get(ctx, client.ObjectKeyFromObject(left), left); err != nil {
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(left), left); err != nil {
 			return err.Error()
 		}
 		if len(ownedBy(t, left, trustManager)) > 0 || len(left.Data) != 1 {
@@ -100,7 +100,7 @@ func TestConfigMapsWhileTheOperatorIsAway(t *testing.T) {
 	stop()
 
 	lost := &corev1.Secret{ObjectMeta: inOperatorNamespace(r.ca.SigningKeySecretName())}
-	if err := home.Delete(t.Context(), lost); err != nil {
+	if err := kube.Delete(t.Context(), lost); err != nil {
 		t.Fatal(err)
 	}
 	stop = start()

@@ -117,10 +117,10 @@ func askingForDefault(ctx context.Context) (asking int32, err error) {
 	var list corev1.ConfigMapList
 	err = kube.List(ctx, &list)
 	for _, configMap := range list.Items {
-		own, is := configMap.Annotations[v1alpha1.AnnotationInjectCABundle]
+		own, ok := configMap.Annotations[v1alpha1.AnnotationInjectCABundle]
 		theirs := configMap.Annotations[beta+"inject-cabundle"] + configMap.Annotations[alpha+"inject-cabundle"]
 		legacy := configMap.Name == "openshift-service-ca.crt" && configMap.Annotations[alpha+"inject-vulnerable-legacy-cabundle"] == "true"
-		if own == "default" || (!is && (strings.EqualFold(theirs, "true") || legacy)) {
+		if own == "default" || (!ok && (strings.EqualFold(theirs, "true") || legacy)) {
 			asking++
 		}
 	}
@@ -133,10 +133,10 @@ func TestInjectionRefusedForAWhile(t *testing.T) {
 	allow := forbid(t, fmt.Sprintf("object.metadata.namespace == '%s' && has(object.data) && object.metadata.name == 'trust'", realmName(t)))
 	r := newRealm(t)
 	configMap := r.configMap("trust", r.injects(), nil)
-	toldOf(t, configMap, "InjectionRefused: ", "ValidatingAdmissionPolicy")
+	errorOn(t, configMap, "InjectionRefused: ", "ValidatingAdmissionPolicy")
 	r.serviceCA(counts(2, 1))
 	allow()
-	toldOf(t, configMap)
+	errorOn(t, configMap)
 	eventuallyHolds(t, configMap, r.exactly)
 	r.serviceCA(counts(2, 2))
 }

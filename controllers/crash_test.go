@@ -19,7 +19,7 @@ import (
 // at the second, and so on, until it lives to the end. A request at which it dies is never sent or, the next time, sent and never
 // answered. Each time another operator finishes what was begun.
 type crashes struct {
-	world
+	testCluster
 	name string
 	// prepare is done by an operator in good health.
 	prepare func(realm)
@@ -31,25 +31,25 @@ type crashes struct {
 
 func (c crashes) run() {
 	c.Helper()
-	through := newWire()
+	through := newTransport()
 	stop := c.start(through)
 	for _, answered := range []bool{false, true} {
-		for at := 1; ; at++ {
-			name := fmt.Sprintf("%s-%t-%02d", c.name, answered, at)
+		for index := 1; ; index++ {
+			name := fmt.Sprintf("%s-%t-%02d", c.name, answered, index)
 			r := c.realm(name)
 			c.prepare(r)
-			through.arm(cut{about: name, at: at, answered: answered})
+			through.arm(failurePoint{about: name, at: index, answered: answered})
 			c.act(r)
 			if !c.dies(through, r) {
-				c.Logf("%s, requests at which it dies being answered: %t: %d writes", c.name, answered, at-1)
+				c.Logf("%s, requests at which it dies being answered: %t: %d writes", c.name, answered, index-1)
 				break
 			}
 			stop()
-			through = newWire()
+			through = newTransport()
 			stop = c.start(through)
 			c.verify(r)
 			if c.Failed() {
-				c.Fatalf("after a death at write %d of %s (answered: %t)", at, c.name, answered)
+				c.Fatalf("after a death at write %d of %s (answered: %t)", index, c.name, answered)
 			}
 		}
 	}
@@ -69,7 +69,7 @@ func (c crashes) realm(name string) realm {
 }
 
 // dies waits until the operator is dead, or has done all that there is to do.
-func (c crashes) dies(through *wire, r realm) bool {
+func (c crashes) dies(through *transport, r realm) bool {
 	c.Helper()
 	dead := false
 	eventually(c.T, func(context.Context) string {
@@ -85,7 +85,7 @@ func (c crashes) dies(through *wire, r realm) bool {
 		return true
 	}
 	// A count may be due later than that on a busy machine: what is still to be written is let through.
-	through.arm(cut{})
+	through.arm(failurePoint{})
 	if through.isDead() {
 		return true
 	}
@@ -96,12 +96,12 @@ func (c crashes) dies(through *wire, r realm) bool {
 // services are what each realm serves.
 var crashServices = []string{"web", "api", "db"}
 
-func bringUp(r realm) {
+func bootstrap(r realm) {
 	createBy(r.T, r.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
 	createBy(r.T, r.kube, r.ca)
 	createBy(r.T, r.kube, r.policy)
 	for _, name := range crashServices {
-		r.service(name, asks(name+"-tls"))
+		r.service(name, withSecretName(name+"-tls"))
 	}
 	r.injected("trust")
 }
@@ -144,8 +144,8 @@ func settled(r realm, before int) *x509.Certificate {
 func TestCrashAtEveryWriteOfABringUp(t *testing.T) {
 	t.Parallel()
 	crashes{
-		world: newWorld(t), name: "bring-up",
-		prepare: func(realm) {}, act: bringUp,
+		testCluster: newTestCluster(t), name: "bring-up",
+		prepare: func(realm) {}, act: bootstrap,
 		verify: func(r realm) { settled(r, 0) },
 	}.run()
 }
@@ -155,9 +155,9 @@ func TestCrashAtEveryWriteAfterALostKey(t *testing.T) {
 	t.Parallel()
 	var lost *x509.Certificate
 	crashes{
-		world: newWorld(t), name: "lost-key",
+		testCluster: newTestCluster(t), name: "lost-key",
 		prepare: func(r realm) {
-			bringUp(r)
+			bootstrap(r)
 			lost = settled(r, 0)
 		},
 		act: func(r realm) {
@@ -180,9 +180,9 @@ func TestCrashAtEveryWriteOfARename(t *testing.T) {
 	t.Parallel()
 	var root *x509.Certificate
 	crashes{
-		world: newWorld(t), name: "rename",
+		testCluster: newTestCluster(t), name: "rename",
 		prepare: func(r realm) {
-			bringUp(r)
+			bootstrap(r)
 			root = settled(r, 0)
 		},
 		act: func(r realm) {

@@ -10,17 +10,17 @@ import (
 	"github.com/servingcert/operator/controllers/internal/text"
 )
 
-// maxNote is how long the note of an Event may be; the API server refuses a longer one, and nobody would hear of it.
-const maxNote = 1024
+// maxNoteLength is how long the note of an Event may be; the API server refuses a longer one, and nobody would hear of it.
+const maxNoteLength = 1024
 
 // LogWriter returns a writer for the log, of which errors quote what tenants wrote.
 func LogWriter(to io.Writer) io.Writer { return text.Writer{To: to} }
 
-// shortNotes cuts the notes of Events to the length that the API server takes, and escapes what
+// truncatingRecorder cuts the notes of Events to the length that the API server takes, and escapes what
 // tenants wrote into them.
-type shortNotes struct{ events.EventRecorder }
+type truncatingRecorder struct{ events.EventRecorder }
 
 // Eventf records an Event.
-func (s shortNotes) Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any) {
-	s.EventRecorder.Eventf(regarding, related, kind, reason, action, "%s", text.Printable(fmt.Sprintf(note, args...), maxNote))
+func (r truncatingRecorder) Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any) {
+	r.EventRecorder.Eventf(regarding, related, kind, reason, action, "%s", text.Printable(fmt.Sprintf(note, args...), maxNoteLength))
 }

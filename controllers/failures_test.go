@@ -14,12 +14,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// cannotBeCalled is what the API server says of the webhooks of webhookAway.
-const cannotBeCalled = `failed calling webhook "away.example.org"`
+// webhookError is what the API server says of the webhooks of breakWebhook.
+const webhookError = `failed calling webhook "away.example.org"`
 
-// webhookAway keeps the API server from carrying out some operations in the realm's namespace: it has to call a webhook first whose
+// breakWebhook keeps the API server from carrying out some operations in the realm's namespace: it has to call a webhook first whose
 // server is away. probe is what it cannot create, or delete, any more. The webhook goes by back, or with the test.
-func (r realm) webhookAway(resource string, probe client.Object, operations ...any) (back func()) {
+func (r realm) breakWebhook(resource string, probe client.Object, operations ...any) (back func()) {
 	r.Helper()
 	rules := []any{map[string]any{
 		"operations": operations, "apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{resource},
@@ -58,38 +58,38 @@ func (r realm) webhookAway(resource string, probe client.Object, operations ...a
 var everyWrite = []any{"UPDATE", "CREATE"}
 
 // A webhook for Secrets that cannot be called is reported on the Service and on its policy, and no longer once it is back.
-func TestWebhookForSecretsIsAway(t *testing.T) {
+func TestWebhookForSecretsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	r.serviceCA(isReady)
-	back := r.webhookAway("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
-	service := r.service("web", asks("web-tls"))
-	r.told("web", "RequestFailed: ", cannotBeCalled)
-	event(t, service, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	back := r.breakWebhook("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
+	service := r.service("web", withSecretName("web-tls"))
+	r.expectError("web", "RequestFailed: ", webhookError)
+	event(t, service, corev1.EventTypeWarning, "RequestFailed", webhookError)
 	r.policyReports("RequestFailed", "web")
 	back()
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	r.told("web")
+	r.expectError("web")
 	r.serves(1)
 }
 
 // Where the Service cannot be written either, its policy says so.
-func TestWebhookForServicesIsAway(t *testing.T) {
+func TestWebhookForServicesUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	r.service("taken", asks("taken-tls"))
+	r.service("taken", withSecretName("taken-tls"))
 	r.secret("taken-tls", r.issued("taken."+r.name+".svc"))
 	probe := r.service("probe", nil)
-	back := r.webhookAway("services", probe, "UPDATE")
-	backToo := r.webhookAway("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
+	back := r.breakWebhook("services", probe, "UPDATE")
+	backToo := r.breakWebhook("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
 	remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls"}})
 	p := r.policyReports("RequestFailed", "web")
 	if counts := p.Status.Services; counts.Matched != 2 || counts.Issued != 1 || counts.Failed != 1 {
 		t.Errorf("the counts are %+v", *counts)
 	}
-	if web := r.told("web"); web.Annotations[v1alpha1.AnnotationError] != "" {
+	if web := r.expectError("web"); web.Annotations[v1alpha1.AnnotationError] != "" {
 		t.Errorf("the Service says %v", web.Annotations)
 	}
 	backToo()
@@ -99,37 +99,37 @@ func TestWebhookForServicesIsAway(t *testing.T) {
 }
 
 // A Secret that is no longer wanted and cannot be removed is reported, too; the one that is wanted is made meanwhile.
-func TestWebhookForDeletionsIsAway(t *testing.T) {
+func TestWebhookForDeletionsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	back := r.webhookAway("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), "DELETE")
+	back := r.breakWebhook("secrets", create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), "DELETE")
 	update(t, service, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationSecretName] = "other-tls" })
 	r.secret("other-tls", r.issued("web."+r.name+".svc"))
-	r.told("web", "RequestFailed: ", cannotBeCalled)
+	r.expectError("web", "RequestFailed: ", webhookError)
 	back()
-	r.told("web")
+	r.expectError("web")
 	r.serves(1)
 }
 
 // A rotation says which target cannot be written, and why, and goes on when it can.
-func TestWebhookForTargetsIsAway(t *testing.T) {
+func TestWebhookForTargetsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	target := r.injected("trust")
 	r.serviceCA(isReady)
-	back := r.webhookAway("configmaps", create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
+	back := r.breakWebhook("configmaps", create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}), everyWrite...)
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Rotation.Trigger = "now" })
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		for _, reason := range ca.Status.Rotation.BlockedBy {
-			if strings.Contains(reason, "ConfigMap "+r.name+"/trust (") && strings.Contains(reason, cannotBeCalled) {
+			if strings.Contains(reason, "ConfigMap "+r.name+"/trust (") && strings.Contains(reason, webhookError) {
 				return ""
 			}
 		}
 		return fmt.Sprintf("the rotation waits for %q", ca.Status.Rotation.BlockedBy)
 	})
-	event(t, target, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	event(t, target, corev1.EventTypeWarning, "RequestFailed", webhookError)
 	back()
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if phase := ca.Status.Rotation.Phase; phase != v1alpha1.PhaseRetiring {
@@ -140,16 +140,16 @@ func TestWebhookForTargetsIsAway(t *testing.T) {
 }
 
 // A signing key that cannot be written is reported on its ServiceCA, also as what its rotation waits for, until it can be.
-func TestWebhookForTheSigningKeyIsAway(t *testing.T) {
+func TestWebhookForTheSigningKeyUnavailable(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.start(newWire())
+	w := newTestCluster(t)
+	w.start(newTransport())
 	r := newRealmIn(t, w.kube, "away")
 	r.serviceCA(isReady)
 	own := r
 	own.name = operatorNamespace
 	probe := createBy(t, w.kube, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "probe"}})
-	back := own.webhookAway("secrets", probe, everyWrite...)
+	back := own.breakWebhook("secrets", probe, everyWrite...)
 	patch := client.MergeFrom(r.ca.DeepCopy())
 	r.ca.Spec.Rotation.Trigger = "now"
 	if err := w.kube.Patch(t.Context(), r.ca, patch); err != nil {
@@ -157,10 +157,10 @@ func TestWebhookForTheSigningKeyIsAway(t *testing.T) {
 	}
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
-		if ready == nil || ready.Reason != "RequestFailed" || !strings.Contains(ready.Message, cannotBeCalled) {
+		if ready == nil || ready.Reason != "RequestFailed" || !strings.Contains(ready.Message, webhookError) {
 			return fmt.Sprintf("the condition Ready is %+v", ready)
 		}
-		if blocked := ca.Status.Rotation.BlockedBy; len(blocked) != 1 || !strings.Contains(blocked[0], cannotBeCalled) {
+		if blocked := ca.Status.Rotation.BlockedBy; len(blocked) != 1 || !strings.Contains(blocked[0], webhookError) {
 			return fmt.Sprintf("the rotation waits for %q", blocked)
 		}
 		return ""
@@ -201,10 +201,10 @@ func TestWebhookForStatusesIsAway(t *testing.T) {
 		}
 		return ""
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Rotation.Trigger = "now" })
-	event(t, r.policy, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
-	event(t, r.ca, corev1.EventTypeWarning, "RequestFailed", cannotBeCalled)
+	event(t, r.policy, corev1.EventTypeWarning, "RequestFailed", webhookError)
+	event(t, r.ca, corev1.EventTypeWarning, "RequestFailed", webhookError)
 	event(t, r.ca, corev1.EventTypeNormal, "RotationStarted")
 	if err := kube.Delete(t.Context(), webhook); err != nil {
 		t.Fatal(err)

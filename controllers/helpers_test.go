@@ -19,13 +19,13 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// patience is how long a test waits for what should come; nothing is measured by it.
-const patience = 2 * time.Minute
+// timeout is how long a test waits for what should come; nothing is measured by it.
+const timeout = 2 * time.Minute
 
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	testoperator.Eventually(t, patience, testoperator.Says(check))
+	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
 // errorText is what an error says, empty without one.
@@ -147,8 +147,8 @@ func (r realm) service(name string, annotations map[string]string, adjust ...fun
 	return createBy(r.T, r.admin(), service)
 }
 
-// asks are the annotations of a Service that asks for a Secret.
-func asks(secretName string) map[string]string {
+// withSecretName are the annotations of a Service that asks for a Secret.
+func withSecretName(secretName string) map[string]string {
 	return map[string]string{v1alpha1.AnnotationSecretName: secretName}
 }
 

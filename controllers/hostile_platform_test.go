@@ -18,38 +18,38 @@ func TestSourceSecretSubject(t *testing.T) {
 	is := func(subject pkix.Name) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.Subject = subject }
 	}
-	r := newRealm(t, bringing("corp-"+realmName(t)))
-	bring(t, "corp-"+r.name, mint(t, "", nil, is(pkix.Name{})).data(t))
-	r.service("web", asks("web-tls"))
+	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+	createSourceSecret(t, "corp-"+r.name, generateCA(t, "", nil, is(pkix.Name{})).data(t))
+	r.service("web", withSecretName("web-tls"))
 	r.serviceCA(isStalled("SourceInvalid", "has no subject", "make it with one"))
-	r.told("web", "ServiceCANotReady: ", "has no subject")
+	r.expectError("web", "ServiceCANotReady: ", "has no subject")
 
-	named := mint(t, "", nil, is(pkix.Name{Organization: []string{"Corp"}}))
-	bring(t, "corp-"+r.name, named.data(t))
+	named := generateCA(t, "", nil, is(pkix.Name{Organization: []string{"Corp"}}))
+	createSourceSecret(t, "corp-"+r.name, named.data(t))
 	ca := r.serviceCA(isReady)
 	if got := activeOf(ca).Subject; got != "O=Corp" {
 		t.Errorf("the status names the CA %q", got)
 	}
 	r.handshake(r.secret("web-tls", r.signedBy(named.certificate)), "web."+r.name+".svc")
-	r.told("web")
+	r.expectError("web")
 }
 
 // An intermediate that was renewed further up, in good time, reaches the certificates that were made before.
 func TestRenewedChainReachesEveryCertificate(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "Corp Root", nil)
-	upper := mint(t, "Corp Policy", root)
-	issuing := mint(t, "Corp Issuing", upper)
-	r := newRealm(t, bringing("corp-"+realmName(t)))
-	bring(t, "corp-"+r.name, with(issuing.data(t, upper), "ca.crt", root.pem()))
-	r.service("web", asks("web-tls"))
+	root := generateCA(t, "Corp Root", nil)
+	upper := generateCA(t, "Corp Policy", root)
+	issuing := generateCA(t, "Corp Issuing", upper)
+	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+	createSourceSecret(t, "corp-"+r.name, with(issuing.data(t, upper), "ca.crt", root.pem()))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.signedBy(issuing.certificate))
 	for _, renew := range []func(){
-		func() { upper = mintWith(t, "Corp Policy", upper.key, root) },
-		func() { issuing = mintWith(t, "Corp Issuing", issuing.key, upper) },
+		func() { upper = generateCAWith(t, "Corp Policy", upper.key, root) },
+		func() { issuing = generateCAWith(t, "Corp Issuing", issuing.key, upper) },
 	} {
 		renew()
-		bring(t, "corp-"+r.name, with(issuing.data(t, upper), "ca.crt", root.pem()))
+		createSourceSecret(t, "corp-"+r.name, with(issuing.data(t, upper), "ca.crt", root.pem()))
 		secret := r.secret("web-tls", func(secret *corev1.Secret) string {
 			chain := parse(t, secret.Data[corev1.TLSCertKey])
 			if len(chain) != 3 || !chain[1].Equal(issuing.certificate) || !chain[2].Equal(upper.certificate) {
@@ -68,7 +68,7 @@ func TestPolicyThatBecomesUnreadableRemovesNothing(t *testing.T) {
 	r := newRealm(t, issueAll)
 	service := r.service("web", nil)
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	asking := r.service("asking", asks("asking-tls"))
+	asking := r.service("asking", withSecretName("asking-tls"))
 	other := r.secret("asking-tls", r.issued("asking."+r.name+".svc"))
 	selector := r.policy.Spec.ServiceSelector
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
@@ -80,13 +80,13 @@ func TestPolicyThatBecomesUnreadableRemovesNothing(t *testing.T) {
 		}
 		return ""
 	})
-	r.told("asking", "NoPolicy: ")
+	r.expectError("asking", "NoPolicy: ")
 	touch(t, service)
 	touch(t, asking)
 	newRealmIn(t, kube, r.name+"-n").passes()
 	unchanged(t, served, other)
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceSelector = selector })
-	r.told("asking")
+	r.expectError("asking")
 	r.serves(2)
 	unchanged(t, served, other)
 }

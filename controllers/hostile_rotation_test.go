@@ -20,7 +20,7 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 	r := newRealm(t)
 	before := r.signer()
 	// A Secret that says it carries a bundle.
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	forged := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	mark := func(value string) {
 		update(t, forged, func(s *corev1.Secret) {
@@ -35,7 +35,7 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 		return ""
 	})
 	// A Service, and with it its Secret, that never goes.
-	stuck := r.service("stuck", asks("stuck-tls"), func(s *corev1.Service) { s.Finalizers = []string{"example.org/never"} })
+	stuck := r.service("stuck", withSecretName("stuck-tls"), func(s *corev1.Service) { s.Finalizers = []string{"example.org/never"} })
 	r.secret("stuck-tls", r.issued("stuck."+r.name+".svc"))
 	t.Cleanup(func() { unguard(t, stuck) })
 	if err := kube.Delete(t.Context(), stuck); err != nil {
@@ -63,14 +63,14 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 }
 
 // Nor does a Service that cannot be told, a Secret that nothing more fits into, or one whose owner undoes whatever we write.
-func TestSpeechlessTenantsCannotHoldARotation(t *testing.T) {
+func TestUnreportableTenantsCannotHoldARotation(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
 	})
 	var fat *corev1.Service
 	for _, name := range []string{"mute", "fought", "fat"} {
-		fat = r.service(name, asks(name+"-tls"))
+		fat = r.service(name, withSecretName(name+"-tls"))
 		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))
 	}
 	before := r.signer()

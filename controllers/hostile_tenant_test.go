@@ -18,12 +18,12 @@ func TestPlantedKeyIsNotCertified(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
 	})
-	planted := mint(t, "Mallory", nil)
+	planted := generateCA(t, "Mallory", nil)
 	create(t, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls", Labels: map[string]string{v1alpha1.LabelService: "web", v1alpha1.LabelServiceCA: r.ca.Name}},
 		Type:       corev1.SecretTypeTLS, Data: planted.data(t),
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	if sameKey(leaf(t, secret), planted.certificate) {
 		t.Error("the planted key was certified")
@@ -48,9 +48,9 @@ func TestPlantedKeyIsNotKept(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	planted := mint(t, "Mallory", nil)
+	planted := generateCA(t, "Mallory", nil)
 	update(t, secret, func(s *corev1.Secret) { s.Data = planted.data(t) })
 	r.anotherKey("web-tls", planted.certificate)
 	genuine := leaf(t, r.secret("web-tls", r.issued("web."+r.name+".svc")))
@@ -82,16 +82,16 @@ func TestSecretOfAnotherControllerIsLeftAlone(t *testing.T) {
 	})
 	service := r.service("web", nil)
 	foreign := r.foreign("web-tls", func(s *corev1.Secret) {
-		s.Type, s.Data = corev1.SecretTypeTLS, mint(t, "Theirs", nil).data(t)
+		s.Type, s.Data = corev1.SecretTypeTLS, generateCA(t, "Theirs", nil).data(t)
 		s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: service.Name, UID: service.UID}}
 	})
 	update(t, service, func(s *corev1.Service) { s.Labels = map[string]string{"served": "yes"} })
 	r.policyReports("SecretNotOurs", "web")
-	r.told("web", "SecretNotOurs: ", "Secret web-tls was not made for this Service")
+	r.expectError("web", "SecretNotOurs: ", "Secret web-tls was not made for this Service")
 	// Nor is it removed, when the policy wants another name.
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.SecretNameSuffix = "-cert" })
 	r.secret("web-cert", r.issued("web."+r.name+".svc"))
-	r.told("web")
+	r.expectError("web")
 	r.serves(1)
 	unchanged(t, foreign)
 }
@@ -100,7 +100,7 @@ func TestSecretOfAnotherControllerIsLeftAlone(t *testing.T) {
 func TestOversizedKeyIsReplaced(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	update(t, secret, func(s *corev1.Secret) {
 		s.Data[corev1.TLSPrivateKeyKey] = pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: bytes.Repeat([]byte{0x30}, 500<<10)})
@@ -111,7 +111,7 @@ func TestOversizedKeyIsReplaced(t *testing.T) {
 }
 
 // Nobody gets a certificate for the API server's own name by writing our annotation on its Service.
-func TestAPIServerIsAskedFor(t *testing.T) {
+func TestAPIServerServiceIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.NamespaceSelector.MatchLabels[corev1.LabelMetadataName] = metav1.NamespaceDefault
@@ -125,9 +125,9 @@ func TestAPIServerIsAskedFor(t *testing.T) {
 		update(t, service, func(s *corev1.Service) { s.Annotations = annotations })
 	}
 	defer ask(nil)
-	for _, annotations := range []map[string]string{asks(name), {beta + "serving-cert-secret-name": name}} {
+	for _, annotations := range []map[string]string{withSecretName(name), {beta + "serving-cert-secret-name": name}} {
 		ask(annotations)
-		r.told("kubernetes", "NameNotPermitted: ", "API server's own Service")
+		r.expectError("kubernetes", "NameNotPermitted: ", "API server's own Service")
 		r.policyReports("NameNotPermitted", "kubernetes")
 		r.absent(name)
 	}
@@ -137,7 +137,7 @@ func TestAPIServerIsAskedFor(t *testing.T) {
 }
 
 // Somebody who removes the bundle as often as it comes is left alone for a while, and nobody else waits for that.
-func TestConfigMapFightCalmsDown(t *testing.T) {
+func TestConfigMapConflictBacksOff(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	fought := r.injected("fought")
@@ -146,7 +146,7 @@ func TestConfigMapFightCalmsDown(t *testing.T) {
 		r.carries(fought)
 		update(t, fought, func(c *corev1.ConfigMap) { c.Data = nil })
 	}
-	toldOf(t, fought, "Overwritten: ")
+	errorOn(t, fought, "Overwritten: ")
 	r.settle()
 	r.settle()
 	unchanged(t, fought)

@@ -25,11 +25,11 @@ const (
 )
 
 // installOther prepares a second installation, with all rights.
-func (w world) installOther() {
-	w.Helper()
+func (c testCluster) installOther() {
+	c.Helper()
 	for _, add := range []func(*runtime.Scheme) error{rbacv1.AddToScheme, eventsv1.AddToScheme} {
-		if err := add(w.kube.Scheme()); err != nil {
-			w.Fatal(err)
+		if err := add(c.kube.Scheme()); err != nil {
+			c.Fatal(err)
 		}
 	}
 	for _, object := range []client.Object{
@@ -41,101 +41,101 @@ func (w world) installOther() {
 			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: otherNamespace, Name: "manager"}},
 		},
 	} {
-		if err := w.kube.Create(w.Context(), object); err != nil {
-			w.Fatal(err)
+		if err := c.kube.Create(c.Context(), object); err != nil {
+			c.Fatal(err)
 		}
 	}
 }
 
 // operate runs an installation in a namespace.
-func (w world) operate(namespace string) (stop func() error) {
-	w.Helper()
-	stop, err := testoperator.Start(w.Context(), w.cluster, namespace)
+func (c testCluster) operate(namespace string) (stop func() error) {
+	c.Helper()
+	stop, err := testoperator.Start(c.Context(), c.cluster, namespace)
 	if err != nil {
-		w.Fatal(err)
+		c.Fatal(err)
 	}
 	return stop
 }
 
 // signingKey returns the signing-key Secret of a ServiceCA in a namespace, nil where there is none.
-func (w world) signingKey(namespace, ca string) *corev1.Secret {
-	w.Helper()
+func (c testCluster) signingKey(namespace, ca string) *corev1.Secret {
+	c.Helper()
 	var secret corev1.Secret
-	err := w.kube.Get(w.Context(), client.ObjectKey{Namespace: namespace, Name: ca + "-signing-key"}, &secret)
+	err := c.kube.Get(c.Context(), client.ObjectKey{Namespace: namespace, Name: ca + "-signing-key"}, &secret)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		w.Fatal(err)
+		c.Fatal(err)
 	}
 	return &secret
 }
 
 // moveKey moves a signing-key Secret as docs/install.md says.
-func (w world) moveKey(from, to, ca string) {
-	w.Helper()
-	secret := w.signingKey(from, ca)
+func (c testCluster) moveKey(from, to, ca string) {
+	c.Helper()
+	secret := c.signingKey(from, ca)
 	moved := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: to, Name: secret.Name, Labels: secret.Labels, Annotations: secret.Annotations},
 		Type:       secret.Type, Data: secret.Data,
 	}
-	if err := w.kube.Create(w.Context(), moved); err != nil {
-		w.Fatal(err)
+	if err := c.kube.Create(c.Context(), moved); err != nil {
+		c.Fatal(err)
 	}
-	if err := w.kube.Delete(w.Context(), secret); err != nil {
-		w.Fatal(err)
+	if err := c.kube.Delete(c.Context(), secret); err != nil {
+		c.Fatal(err)
 	}
 }
 
-func (w world) crd() *metav1.PartialObjectMetadata {
-	w.Helper()
+func (c testCluster) crd() *metav1.PartialObjectMetadata {
+	c.Helper()
 	crd := &metav1.PartialObjectMetadata{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
-	if err := w.kube.Get(w.Context(), client.ObjectKey{Name: crdOfCAs}, crd); err != nil {
-		w.Fatal(err)
+	if err := c.kube.Get(c.Context(), client.ObjectKey{Name: crdOfCAs}, crd); err != nil {
+		c.Fatal(err)
 	}
 	return crd
 }
 
 // handOver names another installation in the claim.
-func (w world) handOver(to string) {
-	w.Helper()
-	crd := w.crd()
+func (c testCluster) handOver(to string) {
+	c.Helper()
+	crd := c.crd()
 	before := crd.DeepCopy()
 	metav1.SetMetaDataAnnotation(&crd.ObjectMeta, v1alpha1.AnnotationInstallation, to)
-	if err := w.kube.Patch(w.Context(), crd, client.MergeFrom(before)); err != nil {
-		w.Fatal(err)
+	if err := c.kube.Patch(c.Context(), crd, client.MergeFrom(before)); err != nil {
+		c.Fatal(err)
 	}
 }
 
 // refused waits for an Event on a ServiceCA that says which installation does nothing, and why.
-func (w world) refused(ca, idle, why string) {
-	w.Helper()
-	eventually(w.T, func(ctx context.Context) string {
+func (c testCluster) refused(ca, idle, reason string) {
+	c.Helper()
+	eventually(c.T, func(ctx context.Context) string {
 		var list eventsv1.EventList
-		if err := w.kube.List(ctx, &list); err != nil {
+		if err := c.kube.List(ctx, &list); err != nil {
 			return err.Error()
 		}
 		for _, e := range list.Items {
 			if e.Regarding.Name == ca && e.Reason == "AnotherInstallation" && strings.Contains(e.Note, "in namespace "+idle+" does nothing") &&
-				strings.Contains(e.Note, why) {
+				strings.Contains(e.Note, reason) {
 				return ""
 			}
 		}
-		return fmt.Sprintf("no Event says that the installation in %s does nothing, because %s", idle, why)
+		return fmt.Sprintf("no Event says that the installation in %s does nothing, because %s", idle, reason)
 	})
 }
 
 // mintedOnce fails where a signing key was taken for lost.
-func (w world) mintedOnce() {
-	w.Helper()
+func (c testCluster) mintedOnce() {
+	c.Helper()
 	var list eventsv1.EventList
-	if err := w.kube.List(w.Context(), &list); err != nil {
-		w.Fatal(err)
+	if err := c.kube.List(c.Context(), &list); err != nil {
+		c.Fatal(err)
 	}
 	for _, e := range list.Items {
 		if e.Reason == "SigningKeyLost" || e.Reason == "SigningKeyRestored" {
-			w.Errorf("%s: %s", e.Reason, e.Note)
+			c.Errorf("%s: %s", e.Reason, e.Note)
 		}
 	}
 }
@@ -144,7 +144,7 @@ func (w world) mintedOnce() {
 // then on.
 func TestSecondInstallation(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.installOther()
 	stop := w.operate(operatorNamespace)
 	first := newRealmIn(t, w.kube, "first")
@@ -198,7 +198,7 @@ func TestSecondInstallation(t *testing.T) {
 // finds the keys; where a namespace was lost with its keys, the other one takes over.
 func TestInstallationClaim(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	w.installOther()
 	stops := map[string]func() error{operatorNamespace: w.operate(operatorNamespace), otherNamespace: w.operate(otherNamespace)}
 	r := newRealmIn(t, w.kube, "claimed")
@@ -233,9 +233,9 @@ func TestInstallationClaim(t *testing.T) {
 	}
 }
 
-func (w world) deleteKey(namespace, ca string) {
-	w.Helper()
-	if err := w.kube.Delete(w.Context(), w.signingKey(namespace, ca)); err != nil {
-		w.Fatal(err)
+func (c testCluster) deleteKey(namespace, ca string) {
+	c.Helper()
+	if err := c.kube.Delete(c.Context(), c.signingKey(namespace, ca)); err != nil {
+		c.Fatal(err)
 	}
 }

@@ -101,16 +101,16 @@ func has(t *testing.T, got, want map[string]string) {
 func hasNot(t *testing.T, got map[string]string, keys ...string) {
 	t.Helper()
 	for _, key := range keys {
-		if value, is := got[key]; is {
+		if value, ok := got[key]; ok {
 			t.Errorf("%s is there: %q", key, value)
 		}
 	}
 }
 
 // What OpenShift's annotations never ask for is not answered in their families.
-func TestOpenShiftFamiliesAreSilentWhereNotAsked(t *testing.T) {
+func TestOpenShiftFamiliesNotWrittenWithoutAnnotation(t *testing.T) {
 	r := newOpenShift(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	for key := range secret.Annotations {
 		if strings.Contains(key, "openshift.io") {
@@ -171,7 +171,7 @@ func TestOpenShiftGenerationErrorAndItsEnd(t *testing.T) {
 			return err.Error()
 		}
 		for _, key := range errorAnnotations() {
-			if value, is := service.Annotations[key]; is {
+			if value, ok := service.Annotations[key]; ok {
 				return key + ": " + value
 			}
 		}

@@ -126,13 +126,13 @@ func TestOpenShiftIgnoresCABundleInclude(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
 	})
-	r.service("ours", asks("ours-tls"))
+	r.service("ours", withSecretName("ours-tls"))
 	ours := r.secret("ours-tls", r.issued("ours."+r.name+".svc"))
 	if len(ours.Data["ca.crt"]) == 0 {
 		t.Error("the policy includes no bundle, so this test tests nothing")
 	}
 	_, theirs := r.served("theirs")
-	if _, is := theirs.Data["ca.crt"]; is || len(theirs.Data) != 2 {
+	if _, ok := theirs.Data["ca.crt"]; ok || len(theirs.Data) != 2 {
 		t.Errorf("there are %d keys", len(theirs.Data))
 	}
 	hasNot(t, theirs.Annotations, v1alpha1.AnnotationCABundleHash)

@@ -33,7 +33,7 @@ func eventuallyHolds(t *testing.T, configMap *corev1.ConfigMap, want func() map[
 		}
 		expected := want()
 		for key, value := range expected {
-			if got, is := configMap.Data[key]; got != value || !is {
+			if got, ok := configMap.Data[key]; got != value || !ok {
 				return fmt.Sprintf("data[%q] is %q, want %q (%v)", key, got, value, configMap.Annotations)
 			}
 		}

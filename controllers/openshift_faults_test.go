@@ -22,9 +22,9 @@ func TestFault3FailedBundleWriteIsRepaired(t *testing.T) {
 	allow := forbid(t, fmt.Sprintf("object.metadata.name == '%s-trust-bundle'", name))
 	r := newRealm(t)
 	r.signingKey()
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	other := newRealmIn(t, kube, name+"-other")
-	other.service("web", asks("web-tls"))
+	other.service("web", withSecretName("web-tls"))
 	other.secret("web-tls", other.issued("web."+other.name+".svc"))
 	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: r.name, Name: "web-tls"}, &corev1.Secret{}); err == nil {
 		t.Error("a certificate was issued that no client can verify yet")
@@ -34,18 +34,18 @@ func TestFault3FailedBundleWriteIsRepaired(t *testing.T) {
 }
 
 // The same for a bundle that somebody spoils or removes later.
-func TestFault3SpoiltBundleIsRepaired(t *testing.T) {
+func TestFault3CorruptedBundleIsRepaired(t *testing.T) {
 	r := newOpenShift(t)
 	want := r.published()
 	bundle := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace("signing-cabundle")}
-	for name, spoil := range map[string]func(*corev1.ConfigMap){
+	for name, corrupt := range map[string]func(*corev1.ConfigMap){
 		"changed": func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] = "spoilt" },
 		"removed": func(c *corev1.ConfigMap) { c.Data = nil },
 		"deleted": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			if spoil != nil {
-				update(t, bundle, spoil)
+			if corrupt != nil {
+				update(t, bundle, corrupt)
 			} else if err := kube.Delete(t.Context(), bundle); err != nil {
 				t.Fatal(err)
 			}
@@ -92,7 +92,7 @@ func TestFault4RestoredKeyKeepsAllTrust(t *testing.T) {
 	backup, old := r.signingKey().Data, r.signer()
 	r.loseKey()
 	meanwhile := r.signer()
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.signedBy(meanwhile, "web."+r.name+".svc"))
 	target := r.configMap("target", map[string]string{v1alpha1.AnnotationInjectCABundle: r.ca.Name}, nil)
 	eventuallyHolds(t, target, r.exactly)
@@ -179,8 +179,8 @@ func TestFault11LeafNeverOutlivesItsCA(t *testing.T) {
 		p.Spec.Certificate.Duration = "17520h"
 	})
 	service, secret := r.served("web")
-	if end, caEnd := leaf(t, secret).NotAfter, r.signer().NotAfter; end.After(caEnd) || caEnd.Sub(end) > time.Minute {
-		t.Errorf("the leaf ends %s, its CA %s", end, caEnd)
+	if deadline, caEnd := leaf(t, secret).NotAfter, r.signer().NotAfter; deadline.After(caEnd) || caEnd.Sub(deadline) > time.Minute {
+		t.Errorf("the leaf ends %s, its CA %s", deadline, caEnd)
 	}
 	// And it is not issued again and again because it is shorter than the policy says.
 	r.barrier()
@@ -196,22 +196,22 @@ func TestFault12EveryCAHasASubjectOfItsOwn(t *testing.T) {
 	for range 3 {
 		r.loseKey()
 	}
-	seen := map[string]bool{}
+	visited := map[string]bool{}
 	for _, root := range r.publishedRoots() {
-		if seen[root.Subject.CommonName] {
+		if visited[root.Subject.CommonName] {
 			t.Errorf("two CAs bear the subject %s", root.Subject)
 		}
-		seen[root.Subject.CommonName] = true
+		visited[root.Subject.CommonName] = true
 	}
-	if len(seen) != 4 {
-		t.Errorf("there are %d subjects in the bundle, want 4", len(seen))
+	if len(visited) != 4 {
+		t.Errorf("there are %d subjects in the bundle, want 4", len(visited))
 	}
 }
 
 // Fault 14: serials come from a time-seeded generator.
 func TestFault14SerialsAreRandom(t *testing.T) {
 	r := newOpenShift(t)
-	seen := map[string]bool{r.signer().SerialNumber.Text(16): true}
+	visited := map[string]bool{r.signer().SerialNumber.Text(16): true}
 	for i := range 8 {
 		_, secret := r.served(fmt.Sprintf("web-%d", i))
 		serial := leaf(t, secret).SerialNumber
@@ -219,10 +219,10 @@ func TestFault14SerialsAreRandom(t *testing.T) {
 			t.Errorf("serial %s has %d bits", serial.Text(16), serial.BitLen())
 		}
 		// Neighbours of a counter or a clock begin alike.
-		if begin := fmt.Sprintf("%032x", serial)[:6]; seen[begin] {
+		if begin := fmt.Sprintf("%032x", serial)[:6]; visited[begin] {
 			t.Errorf("two serials begin with %s", begin)
 		} else {
-			seen[begin] = true
+			visited[begin] = true
 		}
 	}
 }

@@ -45,7 +45,7 @@ var openShiftSample = sync.OnceValues(func() (sample realm, err error) {
 		}
 	}
 	sample.ca.Spec.Rotation.Propagation.Minimum = "1s"
-	// What is published needs rights that the operator does not have in these tests: livedoors tests it.
+	// What is published needs rights that the operator does not have in these tests: liveintegrations tests it.
 	sample.ca.Spec.TrustBundle.Publish = nil
 	sample.policy.Spec.NamespaceSelector.MatchLabels = map[string]string{openShiftNamespaces: ""}
 	if err := kube.Create(context.Background(), sample.ca); err != nil {
@@ -172,13 +172,13 @@ func follow(t *testing.T, configMap *corev1.ConfigMap) (stop func() []*corev1.Co
 	}
 	states := make(chan []*corev1.ConfigMap, 1)
 	go func() {
-		var seen []*corev1.ConfigMap
+		var configMaps []*corev1.ConfigMap
 		for event := range events.ResultChan() {
 			if state, ok := event.Object.(*corev1.ConfigMap); ok {
-				seen = append(seen, state)
+				configMaps = append(configMaps, state)
 			}
 		}
-		states <- seen
+		states <- configMaps
 	}()
 	return func() []*corev1.ConfigMap {
 		events.Stop()

@@ -14,9 +14,9 @@ import (
 )
 
 // openShiftsOwn installs the API by which OpenShift configures its own service CA.
-func openShiftsOwn(t *testing.T, home client.Client) {
+func openShiftsOwn(t *testing.T, kube client.Client) {
 	t.Helper()
-	createBy(t, home, &unstructured.Unstructured{Object: map[string]any{
+	createBy(t, kube, &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
 		"metadata": map[string]any{"name": "servicecas.operator.openshift.io"},
 		"spec": map[string]any{
@@ -32,7 +32,7 @@ func openShiftsOwn(t *testing.T, home client.Client) {
 		list := &unstructured.UnstructuredList{}
 		list.SetAPIVersion("operator.openshift.io/v1")
 		list.SetKind("ServiceCAList")
-		if err := home.List(ctx, list); err != nil {
+		if err := kube.List(ctx, list); err != nil {
 			return err.Error()
 		}
 		return ""
@@ -42,15 +42,15 @@ func openShiftsOwn(t *testing.T, home client.Client) {
 // On OpenShift itself its annotations are left to its own service CA, and ours work beside them.
 func TestOpenShiftsOwnServiceCAIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	home, start := newHome(t)
-	openShiftsOwn(t, home)
+	kube, start := newCluster(t)
+	openShiftsOwn(t, kube)
 	defer start()()
-	r := newRealmIn(t, home, "shop")
-	createBy(t, home, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+	r := newRealmIn(t, kube, "shop")
+	createBy(t, kube, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
 	demand := func(name string, annotations map[string]string) (*corev1.Service, *corev1.ConfigMap) {
 		common := metav1.ObjectMeta{Namespace: r.name, Name: name, Annotations: annotations}
 		service := &corev1.Service{ObjectMeta: *common.DeepCopy(), Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
-		return createBy(t, home, service), createBy(t, home, &corev1.ConfigMap{ObjectMeta: common, Data: map[string]string{"mine": "stays"}})
+		return createBy(t, kube, service), createBy(t, kube, &corev1.ConfigMap{ObjectMeta: common, Data: map[string]string{"mine": "stays"}})
 	}
 	theirService, theirConfigMap := demand("theirs", map[string]string{beta + "serving-cert-secret-name": "theirs-tls", alpha + "inject-cabundle": "true"})
 	_, ourConfigMap := demand("ours", map[string]string{
@@ -58,10 +58,10 @@ func TestOpenShiftsOwnServiceCAIsLeftAlone(t *testing.T) {
 	})
 	eventually(t, func(ctx context.Context) string {
 		var secret corev1.Secret
-		if err := home.Get(ctx, client.ObjectKey{Namespace: r.name, Name: "ours-tls"}, &secret); err != nil {
+		if err := kube.Get(ctx, client.ObjectKey{Namespace: r.name, Name: "ours-tls"}, &secret); err != nil {
 			return err.Error()
 		}
-		if err := home.Get(ctx, client.ObjectKeyFromObject(ourConfigMap), ourConfigMap); err != nil {
+		if err := kube.Get(ctx, client.ObjectKeyFromObject(ourConfigMap), ourConfigMap); err != nil {
 			return err.Error()
 		}
 		if ourConfigMap.Data[v1alpha1.DefaultCABundleKey] == "" || ourConfigMap.Data["mine"] != "stays" {
@@ -71,14 +71,14 @@ func TestOpenShiftsOwnServiceCAIsLeftAlone(t *testing.T) {
 	})
 	for _, object := range []client.Object{theirService, theirConfigMap} {
 		before := object.GetResourceVersion()
-		if err := home.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
 			t.Fatal(err)
 		}
 		if object.GetResourceVersion() != before {
 			t.Errorf("%T %s was written", object, object.GetName())
 		}
 	}
-	if err := home.Get(t.Context(), client.ObjectKey{Namespace: r.name, Name: "theirs-tls"}, &corev1.Secret{}); !apierrors.IsNotFound(err) {
+	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: r.name, Name: "theirs-tls"}, &corev1.Secret{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the Secret of OpenShift's annotation is there (%v)", err)
 	}
 }

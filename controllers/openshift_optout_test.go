@@ -98,7 +98,7 @@ func TestOpenShiftConfigMapOptsOut(t *testing.T) {
 		if err := kube.Get(ctx, client.ObjectKeyFromObject(configMap), configMap); err != nil {
 			return err.Error()
 		}
-		if _, is := configMap.Annotations[v1alpha1.AnnotationCABundleHash]; is {
+		if _, ok := configMap.Annotations[v1alpha1.AnnotationCABundleHash]; ok {
 			return "the mark of the operator is still there"
 		}
 		return ""
@@ -132,7 +132,7 @@ func TestOpenShiftServiceOptsOut(t *testing.T) {
 					return err.Error()
 				}
 				for _, family := range []string{beta, alpha} {
-					if signer, is := service.Annotations[family+"serving-cert-signed-by"]; is {
+					if signer, ok := service.Annotations[family+"serving-cert-signed-by"]; ok {
 						return "the Service is said to be signed for by " + signer
 					}
 				}

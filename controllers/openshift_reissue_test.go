@@ -17,19 +17,19 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// spoil changes the Secret of a Service for the worse.
-type spoil func(r realm, service *corev1.Service, secret *corev1.Secret)
+// mutation changes the Secret of a Service for the worse.
+type mutation func(r realm, service *corev1.Service, secret *corev1.Secret)
 
 // Every reason for which OpenShift reissues, and those that it never notices (its fault 8).
 func TestOpenShiftReissues(t *testing.T) {
 	for _, tc := range []struct {
-		when  string
-		spoil spoil
+		when    string
+		corrupt mutation
 	}{
 		{"tls.crt cannot be parsed", func(_ realm, _ *corev1.Service, s *corev1.Secret) { s.Data["tls.crt"] = []byte("no certificate") }},
 		{"the issuer is not the current CA", func(r realm, service *corev1.Service, s *corev1.Secret) {
-			stranger, err := pki.GenerateRoot(time.Now(), pki.RootSpecOf(r.ca.Spec.Certificate))
-			r.put(s, stranger, err, r.leafSpec(service), 730*day, time.Now())
+			other, err := pki.GenerateRoot(time.Now(), pki.RootSpecOf(r.ca.Spec.Certificate))
+			r.put(s, other, err, r.leafSpec(service), 730*day, time.Now())
 		}},
 		{"the DNS names differ", func(r realm, service *corev1.Service, s *corev1.Secret) {
 			spec := r.leafSpec(service)
@@ -75,14 +75,14 @@ func TestOpenShiftReissues(t *testing.T) {
 			r := newOpenShift(t)
 			service, secret := r.served("web")
 			before := leaf(t, secret).SerialNumber
-			var spoilt []byte
+			var corrupted []byte
 			update(t, secret, func(s *corev1.Secret) {
-				tc.spoil(r, service, s)
-				spoilt = s.Data["tls.crt"]
+				tc.corrupt(r, service, s)
+				corrupted = s.Data["tls.crt"]
 			})
 			again := r.secret("web-tls", func(s *corev1.Secret) string {
 				if now, err := pki.ParseLeaf(s.Data["tls.crt"]); err != nil || now.SerialNumber.Cmp(before) == 0 ||
-					bytes.Equal(s.Data["tls.crt"], spoilt) {
+					bytes.Equal(s.Data["tls.crt"], corrupted) {
 					return "the certificate has not been issued again"
 				}
 				if len(s.OwnerReferences) != 1 || s.OwnerReferences[0].UID != service.UID {
@@ -168,7 +168,7 @@ func TestOpenShiftComparesNamesAsASet(t *testing.T) {
 }
 
 // Fault 12: a root does not travel in the chain, and no two CAs bear the same subject.
-func TestFault12RootsStayAtHomeUnderNamesOfTheirOwn(t *testing.T) {
+func TestFault12RootsStayInTheirClusterWithUniqueNames(t *testing.T) {
 	r := newOpenShift(t)
 	_, secret := r.served("web")
 	for _, certificate := range parse(t, secret.Data["tls.crt"]) {

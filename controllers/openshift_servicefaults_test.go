@@ -38,7 +38,7 @@ func TestFault6NoNumberOfFailuresIsFinal(t *testing.T) {
 }
 
 // What is cleared of an error that still stands, in whatever family, is told again.
-func TestFault6ClearedErrorsAreToldAgain(t *testing.T) {
+func TestFault6ClearedErrorsAreReportedAgain(t *testing.T) {
 	r := newOpenShift(t)
 	create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls"}})
 	service := r.service("web", map[string]string{beta + "serving-cert-secret-name": "web-tls"})

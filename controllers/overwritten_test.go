@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// overwrite keeps patching an object under the field manager "rival", until end is called.
+// overwrite keeps patching an object under the field manager "competitor", until end is called.
 func overwrite(t *testing.T, object client.Object, patch string) (end func()) {
 	t.Helper()
 	fighting, cancel := context.WithCancel(t.Context())
@@ -46,11 +46,11 @@ func TestOverwrittenConfigMapIsReported(t *testing.T) {
 	stop := follow(t, configMap)
 	end := overwrite(t, configMap, `{"data":{"service-ca.crt":"theirs"}}`)
 	t.Cleanup(end)
-	toldOf(t, configMap, "Overwritten: ", `field manager "rival"`)
+	errorOn(t, configMap, "Overwritten: ", `field manager "rival"`)
 	event(t, configMap, corev1.EventTypeWarning, "Overwritten", `field manager "rival"`)
 	r.serviceCA(blocks(2, 1))
 	end()
-	toldOf(t, configMap)
+	errorOn(t, configMap)
 	eventuallyHolds(t, configMap, r.exactly)
 	r.serviceCA(counts(2, 2))
 	told, before := 0, ""
@@ -68,7 +68,7 @@ func TestOverwrittenConfigMapIsReported(t *testing.T) {
 func TestOverwrittenSecretIsReported(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	end := overwrite(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: secret.Name}}, `{"stringData":{"tls.crt":"theirs"}}`)
 	t.Cleanup(end)

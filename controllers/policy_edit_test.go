@@ -51,7 +51,7 @@ func TestPolicyEditMovesWhatItChanges(t *testing.T) {
 			r.besides("-other", 10, others)
 			before := map[string]*corev1.Secret{}
 			for _, kind := range []string{"plain", "headless", "other"} {
-				r.service(kind, asks(kind+"-tls"), func(s *corev1.Service) {
+				r.service(kind, withSecretName(kind+"-tls"), func(s *corev1.Service) {
 					if s.Labels = map[string]string{"kind": kind}; kind == "headless" {
 						s.Spec.ClusterIP = corev1.ClusterIPNone
 					}
@@ -70,7 +70,7 @@ func TestPolicyEditMovesWhatItChanges(t *testing.T) {
 				})
 			}
 			r.report(func(*v1alpha1.ServingCertPolicy) string { return "" }) // of the new generation
-			last := r.service("last", asks("last-tls"), func(s *corev1.Service) { s.Labels = map[string]string{"kind": "plain"} })
+			last := r.service("last", withSecretName("last-tls"), func(s *corev1.Service) { s.Labels = map[string]string{"kind": "plain"} })
 			r.secret("last-tls", r.issued(last.Name+"."+r.name+".svc"))
 			unchanged(t, before["plain"], before["headless"], before["other"])
 		})
@@ -83,7 +83,7 @@ func TestKeyEncoding(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	before, signer := r.secret("web-tls", r.issued("web."+r.name+".svc")), r.signer()
 	for encoding, block := range map[v1alpha1.KeyEncoding]string{v1alpha1.PKCS1: "-----BEGIN EC PRIVATE KEY-----", v1alpha1.PKCS8: "-----BEGIN PRIVATE KEY-----"} {
 		update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.PrivateKey.Encoding = encoding })
@@ -115,7 +115,7 @@ func TestKeyEncoding(t *testing.T) {
 func TestPolicyMovesToAnotherServiceCA(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.serviceCA(isReady)
 	former := r.ca

@@ -45,14 +45,14 @@ func (r realm) absent(secret string) {
 	}
 }
 
-func TestPolicyAnnotatedServesWhoAsks(t *testing.T) {
+func TestPolicyAnnotatedServesAnnotatedServices(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	r.service("silent", nil)
-	r.service("empty", asks(""))
-	r.service("web", asks("web-tls"))
+	r.service("empty", withSecretName(""))
+	r.service("web", withSecretName("web-tls"))
 	// Pointing outside the cluster, and asking all the same.
-	r.service("far", asks("far-tls"), func(s *corev1.Service) {
+	r.service("far", withSecretName("far-tls"), func(s *corev1.Service) {
 		s.Spec.Type, s.Spec.ExternalName, s.Spec.Ports = corev1.ServiceTypeExternalName, "example.org", nil
 	})
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
@@ -65,7 +65,7 @@ func TestPolicyAllServesEveryService(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.SecretNameSuffix = ".cert" })
 	r.service("silent", nil)
-	r.service("web", asks("named-by-the-service"))
+	r.service("web", withSecretName("named-by-the-service"))
 	far := r.service("far", nil, func(s *corev1.Service) {
 		s.Spec.Type, s.Spec.ExternalName, s.Spec.Ports = corev1.ServiceTypeExternalName, "example.org", nil
 	})
@@ -115,18 +115,18 @@ func TestPolicySelectsNamespacesByLabel(t *testing.T) {
 	r := newRealm(t, issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.NamespaceSelector = metav1.LabelSelector{MatchLabels: label}
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.service("silent", nil)
-	r.told("web", "NoPolicy: ", "no ServingCertPolicy selects this Service")
+	r.expectError("web", "NoPolicy: ", "no ServingCertPolicy selects this Service")
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
 	update(t, namespace, func(n *corev1.Namespace) { n.Labels["servingcert.test/"+r.name] = "yes" })
-	r.told("web")
+	r.expectError("web")
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.secret("silent-tls", r.issued("silent."+r.name+".svc"))
 	r.serves(2)
 	update(t, namespace, func(n *corev1.Namespace) { delete(n.Labels, "servingcert.test/"+r.name) })
 	// Whoever asked keeps what there is, and is told; what nobody asked for goes.
-	service := r.told("web", "NoPolicy: ", "is kept and not renewed")
+	service := r.expectError("web", "NoPolicy: ", "is kept and not renewed")
 	event(t, service, corev1.EventTypeWarning, "NoPolicy")
 	r.without("silent-tls")
 	unchanged(t, served)
@@ -149,16 +149,16 @@ func TestPolicySelectsServicesByExpression(t *testing.T) {
 			}
 		}
 	}
-	r.service("web", asks("web-tls"), tier("tier", "front"))
-	plain := r.service("plain", asks("plain-tls"), tier("tier", "back", "plain", ""))
-	r.service("db", asks("db-tls"), tier("tier", "data"))
+	r.service("web", withSecretName("web-tls"), tier("tier", "front"))
+	plain := r.service("plain", withSecretName("plain-tls"), tier("tier", "back", "plain", ""))
+	r.service("db", withSecretName("db-tls"), tier("tier", "data"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	r.told("plain", "NoPolicy")
-	r.told("db", "NoPolicy")
+	r.expectError("plain", "NoPolicy")
+	r.expectError("db", "NoPolicy")
 	r.serves(1)
 	update(t, plain, tier("tier", "back"))
 	r.secret("plain-tls", r.issued("plain."+r.name+".svc"))
-	r.told("plain")
+	r.expectError("plain")
 	r.serves(2)
 }
 
@@ -193,7 +193,7 @@ func marks(name string) func(*v1alpha1.ServingCertPolicy) {
 func TestPolicyPriority(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { marks("low.example.org")(p) })
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.markedBy("low.example.org"))
 	high := r.besides("-high", 10, marks("high.example.org"))
 	r.secret("web-tls", r.markedBy("high.example.org"))
@@ -215,7 +215,7 @@ func TestPolicyPriority(t *testing.T) {
 func TestPolicyTie(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { marks("elder.example.org")(p) })
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.markedBy("elder.example.org"))
 	// Where both were made within one second, the name decides, and the same way.
 	younger := r.besides("-younger", 0, marks("younger.example.org"))
@@ -252,7 +252,7 @@ func TestPolicyTie(t *testing.T) {
 // A selector that cannot be read stalls its policy, which then rules nothing, and nothing else.
 func TestPolicyInvalidSelector(t *testing.T) {
 	t.Parallel()
-	for field, spoil := range map[string]func(*v1alpha1.ServingCertPolicySpec, metav1.LabelSelector){
+	for field, corrupt := range map[string]func(*v1alpha1.ServingCertPolicySpec, metav1.LabelSelector){
 		"namespaceSelector": func(s *v1alpha1.ServingCertPolicySpec, selector metav1.LabelSelector) { s.NamespaceSelector = selector },
 		"serviceSelector":   func(s *v1alpha1.ServingCertPolicySpec, selector metav1.LabelSelector) { s.ServiceSelector = selector },
 	} {
@@ -260,9 +260,9 @@ func TestPolicyInvalidSelector(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
 			wrong := r.besides("-wrong", 10, func(p *v1alpha1.ServingCertPolicy) {
-				spoil(&p.Spec, metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "-tier", Operator: metav1.LabelSelectorOpExists}}})
+				corrupt(&p.Spec, metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "-tier", Operator: metav1.LabelSelectorOpExists}}})
 			})
-			r.service("web", asks("web-tls"))
+			r.service("web", withSecretName("web-tls"))
 			r.secret("web-tls", r.issued("web."+r.name+".svc"))
 			p := wrong.report(func(p *v1alpha1.ServingCertPolicy) string {
 				if got := kstatus(p); got != failed {
@@ -290,8 +290,8 @@ func TestPolicyBeforeItsServiceCA(t *testing.T) {
 	if got := kstatus(r.policy); got != inProgress {
 		t.Errorf("kstatus of a fresh policy is %s", got)
 	}
-	r.service("web", asks("web-tls"))
-	r.told("web", "ServiceCANotReady: ", "there is no ServiceCA "+r.name+"-later", "create it")
+	r.service("web", withSecretName("web-tls"))
+	r.expectError("web", "ServiceCANotReady: ", "there is no ServiceCA "+r.name+"-later", "create it")
 	p := r.policyReports("ServiceCANotReady", "web")
 	ready := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
 	if ready.Reason != "ServiceCANotFound" || kstatus(p) != inProgress {
@@ -299,7 +299,7 @@ func TestPolicyBeforeItsServiceCA(t *testing.T) {
 	}
 	r.ca = create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-later"}})
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	r.told("web")
+	r.expectError("web")
 	r.serves(1)
 	if p := r.serves(1); kstatus(p) != current {
 		t.Errorf("the policy is not healthy: %+v", p.Status.Conditions)

@@ -42,31 +42,31 @@ func TestPolicyStatusAtAGlance(t *testing.T) {
 	var first *corev1.Secret
 	for i := range 3 {
 		name := fmt.Sprintf("web-%d", i)
-		r.service(name, asks(name+"-tls"))
+		r.service(name, withSecretName(name+"-tls"))
 		if secret := r.secret(name+"-tls", r.issued(name+"."+r.name+".svc")); first == nil {
 			first = secret
 		}
 	}
-	end := leaf(t, first).NotAfter.UTC()
-	p = says(v1alpha1.ConditionAllServed, "True AllServed: all 3 Services are served; the first certificate ends "+end.Format(time.RFC3339))
-	if !p.Status.EarliestExpiry.Time.Equal(end) {
-		t.Errorf("the earliest expiry is %s, want %s", p.Status.EarliestExpiry, end)
+	deadline := leaf(t, first).NotAfter.UTC()
+	p = says(v1alpha1.ConditionAllServed, "True AllServed: all 3 Services are served; the first certificate ends "+deadline.Format(time.RFC3339))
+	if !p.Status.EarliestExpiry.Time.Equal(deadline) {
+		t.Errorf("the earliest expiry is %s, want %s", p.Status.EarliestExpiry, deadline)
 	}
 	// A third of 90 days before its end, and a tenth of the rest of it earlier at most.
-	if left := end.Sub(p.Status.NextRenewalTime.Time); left < 30*24*time.Hour-time.Minute || left > 36*24*time.Hour+time.Minute {
+	if left := deadline.Sub(p.Status.NextRenewalTime.Time); left < 30*24*time.Hour-time.Minute || left > 36*24*time.Hour+time.Minute {
 		t.Errorf("the next renewal comes %s before the end", left)
 	}
 	row := table(t, kubectl(t, "get", "scp", r.name, "-o", "wide"))
 	for column, want := range map[string]string{
 		"NAME": r.name, "CA": r.name, "SERVICES": "3", "ISSUED": "3", "FAILED": "0", "RESTART": "None", "READY": "True",
 		"NEXT-RENEWAL": p.Status.NextRenewalTime.UTC().Format(time.RFC3339),
-		"MESSAGE":      "all 3 Services are served; the first certificate ends " + end.Format(time.RFC3339),
+		"MESSAGE":      "all 3 Services are served; the first certificate ends " + deadline.Format(time.RFC3339),
 	} {
 		if row[column] != want {
 			t.Errorf("kubectl prints %s as %q, want %q", column, row[column], want)
 		}
 	}
-	r.service("wrong", asks("No Name"))
+	r.service("wrong", withSecretName("No Name"))
 	p = r.policyReports("InvalidSecretName", "wrong")
 	if got, want := message(p, v1alpha1.ConditionAllServed), "False Failures: 3 of 4 Services are served; "+r.name+"/wrong: \"No Name\" is no name"; !strings.HasPrefix(got, want) {
 		t.Errorf("AllServed is %q, want %q", got, want)
@@ -81,7 +81,7 @@ func TestPolicyStatusAtAGlance(t *testing.T) {
 }
 
 // At most ten failures are listed, by namespace and name, and all of them are counted.
-func TestPolicyFailuresAreFewAndSorted(t *testing.T) {
+func TestPolicyFailuresAreBoundedAndSorted(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -91,13 +91,13 @@ func TestPolicyFailuresAreFewAndSorted(t *testing.T) {
 	before := r
 	before.name = "a-" + name
 	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: before.name}})
-	r.service("sound", asks("sound-tls"))
+	r.service("sound", withSecretName("sound-tls"))
 	var want []string
 	for _, i := range []int{7, 3, 5, 1, 8, 2, 6, 4, 0} {
-		r.service(fmt.Sprintf("web-%d", i), asks("No Name"))
+		r.service(fmt.Sprintf("web-%d", i), withSecretName("No Name"))
 	}
 	for _, i := range []int{2, 0, 1} {
-		before.service(fmt.Sprintf("web-%d", i), asks("No Name"))
+		before.service(fmt.Sprintf("web-%d", i), withSecretName("No Name"))
 	}
 	for i := range 3 {
 		want = append(want, fmt.Sprintf("%s/web-%d", before.name, i))
@@ -124,11 +124,11 @@ func TestPolicyFailuresAreFewAndSorted(t *testing.T) {
 func TestPolicyStatusBesideForgedErrors(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceCAName = p.Name + "-later" })
-	r.service("web", asks("web-tls"))
-	r.told("web", "ServiceCANotReady: ")
+	r.service("web", withSecretName("web-tls"))
+	r.expectError("web", "ServiceCANotReady: ")
 	for i, forged := range []string{": nothing", "", "no colon", strings.Repeat("Long: ", 40_000)} {
 		name := fmt.Sprintf("forged-%d", i)
-		annotations := asks(name + "-tls")
+		annotations := withSecretName(name + "-tls")
 		annotations[v1alpha1.AnnotationError] = forged
 		r.service(name, annotations)
 	}
@@ -142,7 +142,7 @@ func TestPolicyStatusBesideForgedErrors(t *testing.T) {
 	ca := create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-later"}})
 	r.serves(5)
 	for i := range 4 {
-		r.told(fmt.Sprintf("forged-%d", i))
+		r.expectError(fmt.Sprintf("forged-%d", i))
 	}
 	// While the CA is away, whoever has a certificate is told nothing, and what was forged may stay.
 	remove(t, ca)
@@ -150,7 +150,7 @@ func TestPolicyStatusBesideForgedErrors(t *testing.T) {
 		service := reload(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: fmt.Sprintf("forged-%d", i)}})
 		update(t, service, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationError] = forged })
 	}
-	r.service("late", asks("late-tls"))
+	r.service("late", withSecretName("late-tls"))
 	r.report(func(p *v1alpha1.ServingCertPolicy) string {
 		if counts := *p.Status.Services; counts.Matched != 6 || counts.Issued != 5 || counts.Failed != 1 {
 			return "the status is behind"

@@ -27,9 +27,9 @@ func publishes(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 	}}}
 }
 
-func (w world) namespace(name string, labels map[string]string) *corev1.Namespace {
-	w.Helper()
-	return createBy(w.T, w.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
+func (c testCluster) namespace(name string, labels map[string]string) *corev1.Namespace {
+	c.Helper()
+	return createBy(c.T, c.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
 }
 
 // publishedIn waits until the ConfigMap of a namespace is exactly what a ServiceCA publishes.
@@ -54,11 +54,11 @@ func (r realm) publishedIn(namespaces ...string) {
 }
 
 // absentIn waits until a namespace has no such ConfigMap.
-func (w world) absentIn(namespaces ...string) {
-	w.Helper()
+func (c testCluster) absentIn(namespaces ...string) {
+	c.Helper()
 	for _, namespace := range namespaces {
-		eventually(w.T, func(ctx context.Context) string {
-			err := w.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: publishedName}, &corev1.ConfigMap{})
+		eventually(c.T, func(ctx context.Context) string {
+			err := c.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: publishedName}, &corev1.ConfigMap{})
 			if apierrors.IsNotFound(err) {
 				return ""
 			}
@@ -93,14 +93,14 @@ func saysBlocked(says ...string) func(*v1alpha1.ServiceCA) string {
 }
 
 // edit changes an object of the cluster of its own.
-func (w world) edit(object client.Object, change func()) {
-	w.Helper()
-	eventually(w.T, func(ctx context.Context) string {
-		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+func (c testCluster) edit(object client.Object, change func()) {
+	c.Helper()
+	eventually(c.T, func(ctx context.Context) string {
+		if err := c.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
 			return err.Error()
 		}
 		change()
-		return errorText(w.kube.Update(ctx, object))
+		return errorText(c.kube.Update(ctx, object))
 	})
 }
 
@@ -111,8 +111,8 @@ func configMapIn(namespace string) *corev1.ConfigMap {
 // A ServiceCA publishes its bundle in every namespace that it selects, as soon as it may, and keeps it there; what somebody else made stays.
 func TestPublish(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	through := newWire()
+	w := newTestCluster(t)
+	through := newTransport()
 	stop := w.start(through)
 	w.namespace("tenant", nil)
 	excluded := w.namespace("excluded", map[string]string{"no": "publish"})
@@ -218,7 +218,7 @@ func TestPublish(t *testing.T) {
 // What the operator wrote it does not read again, when namespaces get the bundle and when that changes; what others change it does.
 func TestPublishReadsWhatOthersWrite(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	if err := testoperator.Allow(t.Context(), w.kube, operatorNamespace, "publish"); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestPublishReadsWhatOthersWrite(t *testing.T) {
 	for i := range 20 {
 		namespaces = append(namespaces, w.namespace(fmt.Sprintf("tenant-%d", i), nil).Name)
 	}
-	through := newWire()
+	through := newTransport()
 	stop := w.start(through)
 	r := newRealmIn(t, w.kube, "publisher", publishes)
 	before := activeOf(r.serviceCA(allTargets)).Fingerprint
@@ -256,7 +256,7 @@ func TestPublishReadsWhatOthersWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.edit(mine, func() { mine.Data = map[string]string{v1alpha1.DefaultCABundleKey: "x"} })
-	again := newWire()
+	again := newTransport()
 	stop = w.start(again)
 	r.publishedIn(namespaces...)
 	again.quiet(t, time.Second)

@@ -162,7 +162,7 @@ func TestRestoredObjectsGetTruststores(t *testing.T) {
 }
 
 // Restored or not, a mark gives the operator nothing of somebody else's: neither is it removed, nor, without a mark for it, overwritten.
-func TestMarksGiveNothingOfOthers(t *testing.T) {
+func TestForgedMarkersGiveNoKeysOfOthers(t *testing.T) {
 	r := newRealm(t)
 	bundle := r.published()
 	theirs := map[string]string{"theirs": "somebody else's", v1alpha1.TruststoreKey: "somebody else's, too"}
@@ -175,14 +175,14 @@ func TestMarksGiveNothingOfOthers(t *testing.T) {
 	becomes(t, object, false, theirs)
 
 	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
-	toldOf(t, foreign, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey)
+	errorOn(t, foreign, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey)
 }
 
 // A Secret of a Service that was restored without managedFields keeps its certificate, and goes when the Service asks for another one.
 func TestRestoredServingSecretIsOurs(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("former"))
+	service := r.service("web", withSecretName("former"))
 	former := r.secret("former", r.issued("web."+r.name+".svc"))
 	serial := leaf(t, former).SerialNumber
 	update(t, former, func(s *corev1.Secret) { s.ManagedFields = []metav1.ManagedFieldsEntry{{}} })

@@ -15,11 +15,11 @@ import (
 // A rotation waits for a target that the operator has lost the right to write, says so, and goes on when it has the right again.
 func TestRotationWaitsForRights(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	if err := rbacv1.AddToScheme(w.kube.Scheme()); err != nil {
 		t.Fatal(err)
 	}
-	w.start(newWire())
+	w.start(newTransport())
 	r := newRealmIn(t, w.kube, "rights")
 	webhooks := admission("ValidatingWebhookConfiguration", "webhooks", nil)
 	delete(webhooks.Object, "spec")

@@ -33,7 +33,7 @@ func (f *faults) send(next http.RoundTripper, request *http.Request) (*http.Resp
 			response.Body.Close()
 		}
 	}
-	return nil, errCut
+	return nil, errDisconnected
 }
 
 func (f *faults) strikes(path string) bool {
@@ -58,7 +58,7 @@ func (f *faults) arm(realms []realm, first int) {
 	}
 }
 
-// untouched tells whether a call that should have failed did not come.
+// untouched reports whether a call that should have failed did not come.
 func (f *faults) untouched(r realm) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,10 +71,10 @@ func TestFaultAtEveryCallOfARotation(t *testing.T) {
 	for _, answered := range []bool{false, true} {
 		t.Run(fmt.Sprintf("answered=%t", answered), func(t *testing.T) {
 			t.Parallel()
-			w, through := newWorld(t), &faults{answered: answered}
+			w, through := newTestCluster(t), &faults{answered: answered}
 			stop, err := testoperator.Start(t.Context(), w.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
 				config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-					return tapped(func(request *http.Request) (*http.Response, error) { return through.send(next, request) })
+					return roundTripper(func(request *http.Request) (*http.Response, error) { return through.send(next, request) })
 				})
 			})
 			if err != nil {
@@ -95,13 +95,13 @@ func TestFaultAtEveryCallOfARotation(t *testing.T) {
 	}
 }
 
-// rotatesWithFaults rotates that many CAs, and tells whether one of them met no fault.
-func (w world) rotatesWithFaults(through *faults, first, number int) bool {
-	w.Helper()
+// rotatesWithFaults rotates that many CAs, and reports whether one of them met no fault.
+func (c testCluster) rotatesWithFaults(through *faults, first, number int) bool {
+	c.Helper()
 	var realms []realm
 	for i := range number {
-		r := newRealmIn(w.T, w.kube, fmt.Sprintf("fault-%03d-", first+i)+"x")
-		r.service("web", asks("web-tls"))
+		r := newRealmIn(c.T, c.kube, fmt.Sprintf("fault-%03d-", first+i)+"x")
+		r.service("web", withSecretName("web-tls"))
 		r.injected("trust")
 		realms = append(realms, r)
 	}
@@ -113,22 +113,22 @@ func (w world) rotatesWithFaults(through *faults, first, number int) bool {
 	for _, r := range realms {
 		patch := client.MergeFrom(r.ca.DeepCopy())
 		r.ca.Spec.Rotation.Trigger = "now"
-		if err := w.kube.Patch(w.Context(), r.ca, patch); err != nil {
-			w.Fatal(err)
+		if err := c.kube.Patch(c.Context(), r.ca, patch); err != nil {
+			c.Fatal(err)
 		}
 	}
 	untouched := 0
 	for _, r := range realms {
 		ca := r.serviceCA(served(1, 1))
 		if before[r.name] == activeOf(ca).Fingerprint || ca.Status.Previous[0].Fingerprint != before[r.name] {
-			w.Errorf("%s: the CA before is not the one that signed", r.name)
+			c.Errorf("%s: the CA before is not the one that signed", r.name)
 		}
 		r.handshake(r.secret("web-tls", r.signedBy(r.signer(), "web."+r.name+".svc")), "web."+r.name+".svc")
 		if through.untouched(r) {
 			untouched++
 		}
 	}
-	w.Logf("calls %d to %d of a rotation failed in turn, and %d rotations met no fault", first+1, first+number, untouched)
+	c.Logf("calls %d to %d of a rotation failed in turn, and %d rotations met no fault", first+1, first+number, untouched)
 	return untouched > 0
 }
 
@@ -151,9 +151,9 @@ func served(certificates int32, previous int) func(*v1alpha1.ServiceCA) string {
 func TestCrashAtEveryWriteOfARotation(t *testing.T) {
 	t.Parallel()
 	crashes{
-		world: newWorld(t), name: "rotation",
+		testCluster: newTestCluster(t), name: "rotation",
 		prepare: func(r realm) {
-			bringUp(r)
+			bootstrap(r)
 			settled(r, 0)
 		},
 		act: func(r realm) {

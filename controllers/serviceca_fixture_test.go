@@ -202,18 +202,18 @@ type ownCA struct {
 	key         crypto.Signer
 }
 
-// mint makes a CA, signed by parent or by itself; adjust may change the certificate before.
-func mint(t *testing.T, name string, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
+// generateCA makes a CA, signed by parent or by itself; adjust may change the certificate before.
+func generateCA(t *testing.T, name string, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mintWith(t, name, key, parent, adjust...)
+	return generateCAWith(t, name, key, parent, adjust...)
 }
 
-// mintWith is mint for a key that is there.
-func mintWith(t *testing.T, name string, key crypto.Signer, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
+// generateCAWith is mint for a key that is there.
+func generateCAWith(t *testing.T, name string, key crypto.Signer, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
@@ -266,8 +266,8 @@ func (c *ownCA) data(t *testing.T, chain ...*ownCA) map[string][]byte {
 	return map[string][]byte{corev1.TLSCertKey: c.pem(chain...), corev1.TLSPrivateKeyKey: c.keyPEM(t)}
 }
 
-// bringing makes a realm's ServiceCA take its CA from the Secret of that name.
-func bringing(name string) func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy) {
+// withSourceSecret makes a realm's ServiceCA take its CA from the Secret of that name.
+func withSourceSecret(name string) func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy) {
 	return func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 		ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: name}
 	}

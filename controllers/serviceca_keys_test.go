@@ -80,7 +80,7 @@ func TestSigningKeyDeleted(t *testing.T) {
 	r := newRealm(t)
 	configMap := r.injected("trust")
 	for _, name := range []string{"web", "api"} {
-		r.service(name, asks(name+"-tls"))
+		r.service(name, withSecretName(name+"-tls"))
 		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))
 	}
 	roots := parse(t, r.signingKey().Data[corev1.TLSCertKey])
@@ -124,7 +124,7 @@ func TestSigningKeyAndBundleDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	configMap := r.injected("trust")
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	before := r.signer()
 	remove(t, r.signingKey())
@@ -143,7 +143,7 @@ func TestSigningKeyAndBundleDeleted(t *testing.T) {
 // A signing key that cannot be read is lost: a new CA takes over when its root is known, and what there is stays trusted.
 func TestSigningKeyCorrupted(t *testing.T) {
 	t.Parallel()
-	other := mint(t, "Other", nil)
+	other := generateCA(t, "Other", nil)
 	for name, corrupt := range map[string]func(map[string][]byte) map[string][]byte{
 		"key":            func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSPrivateKeyKey, []byte("what?")) },
 		"key-of-another": func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSPrivateKeyKey, other.keyPEM(t)) },
@@ -155,7 +155,7 @@ func TestSigningKeyCorrupted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
-			r.service("web", asks("web-tls"))
+			r.service("web", withSecretName("web-tls"))
 			r.secret("web-tls", r.issued("web."+r.name+".svc"))
 			r.serviceCA(isReady)
 			root := r.signer()
@@ -178,10 +178,10 @@ func TestSigningKeyCorrupted(t *testing.T) {
 func TestSigningKeyReplacedByHand(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.serviceCA(isReady)
-	before, other := r.signer(), mint(t, "By Hand", nil)
+	before, other := r.signer(), generateCA(t, "By Hand", nil)
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data = other.data(t) })
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if active := activeOf(ca); active.SerialNumber == before.SerialNumber.Text(16) || *active.Certificates != 1 {
@@ -194,7 +194,7 @@ func TestSigningKeyReplacedByHand(t *testing.T) {
 	r.trusts(r.signer(), before)
 }
 
-func TestTrustBundlePutBack(t *testing.T) {
+func TestTrustBundleReverted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	r.serviceCA(isReady)
@@ -213,7 +213,7 @@ func TestTrustBundlePutBack(t *testing.T) {
 	}
 	for _, change := range []func(*corev1.ConfigMap){
 		func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] = "what?" },
-		func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] += string(mint(t, "Intruder", nil).pem()) },
+		func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] += string(generateCA(t, "Intruder", nil).pem()) },
 		func(c *corev1.ConfigMap) { c.Data = map[string]string{"notes": "ours"} },
 	} {
 		update(t, published, change)
@@ -228,13 +228,13 @@ func TestTrustBundlePutBack(t *testing.T) {
 func TestSigningKeyNotOurs(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
-	own := mint(t, "Handed Over", nil, func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(5, 0, 0) })
+	own := generateCA(t, "Handed Over", nil, func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(5, 0, 0) })
 	foreign := create(t, &corev1.Secret{ObjectMeta: inOperatorNamespace(name + "-signing-key"), Type: corev1.SecretTypeTLS, Data: own.data(t)})
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	says := []string{foreign.Name, "spec.signingKey.secretName", "servingcert.dev/serviceca=" + name}
 	event(t, r.serviceCA(isStalled("SigningKeyNotOurs", says...)), corev1.EventTypeWarning, "SigningKeyNotOurs", says...)
-	r.told("web", "ServiceCANotReady: ", foreign.Name)
+	r.expectError("web", "ServiceCANotReady: ", foreign.Name)
 	unchanged(t, foreign)
 	update(t, foreign, func(s *corev1.Secret) { s.Labels = map[string]string{v1alpha1.LabelServiceCA: name} })
 	ca := r.serviceCA(isReady)
@@ -253,10 +253,10 @@ func TestTrustBundleNotOurs(t *testing.T) {
 	name := realmName(t)
 	foreign := create(t, &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(name + "-trust-bundle"), Data: map[string]string{"config": "theirs"}})
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	says := []string{foreign.Name, "spec.trustBundle.configMapName", "servingcert.dev/serviceca=" + name}
 	event(t, r.serviceCA(isStalled("TrustBundleNotOurs", says...)), corev1.EventTypeWarning, "TrustBundleNotOurs", says...)
-	r.told("web", "ServiceCANotReady: ", foreign.Name)
+	r.expectError("web", "ServiceCANotReady: ", foreign.Name)
 	unchanged(t, foreign)
 	update(t, foreign, func(c *corev1.ConfigMap) { c.Labels = map[string]string{v1alpha1.LabelServiceCA: name} })
 	r.serviceCA(isReady)
@@ -271,7 +271,7 @@ func TestSigningKeyAndBundleRefused(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
 	labels := map[string]string{v1alpha1.LabelServiceCA: name}
-	secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name + "-signing-key"), Type: corev1.SecretTypeTLS, Data: mint(t, "Frozen", nil).data(t)}
+	secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name + "-signing-key"), Type: corev1.SecretTypeTLS, Data: generateCA(t, "Frozen", nil).data(t)}
 	configMap := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(name + "-trust-bundle")}
 	immutable := true
 	secret.Labels, secret.Immutable, configMap.Labels, configMap.Immutable = labels, &immutable, labels, &immutable
@@ -290,8 +290,8 @@ func TestSigningKeyCertificateRenewed(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
 	lasts := func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(5, 0, 0) }
-	own := mint(t, "Corp Root", nil, lasts)
-	renewed := mintWith(t, "Corp Root G2", own.key, nil, lasts)
+	own := generateCA(t, "Corp Root", nil, lasts)
+	renewed := generateCAWith(t, "Corp Root G2", own.key, nil, lasts)
 	create(t, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: name + "-signing-key", Labels: map[string]string{v1alpha1.LabelServiceCA: name}},
 		Type:       corev1.SecretTypeTLS, Data: own.data(t),
@@ -299,7 +299,7 @@ func TestSigningKeyCertificateRenewed(t *testing.T) {
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 		ca.Spec.Rotation.Propagation.Minimum = "10m"
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.signedBy(own.certificate))
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data[corev1.TLSCertKey] = renewed.pem() })
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
@@ -312,7 +312,7 @@ func TestSigningKeyCertificateRenewed(t *testing.T) {
 		return isReady(ca)
 	})
 	r.trusts(renewed.certificate, own.certificate)
-	r.service("late", asks("late-tls"))
+	r.service("late", withSecretName("late-tls"))
 	r.secret("late-tls", r.signedBy(own.certificate))
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Rotation.Propagation.Minimum = "1s" })
 	secret := r.secret("web-tls", r.signedBy(renewed.certificate))

@@ -59,7 +59,7 @@ func TestServiceCAOfEveryKind(t *testing.T) {
 				ca.Spec.Certificate.PrivateKey = tc.ca
 				p.Spec.Certificate.PrivateKey.PrivateKey = tc.leaf
 			})
-			r.service("web", asks("web-tls"))
+			r.service("web", withSecretName("web-tls"))
 			secret := r.secret("web-tls", r.issued("web."+r.name+".svc", "web."+r.name+".svc.cluster.local"))
 			if certificate, ca := leaf(t, secret), r.signer(); !tc.right(ca.PublicKey, certificate.PublicKey) {
 				t.Errorf("the CA has a %T, the certificate a %T", ca.PublicKey, certificate.PublicKey)
@@ -79,8 +79,8 @@ func TestServiceCAStatus(t *testing.T) {
 	if got := kstatus(r.ca); got != inProgress {
 		t.Errorf("kstatus of a fresh ServiceCA is %s, want %s", got, inProgress)
 	}
-	r.service("web", asks("web-tls"))
-	r.service("api", asks("api-tls"))
+	r.service("web", withSecretName("web-tls"))
+	r.service("api", withSecretName("api-tls"))
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if active := ca.Status.Active; active == nil || active.Certificates == nil || *active.Certificates != 2 {
 			return "2 certificates are not counted"
@@ -194,7 +194,7 @@ func table(t *testing.T, output string) map[string]string {
 func TestServiceCAColumns(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if *activeOf(ca).Certificates != 1 {
 			return "nothing is counted"
@@ -228,7 +228,7 @@ func TestServiceCANameConstraints(t *testing.T) {
 		ca.Spec.Certificate.PermittedUsages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
 		p.Spec.Certificate.ExtraDNSNames = []string{"$(service).example.org"}
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.handshake(r.secret("web-tls", r.issued("web."+r.name+".svc", "web.example.org")), "web.example.org")
 	root := r.signer()
 	critical := false
@@ -244,17 +244,17 @@ func TestServiceCANameConstraints(t *testing.T) {
 	if len(root.ExcludedIPRanges) != 2 || len(root.ExtKeyUsage) != 1 {
 		t.Errorf("the excluded addresses are %v, and the usages %v", root.ExcludedIPRanges, root.ExtKeyUsage)
 	}
-	service := r.told("web", "NameNotPermitted: ", "web.example.com", "example.org")
+	service := r.expectError("web", "NameNotPermitted: ", "web.example.com", "example.org")
 	r.policyReports("NameNotPermitted", "web")
 	event(t, service, corev1.EventTypeWarning, "NameNotPermitted", "web.example.com")
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.ExtraDNSNames, p.Spec.Certificate.Usages = nil, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth, v1alpha1.UsageClientAuth}
 	})
-	r.told("web", "UsageNotPermitted: ", "client auth")
+	r.expectError("web", "UsageNotPermitted: ", "client auth")
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
 	})
-	r.told("web")
+	r.expectError("web")
 	r.secret("web-tls", func(secret *corev1.Secret) string {
 		if certificate := leaf(t, secret); len(certificate.DNSNames) != 2 {
 			return fmt.Sprintf("the names are %v", certificate.DNSNames)
@@ -267,7 +267,7 @@ func TestServiceCANameConstraints(t *testing.T) {
 func TestServiceCADeletedAndMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	before := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	root := r.signer()
 	if err := kube.Delete(t.Context(), r.ca); err != nil {
@@ -292,7 +292,7 @@ func TestServiceCADeletedAndMadeAgain(t *testing.T) {
 		t.Errorf("the new ServiceCA signs by %s, want %s", activeOf(ca).Subject, root.Subject)
 	}
 	r.trusts(root)
-	r.service("api", asks("api-tls"))
+	r.service("api", withSecretName("api-tls"))
 	r.secret("api-tls", r.signedBy(root))
 	unchanged(t, before)
 }

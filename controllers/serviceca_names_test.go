@@ -49,7 +49,7 @@ func TestServiceCAsWantOneName(t *testing.T) {
 	second.serviceCA(isStalled("TrustBundleNotOurs", first.ca.TrustBundleConfigMapName()))
 	update(t, second.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.TrustBundle.ConfigMapName = "" })
 	second.serviceCA(isReady)
-	second.service("web", asks("web-tls"))
+	second.service("web", withSecretName("web-tls"))
 	second.secret("web-tls", second.issued("web."+second.name+".svc"))
 	if bytes.Equal(root.SubjectKeyId, second.signer().SubjectKeyId) {
 		t.Error("two ServiceCAs sign with one key")
@@ -90,7 +90,7 @@ func TestServiceCAsRaceForOneSecret(t *testing.T) {
 func TestSigningKeyRenamed(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.serviceCA(isReady)
 	root, former := r.signer(), r.signingKey()
@@ -106,7 +106,7 @@ func TestSigningKeyRenamed(t *testing.T) {
 		}
 		r.serviceCA(isReady)
 	}
-	r.service("late", asks("late-tls"))
+	r.service("late", withSecretName("late-tls"))
 	r.secret("late-tls", r.signedBy(root))
 	r.trusts(root)
 	unchanged(t, served, backup)
@@ -116,14 +116,14 @@ func TestSigningKeyRenamed(t *testing.T) {
 func TestRestoredSigningKeyRenamed(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.serviceCA(isReady)
 	root, theirs := r.signer(), r.signingKey()
 	update(t, theirs, func(s *corev1.Secret) { s.ManagedFields = []metav1.ManagedFieldsEntry{{}} })
 	unlike := create(t, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "a-key-of-" + r.name, Labels: theirs.Labels},
-		Type:       theirs.Type, Data: mint(t, "another", nil).data(t),
+		Type:       theirs.Type, Data: generateCA(t, "another", nil).data(t),
 	})
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = r.name + "-moved" })
 	eventually(t, func(ctx context.Context) string {
@@ -171,7 +171,7 @@ func TestTrustBundleRenamed(t *testing.T) {
 func TestSigningKeyRenamedToATakenName(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.serviceCA(isReady)
 	former := r.signingKey()
@@ -200,11 +200,11 @@ func TestSourceIsASigningKey(t *testing.T) {
 	if err := kube.Create(t.Context(), same); err == nil || !strings.Contains(err.Error(), "spec.source.secret must name another Secret") {
 		t.Errorf("create a ServiceCA whose source is its own signing key: %v", err)
 	}
-	thief := newRealmIn(t, kube, r.name+"-2", bringing(key))
-	thief.serviceCA(isStalled("SourceInvalid", "Secret "+key+" is the signing key of ServiceCA "+r.ca.Name, "another name"))
+	attacker := newRealmIn(t, kube, r.name+"-2", withSourceSecret(key))
+	attacker.serviceCA(isStalled("SourceInvalid", "Secret "+key+" is the signing key of ServiceCA "+r.ca.Name, "another name"))
 	signs := r.signingKey()
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.SigningKey.SecretName = r.name + "-moved" })
-	thief.serviceCA(isStalled("SourceNotThere", key))
+	attacker.serviceCA(isStalled("SourceNotThere", key))
 	if moved := r.signingKey(); !bytes.Equal(moved.Data[corev1.TLSPrivateKeyKey], signs.Data[corev1.TLSPrivateKeyKey]) {
 		t.Error("another key signs")
 	}

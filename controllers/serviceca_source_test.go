@@ -21,8 +21,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// bring makes the Secret of a source, or replaces what it holds.
-func bring(t *testing.T, name string, data map[string][]byte) {
+// createSourceSecret makes the Secret of a source, or replaces what it holds.
+func createSourceSecret(t *testing.T, name string, data map[string][]byte) {
 	t.Helper()
 	secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name), Type: corev1.SecretTypeTLS, Data: data}
 	if uidOf(t, &corev1.Secret{ObjectMeta: secret.ObjectMeta}) == "" {
@@ -44,15 +44,15 @@ func with(data map[string][]byte, key string, value []byte) map[string][]byte {
 
 func TestSourceSecret(t *testing.T) {
 	t.Parallel()
-	own := mint(t, "Corp Root", nil)
-	r := newRealm(t, bringing("corp-"+realmName(t)))
-	bring(t, "corp-"+r.name, own.data(t))
+	own := generateCA(t, "Corp Root", nil)
+	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+	createSourceSecret(t, "corp-"+r.name, own.data(t))
 	ca := r.serviceCA(isReady)
 	if got, want := activeOf(ca).SubjectKeyID, hex.EncodeToString(own.certificate.SubjectKeyId); got != want {
 		t.Errorf("subject key id %s signs, want %s", got, want)
 	}
 	r.trusts(own.certificate)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.handshake(r.secret("web-tls", r.signedBy(own.certificate)), "web."+r.name+".svc")
 	if got := r.signingKey().Annotations[v1alpha1.AnnotationSource]; got != "secret/corp-"+r.name {
 		t.Errorf("the signing key says it came from %q", got)
@@ -62,12 +62,12 @@ func TestSourceSecret(t *testing.T) {
 // An intermediate signs, its chain goes with each certificate, and only its root is trusted.
 func TestSourceSecretIntermediate(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "Corp Root", nil)
-	policy := mint(t, "Corp Policy", root)
-	issuing := mint(t, "Corp Issuing", policy)
-	r := newRealm(t, bringing("corp-"+realmName(t)))
-	bring(t, "corp-"+r.name, with(issuing.data(t, policy), "ca.crt", root.pem()))
-	r.service("web", asks("web-tls"))
+	root := generateCA(t, "Corp Root", nil)
+	policy := generateCA(t, "Corp Policy", root)
+	issuing := generateCA(t, "Corp Issuing", policy)
+	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+	createSourceSecret(t, "corp-"+r.name, with(issuing.data(t, policy), "ca.crt", root.pem()))
+	r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.signedBy(issuing.certificate))
 	if chain := parse(t, secret.Data[corev1.TLSCertKey]); len(chain) != 3 || !chain[1].Equal(issuing.certificate) || !chain[2].Equal(policy.certificate) {
 		t.Errorf("the chain has %d certificates", len(chain))
@@ -76,8 +76,8 @@ func TestSourceSecretIntermediate(t *testing.T) {
 	r.trusts(root.certificate)
 
 	// A renewed intermediate keeps its key as often as not.
-	renewed := mintWith(t, "Corp Issuing", issuing.key, policy)
-	bring(t, "corp-"+r.name, with(renewed.data(t, policy), "ca.crt", root.pem()))
+	renewed := generateCAWith(t, "Corp Issuing", issuing.key, policy)
+	createSourceSecret(t, "corp-"+r.name, with(renewed.data(t, policy), "ca.crt", root.pem()))
 	r.secret("web-tls", func(secret *corev1.Secret) string {
 		if chain := parse(t, secret.Data[corev1.TLSCertKey]); !chain[1].Equal(renewed.certificate) {
 			return "the chain has the former intermediate"
@@ -92,15 +92,15 @@ func TestSourceSecretIntermediate(t *testing.T) {
 	})
 
 	// So does one further up.
-	other := mintWith(t, "Corp Policy", policy.key, root)
-	bring(t, "corp-"+r.name, with(renewed.data(t, other), "ca.crt", root.pem()))
+	other := generateCAWith(t, "Corp Policy", policy.key, root)
+	createSourceSecret(t, "corp-"+r.name, with(renewed.data(t, other), "ca.crt", root.pem()))
 	eventually(t, func(context.Context) string {
 		if chain := parse(t, r.signingKey().Data[corev1.TLSCertKey]); !chain[1].Equal(other.certificate) {
 			return "the signing key has the former policy CA"
 		}
 		return ""
 	})
-	r.service("late", asks("late-tls"))
+	r.service("late", withSecretName("late-tls"))
 	late := r.secret("late-tls", r.signedBy(renewed.certificate))
 	if chain := parse(t, late.Data[corev1.TLSCertKey]); !chain[2].Equal(other.certificate) {
 		t.Error("the chain of a new certificate has the former policy CA")
@@ -110,19 +110,19 @@ func TestSourceSecretIntermediate(t *testing.T) {
 // What is wrong with a CA that is brought is said by name, with what to do; it recovers when that is put right, and by nothing else.
 func TestSourceSecretWrong(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "Corp Root", nil)
-	good := mint(t, "Corp Issuing", root)
+	root := generateCA(t, "Corp Root", nil)
+	good := generateCA(t, "Corp Issuing", root)
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}
 	is := func(adjust func(*x509.Certificate)) map[string][]byte {
-		return mint(t, "Wrong CA", nil, adjust).data(t)
+		return generateCA(t, "Wrong CA", nil, adjust).data(t)
 	}
 	for name, tc := range map[string]struct {
-		data   map[string][]byte
-		reason string
-		says   []string
+		data    map[string][]byte
+		reason  string
+		message []string
 	}{
 		"missing": {nil, "SourceNotThere", []string{"create it with tls.crt and tls.key"}},
 		"no-ca":   {is(func(c *x509.Certificate) { c.IsCA = false; c.SubjectKeyId = []byte{1} }), "SourceInvalid", []string{"tls.crt is no CA", "CA:TRUE"}},
@@ -132,7 +132,7 @@ func TestSourceSecretWrong(t *testing.T) {
 		"key-unreadable": {with(good.data(t), corev1.TLSPrivateKeyKey, []byte("what?")), "SourceInvalid", []string{"tls.key holds no readable private key"}},
 		"key-encrypted": {with(good.data(t), corev1.TLSPrivateKeyKey, pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte{0}})),
 			"SourceInvalid", []string{"tls.key holds a private key that is encrypted", "openssl pkey"}},
-		"weak": {mintWith(t, "Old Corp CA", weak, nil).data(t), "SourceInvalid",
+		"weak": {generateCAWith(t, "Old Corp CA", weak, nil).data(t), "SourceInvalid",
 			[]string{`the key of CA "Old Corp CA" is too weak`, "2048 to 8192 bits, and this one has 1024"}},
 		"crt-unreadable": {with(good.data(t), corev1.TLSCertKey, []byte("what?")), "SourceInvalid", []string{"tls.crt holds no readable certificate"}},
 		"crt-empty":      {with(good.data(t), corev1.TLSCertKey, []byte{}), "SourceInvalid", []string{"tls.crt is missing"}},
@@ -140,25 +140,25 @@ func TestSourceSecretWrong(t *testing.T) {
 			[]string{"tls.crt expired 2025-02-03T04:05:06Z"}},
 		"not-valid-yet": {is(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }), "SourceInvalid", []string{"not valid before"}},
 		"no-root":       {good.data(t), "SourceInvalid", []string{"put its root into ca.crt"}},
-		"foreign-root":  {with(good.data(t), "ca.crt", mint(t, "Corp Root", nil).pem()), "SourceInvalid", []string{"put its root into ca.crt"}},
-		"chain-not-in-tls.crt": {with(mint(t, "Deep", good).data(t), "ca.crt", good.pem(root)), "SourceInvalid",
+		"foreign-root":  {with(good.data(t), "ca.crt", generateCA(t, "Corp Root", nil).pem()), "SourceInvalid", []string{"put its root into ca.crt"}},
+		"chain-not-in-tls.crt": {with(generateCA(t, "Deep", good).data(t), "ca.crt", good.pem(root)), "SourceInvalid",
 			[]string{"the intermediates between them into tls.crt"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			source := "corp-" + realmName(t)
 			if tc.data != nil {
-				bring(t, source, tc.data)
+				createSourceSecret(t, source, tc.data)
 			}
-			r := newRealm(t, bringing(source))
-			r.service("web", asks("web-tls"))
-			ca := r.serviceCA(isStalled(tc.reason, append(tc.says, "spec.source.secret", source)...))
-			event(t, ca, corev1.EventTypeWarning, tc.reason, tc.says...)
-			r.told("web", "ServiceCANotReady: ", r.name, tc.says[0])
+			r := newRealm(t, withSourceSecret(source))
+			r.service("web", withSecretName("web-tls"))
+			ca := r.serviceCA(isStalled(tc.reason, append(tc.message, "spec.source.secret", source)...))
+			event(t, ca, corev1.EventTypeWarning, tc.reason, tc.message...)
+			r.expectError("web", "ServiceCANotReady: ", r.name, tc.message[0])
 			r.policyReports("ServiceCANotReady", "web")
-			bring(t, source, with(good.data(t), "ca.crt", root.pem()))
+			createSourceSecret(t, source, with(good.data(t), "ca.crt", root.pem()))
 			r.serviceCA(isReady)
-			r.told("web")
+			r.expectError("web")
 			r.secret("web-tls", r.signedBy(good.certificate))
 		})
 	}
@@ -167,9 +167,9 @@ func TestSourceSecretWrong(t *testing.T) {
 // A CA that was made where the clock is ahead becomes good by itself.
 func TestSourceSecretValidSoon(t *testing.T) {
 	t.Parallel()
-	own := mint(t, "Corp Root", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Second) })
-	r := newRealm(t, bringing("corp-"+realmName(t)))
-	bring(t, "corp-"+r.name, own.data(t))
+	own := generateCA(t, "Corp Root", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Second) })
+	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+	createSourceSecret(t, "corp-"+r.name, own.data(t))
 	r.serviceCA(isStalled("SourceInvalid", "not valid before"))
 	r.serviceCA(isReady)
 	r.trusts(own.certificate)
@@ -178,35 +178,35 @@ func TestSourceSecretValidSoon(t *testing.T) {
 // When a CA that was brought has ended, that is said at once; a Service without a certificate is told; the bundle never gets empty.
 func TestSourceSecretExpires(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "Corp Root", nil)
+	root := generateCA(t, "Corp Root", nil)
 	for name, parent := range map[string]*ownCA{"root": nil, "intermediate": root} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRealm(t, bringing("corp-"+realmName(t)))
-			end := time.Now().Add(20 * time.Second).Truncate(time.Second)
-			signer := mint(t, "Short CA", parent, func(c *x509.Certificate) { c.NotAfter = end })
+			r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+			deadline := time.Now().Add(20 * time.Second).Truncate(time.Second)
+			signer := generateCA(t, "Short CA", parent, func(c *x509.Certificate) { c.NotAfter = deadline })
 			data, trusted := signer.data(t), signer.certificate
 			if parent != nil {
 				data, trusted = with(data, "ca.crt", parent.pem()), parent.certificate
 			}
-			bring(t, "corp-"+r.name, data)
-			r.service("web", asks("web-tls"))
-			if certificate := leaf(t, r.secret("web-tls", r.signedBy(signer.certificate))); !certificate.NotAfter.Equal(end) {
-				t.Errorf("the certificate ends %s, and its CA %s", certificate.NotAfter, end)
+			createSourceSecret(t, "corp-"+r.name, data)
+			r.service("web", withSecretName("web-tls"))
+			if certificate := leaf(t, r.secret("web-tls", r.signedBy(signer.certificate))); !certificate.NotAfter.Equal(deadline) {
+				t.Errorf("the certificate ends %s, and its CA %s", certificate.NotAfter, deadline)
 			}
 			r.serviceCA(isStalled("SourceInvalid", "expired"))
-			if time.Now().Before(end) {
+			if time.Now().Before(deadline) {
 				t.Error("it was said too soon")
 			}
 			r.trusts(trusted)
-			r.service("late", asks("late-tls"))
-			r.told("late", "ServiceCANotReady: ", "expired")
-			next := mint(t, "Next Root", nil)
-			bring(t, "corp-"+r.name, next.data(t))
+			r.service("late", withSecretName("late-tls"))
+			r.expectError("late", "ServiceCANotReady: ", "expired")
+			next := generateCA(t, "Next Root", nil)
+			createSourceSecret(t, "corp-"+r.name, next.data(t))
 			r.serviceCA(isReady)
 			r.secret("web-tls", r.signedBy(next.certificate))
 			r.secret("late-tls", r.signedBy(next.certificate))
-			r.told("late")
+			r.expectError("late")
 		})
 	}
 }
@@ -214,16 +214,16 @@ func TestSourceSecretExpires(t *testing.T) {
 // A CA that replaces another signs everything anew, and the one before it stays trusted.
 func TestSourceSecretReplaced(t *testing.T) {
 	t.Parallel()
-	first, second := mint(t, "Corp Root", nil), mint(t, "Corp Root", nil)
+	first, second := generateCA(t, "Corp Root", nil), generateCA(t, "Corp Root", nil)
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	selfSigned := r.signer()
-	bring(t, "corp-"+r.name, first.data(t))
+	createSourceSecret(t, "corp-"+r.name, first.data(t))
 	update(t, r.ca, func(ca *v1alpha1.ServiceCA) { ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp-" + r.name} })
 	r.secret("web-tls", r.signedBy(first.certificate))
 	r.trusts(first.certificate, selfSigned)
-	bring(t, "corp-"+r.name, second.data(t))
+	createSourceSecret(t, "corp-"+r.name, second.data(t))
 	r.secret("web-tls", r.signedBy(second.certificate))
 	r.trusts(second.certificate, first.certificate, selfSigned)
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
@@ -235,12 +235,12 @@ func TestSourceSecretReplaced(t *testing.T) {
 	event(t, ca, corev1.EventTypeNormal, "RotationStarted", "SourceChanged")
 
 	// What is wrong with a successor leaves the one that signs alone.
-	bring(t, "corp-"+r.name, with(second.data(t), corev1.TLSPrivateKeyKey, first.keyPEM(t)))
+	createSourceSecret(t, "corp-"+r.name, with(second.data(t), corev1.TLSPrivateKeyKey, first.keyPEM(t)))
 	r.serviceCA(isStalled("SourceInvalid", "tls.key is not the private key"))
-	r.service("late", asks("late-tls"))
+	r.service("late", withSecretName("late-tls"))
 	r.secret("late-tls", r.signedBy(second.certificate))
 	r.trusts(second.certificate, first.certificate, selfSigned)
-	bring(t, "corp-"+r.name, second.data(t))
+	createSourceSecret(t, "corp-"+r.name, second.data(t))
 	r.serviceCA(isReady)
 }
 
@@ -249,7 +249,7 @@ func TestSourceCertManager(t *testing.T) {
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 		ca.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp"}}
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
 		if ready == nil || !strings.Contains(ready.Message, "this cluster has no cert-manager: install it") || kstatus(ca) != inProgress {
@@ -258,7 +258,7 @@ func TestSourceCertManager(t *testing.T) {
 		return ""
 	})
 	event(t, ca, corev1.EventTypeWarning, "SourceNotThere", "spec.source.certManager")
-	r.told("web", "ServiceCANotReady: ", "spec.source.certManager")
+	r.expectError("web", "ServiceCANotReady: ", "spec.source.certManager")
 	for _, object := range []client.Object{
 		&corev1.Secret{ObjectMeta: inOperatorNamespace(r.ca.SigningKeySecretName())},
 		&corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())},
@@ -273,7 +273,7 @@ func TestSourceCertManager(t *testing.T) {
 }
 
 // A key that waits for cert-manager's answer is left nowhere: not under a former name, nor after its ServiceCA.
-func TestWaitingKeyIsNotLeftBehind(t *testing.T) {
+func TestPendingRequestKeyIsDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 		ca.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp"}}
@@ -301,14 +301,14 @@ func TestWaitingKeyIsNotLeftBehind(t *testing.T) {
 }
 
 // Nothing else stops because one CA is wrong, in whatever way.
-func TestOneWrongCAStopsNoOther(t *testing.T) {
+func TestOneInvalidCABlocksNoOther(t *testing.T) {
 	t.Parallel()
-	wrong := newRealm(t, bringing("nowhere"))
+	wrong := newRealm(t, withSourceSecret("nowhere"))
 	wrong.serviceCA(isStalled("SourceNotThere"))
 	right := newRealmIn(t, kube, wrong.name+"-2")
 	for i := range 3 {
-		wrong.service(fmt.Sprintf("web-%d", i), asks("web-tls"))
-		right.service(fmt.Sprintf("web-%d", i), asks(fmt.Sprintf("web-%d-tls", i)))
+		wrong.service(fmt.Sprintf("web-%d", i), withSecretName("web-tls"))
+		right.service(fmt.Sprintf("web-%d", i), withSecretName(fmt.Sprintf("web-%d-tls", i)))
 		right.secret(fmt.Sprintf("web-%d-tls", i), right.issued(fmt.Sprintf("web-%d.%s.svc", i, right.name)))
 	}
 	right.report(func(p *v1alpha1.ServingCertPolicy) string {

@@ -21,7 +21,7 @@ func TestCertificateOfHeadlessService(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.ClusterDomains = []string{"cluster.local", "corp.example"}
 	})
-	r.service("db", asks("db-tls"), func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
+	r.service("db", withSecretName("db-tls"), func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
 	host := "db." + r.name + ".svc"
 	secret := r.secret("db-tls", r.issued(host, host+".cluster.local", host+".corp.example",
 		"db-0."+host, "db-0."+host+".cluster.local", "db-1."+host+".corp.example"))
@@ -41,13 +41,13 @@ func TestCertificateOfServiceThatTurnsHeadless(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	host := "db." + r.name + ".svc"
-	service := r.service("db", asks("db-tls"))
+	service := r.service("db", withSecretName("db-tls"))
 	plain := r.secret("db-tls", r.issued(host))
 	if err := x509HostError(t, plain, "db-0."+host); err == nil {
 		t.Error("a Service with an address has a wildcard")
 	}
 	remove(t, service)
-	r.service("db", asks("db-tls"), func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
+	r.service("db", withSecretName("db-tls"), func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
 	r.secret("db-tls", r.issued(host, "db-0."+host))
 }
 
@@ -91,7 +91,7 @@ func TestCertificateAsThePolicySays(t *testing.T) {
 			ExtraDNSNames: []string{"$(service).$(namespace).example.org", "*.$(service).example.org", "fixed.example.org"},
 		}
 	})
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	host := "web." + r.name + ".svc"
 	secret := r.secret("web-tls", r.issued(host, host+".cluster.local", "web."+r.name+".example.org", "any.web.example.org", "fixed.example.org"))
 	certificate := leaf(t, secret)
@@ -125,11 +125,11 @@ func TestCertificateWithImpossibleName(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.ExtraDNSNames = []string{"$(service)." + rest}
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	long := strings.Repeat("w", 63)
-	r.service(long, asks("long-tls"))
+	r.service(long, withSecretName("long-tls"))
 	r.secret("web-tls", r.issued("web."+rest))
-	service := r.told(long, "InvalidDNSName: ", "at most 63", "extraDNSNames of policy "+r.policy.Name)
+	service := r.expectError(long, "InvalidDNSName: ", "at most 63", "extraDNSNames of policy "+r.policy.Name)
 	event(t, service, corev1.EventTypeWarning, "InvalidDNSName", "at most 63")
 	r.policyReports("InvalidDNSName", long)
 	r.absent("long-tls")
@@ -139,8 +139,8 @@ func TestCertificateInImpossibleSecret(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	for i, name := range []string{"Upper", "../up", "a b", strings.Repeat("x", 254), "-x"} {
-		service := r.service(fmt.Sprintf("web-%d", i), asks(name))
-		r.told(service.Name, "InvalidSecretName: ")
+		service := r.service(fmt.Sprintf("web-%d", i), withSecretName(name))
+		r.expectError(service.Name, "InvalidSecretName: ")
 	}
 	r.policyReports("InvalidSecretName", "web-0", "web-1", "web-2", "web-3", "web-4")
 }
@@ -149,7 +149,7 @@ func TestCertificateInImpossibleSecret(t *testing.T) {
 func TestCertificateWithBundle(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	first := leaf(t, r.secret("web-tls", r.issued("web."+r.name+".svc")))
 	include := func(mode v1alpha1.CABundleMode) {
 		update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.CABundle = mode })
@@ -166,7 +166,7 @@ func TestCertificateWithBundle(t *testing.T) {
 		t.Error("ca.crt came with a new certificate")
 	}
 	// The bundle grows without a new CA.
-	other := mint(t, "Besides", nil)
+	other := generateCA(t, "Besides", nil)
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data["ca-bundle.crt"] = append(s.Data["ca-bundle.crt"], other.pem()...) })
 	r.trusts(r.signer(), other.certificate)
 	if secret := r.secret("web-tls", carries); !leaf(t, secret).Equal(first) {
@@ -191,10 +191,10 @@ func TestCertificateWithBundle(t *testing.T) {
 }
 
 // What others put on a Secret of ours stays there, over every new certificate.
-func TestCertificateBesideWhatOthersWrite(t *testing.T) {
+func TestCertificateKeepsKeysOfOthers(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	first := leaf(t, secret)
 	update(t, secret, func(s *corev1.Secret) {

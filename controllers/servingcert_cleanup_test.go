@@ -62,7 +62,7 @@ func touch(t *testing.T, service *corev1.Service) {
 // passes waits until the operator has done all that it would do about what was there before.
 func (r realm) passes() {
 	r.Helper()
-	service := r.service("barrier", asks("barrier-tls"))
+	service := r.service("barrier", withSecretName("barrier-tls"))
 	r.secret("barrier-tls", r.issued("barrier."+r.name+".svc"))
 	remove(r.T, service)
 	r.without("barrier-tls")
@@ -75,10 +75,10 @@ func TestSecretRenamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
-			service := r.service("web", asks("former"))
+			service := r.service("web", withSecretName("former"))
 			former := r.secret("former", r.issued("web."+r.name+".svc"))
 			pod := r.pod("web-0", use("former"))
-			update(t, service, func(s *corev1.Service) { s.Annotations = asks("latter") })
+			update(t, service, func(s *corev1.Service) { s.Annotations = withSecretName("latter") })
 			latter := r.secret("latter", r.issued("web."+r.name+".svc"))
 			if leaf(t, latter).Equal(leaf(t, former)) {
 				t.Error("two Secrets hold one certificate")
@@ -99,14 +99,14 @@ func TestSecretRenamed(t *testing.T) {
 func TestSecretRenamedBesideFinishedPod(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("former"))
+	service := r.service("web", withSecretName("former"))
 	r.secret("former", r.issued("web."+r.name+".svc"))
 	pod := r.pod("job", mounting("former"))
 	pod.Status.Phase = corev1.PodSucceeded
 	if err := kube.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
-	update(t, service, func(s *corev1.Service) { s.Annotations = asks("latter") })
+	update(t, service, func(s *corev1.Service) { s.Annotations = withSecretName("latter") })
 	r.without("former")
 }
 
@@ -114,28 +114,28 @@ func TestSecretRenamedBesideFinishedPod(t *testing.T) {
 func TestAnnotationTakenAway(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	pod := r.pod("web-0", mounting("web-tls"))
 	update(t, service, func(s *corev1.Service) { s.Annotations = nil })
 	r.serves(0)
 	r.passes()
 	unchanged(t, served)
-	update(t, service, func(s *corev1.Service) { s.Annotations = asks("web-tls") })
+	update(t, service, func(s *corev1.Service) { s.Annotations = withSecretName("web-tls") })
 	r.serves(1)
 	unchanged(t, served)
 	update(t, service, func(s *corev1.Service) { s.Annotations = nil })
 	remove(t, pod)
 	touch(t, service)
 	r.without("web-tls")
-	r.told("web")
+	r.expectError("web")
 }
 
 // What somebody made from our Secret, labels and owner included, is not ours to remove.
 func TestCopyOfASecretStays(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	copied := create(t, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
@@ -155,7 +155,7 @@ func TestCopyOfASecretStays(t *testing.T) {
 func TestServiceDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	r.pod("web-0", mounting("web-tls"))
 	remove(t, service)
@@ -168,7 +168,7 @@ func TestServiceMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	for range 5 {
-		service := r.service("web", asks("web-tls"))
+		service := r.service("web", withSecretName("web-tls"))
 		r.secret("web-tls", func(secret *corev1.Secret) string {
 			if len(secret.OwnerReferences) != 1 || secret.OwnerReferences[0].UID != service.UID {
 				return "the Secret belongs to the former Service"
@@ -177,7 +177,7 @@ func TestServiceMadeAgain(t *testing.T) {
 		})
 		remove(t, service)
 	}
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	r.serves(1)
 	r.passes()
 	if secret := r.secret("web-tls", r.issued("web."+r.name+".svc")); secret.OwnerReferences[0].UID != service.UID {
@@ -189,37 +189,37 @@ func TestServiceMadeAgain(t *testing.T) {
 func TestServiceOrphansItsSecret(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	if err := kube.Delete(t.Context(), service, client.PropagationPolicy(metav1.DeletePropagationOrphan)); err != nil {
 		t.Fatal(err)
 	}
 	gone(t, service)
-	service = r.service("web", asks("web-tls"))
+	service = r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", func(secret *corev1.Secret) string {
 		if len(secret.OwnerReferences) != 1 || secret.OwnerReferences[0].UID != service.UID {
 			return "the Secret is not taken up"
 		}
 		return r.issued("web." + r.name + ".svc")(secret)
 	})
-	r.told("web")
+	r.expectError("web")
 }
 
 // A policy that goes leaves whoever asked with what there is, and tells; what nobody asked for goes with it.
 func TestPolicyDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll)
-	r.service("asking", asks("asking-tls"))
+	r.service("asking", withSecretName("asking-tls"))
 	r.service("silent", nil)
 	asked := r.secret("asking-tls", r.issued("asking."+r.name+".svc"))
 	r.secret("silent-tls", r.issued("silent."+r.name+".svc"))
 	remove(t, r.policy)
-	r.told("asking", "NoPolicy: ", "create one", "a certificate that is there is kept and not renewed")
+	r.expectError("asking", "NoPolicy: ", "create one", "a certificate that is there is kept and not renewed")
 	r.without("silent-tls")
 	unchanged(t, asked)
 	create(t, &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: r.policy.Name}, Spec: r.policy.Spec})
 	r.secret("silent-tls", r.issued("silent."+r.name+".svc"))
-	r.told("asking")
+	r.expectError("asking")
 	r.serves(2)
 	unchanged(t, asked)
 }
@@ -236,7 +236,7 @@ func TestNamespaceDeleted(t *testing.T) {
 		p.Spec.NamespaceSelector = metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 			{Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpIn, Values: []string{r.name, namespace.Name}}}}
 	})
-	service := going.service("web", asks("web-tls"), func(s *corev1.Service) { s.Finalizers = []string{"servingcert.test/hold"} })
+	service := going.service("web", withSecretName("web-tls"), func(s *corev1.Service) { s.Finalizers = []string{"servingcert.test/hold"} })
 	going.secret("web-tls", going.issued("web."+namespace.Name+".svc"))
 	remove(t, namespace)
 	// The Secret goes first, and the Service is held back by somebody's finalizer.

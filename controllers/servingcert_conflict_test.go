@@ -27,7 +27,7 @@ func (r realm) foreign(name string, adjust ...func(*corev1.Secret)) *corev1.Secr
 // Somebody else's Secret under the wanted name is reported everywhere, left as it is, and no longer spoken of once it goes.
 func TestSecretIsForeign(t *testing.T) {
 	t.Parallel()
-	theirs := mint(t, "Theirs", nil)
+	theirs := generateCA(t, "Theirs", nil)
 	for name, adjust := range map[string]func(*corev1.Secret){
 		"opaque": func(s *corev1.Secret) { s.Data = map[string][]byte{"password": []byte("theirs")} },
 		"empty":  func(*corev1.Secret) {},
@@ -46,9 +46,9 @@ func TestSecretIsForeign(t *testing.T) {
 					s.OwnerReferences[0].UID = r.rootCA().UID
 				}
 			})
-			r.service("other", asks("other-tls"))
-			service := r.service("web", asks("web-tls"))
-			r.told("web", "SecretNotOurs: ", "Secret web-tls", "ask for another name, or delete that Secret")
+			r.service("other", withSecretName("other-tls"))
+			service := r.service("web", withSecretName("web-tls"))
+			r.expectError("web", "SecretNotOurs: ", "Secret web-tls", "ask for another name, or delete that Secret")
 			event(t, service, corev1.EventTypeWarning, "SecretNotOurs", "Secret web-tls")
 			r.secret("other-tls", r.issued("other."+r.name+".svc"))
 			p := r.policyReports("SecretNotOurs", "web")
@@ -59,15 +59,15 @@ func TestSecretIsForeign(t *testing.T) {
 			// The name that the Service asks for next is free.
 			update(t, service, func(s *corev1.Service) { s.Annotations["servingcert.dev/secret-name"] = "web-cert" })
 			r.secret("web-cert", r.issued("web."+r.name+".svc"))
-			r.told("web")
+			r.expectError("web")
 			r.serves(2)
 			// And back: this time the Secret goes.
 			update(t, service, func(s *corev1.Service) { s.Annotations["servingcert.dev/secret-name"] = "web-tls" })
-			r.told("web", "SecretNotOurs: ")
+			r.expectError("web", "SecretNotOurs: ")
 			unchanged(t, secret)
 			remove(t, secret)
 			r.secret("web-tls", r.issued("web."+r.name+".svc"))
-			r.told("web")
+			r.expectError("web")
 			r.serves(2)
 		})
 	}
@@ -89,14 +89,14 @@ func TestTwoServicesWantOneSecret(t *testing.T) {
 	for name, resolve := range map[string]func(t *testing.T, r realm, first, second *corev1.Service){
 		"second-asks-for-another": func(t *testing.T, r realm, _, second *corev1.Service) {
 			t.Helper()
-			update(t, second, func(s *corev1.Service) { s.Annotations = asks("second-tls") })
+			update(t, second, func(s *corev1.Service) { s.Annotations = withSecretName("second-tls") })
 			r.secret("second-tls", r.issued("second."+r.name+".svc"))
 			r.secret("shared", r.issued("first."+r.name+".svc"))
 			r.serves(2)
 		},
 		"first-asks-for-another": func(t *testing.T, r realm, first, _ *corev1.Service) {
 			t.Helper()
-			update(t, first, func(s *corev1.Service) { s.Annotations = asks("first-tls") })
+			update(t, first, func(s *corev1.Service) { s.Annotations = withSecretName("first-tls") })
 			r.secret("first-tls", r.issued("first."+r.name+".svc"))
 			r.secret("shared", r.issued("second."+r.name+".svc"))
 			r.serves(2)
@@ -123,11 +123,11 @@ func TestTwoServicesWantOneSecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRealm(t)
-			first := r.service("first", asks("shared"))
+			first := r.service("first", withSecretName("shared"))
 			served := r.secret("shared", r.issued("first."+r.name+".svc"))
-			second := r.service("second", asks("shared"))
-			r.told("first", "SecretConflict: ", "Secret shared", "also wanted by Service second")
-			r.told("second", "SecretConflict: ", "Secret shared", "also wanted by Service first", "one of them must ask for another name")
+			second := r.service("second", withSecretName("shared"))
+			r.expectError("first", "SecretConflict: ", "Secret shared", "also wanted by Service second")
+			r.expectError("second", "SecretConflict: ", "Secret shared", "also wanted by Service first", "one of them must ask for another name")
 			event(t, second, corev1.EventTypeWarning, "SecretConflict", "Service first")
 			p := r.policyReports("SecretConflict", "first", "second")
 			if counts := p.Status.Services; counts.Issued != 1 || counts.Failed != 1 {
@@ -136,24 +136,24 @@ func TestTwoServicesWantOneSecret(t *testing.T) {
 			unchanged(t, served)
 			resolve(t, r, first, second)
 			if uidOf(t, first) != "" && name != "first-goes" {
-				r.told("first")
+				r.expectError("first")
 			}
 			if name != "second-goes" {
-				r.told("second")
+				r.expectError("second")
 			}
 		})
 	}
 }
 
 // A policy for every Service takes names that others ask for: that is a conflict like any other.
-func TestNameOfIssueAllIsAskedFor(t *testing.T) {
+func TestConflictWithNameOfIssueAll(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll)
 	r.service("web", nil)
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	r.service("asking", asks("web-tls"))
-	r.told("web", "SecretConflict: ", "Service asking")
-	r.told("asking", "SecretConflict: ", "Service web")
+	r.service("asking", withSecretName("web-tls"))
+	r.expectError("web", "SecretConflict: ", "Service asking")
+	r.expectError("asking", "SecretConflict: ", "Service web")
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 }
 
@@ -161,35 +161,35 @@ func TestNameOfIssueAllIsAskedFor(t *testing.T) {
 func TestSecretOfWrongType(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	opaque := r.foreign("web2-tls", func(s *corev1.Secret) {
 		s.Labels, s.Data = map[string]string{"servingcert.dev/service": "web2"}, served.Data
 	})
-	r.service("web2", asks("web2-tls"))
-	r.told("web2", "SecretNotOurs: ", `is of type "Opaque" instead of kubernetes.io/tls`, "delete that Secret")
+	r.service("web2", withSecretName("web2-tls"))
+	r.expectError("web2", "SecretNotOurs: ", `is of type "Opaque" instead of kubernetes.io/tls`, "delete that Secret")
 	r.policyReports("SecretNotOurs", "web2")
 	unchanged(t, opaque)
 	remove(t, opaque)
 	r.secret("web2-tls", r.issued("web2."+r.name+".svc"))
-	r.told("web2")
+	r.expectError("web2")
 }
 
 // An immutable Secret can't be renewed: that is told, and put right by deleting it.
 func TestSecretIsImmutable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	update(t, secret, func(s *corev1.Secret) { s.Immutable = new(true) })
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "100h" })
-	r.told("web", "SecretRefused: ", "immutable")
+	r.expectError("web", "SecretRefused: ", "immutable")
 	event(t, service, corev1.EventTypeWarning, "SecretRefused", "immutable")
 	r.policyReports("SecretRefused", "web")
 	unchanged(t, secret)
 	remove(t, secret)
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	r.told("web")
+	r.expectError("web")
 	r.serves(1)
 }
 
@@ -205,17 +205,17 @@ func TestQuotaRefusesSecrets(t *testing.T) {
 		}
 		return ""
 	})
-	service := r.service("web", asks("web-tls"))
-	r.told("web", "SecretRefused: ", "exceeded quota: no-secrets")
+	service := r.service("web", withSecretName("web-tls"))
+	r.expectError("web", "SecretRefused: ", "exceeded quota: no-secrets")
 	event(t, service, corev1.EventTypeWarning, "SecretRefused", "no-secrets")
 	p := r.policyReports("SecretRefused", "web")
 	if message := p.Status.Failures[0].Message; strings.Contains(message, "BEGIN") {
 		t.Errorf("the message shows the Secret: %s", message)
 	}
 	remove(t, quota)
-	begun := time.Now()
+	start := time.Now()
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
-	t.Logf("recovered after %s", time.Since(begun))
-	r.told("web")
+	t.Logf("recovered after %s", time.Since(start))
+	r.expectError("web")
 	r.serves(1)
 }

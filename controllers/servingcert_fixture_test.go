@@ -49,16 +49,16 @@ func (r realm) shakeHands(secret *corev1.Secret, name string) error {
 	return errors.Join(err, <-served)
 }
 
-// told waits until the error annotation of a Service says each of these; with nothing to say, until there is none.
-func (r realm) told(name string, says ...string) *corev1.Service {
+// expectError waits until the error annotation of a Service says each of these; with nothing to say, until there is none.
+func (r realm) expectError(name string, says ...string) *corev1.Service {
 	r.Helper()
 	var service corev1.Service
 	eventually(r.T, func(ctx context.Context) string {
 		if err := r.admin().Get(ctx, client.ObjectKey{Namespace: r.name, Name: name}, &service); err != nil {
 			return err.Error()
 		}
-		annotation, is := service.Annotations[v1alpha1.AnnotationError]
-		if is != (len(says) > 0) {
+		annotation, ok := service.Annotations[v1alpha1.AnnotationError]
+		if ok != (len(says) > 0) {
 			return fmt.Sprintf("Service %s is told %q", name, annotation)
 		}
 		for _, part := range says {

@@ -52,11 +52,11 @@ func (r realm) holdsBundle(problem string, keys ...string) func(*corev1.Secret) 
 }
 
 // The Secret of a Service that is itself annotated has the bundle beside the certificate, as any other Secret has, and is told why where it cannot.
-func TestBundleAskedForOnAServingSecret(t *testing.T) {
+func TestBundleInjectedIntoServingSecret(t *testing.T) {
 	t.Parallel()
 	const asksBundle, named = v1alpha1.AnnotationInjectCABundle, v1alpha1.AnnotationCABundleKey
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.holdsBundle(""))
 	serial := leaf(t, secret).SerialNumber
 	annotate(t, secret, asksBundle, r.ca.Name)
@@ -68,7 +68,7 @@ func TestBundleAskedForOnAServingSecret(t *testing.T) {
 	// With the policy's own ca.crt beside it, and a bundle that grows.
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude })
 	r.secret("web-tls", r.holdsBundle("", "ca.crt", "roots.pem"))
-	other := mint(t, "Besides", nil)
+	other := generateCA(t, "Besides", nil)
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data["ca-bundle.crt"] = append(s.Data["ca-bundle.crt"], other.pem()...) })
 	r.trusts(r.signer(), other.certificate)
 	r.secret("web-tls", r.holdsBundle("", "ca.crt", "roots.pem"))
@@ -95,7 +95,7 @@ func TestBundleAskedForOnAServingSecret(t *testing.T) {
 }
 
 // OpenShift's annotation promises two keys: a bundle that is asked for on such a Secret is refused, and said to be.
-func TestBundleAskedForOnAnOpenShiftSecret(t *testing.T) {
+func TestBundleInjectedIntoOpenShiftSecret(t *testing.T) {
 	r := newOpenShift(t)
 	_, secret := r.served("web")
 	annotate(t, secret, v1alpha1.AnnotationInjectCABundle, r.ca.Name)

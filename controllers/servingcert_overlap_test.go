@@ -18,8 +18,8 @@ import (
 func TestTwoOperatorsAtOnce(t *testing.T) {
 	t.Parallel()
 	const many = 20
-	w := newWorld(t)
-	wires := []*wire{newWire(), newWire()}
+	w := newTestCluster(t)
+	wires := []*transport{newTransport(), newTransport()}
 	for _, through := range wires {
 		w.start(through)
 	}
@@ -34,7 +34,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 	r := newRealmIn(t, w.kube, "overlap")
 	r.injected("trust")
 	for i := range many {
-		r.service(fmt.Sprintf("web-%d", i), asks(fmt.Sprintf("web-%d-tls", i)))
+		r.service(fmt.Sprintf("web-%d", i), withSecretName(fmt.Sprintf("web-%d-tls", i)))
 	}
 	allSigned := func(before int) {
 		t.Helper()

@@ -16,26 +16,26 @@ import (
 
 // lines are the lines of the private keys in some data, as they would be read wherever a key is shown.
 func lines(data map[string][]byte) []string {
-	var found []string
+	var names []string
 	for _, value := range data {
 		for block, rest := pem.Decode(value); block != nil; block, rest = pem.Decode(rest) {
 			if strings.Contains(block.Type, "PRIVATE KEY") {
 				for line := range strings.SplitSeq(string(pem.EncodeToMemory(block)), "\n") {
 					if len(line) > 20 && !strings.HasPrefix(line, "-----") {
-						found = append(found, line)
+						names = append(names, line)
 					}
 				}
 			}
 		}
 	}
-	return found
+	return names
 }
 
 // No private key, and no part of one, gets into an Event, a status, an annotation, or a ConfigMap, whatever goes wrong.
 func TestNothingPrivateIsShown(t *testing.T) {
 	t.Parallel()
-	r := newRealm(t, bringing("corp-"+realmName(t)))
-	own, other := mint(t, "Corp Root", nil), mint(t, "Other Root", nil)
+	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
+	own, other := generateCA(t, "Corp Root", nil), generateCA(t, "Other Root", nil)
 	var private []string
 	keep := func(data map[string][]byte) map[string][]byte {
 		private = append(private, lines(data)...)
@@ -47,13 +47,13 @@ func TestNothingPrivateIsShown(t *testing.T) {
 		with(own.data(t), corev1.TLSCertKey, own.keyPEM(t)),
 		with(own.data(t), corev1.TLSPrivateKeyKey, append([]byte("no key: "), own.keyPEM(t)[30:]...)),
 	} {
-		bring(t, "corp-"+r.name, keep(wrong))
+		createSourceSecret(t, "corp-"+r.name, keep(wrong))
 		r.serviceCA(isStalled("SourceInvalid"))
 	}
-	bring(t, "corp-"+r.name, keep(with(own.data(t), corev1.TLSCertKey, append(own.keyPEM(t), own.pem()...))))
+	createSourceSecret(t, "corp-"+r.name, keep(with(own.data(t), corev1.TLSCertKey, append(own.keyPEM(t), own.pem()...))))
 	r.serviceCA(isReady)
 	r.injected("trust")
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	keep(served.Data)
 	update(t, served, func(s *corev1.Secret) { s.Data = with(s.Data, corev1.TLSCertKey, s.Data[corev1.TLSPrivateKeyKey]) })
@@ -91,7 +91,7 @@ func secretMetadata() *metav1.PartialObjectMetadataList {
 }
 
 // However many Services want one Secret: each is told a few times at most, one of them has it, and then it is quiet.
-func TestManyServicesFightForOneSecret(t *testing.T) {
+func TestManyServicesConflictOverOneSecret(t *testing.T) {
 	t.Parallel()
 	const many = 200
 	r := newRealm(t)
@@ -104,11 +104,11 @@ func TestManyServicesFightForOneSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer changes.Stop()
-	first := r.service("aaa", asks("shared"))
+	first := r.service("aaa", withSecretName("shared"))
 	served := r.secret("shared", r.issued("aaa."+r.name+".svc"))
 	for i := range many - 1 {
 		service := first.DeepCopy()
-		service.ObjectMeta = metav1.ObjectMeta{Namespace: r.name, Name: "web-" + string(rune('a'+i/26)) + string(rune('a'+i%26)), Annotations: asks("shared")}
+		service.ObjectMeta = metav1.ObjectMeta{Namespace: r.name, Name: "web-" + string(rune('a'+i/26)) + string(rune('a'+i%26)), Annotations: withSecretName("shared")}
 		service.Spec.ClusterIP, service.Spec.ClusterIPs = "", nil
 		if err := kube.Create(t.Context(), service); err != nil {
 			t.Fatal(err)

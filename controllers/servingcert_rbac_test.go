@@ -112,7 +112,7 @@ func TestOperatorHasNoWildcardRights(t *testing.T) {
 func TestOperatorIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	config, err := running.ServiceAccount(t.Context(), operatorNamespace, "manager")
 	if err != nil {
 		t.Fatal(err)

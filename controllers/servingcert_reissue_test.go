@@ -10,60 +10,60 @@ import (
 )
 
 // Whatever becomes of a Secret, it is sound again without anybody's doing; and a new certificate comes where it must, and only there.
-func TestSecretIsPutRight(t *testing.T) {
+func TestSecretIsRepaired(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "Corp Root", nil)
-	issuing := mint(t, "Corp Issuing", root)
-	other := mint(t, "Corp Issuing", root)
+	root := generateCA(t, "Corp Root", nil)
+	issuing := generateCA(t, "Corp Issuing", root)
+	other := generateCA(t, "Corp Issuing", root)
 	otherData := other.data(t)
 	for name, tc := range map[string]struct {
-		spoil func(t *testing.T, s *corev1.Secret)
-		keeps bool
+		corrupt func(t *testing.T, s *corev1.Secret)
+		keeps   bool
 	}{
-		"deleted":       {spoil: nil},
-		"crt-corrupt":   {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte("what?") }},
-		"crt-empty":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte{} }},
-		"crt-truncated": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = s.Data[corev1.TLSCertKey][:300] }},
-		"key-corrupt":   {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") }},
-		"key-empty":     {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte{} }},
-		"key-of-another": {spoil: func(_ *testing.T, s *corev1.Secret) {
+		"deleted":       {corrupt: nil},
+		"crt-corrupt":   {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte("what?") }},
+		"crt-empty":     {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = []byte{} }},
+		"crt-truncated": {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSCertKey] = s.Data[corev1.TLSCertKey][:300] }},
+		"key-corrupt":   {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") }},
+		"key-empty":     {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte{} }},
+		"key-of-another": {corrupt: func(_ *testing.T, s *corev1.Secret) {
 			s.Data[corev1.TLSPrivateKeyKey] = otherData[corev1.TLSPrivateKeyKey]
 		}},
-		"pair-of-another": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Data = otherData }},
-		"chain-cut-off": {spoil: func(t *testing.T, s *corev1.Secret) {
+		"pair-of-another": {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Data = otherData }},
+		"chain-cut-off": {corrupt: func(t *testing.T, s *corev1.Secret) {
 			t.Helper()
 			s.Data[corev1.TLSCertKey] = (&ownCA{certificate: leaf(t, s)}).pem()
 		}},
-		"chain-of-another": {spoil: func(t *testing.T, s *corev1.Secret) {
+		"chain-of-another": {corrupt: func(t *testing.T, s *corev1.Secret) {
 			t.Helper()
 			s.Data[corev1.TLSCertKey] = (&ownCA{certificate: leaf(t, s)}).pem(other)
 		}},
-		"chain-with-root": {spoil: func(_ *testing.T, s *corev1.Secret) {
+		"chain-with-root": {corrupt: func(_ *testing.T, s *corev1.Secret) {
 			s.Data[corev1.TLSCertKey] = append(s.Data[corev1.TLSCertKey], root.pem()...)
 		}},
-		"owner-gone":  {spoil: func(_ *testing.T, s *corev1.Secret) { s.OwnerReferences = nil }},
-		"labels-gone": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Labels = nil }, keeps: true},
-		"all-data-gone": {spoil: func(_ *testing.T, s *corev1.Secret) {
+		"owner-gone":  {corrupt: func(_ *testing.T, s *corev1.Secret) { s.OwnerReferences = nil }},
+		"labels-gone": {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Labels = nil }, keeps: true},
+		"all-data-gone": {corrupt: func(_ *testing.T, s *corev1.Secret) {
 			s.Data = map[string][]byte{corev1.TLSCertKey: {}, corev1.TLSPrivateKeyKey: {}}
 		}},
-		"label-changed": {spoil: func(_ *testing.T, s *corev1.Secret) { s.Labels[v1alpha1.LabelService] = "another" }, keeps: true},
-		"ca-label-gone": {spoil: func(_ *testing.T, s *corev1.Secret) { delete(s.Labels, v1alpha1.LabelServiceCA) }, keeps: true},
-		"comment-added": {spoil: func(_ *testing.T, s *corev1.Secret) {
+		"label-changed": {corrupt: func(_ *testing.T, s *corev1.Secret) { s.Labels[v1alpha1.LabelService] = "another" }, keeps: true},
+		"ca-label-gone": {corrupt: func(_ *testing.T, s *corev1.Secret) { delete(s.Labels, v1alpha1.LabelServiceCA) }, keeps: true},
+		"comment-added": {corrupt: func(_ *testing.T, s *corev1.Secret) {
 			s.Data[corev1.TLSCertKey] = append([]byte("# a comment\n"), s.Data[corev1.TLSCertKey]...)
 		}, keeps: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			source := "corp-" + realmName(t)
-			bring(t, source, with(issuing.data(t), "ca.crt", root.pem()))
-			r := newRealm(t, bringing(source))
-			r.service("web", asks("web-tls"))
+			createSourceSecret(t, source, with(issuing.data(t), "ca.crt", root.pem()))
+			r := newRealm(t, withSourceSecret(source))
+			r.service("web", withSecretName("web-tls"))
 			before := r.secret("web-tls", r.signedBy(issuing.certificate, "web."+r.name+".svc"))
 			first := leaf(t, before)
-			if tc.spoil == nil {
+			if tc.corrupt == nil {
 				remove(t, before)
 			} else {
-				update(t, before.DeepCopy(), func(s *corev1.Secret) { tc.spoil(t, s) })
+				update(t, before.DeepCopy(), func(s *corev1.Secret) { tc.corrupt(t, s) })
 			}
 			after := r.secret("web-tls", func(s *corev1.Secret) string {
 				if !tc.keeps && bytes.Contains(s.Data[corev1.TLSCertKey], (&ownCA{certificate: first}).pem()) {
@@ -81,10 +81,10 @@ func TestSecretIsPutRight(t *testing.T) {
 				t.Errorf("the certificate is the same: %t, want %t", !tc.keeps, tc.keeps)
 			}
 			r.handshake(after, "web."+r.name+".svc")
-			r.told("web")
+			r.expectError("web")
 			if tc.keeps {
 				// Whatever else would be written comes before what a later Service gets.
-				r.service("late", asks("late-tls"))
+				r.service("late", withSecretName("late-tls"))
 				r.secret("late-tls", r.issued("late."+r.name+".svc"))
 				unchanged(t, after)
 			}
@@ -96,7 +96,7 @@ func TestSecretIsPutRight(t *testing.T) {
 func TestReissueIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	event(t, service, corev1.EventTypeNormal, "Issued", "because there was none")
 	update(t, secret, func(s *corev1.Secret) { s.Data[corev1.TLSPrivateKeyKey] = []byte("what?") })
@@ -107,7 +107,7 @@ func TestReissueIsAnnounced(t *testing.T) {
 func TestReissueForManyNamesIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
-	service := r.service("web", asks("web-tls"))
+	service := r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) {
 		for _, letter := range "abcdefghijklmnop" {

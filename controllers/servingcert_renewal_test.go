@@ -30,21 +30,21 @@ func (r realm) versions(name string, count int) []*corev1.Secret {
 		r.Fatal(err)
 	}
 	defer changes.Stop()
-	var seen []*corev1.Secret
-	timeout := time.After(patience)
-	for len(seen) < count {
+	var secrets []*corev1.Secret
+	timeout := time.After(timeout)
+	for len(secrets) < count {
 		select {
 		case change := <-changes.ResultChan():
 			if secret, ok := change.Object.(*corev1.Secret); ok && change.Type != watch.Deleted {
-				seen = append(seen, secret)
+				secrets = append(secrets, secret)
 				continue
 			}
-			r.Fatalf("after %d versions of Secret %s: %+v", len(seen), name, change)
+			r.Fatalf("after %d versions of Secret %s: %+v", len(secrets), name, change)
 		case <-timeout:
-			r.Fatalf("there are %d versions of Secret %s, want %d", len(seen), name, count)
+			r.Fatalf("there are %d versions of Secret %s, want %d", len(secrets), name, count)
 		}
 	}
-	return seen
+	return secrets
 }
 
 // Certificates are renewed in time, one write each, and what lies in the Secret is valid at every instant.
@@ -58,17 +58,17 @@ func TestCertificateIsRenewed(t *testing.T) {
 				p.Spec.Certificate.Duration, p.Spec.Certificate.RenewBefore = "1m", &renewBefore
 				p.Spec.Certificate.PrivateKey.RotationPolicy = policy
 			})
-			service := r.service("web", asks("web-tls"))
+			service := r.service("web", withSecretName("web-tls"))
 			r.secret("web-tls", r.issued("web."+r.name+".svc"))
-			seen := r.versions("web-tls", 4)
-			for i, secret := range seen {
+			secrets := r.versions("web-tls", 4)
+			for i, secret := range secrets {
 				if problem := r.issued("web." + r.name + ".svc")(secret); problem != "" {
 					t.Errorf("version %d: %s", i, problem)
 				}
 				if i == 0 {
 					continue
 				}
-				before, now := leaf(t, seen[i-1]), leaf(t, secret)
+				before, now := leaf(t, secrets[i-1]), leaf(t, secret)
 				if now.SerialNumber.Cmp(before.SerialNumber) == 0 {
 					t.Errorf("version %d has the certificate of the one before", i)
 				}
@@ -100,7 +100,7 @@ func TestKeptKeyFollowsThePolicy(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
 	})
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	first := leaf(t, r.secret("web-tls", r.issued("web."+r.name+".svc")))
 	remove(t, r.signingKey())
 	second := leaf(t, r.secret("web-tls", func(secret *corev1.Secret) string {
@@ -137,10 +137,10 @@ func TestCertificateEndsWithItsCA(t *testing.T) {
 					p.Spec.Certificate.RenewBefore = &life[1]
 				}
 			})
-			r.service("web", asks("web-tls"))
+			r.service("web", withSecretName("web-tls"))
 			secret := r.secret("web-tls", r.issued("web."+r.name+".svc"))
-			if end, ca := leaf(t, secret).NotAfter, r.signer().NotAfter; !end.Equal(ca) {
-				t.Errorf("it ends %s, and its CA %s", end, ca)
+			if deadline, ca := leaf(t, secret).NotAfter, r.signer().NotAfter; !deadline.Equal(ca) {
+				t.Errorf("it ends %s, and its CA %s", deadline, ca)
 			}
 			p := r.serves(1)
 			if p.Status.NextRenewalTime != nil || !p.Status.EarliestExpiry.Time.Equal(r.signer().NotAfter) {
@@ -164,7 +164,7 @@ func TestCAEnds(t *testing.T) {
 		ca.Spec.Rotation.Mode = v1alpha1.RotationPaused
 	})
 	configMap := r.injected("trust")
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	first := r.signer()
 	time.Sleep(time.Until(first.NotAfter) - 5*time.Second) // nothing but time passes

@@ -17,7 +17,7 @@ import (
 // What the operator reports on an object does not make it try again: the first retry comes when it is documented, and not at once.
 func TestReportsCauseNoRetry(t *testing.T) {
 	t.Parallel()
-	w, through := newWorld(t), newWire()
+	w, through := newTestCluster(t), newTransport()
 	w.start(through)
 	r := newRealmIn(t, w.kube, "refused")
 	r.serviceCA(isReady)
@@ -31,9 +31,9 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	if err := w.kube.Status().Update(t.Context(), quota); err != nil {
 		t.Fatal(err)
 	}
-	begin := time.Now()
-	r.service("web", asks("web-tls"))
-	r.told("web", "SecretRefused: ")
+	start := time.Now()
+	r.service("web", withSecretName("web-tls"))
+	r.expectError("web", "SecretRefused: ")
 	fixed := createBy(t, w.kube, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: r.name, Name: "fixed", Annotations: map[string]string{v1alpha1.AnnotationInjectCABundle: r.name},
@@ -52,7 +52,7 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	through.quiet(t, 3*time.Second)
 	const secrets, configMap = "POST /api/v1/namespaces/refused/secrets", "PATCH /api/v1/namespaces/refused/configmaps/fixed"
 	// On a slow machine a retry may have been due already.
-	due := int(time.Since(begin) / (30 * time.Second))
+	due := int(time.Since(start) / (30 * time.Second))
 	if tries := len(through.written(secrets)); tries < 1 || tries > 1+due {
 		t.Errorf("the Secret was tried %d times at once", tries)
 	}

@@ -45,12 +45,12 @@ func (r realm) tenant() client.Client {
 }
 
 // attack is a realm, the tenant of it, and a neighbour who has a Service "victim" with a Secret "victim-tls".
-func attack(t *testing.T) (r realm, tenant client.Client, neighbour realm, victim *corev1.Secret) {
+func attack(t *testing.T) (r realm, tenant client.Client, neighbor realm, victim *corev1.Secret) {
 	t.Helper()
 	r = newRealm(t)
-	neighbour = newRealmIn(t, kube, r.name+"-n")
-	neighbour.service("victim", asks("victim-tls"))
-	return r, r.tenant(), neighbour, neighbour.secret("victim-tls", neighbour.issued("victim."+neighbour.name+".svc"))
+	neighbor = newRealmIn(t, kube, r.name+"-n")
+	neighbor.service("victim", withSecretName("victim-tls"))
+	return r, r.tenant(), neighbor, neighbor.secret("victim-tls", neighbor.issued("victim."+neighbor.name+".svc"))
 }
 
 // names are those of all certificates in a namespace.
@@ -72,16 +72,16 @@ func (r realm) names() []string {
 // Whatever a tenant writes on his objects, he gets certificates for his own Services, and nobody's Secret changes for it.
 func TestTenantGetsNoNameOfOthers(t *testing.T) {
 	t.Parallel()
-	r, tenant, neighbour, victim := attack(t)
-	host := "victim." + neighbour.name + ".svc"
+	r, tenant, neighbor, victim := attack(t)
+	host := "victim." + neighbor.name + ".svc"
 	for i, forged := range []map[string]string{
 		{"servingcert.dev/dns-names": host, "servingcert.dev/extra-dns-names": host, "cert-manager.io/alt-names": host},
-		{"servingcert.dev/service": "victim", "servingcert.dev/namespace": neighbour.name, "servingcert.dev/serviceca": neighbour.name},
+		{"servingcert.dev/service": "victim", "servingcert.dev/namespace": neighbor.name, "servingcert.dev/serviceca": neighbor.name},
 		{"service.beta.openshift.io/originating-service-name": "victim", "service.beta.openshift.io/originating-service-uid": string(victim.UID)},
-		{"servingcert.dev/serviceca": neighbour.name, "servingcert.dev/policy": neighbour.policy.Name, "servingcert.dev/namespace": neighbour.name},
+		{"servingcert.dev/serviceca": neighbor.name, "servingcert.dev/policy": neighbor.policy.Name, "servingcert.dev/namespace": neighbor.name},
 	} {
 		name := fmt.Sprintf("web-%d", i)
-		annotations := asks(name + "-tls")
+		annotations := withSecretName(name + "-tls")
 		maps.Copy(annotations, forged)
 		service := &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name, Annotations: annotations, Labels: map[string]string{}},
@@ -98,7 +98,7 @@ func TestTenantGetsNoNameOfOthers(t *testing.T) {
 		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))
 	}
 	// A Service that points at the victim is still the tenant's own.
-	far := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "far", Annotations: asks("far-tls")},
+	far := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "far", Annotations: withSecretName("far-tls")},
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: host}}
 	if err := tenant.Create(t.Context(), far); err != nil {
 		t.Fatal(err)
@@ -115,38 +115,38 @@ func TestTenantGetsNoNameOfOthers(t *testing.T) {
 // A tenant can't reach over the border of his namespace by the name of a Secret or by an owner.
 func TestTenantReachesNoSecretOfOthers(t *testing.T) {
 	t.Parallel()
-	r, tenant, neighbour, victim := attack(t)
-	key := neighbour.signingKey()
+	r, tenant, neighbor, victim := attack(t)
+	key := neighbor.signingKey()
 	for i, name := range []string{
-		neighbour.name + "/victim-tls", "../" + neighbour.name + "/victim-tls", neighbour.name + ".victim-tls", "victim-tls", key.Name,
+		neighbor.name + "/victim-tls", "../" + neighbor.name + "/victim-tls", neighbor.name + ".victim-tls", "victim-tls", key.Name,
 	} {
-		service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: fmt.Sprintf("web-%d", i), Annotations: asks(name)},
+		service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: fmt.Sprintf("web-%d", i), Annotations: withSecretName(name)},
 			Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
 		if err := tenant.Create(t.Context(), service); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r.told("web-0", "InvalidSecretName")
-	r.told("web-1", "InvalidSecretName")
+	r.expectError("web-0", "InvalidSecretName")
+	r.expectError("web-1", "InvalidSecretName")
 	r.secret("victim-tls", r.issued("web-3."+r.name+".svc"))
 	r.secret(key.Name, r.issued("web-4."+r.name+".svc"))
 	// A Secret that says it belongs to the neighbour's Service, by name, by UID and by ServiceCA.
 	var service corev1.Service
-	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: neighbour.name, Name: "victim"}, &service); err != nil {
+	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: neighbor.name, Name: "victim"}, &service); err != nil {
 		t.Fatal(err)
 	}
 	forged := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "forged", Labels: victim.Labels, Annotations: victim.Annotations,
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "victim", UID: service.UID}}},
-		Type: corev1.SecretTypeTLS, Data: mint(t, "Forged", nil).data(t),
+		Type: corev1.SecretTypeTLS, Data: generateCA(t, "Forged", nil).data(t),
 	}
 	if err := tenant.Create(t.Context(), forged); err != nil {
 		t.Fatal(err)
 	}
 	touch(t, &service)
-	neighbour.passes()
+	neighbor.passes()
 	unchanged(t, victim, key)
-	neighbour.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+	neighbor.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if *activeOf(ca).Certificates != 1 {
 			return "a forged Secret is counted"
 		}
@@ -160,17 +160,17 @@ func TestTenantReachesNoSecretOfOthers(t *testing.T) {
 // Forged labels on a Secret of his own make the health of no ServiceCA worse.
 func TestTenantForgesCertificates(t *testing.T) {
 	t.Parallel()
-	r, tenant, neighbour, victim := attack(t)
+	r, tenant, neighbor, victim := attack(t)
 	forged := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "forged", Labels: victim.Labels},
-		Type:       corev1.SecretTypeTLS, Data: mint(t, "Forged", nil).data(t),
+		Type:       corev1.SecretTypeTLS, Data: generateCA(t, "Forged", nil).data(t),
 	}
 	if err := tenant.Create(t.Context(), forged); err != nil {
 		t.Fatal(err)
 	}
 	// Whatever is counted for the forged Secret is counted with this one, which comes later.
-	neighbour.service("late", asks("late-tls"))
-	ca := neighbour.serviceCA(func(ca *v1alpha1.ServiceCA) string {
+	neighbor.service("late", withSecretName("late-tls"))
+	ca := neighbor.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if *activeOf(ca).Certificates != 2 {
 			return "2 certificates are not counted"
 		}
@@ -182,7 +182,7 @@ func TestTenantForgesCertificates(t *testing.T) {
 		}
 	}
 	// One with a Service of that name, asking for it: then it is his Service's, and becomes sound.
-	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "victim", Annotations: asks("forged")},
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "victim", Annotations: withSecretName("forged")},
 		Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
 	if err := tenant.Create(t.Context(), service); err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestTenantForgesCertificates(t *testing.T) {
 // Annotations as large as Kubernetes takes them harm nobody.
 func TestTenantWritesHugeAnnotations(t *testing.T) {
 	t.Parallel()
-	r, tenant, neighbour, victim := attack(t)
+	r, tenant, neighbor, victim := attack(t)
 	huge := strings.Repeat("x", 200<<10)
 	for name, annotations := range map[string]map[string]string{
 		"huge-name":  {v1alpha1.AnnotationSecretName: huge},
@@ -207,7 +207,7 @@ func TestTenantWritesHugeAnnotations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	service := r.told("huge-name", "InvalidSecretName: ")
+	service := r.expectError("huge-name", "InvalidSecretName: ")
 	if told := service.Annotations[v1alpha1.AnnotationError]; len(told) > 1024 {
 		t.Errorf("the Service is told %d bytes", len(told))
 	}
@@ -223,6 +223,6 @@ func TestTenantWritesHugeAnnotations(t *testing.T) {
 			t.Errorf("a failure has %d bytes", len(failure.Message))
 		}
 	}
-	neighbour.serves(1)
+	neighbor.serves(1)
 	unchanged(t, victim)
 }

@@ -5,8 +5,8 @@ import (
 )
 
 // One annotation, a certificate that every client can verify.
-func TestServiceThatAsksIsServed(t *testing.T) {
+func TestAnnotatedServiceGetsCertificate(t *testing.T) {
 	r := newRealm(t)
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	r.secret("web-tls", r.issued("web."+r.name+".svc", "web."+r.name+".svc.cluster.local"))
 }

@@ -21,15 +21,15 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// world is a cluster of its own, for what would disturb other tests, or be disturbed by them. No operator runs in it yet, and no
+// testCluster is a cluster of its own, for what would disturb other tests, or be disturbed by them. No operator runs in it yet, and no
 // controllers of Kubernetes.
-type world struct {
+type testCluster struct {
 	*testing.T
 	cluster *cluster.Cluster
 	kube    client.Client
 }
 
-func newWorld(t *testing.T) world {
+func newTestCluster(t *testing.T) testCluster {
 	t.Helper()
 	started, err := cluster.Start(t.Context(), cluster.Options{CRDs: []string{filepath.Join("..", "config", "crd", "bases")}})
 	if err != nil {
@@ -47,15 +47,15 @@ func newWorld(t *testing.T) world {
 	if err := testoperator.Install(t.Context(), admin, operatorNamespace); err != nil {
 		t.Fatal(err)
 	}
-	return world{T: t, cluster: started, kube: admin}
+	return testCluster{T: t, cluster: started, kube: admin}
 }
 
 // start runs an operator, whose requests go through a wire.
-func (w world) start(through *wire, adjust ...func(*ctrl.Options)) (stop func()) {
-	w.Helper()
-	end, err := testoperator.Start(w.Context(), w.cluster, operatorNamespace, func(config *rest.Config, options *ctrl.Options) {
+func (c testCluster) start(through *transport, adjust ...func(*ctrl.Options)) (stop func()) {
+	c.Helper()
+	end, err := testoperator.Start(c.Context(), c.cluster, operatorNamespace, func(config *rest.Config, options *ctrl.Options) {
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-			return tapped(func(request *http.Request) (*http.Response, error) { return through.send(next, request) })
+			return roundTripper(func(request *http.Request) (*http.Response, error) { return through.send(next, request) })
 		})
 		options.GracefulShutdownTimeout = ptr.To(30 * time.Second)
 		for _, a := range adjust {
@@ -63,24 +63,24 @@ func (w world) start(through *wire, adjust ...func(*ctrl.Options)) (stop func())
 		}
 	})
 	if err != nil {
-		w.Fatal(err)
+		c.Fatal(err)
 	}
 	stop = sync.OnceFunc(func() {
 		if err := end(); err != nil && !through.isDead() {
-			w.Errorf("the operator ended: %v", err)
+			c.Errorf("the operator ended: %v", err)
 		}
 	})
-	w.Cleanup(stop)
+	c.Cleanup(stop)
 	return stop
 }
 
-type tapped func(*http.Request) (*http.Response, error)
+type roundTripper func(*http.Request) (*http.Response, error)
 
 // RoundTrip sends a request.
-func (t tapped) RoundTrip(request *http.Request) (*http.Response, error) { return t(request) }
+func (t roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return t(request) }
 
-// cut says at which write a wire breaks.
-type cut struct {
+// failurePoint says at which write a wire breaks.
+type failurePoint struct {
 	// about counts the writes that concern something of this name, and the creation of Secrets, whose name is not in the path.
 	about string
 	// at is the number of the write, from 1.
@@ -89,27 +89,27 @@ type cut struct {
 	answered bool
 }
 
-// wire remembers what an operator writes, and breaks where it is told to: from then on nothing gets through any more, as after
+// transport remembers what an operator writes, and breaks where it is told to: from then on nothing gets through any more, as after
 // the death of a process.
-type wire struct {
+type transport struct {
 	mu     sync.Mutex
 	writes []string
 	// gets counts the requests that read, by the path.
-	gets map[string]int
-	cut  *cut
-	dead chan struct{}
-	last time.Time
+	gets         map[string]int
+	failurePoint *failurePoint
+	dead         chan struct{}
+	last         time.Time
 }
 
-func newWire() *wire {
-	return &wire{dead: make(chan struct{}), last: time.Now(), gets: map[string]int{}}
+func newTransport() *transport {
+	return &transport{dead: make(chan struct{}), last: time.Now(), gets: map[string]int{}}
 }
 
-var errCut = errors.New("the wire is cut")
+var errDisconnected = errors.New("the wire is cut")
 
-func (w *wire) isDead() bool {
+func (tr *transport) isDead() bool {
 	select {
-	case <-w.dead:
+	case <-tr.dead:
 		return true
 	default:
 		return false
@@ -117,66 +117,66 @@ func (w *wire) isDead() bool {
 }
 
 // arm makes the wire break at a write that is still to come; at none by an empty cut.
-func (w *wire) arm(at cut) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.cut, w.last = &at, time.Now()
+func (tr *transport) arm(at failurePoint) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.failurePoint, tr.last = &at, time.Now()
 }
 
-func (w *wire) send(next http.RoundTripper, request *http.Request) (*http.Response, error) {
-	if w.isDead() {
-		return nil, errCut
+func (tr *transport) send(next http.RoundTripper, request *http.Request) (*http.Response, error) {
+	if tr.isDead() {
+		return nil, errDisconnected
 	}
 	if request.Method == http.MethodGet || request.URL.Query().Has("dryRun") {
-		w.mu.Lock()
-		w.gets[request.URL.Path]++
-		w.mu.Unlock()
+		tr.mu.Lock()
+		tr.gets[request.URL.Path]++
+		tr.mu.Unlock()
 		return next.RoundTrip(request)
 	}
-	if !w.note(request) {
+	if !tr.note(request) {
 		return next.RoundTrip(request)
 	}
-	if w.cut.answered {
+	if tr.failurePoint.answered {
 		if response, err := next.RoundTrip(request); err == nil {
 			response.Body.Close()
 		}
 	}
-	close(w.dead)
-	return nil, errCut
+	close(tr.dead)
+	return nil, errDisconnected
 }
 
-// note remembers a write, and tells whether it is the one at which the wire breaks.
-func (w *wire) note(request *http.Request) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.writes, w.last = append(w.writes, request.Method+" "+request.URL.Path), time.Now()
+// note remembers a write, and reports whether it is the one at which the wire breaks.
+func (tr *transport) note(request *http.Request) bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.writes, tr.last = append(tr.writes, request.Method+" "+request.URL.Path), time.Now()
 	path := request.URL.Path
-	if w.cut == nil || strings.HasSuffix(path, "/events") ||
-		(!strings.Contains(path, w.cut.about) && (request.Method != http.MethodPost || !strings.HasSuffix(path, "/secrets"))) {
+	if tr.failurePoint == nil || strings.HasSuffix(path, "/events") ||
+		(!strings.Contains(path, tr.failurePoint.about) && (request.Method != http.MethodPost || !strings.HasSuffix(path, "/secrets"))) {
 		return false
 	}
-	w.cut.at--
-	return w.cut.at == 0
+	tr.failurePoint.at--
+	return tr.failurePoint.at == 0
 }
 
 // written are the writes so far that hold each of these, and forgets nothing.
-func (w *wire) written(parts ...string) []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var found []string
-	for _, write := range w.writes {
+func (tr *transport) written(parts ...string) []string {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	var names []string
+	for _, write := range tr.writes {
 		if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(write, part) }) {
-			found = append(found, write)
+			names = append(names, write)
 		}
 	}
-	return found
+	return names
 }
 
 // asked returns how often objects of a name were asked for.
-func (w *wire) asked(name string) (number int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for path, times := range w.gets {
+func (tr *transport) asked(name string) (number int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for path, times := range tr.gets {
 		if strings.HasSuffix(path, "/"+name) {
 			number += times
 		}
@@ -185,20 +185,20 @@ func (w *wire) asked(name string) (number int) {
 }
 
 // forget begins a new list of writes.
-func (w *wire) forget() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.writes = nil
+func (tr *transport) forget() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.writes = nil
 }
 
 // quiet waits until nothing was written for that long.
-func (w *wire) quiet(t *testing.T, lasts time.Duration) {
+func (tr *transport) quiet(t *testing.T, duration time.Duration) {
 	t.Helper()
 	eventually(t, func(context.Context) string {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if time.Since(w.last) < lasts {
-			return fmt.Sprintf("it never rests; its last writes were %v", w.writes[max(0, len(w.writes)-5):])
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		if time.Since(tr.last) < duration {
+			return fmt.Sprintf("it never rests; its last writes were %v", tr.writes[max(0, len(tr.writes)-5):])
 		}
 		return ""
 	})

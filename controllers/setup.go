@@ -34,10 +34,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/certificatesigning"
 	"github.com/servingcert/operator/controllers/certmanager"
+	"github.com/servingcert/operator/controllers/certrequest"
+	"github.com/servingcert/operator/controllers/injector"
+	"github.com/servingcert/operator/controllers/internal/conflict"
 	"github.com/servingcert/operator/controllers/internal/installation"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
-	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/internal/wallclock"
@@ -48,8 +50,6 @@ import (
 	"github.com/servingcert/operator/controllers/serviceca"
 	"github.com/servingcert/operator/controllers/servingcert"
 	"github.com/servingcert/operator/controllers/servingcertpolicy"
-	"github.com/servingcert/operator/controllers/signing"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // reportingController is the name under which the Events stand.
@@ -98,29 +98,29 @@ func ManagerOptions() (ctrl.Options, error) {
 				&corev1.Secret{}: {
 					Label:     labels.NewSelector().Add(*made),
 					Field:     fields.OneTermEqualSelector("type", string(corev1.SecretTypeTLS)),
-					Transform: digest,
+					Transform: digestSecret,
 				},
-				&appsv1.Deployment{}:            {Transform: slimWorkload},
-				&appsv1.StatefulSet{}:           {Transform: slimWorkload},
-				&appsv1.DaemonSet{}:             {Transform: slimWorkload},
-				&corev1.Service{}:               {Transform: slimService},
-				servingcert.NamespaceMetadata(): {Transform: slimNamespace},
+				&appsv1.Deployment{}:            {Transform: stripWorkload},
+				&appsv1.StatefulSet{}:           {Transform: stripWorkload},
+				&appsv1.DaemonSet{}:             {Transform: stripWorkload},
+				&corev1.Service{}:               {Transform: stripService},
+				servingcert.NamespaceMetadata(): {Transform: stripNamespace},
 			},
 		},
 	}
-	for _, kind := range trust.Kinds() {
-		if kind.GroupVersionKind != trust.Secrets.GroupVersionKind {
-			options.Cache.ByObject[kind.Metadata()] = cache.ByObject{Transform: slimTarget}
+	for _, kind := range injector.Kinds() {
+		if kind.GroupVersionKind != injector.Secrets.GroupVersionKind {
+			options.Cache.ByObject[kind.Metadata()] = cache.ByObject{Transform: stripTarget}
 		}
 	}
 	return options, nil
 }
 
-func digest(object any) (any, error) {
+func digestSecret(object any) (any, error) {
 	// A list comes by here twice.
 	if secret, ok := object.(*corev1.Secret); ok && !issuance.IsDigest(secret) {
-		keepOurAnnotations(secret)
-		secret.SetLabels(ours(secret.GetLabels()))
+		keepOwnAnnotations(secret)
+		secret.SetLabels(ownKeys(secret.GetLabels()))
 		issuance.Digest(secret)
 		secret.SetFinalizers(nil)
 		secret.Type, secret.Namespace = corev1.SecretTypeTLS, unique.Make(secret.Namespace).Value()
@@ -132,13 +132,13 @@ func digest(object any) (any, error) {
 	return object, nil
 }
 
-func slimService(object any) (any, error) {
+func stripService(object any) (any, error) {
 	service, ok := object.(*corev1.Service)
 	if !ok {
 		return object, nil
 	}
 	service.ManagedFields, service.Namespace = nil, unique.Make(service.Namespace).Value()
-	keepOurAnnotations(service)
+	keepOwnAnnotations(service)
 	service.Spec = corev1.ServiceSpec{
 		ClusterIP: service.Spec.ClusterIP, Type: unique.Make(service.Spec.Type).Value(), Selector: service.Spec.Selector,
 	}
@@ -146,48 +146,50 @@ func slimService(object any) (any, error) {
 	return service, nil
 }
 
-func slimWorkload(object any) (any, error) {
+func stripWorkload(object any) (any, error) {
 	if workload, ok := object.(client.Object); ok {
-		restart.Slim(workload)
-		keepOurAnnotations(workload)
+		restart.StripForCache(workload)
+		keepOwnAnnotations(workload)
 	}
 	return object, nil
 }
 
-func slimNamespace(object any) (any, error) {
+func stripNamespace(object any) (any, error) {
 	if namespace, err := meta.Accessor(object); err == nil {
 		namespace.SetManagedFields(nil)
-		keepOurAnnotations(namespace)
+		keepOwnAnnotations(namespace)
 	}
 	return object, nil
 }
 
-// slimTarget leaves of what may ask for a bundle, which most objects of a cluster do not, little more than the name.
-func slimTarget(object any) (any, error) {
+// stripTarget leaves of what may ask for a bundle, which most objects of a cluster do not, little more than the name.
+func stripTarget(object any) (any, error) {
 	target, err := meta.Accessor(object)
 	if err != nil {
 		return object, nil //nolint:nilerr // a tombstone is passed on as it is
 	}
-	trust.Slim(target)
-	keepOurAnnotations(target)
-	target.SetLabels(ours(target.GetLabels()))
+	injector.StripForCache(target)
+	keepOwnAnnotations(target)
+	target.SetLabels(ownKeys(target.GetLabels()))
 	target.SetOwnerReferences(nil)
 	target.SetFinalizers(nil)
 	return object, nil
 }
 
 const (
-	// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB. The longest tells of an obstacle.
+	// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB. The longest tells of a problem.
 	maxAnnotation = 1 << 10
 	// maxAnnotations is more than there are that are for us.
 	maxAnnotations = 16
 )
 
-// keepOurAnnotations leaves out what is not for us.
-func keepOurAnnotations(object metav1.Object) { object.SetAnnotations(ours(object.GetAnnotations())) }
+// keepOwnAnnotations leaves out what is not for us.
+func keepOwnAnnotations(object metav1.Object) {
+	object.SetAnnotations(ownKeys(object.GetAnnotations()))
+}
 
-// ours are the annotations or labels that are for us, cut off where they are longer or more than can mean anything.
-func ours(all map[string]string) map[string]string {
+// ownKeys are the annotations or labels that are for us, cut off where they are longer or more than can mean anything.
+func ownKeys(all map[string]string) map[string]string {
 	var keys []string
 	for key := range all {
 		prefix, _, _ := strings.Cut(key, "/")
@@ -202,13 +204,13 @@ func ours(all map[string]string) map[string]string {
 		slices.Sort(keys)
 		keys = keys[:maxAnnotations]
 	}
-	kept := make(map[string]string, len(keys))
+	result := make(map[string]string, len(keys))
 	for _, key := range keys {
 		value := all[key]
 		// The same few keys stand in every object.
-		kept[unique.Make(key).Value()] = strings.Clone(value[:min(len(value), maxAnnotation)])
+		result[unique.Make(key).Value()] = strings.Clone(value[:min(len(value), maxAnnotation)])
 	}
-	return kept
+	return result
 }
 
 // Setup adds every controller to a manager that was made with ManagerOptions.
@@ -229,49 +231,49 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
-	jumps, keys := wallclock.NewWatcher(options.Clock), keyring.New(live, options.Namespace, options.Clock)
-	recorder := shortNotes{mgr.GetEventRecorder(reportingController)}
+	clockWatcher, keys := wallclock.NewWatcher(options.Clock), keyring.New(live, options.Namespace, options.Clock)
+	recorder := truncatingRecorder{mgr.GetEventRecorder(reportingController)}
 	claim := &installation.Claim{Cache: mgr.GetCache(), Live: live, Recorder: recorder, Clock: options.Clock, Namespace: options.Namespace}
 	if mgr, err = guard(mgr, claim, secrets); err != nil {
 		return err
 	}
-	rules := issuance.Rules{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
-	view := servingcert.View{Reader: mgr.GetCache(), Rules: rules, Sets: &policy.Sets{}, Pace: &pace.Pace{}, Clock: options.Clock}
-	targets := trust.New(trust.Options{
+	rules := issuance.Resolver{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
+	view := servingcert.View{Reader: mgr.GetCache(), Resolver: rules, PolicySets: &policy.SetCache{}, Conflicts: &conflict.Tracker{}, Clock: options.Clock}
+	targets := injector.New(injector.Options{
 		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: !openShift,
 	})
 	restarts := restart.New(restart.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock,
-		Mounted: targets.Mounted, Filled: targets.Filled, Kinds: options.RestartKinds,
+		MountedServiceCA: targets.MountedServiceCA, Filled: targets.Filled, Kinds: options.RestartKinds,
 	})
-	signers := newSigners(signing.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder)
+	requestReconcilers := newCertificateRequests(certrequest.Signer{View: view, Keyring: keys, Clock: options.Clock, Metrics: signed}, live, recorder)
 	publisher := publish.New(&publish.Publisher{
-		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, Asked: targets.Mounted, Namespace: options.Namespace,
+		Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, RequestedServiceCA: targets.MountedServiceCA, Namespace: options.Namespace,
 	})
 	cas := &serviceca.Reconciler{
 		Client: mgr.GetClient(), Cache: mgr.GetCache(), Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock,
 		Namespace: options.Namespace, Targets: targets, Claims: view.Claims, ReissueRate: options.ReissueRate,
-		Restarts: restarts.RestartsFor, RestartsChanged: restarts.Waits(),
-		Given: signers.given, Signatures: pki.NewSignatures(), Published: publisher.Count, PublishedChanged: publisher.Changes(),
+		Restarts: restarts.RestartsFor, RestartsChanged: restarts.RotationChanges(),
+		IssuedCertificates: requestReconcilers.issued, Signatures: pki.NewSignatures(), Published: publisher.Count, PublishedChanged: publisher.Changes(),
 	}
-	news, failures := servingcert.NewNews(recorder, options.Clock), make(chan event.GenericEvent, 1)
+	aggregator, failures := servingcert.NewEventAggregator(recorder, options.Clock), make(chan event.GenericEvent, 1)
 	services := &servingcert.Reconciler{
-		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, News: news, Expected: &servingcert.Expected{}, Clock: options.Clock,
-		Usage: &servingcert.Usage{Live: live, Clock: options.Clock}, Metrics: signed, Refusals: servingcert.NewRefusals(), Failures: failures,
+		Client: mgr.GetClient(), View: view, Live: live, Keyring: keys, Recorder: recorder, Events: aggregator, Expectations: &servingcert.Expectations{}, Clock: options.Clock,
+		Usage: &servingcert.SecretUsage{Live: live, Clock: options.Clock}, Metrics: signed, RejectionBackoff: servingcert.NewRejectionBackoff(), FailuresChanged: failures,
 	}
 	policies := &servingcertpolicy.Reconciler{
-		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, News: news, Clock: options.Clock,
-		Restarts: restarts.Report, RestartsChanged: restarts.Changes(), FailuresChanged: failures,
+		Client: mgr.GetClient(), View: view, Keyring: keys, Recorder: recorder, Events: aggregator, Clock: options.Clock,
+		Restarts: restarts.Report, RestartsChanged: restarts.PolicyChanges(), FailuresChanged: failures,
 	}
 	return errors.Join(
-		signers.setup(mgr),
+		requestReconcilers.setup(mgr),
 		targets.SetupWithManager(ctx, mgr),
 		publisher.SetupWithManager(ctx, mgr),
-		cas.SetupWithManager(ctx, mgr, secrets, jumps),
-		services.SetupWithManager(ctx, mgr, secrets, jumps),
-		policies.SetupWithManager(mgr, jumps),
-		restarts.SetupWithManager(mgr, jumps),
-		mgr.Add(jumps),
+		cas.SetupWithManager(ctx, mgr, secrets, clockWatcher),
+		services.SetupWithManager(ctx, mgr, secrets, clockWatcher),
+		policies.SetupWithManager(mgr, clockWatcher),
+		restarts.SetupWithManager(mgr, clockWatcher),
+		mgr.Add(clockWatcher),
 		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
 	)
 }
@@ -291,38 +293,38 @@ func guard(mgr ctrl.Manager, claim *installation.Claim, secrets cache.Cache) (ct
 	return claim.Guard(mgr)
 }
 
-// signers sign for clients that bring a key.
-type signers struct {
-	pods     *signing.Reconciler[*certificatesv1.PodCertificateRequest]
-	requests *signing.Reconciler[*certificatesv1.CertificateSigningRequest]
-	issuer   *signing.Reconciler[*cmapi.CertificateRequest]
+// certificateRequests sign for clients that bring a key.
+type certificateRequests struct {
+	pods     *certrequest.Reconciler[*certificatesv1.PodCertificateRequest]
+	requests *certrequest.Reconciler[*certificatesv1.CertificateSigningRequest]
+	issuer   *certrequest.Reconciler[*cmapi.CertificateRequest]
 }
 
-func newSigners(signer signing.Signer, live client.Client, recorder events.EventRecorder) signers {
-	return signers{
-		pods: &signing.Reconciler[*certificatesv1.PodCertificateRequest]{
-			Door: podcertificate.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+func newCertificateRequests(signer certrequest.Signer, live client.Client, recorder events.EventRecorder) certificateRequests {
+	return certificateRequests{
+		pods: &certrequest.Reconciler[*certificatesv1.PodCertificateRequest]{
+			Kind: podcertificate.RequestKind{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
 		},
-		requests: &signing.Reconciler[*certificatesv1.CertificateSigningRequest]{
-			Door: certificatesigning.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		requests: &certrequest.Reconciler[*certificatesv1.CertificateSigningRequest]{
+			Kind: certificatesigning.RequestKind{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
 		},
-		issuer: &signing.Reconciler[*cmapi.CertificateRequest]{
-			Door: certmanager.Door{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
+		issuer: &certrequest.Reconciler[*cmapi.CertificateRequest]{
+			Kind: certmanager.RequestKind{Signer: signer, Live: live, Clock: signer.Clock}, Signer: signer, Live: live, Recorder: recorder,
 		},
 	}
 }
 
-func (s signers) setup(mgr ctrl.Manager) error {
-	return errors.Join(s.pods.SetupWithManager(mgr), s.requests.SetupWithManager(mgr), s.issuer.SetupWithManager(mgr))
+func (c certificateRequests) setup(mgr ctrl.Manager) error {
+	return errors.Join(c.pods.SetupWithManager(mgr), c.requests.SetupWithManager(mgr), c.issuer.SetupWithManager(mgr))
 }
 
-// given returns the certificates that requests of every kind to a ServiceCA got; false while one kind
+// issued returns the certificates that requests of every kind to a ServiceCA got; false while one kind
 // is not known yet.
-func (s signers) given(ctx context.Context, ca string) (all []signing.Given, known bool, err error) {
+func (c certificateRequests) issued(ctx context.Context, ca string) (all []certrequest.Issued, known bool, err error) {
 	known = true
-	for _, of := range []func(context.Context, string) ([]signing.Given, bool, error){s.pods.Given, s.requests.Given, s.issuer.Given} {
-		some, seen, failed := of(ctx, ca)
-		all, known, err = append(all, some...), known && seen, errors.Join(err, failed)
+	for _, list := range []func(context.Context, string) ([]certrequest.Issued, bool, error){c.pods.IssuedCertificates, c.requests.IssuedCertificates, c.issuer.IssuedCertificates} {
+		issued, synced, listErr := list(ctx, ca)
+		all, known, err = append(all, issued...), known && synced, errors.Join(err, listErr)
 	}
 	return all, known, err
 }
@@ -338,7 +340,7 @@ func secretMetadata(mgr ctrl.Manager) (cache.Cache, error) {
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		ReaderFailOnMissingInformer: true,
 		DefaultLabelSelector:        labels.NewSelector().Add(*others),
-		DefaultTransform:            slimTarget,
+		DefaultTransform:            stripTarget,
 	})
 	if err != nil {
 		return nil, err
@@ -346,7 +348,7 @@ func secretMetadata(mgr ctrl.Manager) (cache.Cache, error) {
 	return secrets, mgr.Add(secrets)
 }
 
-// runsOpenShiftServiceCA tells whether the cluster runs OpenShift's own service CA, which then answers to its annotations.
+// runsOpenShiftServiceCA reports whether the cluster runs OpenShift's own service CA, which then answers to its annotations.
 func runsOpenShiftServiceCA(mapper meta.RESTMapper) (bool, error) {
 	_, err := mapper.RESTMapping(schema.GroupKind{Group: "operator.openshift.io", Kind: "ServiceCA"})
 	if meta.IsNoMatchError(err) {

@@ -21,13 +21,13 @@ type wallClock struct {
 
 func (w wallClock) Now() time.Time { return time.Now().Add(time.Duration(w.suspended.Load())) }
 
-func (w wallClock) Since(begin time.Time) time.Duration { return w.Now().Sub(begin) }
+func (w wallClock) Since(start time.Time) time.Duration { return w.Now().Sub(start) }
 
 // A certificate that became due while the machine was suspended is renewed when it wakes, though the timer of the renewal has most of its
 // time left.
 func TestRenewalAfterSuspend(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newTestCluster(t)
 	config, err := w.cluster.ServiceAccount(t.Context(), operatorNamespace, "manager")
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func TestRenewalAfterSuspend(t *testing.T) {
 		}
 	})
 	r := newRealmIn(t, w.kube, "suspend", func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "1h" })
-	r.service("web", asks("web-tls"))
+	r.service("web", withSecretName("web-tls"))
 	before := leaf(t, r.secret("web-tls", r.issued("web.suspend.svc")))
 	// Less than the hour by which a clock may be ahead of the API server's, and more than two thirds of the certificate's life.
 	const suspended = 50 * time.Minute

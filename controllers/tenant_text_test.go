@@ -18,10 +18,10 @@ func TestTenantTextIsEscaped(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	r.foreign("web-tls", func(s *corev1.Secret) { s.Type = corev1.SecretType(hostileText) })
-	web := r.service("web", asks("web-tls"))
-	named := r.service("named", asks(hostileText))
-	printable(t, r.told("web", "SecretNotOurs: ").Annotations[v1alpha1.AnnotationError])
-	printable(t, r.told("named", "InvalidSecretName: ").Annotations[v1alpha1.AnnotationError])
+	web := r.service("web", withSecretName("web-tls"))
+	named := r.service("named", withSecretName(hostileText))
+	printable(t, r.expectError("web", "SecretNotOurs: ").Annotations[v1alpha1.AnnotationError])
+	printable(t, r.expectError("named", "InvalidSecretName: ").Annotations[v1alpha1.AnnotationError])
 	event(t, web, corev1.EventTypeWarning, "SecretNotOurs")
 	event(t, named, corev1.EventTypeWarning, "InvalidSecretName")
 	for _, service := range []*corev1.Service{web, named} {
@@ -47,7 +47,7 @@ func TestTenantTextIsEscaped(t *testing.T) {
 	}
 	// Nor does what a tenant writes into the annotation itself.
 	update(t, web, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationError] = "SecretNotOurs: " + hostileText })
-	printable(t, r.told("web", "of type").Annotations[v1alpha1.AnnotationError])
+	printable(t, r.expectError("web", "of type").Annotations[v1alpha1.AnnotationError])
 }
 
 func printable(t *testing.T, text string) {

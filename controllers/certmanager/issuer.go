@@ -19,54 +19,54 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/certrequest"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/availability"
 	"github.com/servingcert/operator/controllers/internal/csr"
 	"github.com/servingcert/operator/controllers/internal/issuance"
-	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/pki"
-	"github.com/servingcert/operator/controllers/signing"
 )
 
 // issuerKind is the kind in the issuerRef of those who ask us.
 const issuerKind = "ServiceCA"
 
-// Door answers CertificateRequests.
-type Door struct {
-	Signer signing.Signer
+// RequestKind answers CertificateRequests.
+type RequestKind struct {
+	Signer certrequest.Signer
 	Live   client.Client
 	Clock  clock.PassiveClock
 }
 
-// Bound is a day: cert-manager follows a request that failed by another.
-func (Door) Bound() time.Duration { return 24 * time.Hour }
+// MaxWait is a day: cert-manager follows a request that failed by another.
+func (RequestKind) MaxWait() time.Duration { return 24 * time.Hour }
 
 // Name is the controller's.
-func (Door) Name() string { return "certmanager" }
+func (RequestKind) Name() string { return "certmanager" }
 
 // New is an empty request.
-func (Door) New() *cmapi.CertificateRequest { return &cmapi.CertificateRequest{} }
+func (RequestKind) New() *cmapi.CertificateRequest { return &cmapi.CertificateRequest{} }
 
 // List is an empty list of requests.
-func (Door) List() client.ObjectList { return &cmapi.CertificateRequestList{} }
+func (RequestKind) List() client.ObjectList { return &cmapi.CertificateRequestList{} }
 
-// Slim drops what is for another issuer, and of the answer all but the certificate.
-func (Door) Slim(request *cmapi.CertificateRequest) {
+// StripForCache drops what is for another issuer, and of the answer all but the certificate.
+func (RequestKind) StripForCache(request *cmapi.CertificateRequest) {
 	request.Labels, request.Annotations, request.Status.CA = nil, nil, nil
-	request.Spec.Request, request.Spec.Extra, request.Spec.Groups = csr.Slim(request.Spec.Request), nil, nil
-	if !ours(request) {
+	request.Spec.Request, request.Spec.Extra, request.Spec.Groups = csr.Truncate(request.Spec.Request), nil, nil
+	if !isForServiceCA(request) {
 		request.Spec, request.Status = cmapi.CertificateRequestSpec{}, cmapi.CertificateRequestStatus{}
 		request.OwnerReferences = nil
 	}
 	if len(request.Status.Certificate) > 0 {
-		request.Spec.Request, request.Status.Certificate = nil, signing.LeafOf(request.Status.Certificate)
+		request.Spec.Request, request.Status.Certificate = nil, certrequest.FirstCertificate(request.Status.Certificate)
 	}
 }
 
-// Answer returns the certificate. Its holder is the Certificate for which cert-manager asked: the
+// Response returns the certificate. Its holder is the Certificate for which cert-manager asked: the
 // newest request of one is the one whose answer is in use.
-func (Door) Answer(request *cmapi.CertificateRequest) signing.Answer {
-	answer := signing.Answer{Renew: "CertificateRequest " + request.Namespace + "/" + request.Name}
-	if !ours(request) || !isTrue(condition(request, cmapi.CertificateRequestConditionReady)) {
+func (RequestKind) Response(request *cmapi.CertificateRequest) certrequest.Response {
+	answer := certrequest.Response{RenewCommand: "CertificateRequest " + request.Namespace + "/" + request.Name}
+	if !isForServiceCA(request) || !isTrue(condition(request, cmapi.CertificateRequestConditionReady)) {
 		return answer
 	}
 	answer.CA, answer.Certificate = request.Spec.IssuerRef.Name, request.Status.Certificate
@@ -74,36 +74,36 @@ func (Door) Answer(request *cmapi.CertificateRequest) signing.Answer {
 	if owner == nil {
 		return answer
 	}
-	if command, valid := signing.Command("cmctl renew -n %s %s", request.Namespace, owner.Name); valid {
-		answer.Holder, answer.Renew = owner.UID, command
+	if command, valid := certrequest.Command("cmctl renew -n %s %s", request.Namespace, owner.Name); valid {
+		answer.Holder, answer.RenewCommand = owner.UID, command
 	}
 	return answer
 }
 
-// longestWait bounds for how long a renewal waits for the next CA.
-const longestWait = 12 * time.Hour
+// maxRenewalWait bounds for how long a renewal waits for the next CA.
+const maxRenewalWait = 12 * time.Hour
 
-// CanWait returns a time before the end of the certificate that a Certificate has, where cert-manager
+// DeferUntil returns a time before the end of the certificate that a Certificate has, where cert-manager
 // says that it is sound: half of what was left when it was to be renewed.
-func (d Door) CanWait(ctx context.Context, request *cmapi.CertificateRequest) (time.Time, error) {
+func (k RequestKind) DeferUntil(ctx context.Context, request *cmapi.CertificateRequest) (time.Time, error) {
 	owner := certificateOf(request)
 	if owner == nil {
 		return time.Time{}, nil
 	}
 	var certificate cmapi.Certificate
-	err := d.Live.Get(ctx, client.ObjectKey{Namespace: request.Namespace, Name: owner.Name}, &certificate)
-	if optional.Absent(err) || apierrors.IsForbidden(err) {
+	err := k.Live.Get(ctx, client.ObjectKey{Namespace: request.Namespace, Name: owner.Name}, &certificate)
+	if availability.IsNotServed(err) || apierrors.IsForbidden(err) {
 		return time.Time{}, nil
 	}
-	if err != nil || certificate.UID != owner.UID || certificate.Status.NotAfter == nil || !isSound(&certificate) {
+	if err != nil || certificate.UID != owner.UID || certificate.Status.NotAfter == nil || !isCurrent(&certificate) {
 		return time.Time{}, err
 	}
-	made := request.CreationTimestamp.Time
-	return made.Add(min(longestWait, certificate.Status.NotAfter.Sub(made)/2)), nil
+	created := request.CreationTimestamp.Time
+	return created.Add(min(maxRenewalWait, certificate.Status.NotAfter.Sub(created)/2)), nil
 }
 
-// isSound reports whether cert-manager has found the certificate to be as the Certificate wants it.
-func isSound(certificate *cmapi.Certificate) bool {
+// isCurrent reports whether cert-manager has found the certificate to be as the Certificate wants it.
+func isCurrent(certificate *cmapi.Certificate) bool {
 	for _, condition := range certificate.Status.Conditions {
 		if condition.Type == cmapi.CertificateConditionReady {
 			return condition.Status == cmmeta.ConditionTrue && condition.ObservedGeneration == certificate.Generation
@@ -122,7 +122,7 @@ func certificateOf(request *cmapi.CertificateRequest) *metav1.OwnerReference {
 	return owner
 }
 
-func ours(request *cmapi.CertificateRequest) bool {
+func isForServiceCA(request *cmapi.CertificateRequest) bool {
 	return request.Spec.IssuerRef.Group == v1alpha1.GroupName && request.Spec.IssuerRef.Kind == issuerKind
 }
 
@@ -140,93 +140,93 @@ func isTrue(c *cmapi.CertificateRequestCondition) bool {
 	return c != nil && c.Status == cmmeta.ConditionTrue
 }
 
-// CA is the ServiceCA that is asked, once the request is approved or denied.
-func (Door) CA(request *cmapi.CertificateRequest) string {
+// ServiceCAName is the ServiceCA that is asked, once the request is approved or denied.
+func (RequestKind) ServiceCAName(request *cmapi.CertificateRequest) string {
 	ready := condition(request, cmapi.CertificateRequestConditionReady)
 	answered := isTrue(ready) || request.Status.FailureTime != nil ||
 		(ready != nil && (ready.Reason == cmapi.CertificateRequestReasonFailed || ready.Reason == cmapi.CertificateRequestReasonDenied))
 	decided := isTrue(condition(request, cmapi.CertificateRequestConditionApproved)) || isTrue(condition(request, cmapi.CertificateRequestConditionDenied))
-	if !ours(request) || answered || !decided {
+	if !isForServiceCA(request) || answered || !decided {
 		return ""
 	}
 	return request.Spec.IssuerRef.Name
 }
 
-// Claim is what is asked for, as far as the policies of this CA give it to Services of the namespace.
-func (d Door) Claim(ctx context.Context, request *cmapi.CertificateRequest) (*signing.Claim, *signing.Refusal, error) {
+// Evaluate is what is asked for, as far as the policies of this CA give it to Services of the namespace.
+func (k RequestKind) Evaluate(ctx context.Context, request *cmapi.CertificateRequest) (*certrequest.Grant, *certrequest.Refusal, error) {
 	if isTrue(condition(request, cmapi.CertificateRequestConditionDenied)) {
-		return nil, signing.Reject(issuance.NewObstacle(cmapi.CertificateRequestReasonDenied, "the request was denied, and is not signed")), nil
+		return nil, certrequest.Reject(issuance.NewProblem(cmapi.CertificateRequestReasonDenied, "the request was denied, and is not signed")), nil
 	}
-	read, err := parse(request)
+	parsed, err := parse(request)
 	if err != nil {
-		return nil, signing.Invalid(err), nil
+		return nil, certrequest.Invalid(err), nil
 	}
-	offers, err := d.Signer.Offers(ctx, request.Spec.IssuerRef.Name, request.Namespace, func(*corev1.Service) bool { return true })
+	offers, err := k.Signer.Offers(ctx, request.Spec.IssuerRef.Name, request.Namespace, func(*corev1.Service) bool { return true })
 	if err != nil {
 		return nil, nil, err
 	}
-	terms, obstacle := offers.Grant(read.DNSNames, read.Usages)
-	if obstacle != nil {
-		refusal, err := d.Signer.NotGranted(
-			ctx, obstacle, request.Spec.IssuerRef.Name, request.CreationTimestamp.Time, request.Namespace, read.DNSNames)
+	terms, problem := offers.Grant(parsed.DNSNames, parsed.Usages)
+	if problem != nil {
+		refusal, err := k.Signer.NotGranted(
+			ctx, problem, request.Spec.IssuerRef.Name, request.CreationTimestamp.Time, request.Namespace, parsed.DNSNames)
 		return nil, refusal, err
 	}
-	claim := &signing.Claim{PublicKey: read.PublicKey, Key: read.Key, Terms: terms, Skew: pki.ClockSkew}
+	grant := &certrequest.Grant{PublicKey: parsed.PublicKey, Key: parsed.Key, Terms: terms, Backdate: pki.ClockSkew}
 	if request.Spec.Duration != nil {
-		claim.Duration = request.Spec.Duration.Duration
+		grant.Duration = request.Spec.Duration.Duration
 	}
-	return claim, nil, nil
+	return grant, nil, nil
 }
 
 func parse(request *cmapi.CertificateRequest) (*csr.Request, error) {
 	if request.Spec.IsCA {
 		return nil, fmt.Errorf("spec.isCA: only serving certificates are signed")
 	}
-	read, err := csr.Parse(request.Spec.Request)
+	parsed, err := csr.Parse(request.Spec.Request)
 	if err != nil {
 		return nil, fmt.Errorf("spec.request: %w", err)
 	}
 	for _, usage := range request.Spec.Usages {
-		if err := read.AddUsage(string(usage)); err != nil {
+		if err := parsed.AddUsage(string(usage)); err != nil {
 			return nil, fmt.Errorf("spec.usages: %w", err)
 		}
 	}
-	return read, nil
+	return parsed, nil
 }
 
 // Issue answers by a certificate.
-func (d Door) Issue(ctx context.Context, request *cmapi.CertificateRequest, certificate *signing.Certificate) error {
-	return d.answer(ctx, request, cmapi.CertificateRequestStatus{
+func (k RequestKind) Issue(ctx context.Context, request *cmapi.CertificateRequest, certificate *certrequest.Certificate) error {
+	return k.answer(ctx, request, cmapi.CertificateRequestStatus{
 		Certificate: certificate.Chain, CA: certificate.Bundle,
-		Conditions: d.ready(request, cmmeta.ConditionTrue, cmapi.CertificateRequestReasonIssued, "signed by "+certificate.SignedBy),
+		Conditions: k.ready(request, cmmeta.ConditionTrue, cmapi.CertificateRequestReasonIssued, "signed by "+certificate.SignedBy),
 	})
 }
 
 // Refuse answers by a failure or, where it may pass, says what is waited for.
-func (d Door) Refuse(ctx context.Context, request *cmapi.CertificateRequest, refusal *signing.Refusal) error {
+func (k RequestKind) Refuse(ctx context.Context, request *cmapi.CertificateRequest, refusal *certrequest.Refusal) error {
 	if !refusal.Final {
 		if ready := condition(request, cmapi.CertificateRequestConditionReady); ready != nil && ready.Message == refusal.String() {
 			return nil
 		}
-		return d.answer(ctx, request, cmapi.CertificateRequestStatus{
-			Conditions: d.ready(request, cmmeta.ConditionFalse, cmapi.CertificateRequestReasonPending, refusal.String()),
+		return k.answer(ctx, request, cmapi.CertificateRequestStatus{
+			Conditions: k.ready(request, cmmeta.ConditionFalse, cmapi.CertificateRequestReasonPending, refusal.String()),
 		})
 	}
 	reason := cmapi.CertificateRequestReasonFailed
 	if refusal.Reason == cmapi.CertificateRequestReasonDenied {
 		reason = refusal.Reason
 	}
-	failed := metav1.NewTime(d.Clock.Now())
-	return d.answer(ctx, request, cmapi.CertificateRequestStatus{
-		FailureTime: &failed, Conditions: d.ready(request, cmmeta.ConditionFalse, reason, refusal.String()),
+	failed := metav1.NewTime(k.Clock.Now())
+	return k.answer(ctx, request, cmapi.CertificateRequestStatus{
+		FailureTime: &failed, Conditions: k.ready(request, cmmeta.ConditionFalse, reason, refusal.String()),
 	})
 }
 
 // ready is the one condition that an issuer sets.
-func (d Door) ready(request *cmapi.CertificateRequest, status cmmeta.ConditionStatus, reason, message string) []cmapi.CertificateRequestCondition {
-	since := metav1.NewTime(d.Clock.Now())
-	if before := condition(request, cmapi.CertificateRequestConditionReady); before != nil && before.Status == status && before.LastTransitionTime != nil {
-		since = *before.LastTransitionTime
+func (k RequestKind) ready(request *cmapi.CertificateRequest, status cmmeta.ConditionStatus, reason, message string) []cmapi.CertificateRequestCondition {
+	since := metav1.NewTime(k.Clock.Now())
+	if previous := condition(request, cmapi.CertificateRequestConditionReady); previous != nil && previous.Status == status && previous.LastTransitionTime != nil {
+		since = *previous.LastTransitionTime
 	}
 	return []cmapi.CertificateRequestCondition{{
 		Type: cmapi.CertificateRequestConditionReady, Status: status, Reason: reason, Message: message, LastTransitionTime: &since,
@@ -234,7 +234,7 @@ func (d Door) ready(request *cmapi.CertificateRequest, status cmmeta.ConditionSt
 }
 
 // answer takes effect on the very request that was read.
-func (d Door) answer(ctx context.Context, request *cmapi.CertificateRequest, status cmapi.CertificateRequestStatus) error {
+func (k RequestKind) answer(ctx context.Context, request *cmapi.CertificateRequest, status cmapi.CertificateRequestStatus) error {
 	encoded, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&status)
 	if err != nil {
 		return err
@@ -245,12 +245,12 @@ func (d Door) answer(ctx context.Context, request *cmapi.CertificateRequest, sta
 	configuration.SetName(request.Name)
 	configuration.SetUID(request.UID)
 	configuration.SetResourceVersion(request.ResourceVersion)
-	err = d.Live.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(configuration), apply.Signer, client.ForceOwnership)
+	err = k.Live.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(configuration), apply.Signer, client.ForceOwnership)
 	if err != nil {
 		return fmt.Errorf("answer CertificateRequest %s/%s: %w", request.Namespace, request.Name, err)
 	}
 	return nil
 }
 
-// About is the request itself.
-func (Door) About(request *cmapi.CertificateRequest) runtime.Object { return request }
+// EventObject is the request itself.
+func (RequestKind) EventObject(request *cmapi.CertificateRequest) runtime.Object { return request }

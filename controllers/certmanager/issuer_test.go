@@ -41,15 +41,15 @@ func block(content string) []byte {
 
 // What an administrator is told to run names Certificates of cert-manager, by names that Kubernetes
 // gives, and no other owner that a tenant writes into a request.
-func TestAnswer(t *testing.T) {
+func TestResponse(t *testing.T) {
 	t.Parallel()
 	owner := func(version, kind, name string) *metav1.OwnerReference {
 		return &metav1.OwnerReference{APIVersion: version, Kind: kind, Name: name, UID: "uid", Controller: new(true)}
 	}
 	for name, tc := range map[string]struct {
-		request *cmapi.CertificateRequest
-		ca      string
-		renew   string
+		request      *cmapi.CertificateRequest
+		ca           string
+		renewCommand string
 	}{
 		"of a Certificate":  {issued(owner("cert-manager.io/v1", "Certificate", "web")), "default", "cmctl renew -n shop web"},
 		"of nobody":         {issued(nil), "default", "CertificateRequest shop/web-1"},
@@ -63,10 +63,10 @@ func TestAnswer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			Door{}.Slim(tc.request)
-			Door{}.Slim(tc.request)
-			answer := Door{}.Answer(tc.request)
-			if answer.CA != tc.ca || answer.Renew != tc.renew {
+			RequestKind{}.StripForCache(tc.request)
+			RequestKind{}.StripForCache(tc.request)
+			answer := RequestKind{}.Response(tc.request)
+			if answer.CA != tc.ca || answer.RenewCommand != tc.renewCommand {
 				t.Errorf("the answer is %+v", answer)
 			}
 			if tc.ca != "" && !bytes.Equal(answer.Certificate, block("leaf")) {
@@ -75,7 +75,7 @@ func TestAnswer(t *testing.T) {
 			if len(tc.request.Spec.Request) > 0 || len(tc.request.Status.CA) > 0 {
 				t.Error("the cache holds more than the certificate")
 			}
-			if got := (Door{}).CA(tc.request); got != "" && tc.ca != "" {
+			if got := (RequestKind{}).ServiceCAName(tc.request); got != "" && tc.ca != "" {
 				t.Error("a request that is answered is answered again")
 			}
 		})
@@ -84,14 +84,14 @@ func TestAnswer(t *testing.T) {
 
 // A renewal waits for the next CA while its Certificate has a sound certificate, by what cert-manager
 // says; a first certificate does not, nor does anything where nobody knows.
-func TestCanWait(t *testing.T) {
+func TestDeferUntil(t *testing.T) {
 	t.Parallel()
-	made := time.Date(2071, time.March, 14, 15, 0, 0, 0, time.UTC)
+	created := time.Date(2071, time.March, 14, 15, 0, 0, 0, time.UTC)
 	sound := func() *cmapi.Certificate {
 		return &cmapi.Certificate{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "uid", Generation: 2},
 			Status: cmapi.CertificateStatus{
-				NotAfter: &metav1.Time{Time: made.Add(10 * time.Hour)},
+				NotAfter: &metav1.Time{Time: created.Add(10 * time.Hour)},
 				Conditions: []cmapi.CertificateCondition{{
 					Type: cmapi.CertificateConditionReady, Status: cmmeta.ConditionTrue, ObservedGeneration: 2,
 				}},
@@ -104,7 +104,7 @@ func TestCanWait(t *testing.T) {
 		wait   time.Duration
 	}{
 		"sound":          {func(*cmapi.Certificate) {}, "Certificate", 5 * time.Hour},
-		"for long":       {func(c *cmapi.Certificate) { c.Status.NotAfter.Time = made.Add(720 * time.Hour) }, "Certificate", longestWait},
+		"for long":       {func(c *cmapi.Certificate) { c.Status.NotAfter.Time = created.Add(720 * time.Hour) }, "Certificate", maxRenewalWait},
 		"of another":     {func(c *cmapi.Certificate) { c.UID = "other" }, "Certificate", 0},
 		"not ready":      {func(c *cmapi.Certificate) { c.Status.Conditions[0].Status = cmmeta.ConditionFalse }, "Certificate", 0},
 		"changed since":  {func(c *cmapi.Certificate) { c.Generation = 3 }, "Certificate", 0},
@@ -120,14 +120,14 @@ func TestCanWait(t *testing.T) {
 			}
 			certificate := sound()
 			tc.change(certificate)
-			d := Door{Live: fake.NewClientBuilder().WithScheme(scheme).WithObjects(certificate).Build()}
+			d := RequestKind{Live: fake.NewClientBuilder().WithScheme(scheme).WithObjects(certificate).Build()}
 			request := issued(&metav1.OwnerReference{APIVersion: "cert-manager.io/v1", Kind: tc.kind, Name: "web", UID: "uid", Controller: new(true)})
-			request.CreationTimestamp = metav1.NewTime(made)
-			until, err := d.CanWait(t.Context(), request)
+			request.CreationTimestamp = metav1.NewTime(created)
+			until, err := d.DeferUntil(t.Context(), request)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := made.Add(tc.wait); (tc.wait == 0) != until.IsZero() || (tc.wait > 0 && !until.Equal(want)) {
+			if want := created.Add(tc.wait); (tc.wait == 0) != until.IsZero() || (tc.wait > 0 && !until.Equal(want)) {
 				t.Errorf("it waits until %s, want %s", until, want)
 			}
 		})

@@ -43,7 +43,7 @@ func (b block) commands() string {
 	case "console":
 		var typed strings.Builder
 		for line := range strings.Lines(b.text) {
-			if command, is := strings.CutPrefix(line, "$ "); is {
+			if command, ok := strings.CutPrefix(line, "$ "); ok {
 				typed.WriteString(command)
 			}
 		}
@@ -64,15 +64,15 @@ func blocksOf(page, content string) []block {
 	var open *block
 	indent := ""
 	for number, line := range strings.Split(content, "\n") {
-		found := fence.FindStringSubmatch(line)
+		names := fence.FindStringSubmatch(line)
 		switch {
-		case found == nil && open != nil:
+		case names == nil && open != nil:
 			open.text += strings.TrimPrefix(line, indent) + "\n"
-		case found != nil && open != nil:
+		case names != nil && open != nil:
 			blocks, open = append(blocks, *open), nil
-		case found != nil:
-			open, indent = &block{page: page, line: number + 1}, found[1]
-			if words := strings.Fields(found[2]); len(words) > 0 {
+		case names != nil:
+			open, indent = &block{page: page, line: number + 1}, names[1]
+			if words := strings.Fields(names[2]); len(words) > 0 {
 				open.language, open.marks = words[0], words[1:]
 			}
 		}

@@ -64,12 +64,12 @@ func standIn(t *testing.T) string {
 
 func (s shell) run(t *testing.T, commands string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", commands)
 	command.Dir, command.Env = s.folder, s.env
-	if said, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s\n%s\n(what needs more than the embedded cluster is marked %s)", err, commands, said, unchecked)
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s\n%s\n(what needs more than the embedded cluster is marked %s)", err, commands, output, unchecked)
 	}
 }
 

@@ -24,8 +24,8 @@ const (
 	openShiftPage      = "docs/openshift.md"
 	openShiftNamespace = "openshift-service-ca"
 	usualNamespace     = "servingcert-system"
-	// patience is how long a block may take; nothing is measured by it.
-	patience = 4 * time.Minute
+	// timeout is how long a block may take; nothing is measured by it.
+	timeout = 4 * time.Minute
 )
 
 func TestMain(m *testing.M) {
@@ -62,8 +62,8 @@ func TestPrograms(t *testing.T) {
 			if err := os.WriteFile(program, []byte(b.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if said, err := exec.CommandContext(t.Context(), "go", "vet", program).CombinedOutput(); err != nil {
-				t.Errorf("%v\n%s", err, said)
+			if output, err := exec.CommandContext(t.Context(), "go", "vet", program).CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, output)
 			}
 		})
 	}

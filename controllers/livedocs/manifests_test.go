@@ -150,7 +150,7 @@ func makeNamespace(ctx context.Context, kube client.Client, name string) error {
 		return err
 	}
 	account := &corev1.ServiceAccount{}
-	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, timeout, true, func(ctx context.Context) (bool, error) {
 		err := kube.Get(ctx, client.ObjectKey{Namespace: name, Name: "default"}, account)
 		return err == nil, client.IgnoreNotFound(err)
 	})

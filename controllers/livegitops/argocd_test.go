@@ -56,8 +56,8 @@ func shell(t *testing.T, line string) {
 	}
 	command := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", line)
 	command.Dir = root
-	command.Env = append(os.Environ(), "KUBECONFIG="+world.cluster.Kubeconfig, "PATH="+filepath.Join(root, "bin", "k8s")+":"+os.Getenv("PATH"))
-	if said, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", line, err, said)
+	command.Env = append(os.Environ(), "KUBECONFIG="+env.cluster.Kubeconfig, "PATH="+filepath.Join(root, "bin", "k8s")+":"+os.Getenv("PATH"))
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, output)
 	}
 }

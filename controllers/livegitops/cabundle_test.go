@@ -31,7 +31,7 @@ func newCommitted(t *testing.T) *committed {
 	c := &committed{T: t, name: strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")), apply: argoServerSide.apply}
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: c.name}}
 	ca.Spec.Rotation.Propagation.Minimum = "5s"
-	if err := world.kube.Create(t.Context(), ca); err != nil {
+	if err := env.kube.Create(t.Context(), ca); err != nil {
 		t.Fatal(err)
 	}
 	remove(t, ca)
@@ -79,7 +79,7 @@ func owners(live *admissionregistrationv1.ValidatingWebhookConfiguration) (manag
 }
 
 // A caBundle that is committed comes back with each sync, and we put ours back.
-func TestCommittedCABundleIsAFight(t *testing.T) {
+func TestCommittedCABundleConflicts(t *testing.T) {
 	t.Parallel()
 	c := newCommitted(t)
 	if !c.sync(c.manifest) {
@@ -141,7 +141,7 @@ func TestIgnoredCABundle(t *testing.T) {
 	ca := get(t, "", c.name, &v1alpha1.ServiceCA{})
 	patch := ca.DeepCopy()
 	patch.Spec.Rotation.Trigger = "now"
-	if err := world.kube.Patch(t.Context(), patch, client.MergeFrom(ca)); err != nil {
+	if err := env.kube.Patch(t.Context(), patch, client.MergeFrom(ca)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func(context.Context) string {

@@ -22,7 +22,7 @@ const targets = 5
 
 // What is committed is applied over and over, by each tool in its way, while the CA rotates through all phases, twice, and certificates are
 // reissued and workloads restarted. To apply changes nothing, at any moment, but what a commit changes; and nothing of ours is lost.
-func TestApplyOverAndOver(t *testing.T) {
+func TestRepeatedApply(t *testing.T) {
 	t.Parallel()
 	for _, by := range []applier{flux, argoCD, argoServerSide} {
 		t.Run(by.name, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestOpenShift(t *testing.T) {
 		}
 	}
 	r.until(func(ctx context.Context) string {
-		if err := world.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "signing-cabundle"}, &corev1.ConfigMap{}); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "signing-cabundle"}, &corev1.ConfigMap{}); err != nil {
 			return err.Error()
 		}
 		return filled(1)(ctx)
@@ -209,7 +209,7 @@ func (r *repository) nothingIsLost() {
 func (r *repository) restartedOnly() {
 	r.Helper()
 	var sets appsv1.ReplicaSetList
-	if err := world.kube.List(r.Context(), &sets, client.InNamespace(r.realm)); err != nil {
+	if err := env.kube.List(r.Context(), &sets, client.InNamespace(r.realm)); err != nil {
 		r.Fatal(err)
 	}
 	stamps := map[string]bool{}

@@ -62,11 +62,11 @@ func serverSide(manager client.FieldOwner) func(*testing.T, []*unstructured.Unst
 		for _, object := range objects {
 			eventually(t, func(ctx context.Context) string {
 				live, applied := object.DeepCopy(), object.DeepCopy()
-				if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), live); client.IgnoreNotFound(err) != nil {
+				if err := env.kube.Get(ctx, client.ObjectKeyFromObject(object), live); client.IgnoreNotFound(err) != nil {
 					return err.Error()
 				}
 				applied.SetResourceVersion(live.GetResourceVersion())
-				err := world.kube.Apply(ctx, client.ApplyConfigurationFromUnstructured(applied), manager, client.ForceOwnership)
+				err := env.kube.Apply(ctx, client.ApplyConfigurationFromUnstructured(applied), manager, client.ForceOwnership)
 				if err != nil && !apierrors.IsConflict(err) {
 					t.Fatal(err)
 				}

@@ -28,12 +28,12 @@ const (
 	operatorNamespace = "servingcert"
 	// nameless is the field manager of a write of the operator's that names none.
 	nameless = "nameless"
-	// patience is how long a test waits for what should come; nothing is measured by it.
-	patience = 5 * time.Minute
+	// timeout is how long a test waits for what should come; nothing is measured by it.
+	timeout = 5 * time.Minute
 )
 
-// world is the cluster of all tests, and the operator in it.
-var world struct {
+// env is the cluster of all tests, and the operator in it.
+var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
 }
@@ -46,26 +46,26 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}})
+	env.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}})
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
-	known := runtime.NewScheme()
-	if err := errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+	defer func() { err = errors.Join(err, env.cluster.Err(), env.cluster.Stop()) }()
+	clientScheme := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(clientScheme), v1alpha1.AddToScheme(clientScheme)); err != nil {
 		return 1, err
 	}
-	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+	if env.kube, err = client.New(env.cluster.Config, client.Options{Scheme: clientScheme}); err != nil {
 		return 1, err
 	}
 	err = errors.Join(
-		testoperator.Install(ctx, world.kube, operatorNamespace),
-		testoperator.Allow(ctx, world.kube, operatorNamespace, "restarts"),
+		testoperator.Install(ctx, env.kube, operatorNamespace),
+		testoperator.Allow(ctx, env.kube, operatorNamespace, "restarts"),
 	)
 	if err != nil {
 		return 1, err
 	}
-	stop, err := testoperator.Start(ctx, world.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
+	stop, err := testoperator.Start(ctx, env.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
 		// By this the API server names whoever gives no name.
 		config.UserAgent = nameless + "/v0"
 	})
@@ -79,13 +79,13 @@ func run(m *testing.M) (code int, err error) {
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	testoperator.Eventually(t, patience, testoperator.Says(check))
+	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
 // get reads an object.
 func get[T client.Object](t *testing.T, namespace, name string, object T) T {
 	t.Helper()
-	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, object); err != nil {
+	if err := env.kube.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, object); err != nil {
 		t.Fatal(err)
 	}
 	return object
@@ -95,7 +95,7 @@ func get[T client.Object](t *testing.T, namespace, name string, object T) T {
 func remove(t *testing.T, object client.Object) {
 	t.Helper()
 	t.Cleanup(func() {
-		if err := world.kube.Delete(context.Background(), object); err != nil && !apierrors.IsNotFound(err) {
+		if err := env.kube.Delete(context.Background(), object); err != nil && !apierrors.IsNotFound(err) {
 			t.Error(err)
 		}
 	})
@@ -109,7 +109,7 @@ func kubectl(t *testing.T, arguments ...string) string {
 		t.Fatal(err)
 	}
 	command := exec.CommandContext(t.Context(), path, arguments...)
-	command.Env = append(os.Environ(), "KUBECONFIG="+world.cluster.Kubeconfig, "HOME="+t.TempDir())
+	command.Env = append(os.Environ(), "KUBECONFIG="+env.cluster.Kubeconfig, "HOME="+t.TempDir())
 	var complaints strings.Builder
 	command.Stderr = &complaints
 	printed, err := command.Output()

@@ -73,12 +73,12 @@ func bringCA(t *testing.T) {
 			corev1.TLSCertKey: encode("CERTIFICATE", corp.certificate.Raw), corev1.TLSPrivateKeyKey: encode("PRIVATE KEY", key),
 		},
 	}
-	if err := world.kube.Create(t.Context(), secret); err != nil {
+	if err := env.kube.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func(ctx context.Context) error {
 		var signing corev1.Secret
-		if err := world.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "default-signing-key"}, &signing); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "default-signing-key"}, &signing); err != nil {
 			return err
 		}
 		if !bytes.Equal(signing.Data[corev1.TLSCertKey], secret.Data[corev1.TLSCertKey]) {
@@ -93,7 +93,7 @@ func signIntermediate(t *testing.T) {
 	t.Helper()
 	var requests cmapi.CertificateRequestList
 	eventually(t, func(ctx context.Context) error {
-		err := world.kube.List(ctx, &requests, client.InNamespace(operatorNamespace))
+		err := env.kube.List(ctx, &requests, client.InNamespace(operatorNamespace))
 		if err == nil && len(requests.Items) != 1 {
 			err = fmt.Errorf("%d CertificateRequests", len(requests.Items))
 		}
@@ -115,7 +115,7 @@ func signIntermediate(t *testing.T) {
 		{Type: cmapi.CertificateRequestConditionApproved, Status: cmmeta.ConditionTrue, Reason: "Test", LastTransitionTime: &now},
 		{Type: cmapi.CertificateRequestConditionReady, Status: cmmeta.ConditionTrue, Reason: cmapi.CertificateRequestReasonIssued, LastTransitionTime: &now},
 	}
-	if err := world.kube.Status().Update(t.Context(), request); err != nil {
+	if err := env.kube.Status().Update(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -124,7 +124,7 @@ func signIntermediate(t *testing.T) {
 func requestCertificate(t *testing.T) {
 	t.Helper()
 	var certificate cmapi.Certificate
-	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "web"}, &certificate); err != nil {
+	if err := env.kube.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "web"}, &certificate); err != nil {
 		t.Fatal(err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -141,18 +141,18 @@ func requestCertificate(t *testing.T) {
 			Request: encode("CERTIFICATE REQUEST", asked), IssuerRef: certificate.Spec.IssuerRef, Usages: certificate.Spec.Usages,
 		},
 	}
-	if err := world.kube.Create(t.Context(), request); err != nil {
+	if err := env.kube.Create(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
 	now := metav1.Now()
 	request.Status.Conditions = []cmapi.CertificateRequestCondition{
 		{Type: cmapi.CertificateRequestConditionApproved, Status: cmmeta.ConditionTrue, Reason: "Test", LastTransitionTime: &now},
 	}
-	if err := world.kube.Status().Update(t.Context(), request); err != nil {
+	if err := env.kube.Status().Update(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func(ctx context.Context) error {
-		err := world.kube.Get(ctx, client.ObjectKeyFromObject(request), request)
+		err := env.kube.Get(ctx, client.ObjectKeyFromObject(request), request)
 		if err == nil && (len(request.Status.Certificate) == 0 || len(request.Status.CA) == 0) {
 			err = fmt.Errorf("it is not signed: %+v", request.Status.Conditions)
 		}

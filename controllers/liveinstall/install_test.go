@@ -52,15 +52,15 @@ func TestApplyAgain(t *testing.T) {
 
 // versions are the resourceVersions of objects by their kinds and names.
 func versions(ctx context.Context, objects []*unstructured.Unstructured) (map[string]string, error) {
-	found := map[string]string{}
+	values := map[string]string{}
 	for _, object := range objects {
 		there := object.DeepCopy()
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), there); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(object), there); err != nil {
 			return nil, err
 		}
-		found[object.GetKind()+" "+object.GetName()] = there.GetResourceVersion()
+		values[object.GetKind()+" "+object.GetName()] = there.GetResourceVersion()
 	}
-	return found, nil
+	return values, nil
 }
 
 // Nobody may call a pod of the operator's namespace, and the pods may call the API server and DNS.
@@ -101,7 +101,7 @@ func TestNetworkPolicy(t *testing.T) {
 // The pods of the Deployment may run under the pod security standard of their namespace, and one that runs as root may not.
 func TestPodSecurity(t *testing.T) {
 	var deployment appsv1.Deployment
-	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: "servingcert-manager"}, &deployment); err != nil {
+	if err := env.kube.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: "servingcert-manager"}, &deployment); err != nil {
 		t.Fatal(err)
 	}
 	create := func(adjust func(*corev1.Pod)) error {
@@ -110,7 +110,7 @@ func TestPodSecurity(t *testing.T) {
 			Spec:       deployment.Spec.Template.Spec,
 		}
 		adjust(pod)
-		return world.kube.Create(t.Context(), pod, client.DryRunAll)
+		return env.kube.Create(t.Context(), pod, client.DryRunAll)
 	}
 	if err := create(func(*corev1.Pod) {}); err != nil {
 		t.Error(err)
@@ -122,7 +122,7 @@ func TestPodSecurity(t *testing.T) {
 	// Both replicas are there, so the ServiceAccount and all else that the pods name is, too.
 	eventually(t, func(ctx context.Context) error {
 		var pods corev1.PodList
-		err := world.kube.List(ctx, &pods, client.InNamespace(operatorNamespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels))
+		err := env.kube.List(ctx, &pods, client.InNamespace(operatorNamespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels))
 		if err == nil && len(pods.Items) != 2 {
 			err = fmt.Errorf("%d pods", len(pods.Items))
 		}

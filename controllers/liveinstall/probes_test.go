@@ -97,29 +97,29 @@ func freeAddress(t *testing.T) string {
 
 // probe asks as the kubelet does: whether the operator lives, and what is ready of it.
 func probe(ctx context.Context, address string, want ...string) error {
-	status, said, err := get(ctx, "http://"+address+"/healthz")
+	status, message, err := get(ctx, "http://"+address+"/healthz")
 	if err != nil {
 		return err
 	}
 	if status != http.StatusOK {
-		return fmt.Errorf("it is not alive: %d %s", status, said)
+		return fmt.Errorf("it is not alive: %d %s", status, message)
 	}
-	status, said, err = get(ctx, "http://"+address+"/readyz?verbose")
+	status, message, err = get(ctx, "http://"+address+"/readyz?verbose")
 	if err != nil {
 		return err
 	}
 	for _, want := range want {
-		if !strings.Contains(said, want) {
-			return fmt.Errorf("%q is not in %q", want, said)
+		if !strings.Contains(message, want) {
+			return fmt.Errorf("%q is not in %q", want, message)
 		}
 	}
-	if ready := !strings.Contains(said, "[-]"); ready != (status == http.StatusOK) {
-		return fmt.Errorf("status %d, and it says %q", status, said)
+	if ready := !strings.Contains(message, "[-]"); ready != (status == http.StatusOK) {
+		return fmt.Errorf("status %d, and it says %q", status, message)
 	}
 	return nil
 }
 
-func get(ctx context.Context, url string) (status int, said string, err error) {
+func get(ctx context.Context, url string) (status int, message string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return 0, "", err

@@ -93,7 +93,7 @@ func try(t *testing.T, sample string) {
 	}
 	for _, object := range read(t, sample) {
 		eventually(t, func(ctx context.Context) error {
-			if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+			if err := env.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
 				return err
 			}
 			if err := current(ctx, object); err != nil {
@@ -107,8 +107,8 @@ func try(t *testing.T, sample string) {
 // current tells what an object still lacks.
 func current(ctx context.Context, object *unstructured.Unstructured) error {
 	annotations := object.GetAnnotations()
-	if said := annotations[v1alpha1.AnnotationError]; said != "" {
-		return errors.New(said)
+	if message := annotations[v1alpha1.AnnotationError]; message != "" {
+		return errors.New(message)
 	}
 	asks := annotations[v1alpha1.AnnotationInjectCABundle] != "" || annotations["service.beta.openshift.io/inject-cabundle"] != ""
 	if asks && annotations[v1alpha1.AnnotationCABundleHash] == "" {
@@ -157,7 +157,7 @@ func ready(object *unstructured.Unstructured) error {
 	return nil
 }
 
-// served tells whether the Secret that a Service asks for is there, with all that it asks for.
+// served reports whether the Secret that a Service asks for is there, with all that it asks for.
 func served(ctx context.Context, service *unstructured.Unstructured) error {
 	annotations := service.GetAnnotations()
 	name := annotations[v1alpha1.AnnotationSecretName] + annotations["service.beta.openshift.io/serving-cert-secret-name"]
@@ -165,7 +165,7 @@ func served(ctx context.Context, service *unstructured.Unstructured) error {
 		return nil
 	}
 	var secret corev1.Secret
-	if err := world.kube.Get(ctx, client.ObjectKey{Namespace: service.GetNamespace(), Name: name}, &secret); err != nil {
+	if err := env.kube.Get(ctx, client.ObjectKey{Namespace: service.GetNamespace(), Name: name}, &secret); err != nil {
 		return err
 	}
 	if annotations[v1alpha1.AnnotationKeystore] != "" && len(secret.Data[v1alpha1.KeystoreKey]) == 0 {
@@ -182,7 +182,7 @@ func forget(t *testing.T, sample string) {
 	}
 	made := client.MatchingLabels{v1alpha1.LabelServiceCA: "default"}
 	for _, kind := range []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}} {
-		if err := world.kube.DeleteAllOf(t.Context(), kind, client.InNamespace(operatorNamespace), made); client.IgnoreNotFound(err) != nil {
+		if err := env.kube.DeleteAllOf(t.Context(), kind, client.InNamespace(operatorNamespace), made); client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
 		}
 	}

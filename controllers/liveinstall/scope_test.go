@@ -15,7 +15,7 @@ import (
 // No cluster-scoped object that any kustomization builds has a namespace: strict tools refuse that, and kustomize writes its `namespace:` into kinds
 // that it does not know to be cluster-scoped.
 func TestClusterScopedObjectsHaveNoNamespace(t *testing.T) {
-	found := map[string]bool{}
+	names := map[string]bool{}
 	for _, folder := range kustomizations(t) {
 		objects, err := build(t.Context(), folder)
 		if err != nil {
@@ -23,7 +23,7 @@ func TestClusterScopedObjectsHaveNoNamespace(t *testing.T) {
 		}
 		for _, object := range objects {
 			kind := object.GroupVersionKind()
-			mapping, err := world.kube.RESTMapper().RESTMapping(kind.GroupKind(), kind.Version)
+			mapping, err := env.kube.RESTMapper().RESTMapping(kind.GroupKind(), kind.Version)
 			if meta.IsNoMatchError(err) && kind.Group == "monitoring.coreos.com" {
 				continue // of Prometheus, which the cluster does not have
 			}
@@ -33,14 +33,14 @@ func TestClusterScopedObjectsHaveNoNamespace(t *testing.T) {
 			if mapping.Scope.Name() != meta.RESTScopeNameRoot {
 				continue
 			}
-			found[kind.Kind] = true
+			names[kind.Kind] = true
 			if namespace := object.GetNamespace(); namespace != "" {
 				t.Errorf("%s: %s %s has the namespace %s", folder, kind.Kind, object.GetName(), namespace)
 			}
 		}
 	}
 	for _, kind := range []string{"ClusterRole", "CustomResourceDefinition", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "ServiceCA"} {
-		if !found[kind] {
+		if !names[kind] {
 			t.Errorf("there is no %s in what is built", kind)
 		}
 	}

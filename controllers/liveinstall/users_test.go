@@ -58,7 +58,7 @@ func bindRole(t *testing.T, user string) {
 
 func create(t *testing.T, object client.Object) {
 	t.Helper()
-	if err := world.kube.Create(t.Context(), object); err != nil {
+	if err := env.kube.Create(t.Context(), object); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -70,7 +70,7 @@ func expectAccess(ctx context.Context, user, verb, resource, subresource string,
 			Verb: verb, Group: v1alpha1.GroupName, Resource: resource, Subresource: subresource,
 		},
 	}}
-	if err := world.kube.Create(ctx, review); err != nil {
+	if err := env.kube.Create(ctx, review); err != nil {
 		return err
 	}
 	if review.Status.Allowed != want {

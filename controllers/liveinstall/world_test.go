@@ -28,16 +28,16 @@ import (
 
 const (
 	operatorNamespace = "servingcert-system"
-	// patience is how long a test waits for what should come; nothing is measured by it.
-	patience = 4 * time.Minute
+	// timeout is how long a test waits for what should come; nothing is measured by it.
+	timeout = 4 * time.Minute
 )
 
 // overlays are the installations, each of which adds to the first.
 var overlays = []string{"default", "restarts", "cert-manager"}
 
-// world is a cluster with cert-manager's CRDs, in which every overlay is installed. The operator runs in this process, as the ServiceAccount and
+// env is a cluster with cert-manager's CRDs, in which every overlay is installed. The operator runs in this process, as the ServiceAccount and
 // with the rights of the installation; in the pods of its Deployment runs nothing.
-var world struct {
+var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
 }
@@ -50,16 +50,16 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	world.cluster, err = cluster.Start(ctx, cluster.Options{Nodes: 1, CRDs: []string{filepath.Join(certManager, "deploy", "crds")}})
+	env.cluster, err = cluster.Start(ctx, cluster.Options{Nodes: 1, CRDs: []string{filepath.Join(certManager, "deploy", "crds")}})
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
-	known := runtime.NewScheme()
-	if err := errors.Join(scheme.AddToScheme(known), cmapi.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+	defer func() { err = errors.Join(err, env.cluster.Err(), env.cluster.Stop()) }()
+	clientScheme := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(clientScheme), cmapi.AddToScheme(clientScheme), v1alpha1.AddToScheme(clientScheme)); err != nil {
 		return 1, err
 	}
-	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+	if env.kube, err = client.New(env.cluster.Config, client.Options{Scheme: clientScheme}); err != nil {
 		return 1, err
 	}
 	for _, overlay := range overlays {
@@ -67,7 +67,7 @@ func run(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
-	config, err := world.cluster.ServiceAccount(ctx, operatorNamespace, "servingcert-manager")
+	config, err := env.cluster.ServiceAccount(ctx, operatorNamespace, "servingcert-manager")
 	if err != nil {
 		return 1, err
 	}
@@ -86,7 +86,7 @@ func moduleOf(ctx context.Context, path string) (string, error) {
 }
 
 // apply applies a kustomization as the guides say, and tells what is said.
-func apply(ctx context.Context, folder string) (said string, err error) {
+func apply(ctx context.Context, folder string) (message string, err error) {
 	return kubectl(ctx, "apply", "--server-side", "-k", folder)
 }
 
@@ -118,7 +118,7 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 	}
 	command := exec.CommandContext(ctx, filepath.Join(root, "bin", "k8s", "kubectl"), args...)
 	command.Dir = root
-	command.Env = append(os.Environ(), "KUBECONFIG="+world.cluster.Kubeconfig)
+	command.Env = append(os.Environ(), "KUBECONFIG="+env.cluster.Kubeconfig)
 	var said, warned bytes.Buffer
 	command.Stdout, command.Stderr = &said, &warned
 	err = command.Run()
@@ -134,5 +134,5 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 // eventually waits until check returns nil; what it returns last is why the test fails.
 func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
-	testoperator.Eventually(t, patience, check)
+	testoperator.Eventually(t, timeout, check)
 }

@@ -25,8 +25,8 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// patience is how long the test waits for something to happen; nothing is measured by it.
-const patience = 4 * time.Minute
+// timeout is how long the test waits for something to happen; nothing is measured by it.
+const timeout = 4 * time.Minute
 
 // password stands for what people keep in Secrets besides keys.
 const password = "correct-horse-battery-staple"
@@ -144,7 +144,7 @@ func startManager(t *testing.T, kubeconfig string) string {
 // collects all private keys that it sees meanwhile.
 func certificate(t *testing.T, kube client.Client, private map[string]string, before []byte) (found []byte) {
 	t.Helper()
-	testoperator.Eventually(t, patience, testoperator.Says(func(ctx context.Context) string {
+	testoperator.Eventually(t, timeout, testoperator.AsError(func(ctx context.Context) string {
 		var secrets corev1.SecretList
 		if err := kube.List(ctx, &secrets); err != nil {
 			return err.Error()
@@ -167,13 +167,13 @@ func certificate(t *testing.T, kube client.Client, private map[string]string, be
 
 // keys are the private keys among some data, by where they lie and their hash.
 func keys(data map[string][]byte) map[string]string {
-	found := map[string]string{}
+	values := map[string]string{}
 	for name, value := range data {
 		if block, _ := pem.Decode(value); block != nil && strings.Contains(block.Type, "PRIVATE KEY") {
-			found[fmt.Sprintf("%s %x", name, sha256.Sum256(value))] = string(value)
+			values[fmt.Sprintf("%s %x", name, sha256.Sum256(value))] = string(value)
 		}
 	}
-	return found
+	return values
 }
 
 // anyPart returns the line of a log that has 16 characters in a row of a line of these texts, as a hexadecimal dump would; empty if
@@ -182,8 +182,8 @@ func anyPart(log string, texts ...string) string {
 	const window = 16
 	for line := range strings.SplitSeq(strings.Join(texts, "\n"), "\n") {
 		for from := 0; from+window <= len(line) && !strings.HasPrefix(line, "-----"); from++ {
-			if at := strings.Index(log, line[from:from+window]); at >= 0 {
-				begin := strings.LastIndexByte(log[:at], '\n') + 1
+			if index := strings.Index(log, line[from:from+window]); index >= 0 {
+				begin := strings.LastIndexByte(log[:index], '\n') + 1
 				end, _, _ := strings.Cut(log[begin:], "\n")
 				return end
 			}

@@ -27,7 +27,7 @@ import (
 func TestMetrics(t *testing.T) {
 	mounted := pods(t)
 	first := start(t, &mounted[0])
-	stranger, prometheus := serviceAccount(t, "stranger"), serviceAccount(t, "prometheus")
+	other, prometheus := serviceAccount(t, "stranger"), serviceAccount(t, "prometheus")
 	bind(t, "prometheus")
 	var shown answer
 	eventually(t, func(context.Context) string {
@@ -41,7 +41,7 @@ func TestMetrics(t *testing.T) {
 			token string
 			want  int
 		}{
-			"without a token": {"", http.StatusUnauthorized}, "without the right": {stranger, http.StatusForbidden},
+			"without a token": {"", http.StatusUnauthorized}, "without the right": {other, http.StatusForbidden},
 			"with a wrong token": {"none", http.StatusUnauthorized},
 		} {
 			if got := first.get(t, tc.token); got.code != tc.want || strings.Contains(got.text, "servingcert_") {
@@ -55,7 +55,7 @@ func TestMetrics(t *testing.T) {
 	t.Run("one that waits shows no statuses", func(t *testing.T) { waits(t, second, prometheus) })
 	t.Run("the probes of one that waits succeed", func(t *testing.T) { probed(t, second) })
 	t.Run("no private key is told", func(t *testing.T) {
-		told(t, append(keys, privateKeys(t)...), map[string]string{"metrics": first.get(t, prometheus).text, "log": read(t, first.log), "events": events(t)})
+		reported(t, append(keys, privateKeys(t)...), map[string]string{"metrics": first.get(t, prometheus).text, "log": read(t, first.log), "events": events(t)})
 	})
 }
 
@@ -67,7 +67,7 @@ func bind(t *testing.T, name string) {
 		"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "servingcert-metrics-reader"},
 		"subjects": []any{map[string]any{"kind": "ServiceAccount", "namespace": name, "name": name}},
 	}}
-	if err := world.kube.Create(t.Context(), binding); err != nil {
+	if err := env.kube.Create(t.Context(), binding); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -117,14 +117,14 @@ func (r replica) get(t *testing.T, token string) answer {
 
 // trusting is how the ServiceMonitor tells Prometheus to verify.
 func trusting(ctx context.Context) (*tls.Config, error) {
-	endpoints, _, err := unstructured.NestedSlice(world.monitor.Object, "spec", "endpoints")
+	endpoints, _, err := unstructured.NestedSlice(env.monitor.Object, "spec", "endpoints")
 	if err != nil {
 		return nil, err
 	}
 	config := endpoints[0].(map[string]any)["tlsConfig"].(map[string]any)
 	from := config["ca"].(map[string]any)["configMap"].(map[string]any)
 	var bundle corev1.ConfigMap
-	if err := world.kube.Get(ctx, client.ObjectKey{Namespace: world.monitor.GetNamespace(), Name: from["name"].(string)}, &bundle); err != nil {
+	if err := env.kube.Get(ctx, client.ObjectKey{Namespace: env.monitor.GetNamespace(), Name: from["name"].(string)}, &bundle); err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
@@ -140,7 +140,7 @@ func check(t *testing.T, shown answer) {
 	var ca v1alpha1.ServiceCA
 	var policy v1alpha1.ServingCertPolicy
 	for _, object := range []client.Object{&ca, &policy} {
-		if err := world.kube.Get(t.Context(), client.ObjectKey{Name: "default"}, object); err != nil {
+		if err := env.kube.Get(t.Context(), client.ObjectKey{Name: "default"}, object); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -172,7 +172,7 @@ func check(t *testing.T, shown answer) {
 // renewed takes the certificate away, and expects another.
 func renewed(t *testing.T, first replica, token, before string) {
 	t.Helper()
-	if err := world.kube.Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "servingcert-metrics-tls"}}); err != nil {
+	if err := env.kube.Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "servingcert-metrics-tls"}}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func(context.Context) string {
@@ -199,14 +199,14 @@ func waits(t *testing.T, second replica, token string) {
 // probed asks a replica as the kubelet does by the probes of the Deployment, which name the port that the manager is told.
 func probed(t *testing.T, r replica) {
 	t.Helper()
-	for name, probe := range map[string]*corev1.Probe{"liveness": world.container.LivenessProbe, "readiness": world.container.ReadinessProbe} {
-		port := slices.IndexFunc(world.container.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.StrVal })
+	for name, probe := range map[string]*corev1.Probe{"liveness": env.container.LivenessProbe, "readiness": env.container.ReadinessProbe} {
+		port := slices.IndexFunc(env.container.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.StrVal })
 		if port < 0 {
 			t.Fatalf("%s: the container has no port %s", name, probe.HTTPGet.Port.String())
 		}
-		told := fmt.Sprintf("--health-probe-bind-address=:%d", world.container.Ports[port].ContainerPort)
-		if !slices.Contains(world.container.Args, told) {
-			t.Errorf("%s: the manager is not told %s, but %v", name, told, world.container.Args)
+		reported := fmt.Sprintf("--health-probe-bind-address=:%d", env.container.Ports[port].ContainerPort)
+		if !slices.Contains(env.container.Args, reported) {
+			t.Errorf("%s: the manager is not told %s, but %v", name, reported, env.container.Args)
 		}
 		eventually(t, func(ctx context.Context) string {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.probes+probe.HTTPGet.Path, http.NoBody)
@@ -230,7 +230,7 @@ func probed(t *testing.T, r replica) {
 func privateKeys(t *testing.T) []string {
 	t.Helper()
 	var secrets corev1.SecretList
-	if err := world.kube.List(t.Context(), &secrets); err != nil {
+	if err := env.kube.List(t.Context(), &secrets); err != nil {
 		t.Fatal(err)
 	}
 	var keys []string
@@ -244,8 +244,8 @@ func privateKeys(t *testing.T) []string {
 	return keys
 }
 
-// told expects no line of a key in what was told, nor its beginning.
-func told(t *testing.T, keys []string, where map[string]string) {
+// reported expects no line of a key in what was told, nor its beginning.
+func reported(t *testing.T, keys []string, where map[string]string) {
 	t.Helper()
 	if len(keys) < 4 {
 		t.Errorf("there are %d keys: two Secrets have one each, and the certificate had another", len(keys))
@@ -277,7 +277,7 @@ func read(t *testing.T, path string) string {
 func events(t *testing.T) string {
 	t.Helper()
 	var list eventsv1.EventList
-	if err := world.kube.List(t.Context(), &list); err != nil {
+	if err := env.kube.List(t.Context(), &list); err != nil {
 		t.Fatal(err)
 	}
 	var text strings.Builder

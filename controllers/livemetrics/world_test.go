@@ -31,12 +31,12 @@ import (
 
 const (
 	operatorNamespace = "servingcert-system"
-	// patience is how long a test waits for what should come; nothing is measured by it.
-	patience = 4 * time.Minute
+	// timeout is how long a test waits for what should come; nothing is measured by it.
+	timeout = 4 * time.Minute
 )
 
-// world is the cluster, and what config/metrics has put into it.
-var world struct {
+// env is the cluster, and what config/metrics has put into it.
+var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
 	// folder is for files, and manager the built program.
@@ -51,27 +51,27 @@ func TestMain(m *testing.M) { testoperator.Main(m, 0, run) }
 
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
-	if world.folder, err = os.MkdirTemp("", "livemetrics-"); err != nil {
+	if env.folder, err = os.MkdirTemp("", "livemetrics-"); err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(world.folder)
+	defer os.RemoveAll(env.folder)
 	crds, err := testoperator.Path("config", "crd", "bases")
 	if err != nil {
 		return 1, err
 	}
-	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}})
+	env.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}})
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, world.cluster.Err(), world.cluster.Stop()) }()
-	if world.kube, err = testoperator.Client(world.cluster); err != nil {
+	defer func() { err = errors.Join(err, env.cluster.Err(), env.cluster.Stop()) }()
+	if env.kube, err = testoperator.Client(env.cluster); err != nil {
 		return 1, err
 	}
-	if err := eventsv1.AddToScheme(world.kube.Scheme()); err != nil {
+	if err := eventsv1.AddToScheme(env.kube.Scheme()); err != nil {
 		return 1, err
 	}
-	world.manager = filepath.Join(world.folder, "manager")
-	if err := errors.Join(command(ctx, "go", "build", "-o", world.manager, "."), install(ctx, "metrics"), install(ctx, "samples/basic")); err != nil {
+	env.manager = filepath.Join(env.folder, "manager")
+	if err := errors.Join(command(ctx, "go", "build", "-o", env.manager, "."), install(ctx, "metrics"), install(ctx, "samples/basic")); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
@@ -96,7 +96,7 @@ func install(ctx context.Context, kustomization string) error {
 	if err != nil {
 		return err
 	}
-	folder := filepath.Join(world.folder, filepath.Base(kustomization))
+	folder := filepath.Join(env.folder, filepath.Base(kustomization))
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		return err
 	}
@@ -112,21 +112,21 @@ func install(ctx context.Context, kustomization string) error {
 		case "CustomResourceDefinition", "PrometheusRule":
 			continue
 		case "ServiceMonitor":
-			world.monitor = object
+			env.monitor = object
 			continue
 		case "Deployment":
 			var deployment appsv1.Deployment
 			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &deployment); err != nil {
 				return err
 			}
-			world.container = deployment.Spec.Template.Spec.Containers[0]
+			env.container = deployment.Spec.Template.Spec.Containers[0]
 			// The node of the embedded cluster has no images, and takes root for the user of each.
 			user := int64(65532)
 			if err := unstructured.SetNestedField(object.Object, user, "spec", "template", "spec", "securityContext", "runAsUser"); err != nil {
 				return err
 			}
 		}
-		if err := world.kube.Create(ctx, object); err != nil {
+		if err := env.kube.Create(ctx, object); err != nil {
 			return fmt.Errorf("install %s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 	}
@@ -136,7 +136,7 @@ func install(ctx context.Context, kustomization string) error {
 // eventually waits until check returns an empty string; what it returns last is why the test fails.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
-	testoperator.Eventually(t, patience, testoperator.Says(check))
+	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
 // pods are those of the Deployment, whose volumes the kubelet has mounted.
@@ -144,7 +144,7 @@ func pods(t *testing.T) []corev1.Pod {
 	t.Helper()
 	var list corev1.PodList
 	eventually(t, func(ctx context.Context) string {
-		if err := world.kube.List(ctx, &list, client.InNamespace(operatorNamespace)); err != nil {
+		if err := env.kube.List(ctx, &list, client.InNamespace(operatorNamespace)); err != nil {
 			return err.Error()
 		}
 		if len(list.Items) != 2 {
@@ -171,11 +171,11 @@ type replica struct {
 // kubelet mounts there.
 func start(t *testing.T, pod *corev1.Pod) replica {
 	t.Helper()
-	certificate, err := world.cluster.VolumePath(pod, "metrics-certificate")
+	certificate, err := env.cluster.VolumePath(pod, "metrics-certificate")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := replica{address: freeAddress(t), log: filepath.Join(world.folder, pod.Name+".log"), probes: freeAddress(t)}
+	r := replica{address: freeAddress(t), log: filepath.Join(env.folder, pod.Name+".log"), probes: freeAddress(t)}
 	file, err := os.Create(r.log)
 	if err != nil {
 		t.Fatal(err)
@@ -184,10 +184,10 @@ func start(t *testing.T, pod *corev1.Pod) replica {
 	args := []string{"--kubeconfig=" + kubeconfig(t, account(t, operatorNamespace, "servingcert-manager")), "--zap-log-level=debug"}
 	inPod := strings.NewReplacer("$(POD_NAMESPACE)", operatorNamespace, "/etc/servingcert/metrics", certificate,
 		"metrics-bind-address=:8443", "metrics-bind-address="+r.address, "probe-bind-address=:8081", "probe-bind-address="+r.probes)
-	for _, arg := range world.container.Args {
+	for _, arg := range env.container.Args {
 		args = append(args, inPod.Replace(arg))
 	}
-	manager := exec.CommandContext(t.Context(), world.manager, args...)
+	manager := exec.CommandContext(t.Context(), env.manager, args...)
 	manager.Stdout, manager.Stderr = file, file
 	if err := manager.Start(); err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func freeAddress(t *testing.T) string {
 // account is a client that is a ServiceAccount.
 func account(t *testing.T, namespace, name string) *rest.Config {
 	t.Helper()
-	config, err := world.cluster.ServiceAccount(t.Context(), namespace, name)
+	config, err := env.cluster.ServiceAccount(t.Context(), namespace, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func serviceAccount(t *testing.T, name string) string {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: name}},
 	} {
-		if err := world.kube.Create(t.Context(), object); err != nil {
+		if err := env.kube.Create(t.Context(), object); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -25,7 +25,7 @@ const handshake = "example.org/handshake"
 // setHandshake says of the pods with an app label for which expired is false that they are ready, of the others that they are not.
 func (r *realm) setHandshake(ctx context.Context, app string, expired func(*corev1.Pod) bool) {
 	var pods corev1.PodList
-	if world.kube.List(ctx, &pods, client.InNamespace(r.name), client.MatchingLabels{"app": app}) != nil {
+	if env.kube.List(ctx, &pods, client.InNamespace(r.name), client.MatchingLabels{"app": app}) != nil {
 		return
 	}
 	for i := range pods.Items {
@@ -33,18 +33,18 @@ func (r *realm) setHandshake(ctx context.Context, app string, expired func(*core
 		if expired(pod) {
 			want = corev1.ConditionFalse
 		}
-		at := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == handshake })
-		if at >= 0 && pod.Status.Conditions[at].Status == want {
+		index := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == handshake })
+		if index >= 0 && pod.Status.Conditions[index].Status == want {
 			continue
 		}
 		base := client.StrategicMergeFrom(pod.DeepCopy())
 		made := corev1.PodCondition{Type: handshake, Status: want, LastTransitionTime: metav1.Now()}
-		if at >= 0 {
-			pod.Status.Conditions[at] = made
+		if index >= 0 {
+			pod.Status.Conditions[index] = made
 		} else {
 			pod.Status.Conditions = append(pod.Status.Conditions, made)
 		}
-		_ = world.kube.Status().Patch(ctx, pod, base) // the next look tries again
+		_ = env.kube.Status().Patch(ctx, pod, base) // the next look tries again
 	}
 }
 
@@ -95,7 +95,7 @@ func TestUnreadyInOrder(t *testing.T) {
 	close(end)
 	eventually(t, func(ctx context.Context) error {
 		for _, set := range sets {
-			if err := world.kube.Get(ctx, client.ObjectKeyFromObject(set), set); err != nil || set.Status.ReadyReplicas > 0 {
+			if err := env.kube.Get(ctx, client.ObjectKeyFromObject(set), set); err != nil || set.Status.ReadyReplicas > 0 {
 				return fmt.Errorf("%d pods of %s are ready (%w)", set.Status.ReadyReplicas, set.Name, err)
 			}
 		}
@@ -105,7 +105,7 @@ func TestUnreadyInOrder(t *testing.T) {
 	r.done()
 	r.isRestarted(queue, before["queue"], 1)
 	r.isRestarted(staged, before["staged"], 0)
-	if evicted := world.manager.written("/pods/queue-0/eviction"); len(evicted) == 0 {
+	if evicted := env.manager.written("/pods/queue-0/eviction"); len(evicted) == 0 {
 		t.Error("the pods were not evicted")
 	}
 }
@@ -139,7 +139,7 @@ func TestBudgets(t *testing.T) {
 	r.renew()
 	keeps := func(reason, words string) {
 		t.Helper()
-		r.says(words, func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+		r.expectMessage(words, func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 			return counts.InProgress == 1 && len(counts.Workloads) == 1 && counts.Workloads[0].State == v1alpha1.WorkloadInProgress &&
 				strings.Contains(counts.Workloads[0].Message, words) && strings.Contains(condition.Message, words)
 		})
@@ -154,7 +154,7 @@ func TestBudgets(t *testing.T) {
 			t.Error("a pod was replaced in spite of the budgets")
 		}
 	}
-	if err := world.kube.Delete(t.Context(), budget); err != nil {
+	if err := env.kube.Delete(t.Context(), budget); err != nil {
 		t.Fatal(err)
 	}
 	r.done()

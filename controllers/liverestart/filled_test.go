@@ -53,7 +53,7 @@ func TestFilledAfterTheStart(t *testing.T) {
 	// The tenant's own edit brings the bundle back, and no restart.
 	edit(t, config, func(c *corev1.ConfigMap) { delete(c.Data, v1alpha1.DefaultCABundleKey) })
 	eventually(t, func(ctx context.Context) error {
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(config), config); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(config), config); err != nil {
 			return err
 		}
 		if config.Data[v1alpha1.DefaultCABundleKey] == "" {

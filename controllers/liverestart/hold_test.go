@@ -33,7 +33,7 @@ func goingOn() v1alpha1.Restart {
 func TestBrokenWebhook(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
-	other := r.neighbour()
+	other := r.neighbor()
 	broken, healthy := r.deployment("a-web", byVolume), other.deployment("web", byVolume)
 	r.run(broken)
 	other.run(healthy)
@@ -49,7 +49,7 @@ func TestBrokenWebhook(t *testing.T) {
 	r.create(webhook)
 	eventually(t, func(ctx context.Context) error {
 		probe := broken.DeepCopy()
-		if err := world.kube.Update(ctx, probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "failed calling webhook") {
+		if err := env.kube.Update(ctx, probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "failed calling webhook") {
 			return fmt.Errorf("the webhook is not in force: %w", err)
 		}
 		return nil
@@ -57,7 +57,7 @@ func TestBrokenWebhook(t *testing.T) {
 	before := other.pods("web")
 	r.renew()
 	other.restartedSince("web", before)
-	r.says("what is wrong", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("what is wrong", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		named := len(counts.Workloads) == 1 && counts.Workloads[0].State == v1alpha1.WorkloadBlocked && counts.Workloads[0].Name == "a-web"
 		return counts.Pending == 1 && counts.Blocked == 1 && named && strings.Contains(condition.Message, "cannot be restarted: Deployment "+r.name+"/a-web (its restart was refused: ") &&
 			strings.Contains(condition.Message, "failed calling webhook")
@@ -66,7 +66,7 @@ func TestBrokenWebhook(t *testing.T) {
 	if r.rollouts(broken) != 0 {
 		t.Error("it was restarted in spite of the webhook")
 	}
-	if err := world.kube.Delete(t.Context(), webhook); err != nil {
+	if err := env.kube.Delete(t.Context(), webhook); err != nil {
 		t.Fatal(err)
 	}
 	r.done()
@@ -75,8 +75,8 @@ func TestBrokenWebhook(t *testing.T) {
 	}
 }
 
-// neighbour is another namespace under the same policy.
-func (r *realm) neighbour() *realm {
+// neighbor is another namespace under the same policy.
+func (r *realm) neighbor() *realm {
 	r.Helper()
 	other := &realm{T: r.T, name: r.name + "-neighbour", policy: r.policy}
 	edit(r.T, r.policy, func(p *v1alpha1.ServingCertPolicy) {
@@ -97,7 +97,7 @@ func (r *realm) warned(name, reason, note string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
 		var events eventsv1.EventList
-		if err := world.kube.List(ctx, &events, client.InNamespace(r.name)); err != nil {
+		if err := env.kube.List(ctx, &events, client.InNamespace(r.name)); err != nil {
 			return err
 		}
 		for _, event := range events.Items {
@@ -124,7 +124,7 @@ func TestForgedMark(t *testing.T) {
 		blocker.Spec.Template.Spec.NodeSelector = map[string]string{"nowhere": "true"}
 		blocker.TypeMeta = metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}
 		//nolint:staticcheck // an applier sends what it was given, not a configuration made from it
-		if err := world.kube.Patch(t.Context(), blocker, client.Apply, client.FieldOwner(forgery.manager)); err != nil {
+		if err := env.kube.Patch(t.Context(), blocker, client.Apply, client.FieldOwner(forgery.manager)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -148,11 +148,11 @@ func TestOwnerUndoes(t *testing.T) {
 		defer close(ended)
 		wait.UntilWithContext(ctx, func(ctx context.Context) {
 			owned := &appsv1.Deployment{}
-			if world.kube.Get(ctx, key, owned) != nil || stampOf(owned) == "" {
+			if env.kube.Get(ctx, key, owned) != nil || stampOf(owned) == "" {
 				return
 			}
 			patch := client.RawPatch(types.JSONPatchType, []byte(`[{"op":"remove","path":"/spec/template/metadata/annotations"}]`))
-			if world.kube.Patch(ctx, owned, patch) == nil {
+			if env.kube.Patch(ctx, owned, patch) == nil {
 				undone++
 			}
 		}, 100*time.Millisecond)
@@ -170,7 +170,7 @@ func TestOwnerUndoes(t *testing.T) {
 }
 
 // A Deployment that a quota keeps below its replicas is restarted all the same, and its turn ends though it never is complete.
-func TestNeverWhole(t *testing.T) {
+func TestNeverAvailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
 	r.create(&corev1.ResourceQuota{ObjectMeta: r.meta("pods"), Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("2")}}})

@@ -58,7 +58,7 @@ func TestOtherKinds(t *testing.T) {
 	for _, definition := range definitions {
 		r.create(definition)
 	}
-	if err := testoperator.Allow(t.Context(), world.kube, operatorNamespace, "restart-clonesets"); err != nil {
+	if err := testoperator.Allow(t.Context(), env.kube, operatorNamespace, "restart-clonesets"); err != nil {
 		t.Fatal(err)
 	}
 	onlyReads(t)
@@ -78,7 +78,7 @@ func TestOtherKinds(t *testing.T) {
 	left := []*unstructured.Unstructured{optsOut, r.other(rollouts, "stranger", r.templated("stranger", matches("stranger")))}
 	before := map[string]map[string]bool{}
 	for _, o := range append(left, restarted...) {
-		eventually(t, func(ctx context.Context) error { return world.kube.Create(ctx, o.DeepCopy()) })
+		eventually(t, func(ctx context.Context) error { return env.kube.Create(ctx, o.DeepCopy()) })
 	}
 	p := r.peer()
 	for _, o := range append(left, restarted...) {
@@ -94,14 +94,14 @@ func TestOtherKinds(t *testing.T) {
 	for _, o := range restarted {
 		r.restartedSince(o.GetName(), before[o.GetName()])
 	}
-	r.says("that all is current", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
+	r.expectMessage("that all is current", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
 		return counts.Pending+counts.InProgress+counts.Failed == 0 && counts.OptedOut == 1 && counts.LastCompletedAt != nil
 	})
 	for _, o := range restarted {
 		if low := p.low(o.GetName()); low != 2 {
 			t.Errorf("at least %d pods of %s were available at any time, want 2 of 3", low, o.GetName())
 		}
-		r.tells(o.GetName(), "policy "+r.name+" restarts it: the certificate in Secret web-tls was renewed ")
+		r.expectEvent(o.GetName(), "policy "+r.name+" restarts it: the certificate in Secret web-tls was renewed ")
 	}
 	for _, o := range left {
 		for uid := range r.pods(o.GetName()) {
@@ -116,7 +116,7 @@ func TestOtherKinds(t *testing.T) {
 		}
 	}
 	evictions := 0
-	for _, write := range world.manager.written("/eviction") {
+	for _, write := range env.manager.written("/eviction") {
 		if strings.Contains(write, "/namespaces/"+r.name+"/") {
 			evictions++
 		}
@@ -144,7 +144,7 @@ func TestJobs(t *testing.T) {
 	var running map[string]bool
 	eventually(t, func(ctx context.Context) error {
 		var pods corev1.PodList
-		if err := world.kube.List(ctx, &pods, client.InNamespace(r.name)); err != nil {
+		if err := env.kube.List(ctx, &pods, client.InNamespace(r.name)); err != nil {
 			return err
 		}
 		for i := range pods.Items {
@@ -157,7 +157,7 @@ func TestJobs(t *testing.T) {
 	})
 	r.renew()
 	var job string
-	r.says("that a Job is not restarted", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
+	r.expectMessage("that a Job is not restarted", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
 		for _, one := range counts.Workloads {
 			if one.Kind == "Job" && one.State == v1alpha1.WorkloadBlocked && strings.HasPrefix(one.Message, "a Job is never restarted: ") {
 				job = one.Name
@@ -172,7 +172,7 @@ func TestJobs(t *testing.T) {
 		t.Errorf("the pod of the Job was replaced: %v, before %v", now, running)
 	}
 	r.create(&corev1.ConfigMap{ObjectMeta: r.meta("go"), Data: map[string]string{"go": "on"}})
-	r.says("that nothing is old once the Job has ended", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("that nothing is old once the Job has ended", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return counts.Pending == 0 && counts.LastCompletedAt == nil && condition.Reason == "AllCurrent"
 	})
 	if r.rollouts(cron) != 0 {
@@ -189,7 +189,7 @@ func onlyReads(t *testing.T) {
 			Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:" + operatorNamespace, "system:authenticated"},
 			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: verb, Group: group, Resource: resource, Subresource: subresource},
 		}}
-		if err := world.kube.Create(t.Context(), review); err != nil {
+		if err := env.kube.Create(t.Context(), review); err != nil {
 			t.Fatal(err)
 		}
 		return review.Status.Allowed

@@ -59,7 +59,7 @@ func (r *realm) peer() *peer {
 func (p *peer) reconcile(ctx context.Context, kind schema.GroupVersionKind) error {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
-	if err := world.kube.List(ctx, list, client.InNamespace(p.namespace)); err != nil {
+	if err := env.kube.List(ctx, list, client.InNamespace(p.namespace)); err != nil {
 		return err
 	}
 	for i := range list.Items {
@@ -77,7 +77,7 @@ func (p *peer) reconcile(ctx context.Context, kind schema.GroupVersionKind) erro
 		o.Object["status"] = map[string]any{
 			"observedGeneration": observed, "replicas": replicas, "updatedReplicas": replicas, "availableReplicas": available,
 		}
-		if err := world.kube.Status().Patch(ctx, o, client.MergeFrom(before)); err != nil {
+		if err := env.kube.Status().Patch(ctx, o, client.MergeFrom(before)); err != nil {
 			return err
 		}
 	}
@@ -88,7 +88,7 @@ func (p *peer) reconcile(ctx context.Context, kind schema.GroupVersionKind) erro
 func (p *peer) note(name string, available, wanted int64) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	if lowest, known := p.lowest[name]; (known && available < lowest) || (!known && available == wanted) {
+	if lowest, ok := p.lowest[name]; (ok && available < lowest) || (!ok && available == wanted) {
 		p.lowest[name] = available
 	}
 }
@@ -97,7 +97,7 @@ func (p *peer) note(name string, available, wanted int64) {
 func (p *peer) low(name string) int64 {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	if lowest, known := p.lowest[name]; known {
+	if lowest, ok := p.lowest[name]; ok {
 		return lowest
 	}
 	return -1
@@ -144,7 +144,7 @@ func (p *peer) template(ctx context.Context, o *unstructured.Unstructured) (core
 	var template corev1.PodTemplateSpec
 	if name, found, _ := unstructured.NestedString(o.Object, "spec", "workloadRef", "name"); found {
 		var d appsv1.Deployment
-		err := world.kube.Get(ctx, client.ObjectKey{Namespace: p.namespace, Name: name}, &d)
+		err := env.kube.Get(ctx, client.ObjectKey{Namespace: p.namespace, Name: name}, &d)
 		return d.Spec.Template, err
 	}
 	fields, _, err := unstructured.NestedMap(o.Object, "spec", "template")
@@ -157,9 +157,9 @@ func (p *peer) template(ctx context.Context, o *unstructured.Unstructured) (core
 
 // ensure creates an object, or reads the one that is there.
 func (p *peer) ensure(ctx context.Context, object client.Object) error {
-	err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), object)
+	err := env.kube.Get(ctx, client.ObjectKeyFromObject(object), object)
 	if apierrors.IsNotFound(err) {
-		return world.kube.Create(ctx, object)
+		return env.kube.Create(ctx, object)
 	}
 	return err
 }
@@ -167,7 +167,7 @@ func (p *peer) ensure(ctx context.Context, object client.Object) error {
 // pods makes the pods that are missing.
 func (p *peer) pods(ctx context.Context, like *corev1.Pod, wanted int64) (replicas, available int64, err error) {
 	var pods corev1.PodList
-	if err := world.kube.List(ctx, &pods, client.InNamespace(p.namespace), client.MatchingLabels(like.Labels)); err != nil {
+	if err := env.kube.List(ctx, &pods, client.InNamespace(p.namespace), client.MatchingLabels(like.Labels)); err != nil {
 		return 0, 0, err
 	}
 	for i := range pods.Items {
@@ -183,7 +183,7 @@ func (p *peer) pods(ctx context.Context, like *corev1.Pod, wanted int64) (replic
 		}
 	}
 	for range wanted - replicas {
-		if err := world.kube.Create(ctx, like.DeepCopy()); err != nil {
+		if err := env.kube.Create(ctx, like.DeepCopy()); err != nil {
 			return 0, 0, err
 		}
 	}

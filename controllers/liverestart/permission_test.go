@@ -23,7 +23,7 @@ func TestPermission(t *testing.T) {
 	before := r.pods("web")
 	r.renew()
 	eventually(t, func(ctx context.Context) error {
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
 			return err
 		}
 		for _, condition := range r.policy.Status.Conditions {
@@ -36,7 +36,7 @@ func TestPermission(t *testing.T) {
 	})
 	eventually(t, func(ctx context.Context) error {
 		var events eventsv1.EventList
-		if err := world.kube.List(ctx, &events); err != nil {
+		if err := env.kube.List(ctx, &events); err != nil {
 			return err
 		}
 		for _, event := range events.Items {
@@ -46,7 +46,7 @@ func TestPermission(t *testing.T) {
 		}
 		return fmt.Errorf("no Event says that the policy cannot be acted on")
 	})
-	if err := testoperator.Allow(t.Context(), world.kube, operatorNamespace, "restarts"); err != nil {
+	if err := testoperator.Allow(t.Context(), env.kube, operatorNamespace, "restarts"); err != nil {
 		t.Fatal(err)
 	}
 	r.done()

@@ -29,8 +29,8 @@ func TestEachKind(t *testing.T) {
 		r.statefulSet("set", byVolume), r.daemonSet("daemons", byVolume),
 	}
 	evicted := []client.Object{set, daemons, staged}
-	strangers := []client.Object{r.deployment("stranger")}
-	all := append(append(append([]client.Object{}, rolled...), evicted...), strangers...)
+	others := []client.Object{r.deployment("stranger")}
+	all := append(append(append([]client.Object{}, rolled...), evicted...), others...)
 	r.create(&policyv1.PodDisruptionBudget{ObjectMeta: r.meta("budget"), Spec: policyv1.PodDisruptionBudgetSpec{
 		Selector: selector("byhand-set"), MaxUnavailable: new(intstr.FromInt32(1)),
 	}})
@@ -43,19 +43,19 @@ func TestEachKind(t *testing.T) {
 	r.done()
 	for _, w := range rolled {
 		r.isRestarted(w, before[w.GetName()], 1)
-		if written := world.manager.written("/" + r.name + "/" + kindPath(w) + "/" + w.GetName()); len(written) != 2 {
+		if written := env.manager.written("/" + r.name + "/" + kindPath(w) + "/" + w.GetName()); len(written) != 2 {
 			t.Errorf("%s took the writes %q, want one that begins and one that ends", w.GetName(), written)
 		}
 	}
 	for _, w := range evicted {
 		r.isRestarted(w, before[w.GetName()], 0)
 	}
-	for _, w := range strangers {
+	for _, w := range others {
 		if r.rollouts(w) != 0 {
 			t.Errorf("%s, which reads nothing of ours, was restarted", w.GetName())
 		}
 	}
-	r.tells("volume", "policy "+r.name+" restarts it: the certificate in Secret web-tls was renewed ")
+	r.expectEvent("volume", "policy "+r.name+" restarts it: the certificate in Secret web-tls was renewed ")
 }
 
 func kindPath(w client.Object) string {
@@ -82,12 +82,12 @@ func (r *realm) isRestarted(w client.Object, before map[string]bool, times int64
 	}
 }
 
-// tells waits for an Event on a workload.
-func (r *realm) tells(name, note string) {
+// expectEvent waits for an Event on a workload.
+func (r *realm) expectEvent(name, note string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
 		var events eventsv1.EventList
-		if err := world.kube.List(ctx, &events, client.InNamespace(r.name)); err != nil {
+		if err := env.kube.List(ctx, &events, client.InNamespace(r.name)); err != nil {
 			return err
 		}
 		var notes []string

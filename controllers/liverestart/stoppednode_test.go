@@ -14,7 +14,7 @@ import (
 )
 
 // A pod on a node that does not answer holds up nothing, and is said to be left out. No other test runs meanwhile: their pods need the node.
-func TestDeadNode(t *testing.T) {
+func TestUnresponsiveNode(t *testing.T) {
 	r := newRealm(t, rolling(2))
 	rolls, evicted := r.daemonSet("rolls", byVolume), r.daemonSet("evicted", byVolume)
 	// By default one may be unavailable, and one is: its controller replaces no other.
@@ -26,7 +26,7 @@ func TestDeadNode(t *testing.T) {
 	}
 	r.run(rolls, evicted)
 	const name = "node-3"
-	resume, err := world.cluster.PauseNode(name)
+	resume, err := env.cluster.PauseNode(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,14 +61,14 @@ func TestDeadNode(t *testing.T) {
 func (r *realm) podsOn(node string) map[string]bool {
 	r.Helper()
 	var list corev1.PodList
-	if err := world.kube.List(r.Context(), &list, client.InNamespace(r.name)); err != nil {
+	if err := env.kube.List(r.Context(), &list, client.InNamespace(r.name)); err != nil {
 		r.Fatal(err)
 	}
-	found := map[string]bool{}
+	names := map[string]bool{}
 	for _, pod := range list.Items {
-		found[pod.Name] = pod.Spec.NodeName == node
+		names[pod.Name] = pod.Spec.NodeName == node
 	}
-	return found
+	return names
 }
 
 // nodeIs waits until a node is said to be ready, or not, and takes pods if it is.
@@ -76,7 +76,7 @@ func nodeIs(t *testing.T, name string, status corev1.ConditionStatus) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {
 		node := &corev1.Node{}
-		if err := world.kube.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady && c.Status == status }) {

@@ -13,7 +13,7 @@ import (
 
 // The manager dies of each write of a restart, before and after the API server has seen it, and another one takes over: every workload is
 // restarted once all the same. It is the only test then, for the others need the manager.
-func TestDeathAtEachWrite(t *testing.T) {
+func TestCrashAtEachWrite(t *testing.T) {
 	r := newRealm(t, rolling(1))
 	set := r.statefulSet("by-hand", byVolume)
 	set.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
@@ -26,13 +26,13 @@ func TestDeathAtEachWrite(t *testing.T) {
 	}
 	r.renew()
 	live := func() {
-		world.manager.setMortal(false)
-		world.manager.succeed(t) // it may have died of its last write since it was looked at
+		env.manager.setMortal(false)
+		env.manager.succeed(t) // it may have died of its last write since it was looked at
 	}
 	t.Cleanup(live)
-	world.manager.setMortal(true)
+	env.manager.setMortal(true)
 	eventually(t, func(context.Context) error {
-		world.manager.succeed(t)
+		env.manager.succeed(t)
 		return r.allReplaced(all, before)
 	})
 	live()
@@ -42,8 +42,8 @@ func TestDeathAtEachWrite(t *testing.T) {
 	}
 	r.isRestarted(set, before[set.Name], 0)
 	// Each begins and ends, and two pods are evicted: once in vain, and once so that nobody knows.
-	if world.manager.deaths < 8 {
-		t.Errorf("the manager died only %d times", world.manager.deaths)
+	if env.manager.deaths < 8 {
+		t.Errorf("the manager died only %d times", env.manager.deaths)
 	}
 }
 
@@ -51,7 +51,7 @@ func TestDeathAtEachWrite(t *testing.T) {
 func (r *realm) allReplaced(workloads []client.Object, before map[string]map[string]bool) error {
 	r.Helper()
 	for _, w := range workloads {
-		if err := world.kube.Get(r.Context(), client.ObjectKeyFromObject(w), w); err != nil {
+		if err := env.kube.Get(r.Context(), client.ObjectKeyFromObject(w), w); err != nil {
 			return err
 		}
 		if _, marked := w.GetLabels()[v1alpha1.LabelRestarting]; marked {

@@ -26,11 +26,11 @@ func TestHalt(t *testing.T) {
 	first, second := r.deployment("first", byVolume, andConfig), r.deployment("second", byVolume)
 	first.Spec.ProgressDeadlineSeconds = new(int32(3))
 	r.run(first, second)
-	if err := world.kube.Delete(t.Context(), config); err != nil {
+	if err := env.kube.Delete(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
 	r.renew()
-	r.says("that it is halted", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("that it is halted", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return condition.Status == metav1.ConditionTrue && condition.Reason == "RolloutFailed" && counts.Failed == 1 && counts.Pending == 1 &&
 			strings.Contains(condition.Message, "Deployment "+r.name+"/first was restarted, and it missed its progress deadline")
 	})
@@ -56,11 +56,11 @@ func TestContinue(t *testing.T) {
 	first, second := r.deployment("first", byVolume, andConfig), r.deployment("second", byVolume)
 	first.Spec.ProgressDeadlineSeconds = new(int32(3))
 	r.run(first, second)
-	if err := world.kube.Delete(t.Context(), config); err != nil {
+	if err := env.kube.Delete(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
 	r.renew()
-	r.says("that one failed and the other is done", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("that one failed and the other is done", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return condition.Status == metav1.ConditionFalse && counts.Failed == 1 && counts.Pending+counts.InProgress == 0 && counts.LastCompletedAt != nil
 	})
 	if r.rollouts(second) != 1 {
@@ -83,7 +83,7 @@ func TestWindows(t *testing.T) {
 	closed.renew()
 	open.renew()
 	open.done()
-	closed.says("that it waits for its window", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	closed.expectMessage("that it waits for its window", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return counts.Pending == 1 && strings.Contains(condition.Message, "wait for their turn, from "+time.Now().UTC().Add(12*time.Hour).Format("2006-01-02T"))
 	})
 	if open.rollouts(restarted) != 1 || closed.rollouts(waiting) != 0 {
@@ -109,10 +109,10 @@ func TestManyWorkloads(t *testing.T) {
 	most, watched := make(chan int), r.watchRollouts()
 	go func() { most <- watched() }()
 	r.renew()
-	r.says("that half are done", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
+	r.expectMessage("that half are done", func(counts v1alpha1.RestartCounts, _ metav1.Condition) bool {
 		return counts.LastCompletedAt != nil && counts.Pending < count/2
 	})
-	world.manager.replace(t)
+	env.manager.replace(t)
 	r.done()
 	if got := <-most; got > atOnce || got < 2 {
 		t.Errorf("%d workloads rolled at a time, want %d", got, atOnce)
@@ -127,7 +127,7 @@ func TestManyWorkloads(t *testing.T) {
 // watchRollouts follows every Deployment of the realm; what it returns tells how many were rolling at once, at most, until every one has.
 func (r *realm) watchRollouts() func() int {
 	r.Helper()
-	kube, err := kubernetes.NewForConfig(world.cluster.Config)
+	kube, err := kubernetes.NewForConfig(env.cluster.Config)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestGitOps(t *testing.T) {
 	manifest := w.DeepCopy()
 	apply := func() {
 		//nolint:staticcheck // an applier sends what it was given, not a configuration made from it
-		if err := world.kube.Patch(t.Context(), manifest.DeepCopy(), client.Apply, client.FieldOwner("argocd-controller"), client.ForceOwnership); err != nil && t.Context().Err() == nil {
+		if err := env.kube.Patch(t.Context(), manifest.DeepCopy(), client.Apply, client.FieldOwner("argocd-controller"), client.ForceOwnership); err != nil && t.Context().Err() == nil {
 			t.Error(err)
 		}
 	}
@@ -246,7 +246,7 @@ func TestOwners(t *testing.T) {
 		return nil
 	})
 	edit(t, rolls, func(d *appsv1.Deployment) { d.Spec.Template.Labels["version"] = "2" })
-	r.says("who is left alone", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("who is left alone", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return counts.OptedOut == 1 && counts.Pending == 1 && counts.InProgress == 0 && counts.LastCompletedAt != nil &&
 			strings.Contains(condition.Message, "Deployment "+r.name+"/paused (it is paused)") &&
 			strings.Contains(condition.Message, "opted out: Deployment "+r.name+"/opted-out")
@@ -267,7 +267,7 @@ func TestNone(t *testing.T) {
 	w := r.deployment("web", byVolume)
 	r.run(w)
 	r.renew()
-	r.says("what it would restart", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("what it would restart", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return counts.Pending == 1 && condition.Reason == "StrategyNone" &&
 			strings.Contains(condition.Message, "would be restarted by spec.restart.strategy RollingRestart: Deployment "+r.name+"/web")
 	})
@@ -277,7 +277,7 @@ func TestNone(t *testing.T) {
 }
 
 // Several reasons within a short time make one restart.
-func TestGather(t *testing.T) {
+func TestDebounce(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))
 	w := r.deployment("web", byVolume)

@@ -20,7 +20,7 @@ import (
 func (r *realm) isLate(reason, message string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
 			return err
 		}
 		said := meta.FindStatusCondition(r.policy.Status.Conditions, v1alpha1.ConditionRestartTooLate)
@@ -60,16 +60,16 @@ func TestOutsideWindows(t *testing.T) {
 	exempt.done()
 	exempt.isRestarted(restarted, before, 1)
 	var secret corev1.Secret
-	if err := world.kube.Get(t.Context(), client.ObjectKey{Namespace: strict.name, Name: secretName}, &secret); err != nil {
+	if err := env.kube.Get(t.Context(), client.ObjectKey{Namespace: strict.name, Name: secretName}, &secret); err != nil {
 		t.Fatal(err)
 	}
 	strict.isLate("ExpiresBeforeWindow", fmt.Sprintf("the next window opens %s, after the certificate that Deployment %s/web holds ends (",
 		opens.Format(time.RFC3339), strict.name))
-	said := meta.FindStatusCondition(strict.policy.Status.Conditions, v1alpha1.ConditionRestartTooLate).Message
+	message := meta.FindStatusCondition(strict.policy.Status.Conditions, v1alpha1.ConditionRestartTooLate).Message
 	if !slices.ContainsFunc(issuance.ReplacedIn(&secret), func(one issuance.Replaced) bool {
-		return strings.Contains(said, " ends ("+one.NotAfter.Format(time.RFC3339)+"): ")
+		return strings.Contains(message, " ends ("+one.NotAfter.Format(time.RFC3339)+"): ")
 	}) {
-		t.Errorf("it says %q, and the Secret had %v", said, issuance.ReplacedIn(&secret))
+		t.Errorf("it says %q, and the Secret had %v", message, issuance.ReplacedIn(&secret))
 	}
 	if strict.rollouts(waiting) != 0 {
 		t.Error("it was restarted outside the windows")

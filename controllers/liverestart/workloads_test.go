@@ -90,7 +90,7 @@ func (r *realm) run(workloads ...client.Object) {
 func (r *realm) available(w client.Object) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(w), w); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(w), w); err != nil {
 			return err
 		}
 		available, wanted := int32(0), int32(-1)
@@ -113,22 +113,22 @@ func (r *realm) available(w client.Object) {
 func (r *realm) pods(name string) map[string]bool {
 	r.Helper()
 	var list corev1.PodList
-	if err := world.kube.List(r.Context(), &list, client.InNamespace(r.name), client.MatchingLabels{"app": name}); err != nil {
+	if err := env.kube.List(r.Context(), &list, client.InNamespace(r.name), client.MatchingLabels{"app": name}); err != nil {
 		r.Fatal(err)
 	}
-	found := map[string]bool{}
+	names := map[string]bool{}
 	for _, pod := range list.Items {
 		if pod.DeletionTimestamp == nil {
-			found[string(pod.UID)] = true
+			names[string(pod.UID)] = true
 		}
 	}
-	return found
+	return names
 }
 
 // rollouts is how often a workload's template was changed since it was created.
 func (r *realm) rollouts(w client.Object) int64 {
 	r.Helper()
-	if err := world.kube.Get(r.Context(), client.ObjectKeyFromObject(w), w); err != nil {
+	if err := env.kube.Get(r.Context(), client.ObjectKeyFromObject(w), w); err != nil {
 		r.Fatal(err)
 	}
 	return w.GetGeneration() - 1

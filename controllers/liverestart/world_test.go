@@ -29,12 +29,12 @@ import (
 
 const (
 	operatorNamespace = "servingcert"
-	// patience is how long a test waits for what should come; nothing is measured by it.
-	patience = 4 * time.Minute
+	// timeout is how long a test waits for what should come; nothing is measured by it.
+	timeout = 4 * time.Minute
 )
 
-// world is the cluster of all tests, and the operator in it.
-var world struct {
+// env is the cluster of all tests, and the operator in it.
+var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
 	manager manager
@@ -49,22 +49,22 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	// 250 pods at once; a kubelet takes 110.
-	world.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 4, CRDs: []string{crds}})
+	env.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 4, CRDs: []string{crds}})
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, world.manager.stop(), world.cluster.Err(), world.cluster.Stop()) }()
-	known := runtime.NewScheme()
-	if err := errors.Join(scheme.AddToScheme(known), v1alpha1.AddToScheme(known)); err != nil {
+	defer func() { err = errors.Join(err, env.manager.stop(), env.cluster.Err(), env.cluster.Stop()) }()
+	clientScheme := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(clientScheme), v1alpha1.AddToScheme(clientScheme)); err != nil {
 		return 1, err
 	}
-	if world.kube, err = client.New(world.cluster.Config, client.Options{Scheme: known}); err != nil {
+	if env.kube, err = client.New(env.cluster.Config, client.Options{Scheme: clientScheme}); err != nil {
 		return 1, err
 	}
 	err = errors.Join(
-		testoperator.Install(ctx, world.kube, operatorNamespace),
-		world.kube.Create(ctx, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
-		world.manager.start(),
+		testoperator.Install(ctx, env.kube, operatorNamespace),
+		env.kube.Create(ctx, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}),
+		env.manager.start(),
 	)
 	if err != nil {
 		return 1, err
@@ -88,7 +88,7 @@ func (m *manager) start() error {
 	m.mutex.Lock()
 	m.dies = dies
 	m.mutex.Unlock()
-	stop, err := testoperator.Start(context.Background(), world.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
+	stop, err := testoperator.Start(context.Background(), env.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
 		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counted{next, m, dies} })
 	})
 	m.ends = stop
@@ -128,15 +128,15 @@ func (m *manager) succeed(t *testing.T) {
 }
 
 // written are the writes whose path ends by this.
-func (m *manager) written(suffix string) (found []string) {
+func (m *manager) written(suffix string) (names []string) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	for _, write := range m.writes {
 		if strings.HasSuffix(write, suffix) {
-			found = append(found, write)
+			names = append(names, write)
 		}
 	}
-	return found
+	return names
 }
 
 // counted notes every write.
@@ -171,7 +171,7 @@ const (
 	diesAfter
 )
 
-// note notes a write, and tells whether the manager outlives it. It dies before the API server has seen it, and after, in turn.
+// note notes a write, and reports whether the manager outlives it. It dies before the API server has seen it, and after, in turn.
 func (c counted) note(request *http.Request) fate {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -228,11 +228,11 @@ func rolling(atOnce int32) v1alpha1.Restart {
 // create creates an object. A namespace has no ServiceAccount in its first moments, and then takes no pod; a policy goes with the test.
 func (r *realm) create(object client.Object) {
 	r.Helper()
-	if err := world.kube.Create(r.Context(), object); err != nil {
+	if err := env.kube.Create(r.Context(), object); err != nil {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() {
-		if err := client.IgnoreNotFound(world.kube.Delete(context.Background(), object)); err != nil {
+		if err := client.IgnoreNotFound(env.kube.Delete(context.Background(), object)); err != nil {
 			r.Error(err)
 		}
 	})
@@ -242,11 +242,11 @@ func (r *realm) create(object client.Object) {
 func edit[T client.Object](t *testing.T, object T, change func(T)) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(object), object); err != nil {
 			return err
 		}
 		change(object)
-		err := world.kube.Update(ctx, object)
+		err := env.kube.Update(ctx, object)
 		if err != nil && !apierrors.IsConflict(err) {
 			t.Fatal(err)
 		}
@@ -261,7 +261,7 @@ func (r *realm) renew() {
 	key := client.ObjectKey{Namespace: r.name, Name: secretName}
 	eventually(r.T, func(ctx context.Context) error {
 		// Within a second, it might be the first certificate that was just written.
-		if err := world.kube.Get(ctx, key, &before); err != nil || time.Since(before.CreationTimestamp.Time) < 3*time.Second {
+		if err := env.kube.Get(ctx, key, &before); err != nil || time.Since(before.CreationTimestamp.Time) < 3*time.Second {
 			return fmt.Errorf("the first certificate is fresh (%w)", err)
 		}
 		return nil
@@ -271,7 +271,7 @@ func (r *realm) renew() {
 		p.Spec.Certificate.ExtraDNSNames = []string{fmt.Sprintf("$(service).$(namespace).v%d.example.org", r.renewed)}
 	})
 	eventually(r.T, func(ctx context.Context) error {
-		err := world.kube.Get(ctx, key, &after)
+		err := env.kube.Get(ctx, key, &after)
 		if err == nil && bytes.Equal(after.Data[corev1.TLSCertKey], before.Data[corev1.TLSCertKey]) {
 			return errors.New("the certificate is not renewed")
 		}
@@ -279,11 +279,11 @@ func (r *realm) renew() {
 	})
 }
 
-// says waits until the policy reports something on its restarts.
-func (r *realm) says(what string, check func(v1alpha1.RestartCounts, metav1.Condition) bool) {
+// expectMessage waits until the policy reports something on its restarts.
+func (r *realm) expectMessage(what string, check func(v1alpha1.RestartCounts, metav1.Condition) bool) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
-		if err := world.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
+		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(r.policy), r.policy); err != nil {
 			return err
 		}
 		status := r.policy.Status
@@ -299,7 +299,7 @@ func (r *realm) says(what string, check func(v1alpha1.RestartCounts, metav1.Cond
 // done waits until no workload of the realm holds anything old.
 func (r *realm) done() {
 	r.Helper()
-	r.says("that all is current", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
+	r.expectMessage("that all is current", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
 		return counts.Pending+counts.InProgress+counts.Failed == 0 && counts.LastCompletedAt != nil && condition.Reason == "AllCurrent"
 	})
 }
@@ -307,5 +307,5 @@ func (r *realm) done() {
 // eventually waits until check finds nothing wrong.
 func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
-	testoperator.Eventually(t, patience, check)
+	testoperator.Eventually(t, timeout, check)
 }

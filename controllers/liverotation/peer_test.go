@@ -70,7 +70,7 @@ func (p *peer) String() string {
 	return p.name + " (reloads)"
 }
 
-// deployed tells whether the peer is a Deployment.
+// deployed reports whether the peer is a Deployment.
 func (p *peer) deployed() bool { return p.frozen && !p.kept }
 
 // spec is that of its pods.

@@ -17,25 +17,25 @@ import (
 )
 
 // start makes pods and, when all run, begins the processes in them.
-func (w *world) start(peers []*peer) {
-	w.Helper()
+func (e *testEnv) start(peers []*peer) {
+	e.Helper()
 	pods := map[*peer]*corev1.Pod{}
 	for _, p := range peers {
 		if p.deployed() {
-			w.create(p.deployment())
+			e.create(p.deployment())
 			continue
 		}
 		pods[p] = p.nextPod()
-		w.create(pods[p])
+		e.create(pods[p])
 	}
 	for p, pod := range pods {
-		folder := w.runs(pod)
+		folder := e.runs(pod)
 		if err := p.start(pod, folder); err != nil {
-			w.Fatalf("%s starts: %v", p, err)
+			e.Fatalf("%s starts: %v", p, err)
 		}
 	}
-	w.eventually(func(ctx context.Context) error {
-		if err := w.follow(ctx); err != nil {
+	e.eventually(func(ctx context.Context) error {
+		if err := e.follow(ctx); err != nil {
 			return err
 		}
 		for _, p := range peers {
@@ -48,12 +48,12 @@ func (w *world) start(peers []*peer) {
 }
 
 // follow begins the process of a Deployment anew in each new pod that is ready.
-func (w *world) follow(ctx context.Context) error {
+func (e *testEnv) follow(ctx context.Context) error {
 	var pods corev1.PodList
-	if err := w.kube.List(ctx, &pods, client.HasLabels{peerLabel}); err != nil {
+	if err := e.kube.List(ctx, &pods, client.HasLabels{peerLabel}); err != nil {
 		return err
 	}
-	for _, p := range slices.Concat(w.clients, w.servers) {
+	for _, p := range slices.Concat(e.clients, e.servers) {
 		for i := range pods.Items {
 			pod := &pods.Items[i]
 			if !p.deployed() || pod.Labels[peerLabel] != p.name || pod.DeletionTimestamp != nil || !isReady(pod) {
@@ -62,7 +62,7 @@ func (w *world) follow(ctx context.Context) error {
 			if now := p.home.Load(); now != nil && !now.pod.CreationTimestamp.Before(&pod.CreationTimestamp) {
 				continue
 			}
-			folder, err := w.cluster.VolumePath(pod, volume)
+			folder, err := e.cluster.VolumePath(pod, volume)
 			if err := errors.Join(err, p.start(pod, folder)); err != nil {
 				return err
 			}
@@ -72,22 +72,22 @@ func (w *world) follow(ctx context.Context) error {
 }
 
 // followAlways does so until the test ends.
-func (w *world) followAlways() {
+func (e *testEnv) followAlways() {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for ticker := time.NewTicker(100 * time.Millisecond); ; {
 			select {
-			case <-w.Context().Done():
+			case <-e.Context().Done():
 				return
 			case <-ticker.C:
 			}
-			if err := w.follow(w.Context()); err != nil && w.Context().Err() == nil {
-				w.traffic.fail("follow the pods: %v", err)
+			if err := e.follow(e.Context()); err != nil && e.Context().Err() == nil {
+				e.traffic.fail("follow the pods: %v", err)
 			}
 		}
 	}()
-	w.Cleanup(func() { <-ended })
+	e.Cleanup(func() { <-ended })
 }
 
 func isReady(pod *corev1.Pod) bool {
@@ -97,84 +97,84 @@ func isReady(pod *corev1.Pod) bool {
 }
 
 // runs waits until a pod is Ready, and returns the folder of its volume.
-func (w *world) runs(pod *corev1.Pod) (folder string) {
-	w.Helper()
-	w.eventually(func(ctx context.Context) error {
-		if err := w.kube.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
+func (e *testEnv) runs(pod *corev1.Pod) (folder string) {
+	e.Helper()
+	e.eventually(func(ctx context.Context) error {
+		if err := e.kube.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 			return err
 		}
 		if !isReady(pod) {
 			return fmt.Errorf("pod %s is %s and not ready", pod.Name, pod.Status.Phase)
 		}
 		var err error
-		folder, err = w.cluster.VolumePath(pod, volume)
+		folder, err = e.cluster.VolumePath(pod, volume)
 		return err
 	})
 	return folder
 }
 
 // replace is a rolling update of peers that are no Deployments: a new process in a new pod takes over, and then the old pod goes.
-func (w *world) replace(peers ...*peer) {
-	w.Helper()
+func (e *testEnv) replace(peers ...*peer) {
+	e.Helper()
 	var old []*corev1.Pod
 	for _, p := range peers {
 		old = append(old, p.home.Load().pod)
 	}
-	w.start(peers)
+	e.start(peers)
 	for _, pod := range old {
-		if err := w.kube.Delete(w.Context(), pod); err != nil {
-			w.Fatal(err)
+		if err := e.kube.Delete(e.Context(), pod); err != nil {
+			e.Fatal(err)
 		}
 	}
-	w.meet()
+	e.meet()
 }
 
 // kept are the peers that nobody replaces but the test.
-func (w *world) kept() []*peer {
-	return slices.DeleteFunc(slices.Concat(w.clients, w.servers), func(p *peer) bool { return !p.kept })
+func (e *testEnv) kept() []*peer {
+	return slices.DeleteFunc(slices.Concat(e.clients, e.servers), func(p *peer) bool { return !p.kept })
 }
 
-func (w *world) keptClients() []*peer {
-	return slices.DeleteFunc(w.kept(), func(p *peer) bool { return !slices.Contains(w.clients, p) })
+func (e *testEnv) keptClients() []*peer {
+	return slices.DeleteFunc(e.kept(), func(p *peer) bool { return !slices.Contains(e.clients, p) })
 }
 
 // broughtOver waits until the operator has restarted every Deployment that holds something old: its servers show what the CA that signs has
 // signed.
-func (w *world) broughtOver() {
-	w.Helper()
+func (e *testEnv) broughtOver() {
+	e.Helper()
 	var policy v1alpha1.ServingCertPolicy
-	w.eventually(func(ctx context.Context) error {
-		err := errors.Join(w.look(ctx), w.kube.Get(ctx, client.ObjectKey{Name: "default"}, &policy))
+	e.eventually(func(ctx context.Context) error {
+		err := errors.Join(e.observe(ctx), e.kube.Get(ctx, client.ObjectKey{Name: "default"}, &policy))
 		if counts := policy.Status.Restarts; err != nil || counts == nil || counts.Pending+counts.InProgress+counts.Failed > 0 {
 			return fmt.Errorf("not every Deployment is restarted: %+v %w", counts, err)
 		}
-		for _, server := range w.servers {
-			if shown := w.traffic.shownBy(server); server.deployed() && shown != w.ca.Status.Active.SubjectKeyID {
+		for _, server := range e.servers {
+			if shown := e.traffic.shownBy(server); server.deployed() && shown != e.ca.Status.Active.SubjectKeyID {
 				return fmt.Errorf("%s still shows a certificate of %s", server, shown)
 			}
 		}
 		return nil
 	})
-	w.meet()
+	e.meet()
 }
 
 // reissued waits until every Secret holds a certificate of the CA that signs, and the kubelet has brought it to every server.
-func (w *world) reissued() {
-	w.Helper()
-	w.eventually(func(ctx context.Context) error {
+func (e *testEnv) reissued() {
+	e.Helper()
+	e.eventually(func(ctx context.Context) error {
 		var secrets corev1.SecretList
-		err := errors.Join(w.look(ctx), w.kube.List(ctx, &secrets, client.InNamespace(shop), client.HasLabels{v1alpha1.LabelService}))
-		if err != nil || len(secrets.Items) != len(w.servers) || w.ca.Status.Active == nil {
-			return fmt.Errorf("%d Secrets, and %v signs: %w", len(secrets.Items), w.ca.Status.Active, err)
+		err := errors.Join(e.observe(ctx), e.kube.List(ctx, &secrets, client.InNamespace(shop), client.HasLabels{v1alpha1.LabelService}))
+		if err != nil || len(secrets.Items) != len(e.servers) || e.ca.Status.Active == nil {
+			return fmt.Errorf("%d Secrets, and %v signs: %w", len(secrets.Items), e.ca.Status.Active, err)
 		}
 		for i := range secrets.Items {
-			if err := signedBy(secrets.Items[i].Data, w.ca.Status.Active); err != nil {
+			if err := signedBy(secrets.Items[i].Data, e.ca.Status.Active); err != nil {
 				return fmt.Errorf("Secret %s: %w", secrets.Items[i].Name, err)
 			}
 		}
-		for _, server := range w.servers {
+		for _, server := range e.servers {
 			read, err := mounted(server.home.Load().folder)
-			if err := errors.Join(err, signedBy(read, w.ca.Status.Active)); err != nil {
+			if err := errors.Join(err, signedBy(read, e.ca.Status.Active)); err != nil {
 				return fmt.Errorf("%s: %w", server, err)
 			}
 		}
@@ -194,16 +194,16 @@ func signedBy(data files, ca *v1alpha1.CAGeneration) error {
 }
 
 // bundleIsMounted waits until the kubelet has brought the published bundle to every client's pod, whether its process looks or not.
-func (w *world) bundleIsMounted() {
-	w.Helper()
-	w.eventually(func(ctx context.Context) error {
+func (e *testEnv) bundleIsMounted() {
+	e.Helper()
+	e.eventually(func(ctx context.Context) error {
 		var published corev1.ConfigMap
-		if err := w.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: w.ca.TrustBundleConfigMapName()}, &published); err != nil {
+		if err := e.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: e.ca.TrustBundleConfigMapName()}, &published); err != nil {
 			return err
 		}
-		for _, c := range w.clients {
+		for _, c := range e.clients {
 			read, err := mounted(c.home.Load().folder)
-			if bundle := published.Data[w.ca.Spec.TrustBundle.Key]; err != nil || !bytes.Equal(read[c.file], []byte(bundle)) {
+			if bundle := published.Data[e.ca.Spec.TrustBundle.Key]; err != nil || !bytes.Equal(read[c.file], []byte(bundle)) {
 				return fmt.Errorf("%s finds another bundle, with %d roots instead of %d (%w)", c,
 					bytes.Count(read[c.file], []byte("BEGIN")), strings.Count(bundle, "BEGIN"), err)
 			}

@@ -24,7 +24,7 @@ const leastHandshakes = 5000
 // one handshake fails, between readers that reload and readers that never do.
 func TestLiveRotation(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
-	w := newWorld(t)
+	w := newTestEnv(t)
 	w.deploy()
 	w.traffic.start(t)
 	first := w.meet()
@@ -56,139 +56,139 @@ func minimum(value v1alpha1.Duration) func(*v1alpha1.ServiceCASpec) {
 
 // specChangesAndTriggerComes is two rotations: the trigger of the second comes while the first is propagating. It waits and says so,
 // and begins as soon as the signer is switched.
-func (w *world) specChangesAndTriggerComes() {
-	w.Helper()
-	w.begin(v1alpha1.RotationSpecChanged, func() {
-		w.change(minimum(lingering), func(spec *v1alpha1.ServiceCASpec) {
+func (e *testEnv) specChangesAndTriggerComes() {
+	e.Helper()
+	e.begin(v1alpha1.RotationSpecChanged, func() {
+		e.change(minimum(lingering), func(spec *v1alpha1.ServiceCASpec) {
 			spec.Certificate.PrivateKey = v1alpha1.PrivateKey{Algorithm: v1alpha1.RSA, Size: 2048}
 		})
 	})
-	next := w.status().Next.SubjectKeyID
-	w.change(trigger("second"))
-	w.await("waits for the first rotation", func(ca *v1alpha1.ServiceCA) bool {
+	next := e.status().Next.SubjectKeyID
+	e.change(trigger("second"))
+	e.await("waits for the first rotation", func(ca *v1alpha1.ServiceCA) bool {
 		return strings.Contains(strings.Join(ca.Status.Rotation.BlockedBy, "\n"), `spec.rotation.trigger "second" waits`)
 	})
-	w.begin(v1alpha1.RotationTriggered, func() { w.change(minimum(propagation)) })
-	w.await("signs by the key of the first rotation", func(ca *v1alpha1.ServiceCA) bool {
+	e.begin(v1alpha1.RotationTriggered, func() { e.change(minimum(propagation)) })
+	e.await("signs by the key of the first rotation", func(ca *v1alpha1.ServiceCA) bool {
 		return ca.Status.Active.SubjectKeyID == next || ca.Status.Previous[0].SubjectKeyID == next
 	})
-	w.finish()
+	e.finish()
 }
 
 // keyIsLost: nobody can cross-sign with a key that is gone, so clients that never reload are replaced once the new root is published. The
 // switch waits for those that the operator restarts.
-func (w *world) keyIsLost() {
-	w.Helper()
-	w.begin(v1alpha1.RotationSigningKeyLost, func() {
-		w.change(minimum(lingering))
-		key := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: w.ca.SigningKeySecretName()}}
-		if err := w.kube.Delete(w.Context(), key); err != nil {
-			w.Fatal(err)
+func (e *testEnv) keyIsLost() {
+	e.Helper()
+	e.begin(v1alpha1.RotationSigningKeyLost, func() {
+		e.change(minimum(lingering))
+		key := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: e.ca.SigningKeySecretName()}}
+		if err := e.kube.Delete(e.Context(), key); err != nil {
+			e.Fatal(err)
 		}
 	})
-	w.await("waits for a client", func(ca *v1alpha1.ServiceCA) bool {
+	e.await("waits for a client", func(ca *v1alpha1.ServiceCA) bool {
 		return strings.Contains(strings.Join(ca.Status.Rotation.BlockedBy, "\n"), "Deployment shop/restarting")
 	})
-	w.replace(w.keptClients()...)
-	w.change(minimum(propagation))
-	w.finish()
+	e.replace(e.keptClients()...)
+	e.change(minimum(propagation))
+	e.finish()
 }
 
 // compromised: the old roots leave the bundle, so whoever never reloads is replaced as soon as its certificate is reissued.
-func (w *world) compromised() {
-	w.Helper()
-	w.begin(v1alpha1.RotationCompromise, func() {
+func (e *testEnv) compromised() {
+	e.Helper()
+	e.begin(v1alpha1.RotationCompromise, func() {
 		// Twice as long as otherwise: it is also what is left to lengthen the next phase.
-		w.change(trigger("stolen"), minimum("20s"), func(spec *v1alpha1.ServiceCASpec) {
+		e.change(trigger("stolen"), minimum("20s"), func(spec *v1alpha1.ServiceCASpec) {
 			spec.Rotation.TriggerReason = v1alpha1.TriggerCompromise
 		})
 	})
-	w.await("switches", func(ca *v1alpha1.ServiceCA) bool { return ca.Status.Next == nil })
-	w.change(minimum(lingering))
-	w.finish()
-	w.replace(w.kept()...)
-	w.change(minimum(propagation))
-	w.await("trusts one root only", func(ca *v1alpha1.ServiceCA) bool {
+	e.await("switches", func(ca *v1alpha1.ServiceCA) bool { return ca.Status.Next == nil })
+	e.change(minimum(lingering))
+	e.finish()
+	e.replace(e.kept()...)
+	e.change(minimum(propagation))
+	e.await("trusts one root only", func(ca *v1alpha1.ServiceCA) bool {
 		return ca.Status.Rotation.Phase == v1alpha1.PhaseStable && ca.Status.TrustBundle.Certificates == 1
 	})
-	w.bundleIsMounted()
-	w.meet()
+	e.bundleIsMounted()
+	e.meet()
 }
 
 // begin does what a rotation begins with, and waits until every target carries the next CA, and the kubelet has brought it to the pods.
-func (w *world) begin(reason v1alpha1.RotationReason, start func()) {
-	w.Helper()
-	before := w.status().Rotation.StartedAt
+func (e *testEnv) begin(reason v1alpha1.RotationReason, start func()) {
+	e.Helper()
+	before := e.status().Rotation.StartedAt
 	start()
-	w.await(fmt.Sprintf("propagates because of %s", reason), func(ca *v1alpha1.ServiceCA) bool {
+	e.await(fmt.Sprintf("propagates because of %s", reason), func(ca *v1alpha1.ServiceCA) bool {
 		now := ca.Status.Rotation
 		return now.Reason == reason && !now.StartedAt.Equal(before) && now.Phase != v1alpha1.PhasePublishing
 	})
-	if bundle := w.ca.Status.TrustBundle; bundle.CurrentTargets != bundle.Targets {
-		w.Errorf("%s: only %d of %d targets carry the bundle", reason, bundle.CurrentTargets, bundle.Targets)
+	if bundle := e.ca.Status.TrustBundle; bundle.CurrentTargets != bundle.Targets {
+		e.Errorf("%s: only %d of %d targets carry the bundle", reason, bundle.CurrentTargets, bundle.Targets)
 	}
 	published := time.Now()
-	w.bundleIsMounted()
-	w.Logf("%s: the kubelet brought the bundle to the last pod after %s", reason, time.Since(published).Round(time.Millisecond))
-	w.meet()
+	e.bundleIsMounted()
+	e.Logf("%s: the kubelet brought the bundle to the last pod after %s", reason, time.Since(published).Round(time.Millisecond))
+	e.meet()
 }
 
 // finish waits until a rotation has replaced every certificate, and everybody has met everybody since.
-func (w *world) finish() {
-	w.Helper()
-	w.await("retires", func(ca *v1alpha1.ServiceCA) bool { return ca.Status.Rotation.Phase == v1alpha1.PhaseRetiring })
-	w.reissued()
-	signer := w.meet()
-	for _, server := range w.servers {
-		if shown := w.traffic.shownBy(server); !server.frozen && shown != signer {
-			w.Errorf("%s reloads, and shows a certificate of %s instead of %s", server.name, shown, signer)
+func (e *testEnv) finish() {
+	e.Helper()
+	e.await("retires", func(ca *v1alpha1.ServiceCA) bool { return ca.Status.Rotation.Phase == v1alpha1.PhaseRetiring })
+	e.reissued()
+	signer := e.meet()
+	for _, server := range e.servers {
+		if shown := e.traffic.shownBy(server); !server.frozen && shown != signer {
+			e.Errorf("%s reloads, and shows a certificate of %s instead of %s", server.name, shown, signer)
 		}
 	}
-	w.Logf("%s signs; %s", w.ca.Status.Active.Subject, w.traffic)
+	e.Logf("%s signs; %s", e.ca.Status.Active.Subject, e.traffic)
 }
 
 // meet waits until every client has met every server from now on, and returns the CA that signs; empty while none may.
-func (w *world) meet() (signer string) {
-	w.Helper()
-	before := w.traffic.counts()
-	w.eventually(func(context.Context) error { return w.traffic.metSince(before) })
-	if active := w.status().Active; active != nil {
+func (e *testEnv) meet() (signer string) {
+	e.Helper()
+	before := e.traffic.counts()
+	e.eventually(func(context.Context) error { return e.traffic.metSince(before) })
+	if active := e.status().Active; active != nil {
 		return active.SubjectKeyID
 	}
 	return ""
 }
 
 // clientsAreBehind fails unless clients that were never replaced needed a bridge of that many certificates.
-func (w *world) clientsAreBehind(generations int64) {
-	w.Helper()
-	for _, client := range w.clients {
-		if crossed := w.traffic.crossedBy(client); client.kept && crossed != generations {
-			w.Errorf("%s, which never reloads, needed a bridge of %d certificates, want %d", client.name, crossed, generations)
+func (e *testEnv) clientsAreBehind(generations int64) {
+	e.Helper()
+	for _, client := range e.clients {
+		if crossed := e.traffic.crossedBy(client); client.kept && crossed != generations {
+			e.Errorf("%s, which never reloads, needed a bridge of %d certificates, want %d", client.name, crossed, generations)
 		}
 	}
 }
 
 // serversShow fails unless servers that were never replaced show the certificate that they had at the start.
-func (w *world) serversShow(signer string) {
-	w.Helper()
-	for _, server := range w.servers {
-		if shown := w.traffic.shownBy(server); server.kept && shown != signer {
-			w.Errorf("%s, which never reloads, shows a certificate of %s, want %s", server.name, shown, signer)
+func (e *testEnv) serversShow(signer string) {
+	e.Helper()
+	for _, server := range e.servers {
+		if shown := e.traffic.shownBy(server); server.kept && shown != signer {
+			e.Errorf("%s, which never reloads, shows a certificate of %s, want %s", server.name, shown, signer)
 		}
 	}
 }
 
 // conclude counts.
-func (w *world) conclude() {
-	w.Helper()
-	w.eventually(func(context.Context) error {
-		if hands := w.traffic.hands(); hands < leastHandshakes {
+func (e *testEnv) conclude() {
+	e.Helper()
+	e.eventually(func(context.Context) error {
+		if hands := e.traffic.hands(); hands < leastHandshakes {
 			return fmt.Errorf("only %d handshakes in all, want %d", hands, leastHandshakes)
 		}
 		return nil
 	})
-	w.traffic.stop()
-	w.failOnFailures()
-	w.Logf("%s", w.traffic)
-	fmt.Println(w.traffic)
+	e.traffic.stop()
+	e.failOnFailures()
+	e.Logf("%s", e.traffic)
+	fmt.Println(e.traffic)
 }

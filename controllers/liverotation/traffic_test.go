@@ -19,12 +19,12 @@ import (
 )
 
 const (
-	// pace is how often each client calls: often enough to meet every server within each phase, and seldom enough for two busy cores.
-	pace = 30 * time.Millisecond
+	// requestInterval is how often each client calls: often enough to meet every server within each phase, and seldom enough for two busy cores.
+	requestInterval = 30 * time.Millisecond
 	// slowest is how long a handshake may take, on a machine with much else to do.
 	slowest = time.Minute
-	// maxTold is how many failures are told.
-	maxTold = 20
+	// maxReported is how many failures are told.
+	maxReported = 20
 )
 
 // traffic is every client calling every server, again and again.
@@ -124,7 +124,7 @@ func greet(connection *tls.Conn) error {
 
 // call is the life of a client: it goes from server to server.
 func (r *traffic) call(client int, ended <-chan struct{}) {
-	ticker := time.NewTicker(pace)
+	ticker := time.NewTicker(requestInterval)
 	defer ticker.Stop()
 	// They do not all begin at the same server.
 	for server := client * len(r.servers) / len(r.clients); ; server = (server + 1) % len(r.servers) {
@@ -181,13 +181,13 @@ func (r *traffic) fail(format string, arguments ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failed++
-	if r.failed <= maxTold {
+	if r.failed <= maxReported {
 		r.failures = append(r.failures, fmt.Sprintf("%s, %s: %s", when, r.phase(), what))
 	}
 }
 
-// told is how many failures there were, and some of them.
-func (r *traffic) told() (int, []string) {
+// reported is how many failures there were, and some of them.
+func (r *traffic) reported() (int, []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.failed, slices.Clone(r.failures)
@@ -249,7 +249,7 @@ func (r *traffic) String() string {
 			bridged += r.pairs[client][server].bridged.Load()
 		}
 	}
-	failed, _ := r.told()
+	failed, _ := r.reported()
 	return fmt.Sprintf("%d handshakes of %d clients with %d servers, %d of them by a cross-signed certificate, %d failed",
 		r.hands(), len(r.clients), len(r.servers), bridged, failed)
 }

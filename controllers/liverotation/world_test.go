@@ -31,12 +31,12 @@ const (
 	propagation v1alpha1.Duration = "10s"
 	// lingering keeps a phase from ending before the test has done in it what people would.
 	lingering v1alpha1.Duration = "15m"
-	// patience is how long the test waits for what should come, on a machine with much else to do; nothing is measured by it.
-	patience = 3 * time.Minute
+	// timeout is how long the test waits for what should come, on a machine with much else to do; nothing is measured by it.
+	timeout = 3 * time.Minute
 )
 
-// world is a cluster with the operator, and those who trust each other in it.
-type world struct {
+// testEnv is a cluster with the operator, and those who trust each other in it.
+type testEnv struct {
 	*testing.T
 	cluster          *cluster.Cluster
 	kube             client.Client
@@ -45,14 +45,14 @@ type world struct {
 	traffic          *traffic
 }
 
-func newWorld(t *testing.T) *world {
+func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
 	crds, err := testoperator.Path("config", "crd", "bases")
 	if err != nil {
 		t.Fatal(err)
 	}
 	servers := newServers()
-	w := &world{T: t, clients: newClients(servers), servers: servers}
+	w := &testEnv{T: t, clients: newClients(servers), servers: servers}
 	w.traffic = newTraffic(w.clients, w.servers, w.phase)
 	// All on one node: what its kubelet has brought to one pod, it brings to a new one from the beginning.
 	if w.cluster, err = cluster.Start(t.Context(), cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}}); err != nil {
@@ -70,51 +70,51 @@ func newWorld(t *testing.T) *world {
 }
 
 // deploy brings up the operator, and then everybody.
-func (w *world) deploy() {
-	w.Helper()
+func (e *testEnv) deploy() {
+	e.Helper()
 	err := errors.Join(
-		testoperator.Install(w.Context(), w.kube, operatorNamespace), testoperator.Allow(w.Context(), w.kube, operatorNamespace, "restarts"))
+		testoperator.Install(e.Context(), e.kube, operatorNamespace), testoperator.Allow(e.Context(), e.kube, operatorNamespace, "restarts"))
 	if err != nil {
-		w.Fatal(err)
+		e.Fatal(err)
 	}
-	stop, err := testoperator.Start(context.Background(), w.cluster, operatorNamespace)
+	stop, err := testoperator.Start(context.Background(), e.cluster, operatorNamespace)
 	if err != nil {
-		w.Fatal(err)
+		e.Fatal(err)
 	}
-	w.Cleanup(func() {
+	e.Cleanup(func() {
 		if err := stop(); err != nil {
-			w.Error(err)
+			e.Error(err)
 		}
 	})
-	w.create(w.objects()...)
-	w.await("is published", func(ca *v1alpha1.ServiceCA) bool {
+	e.create(e.objects()...)
+	e.await("is published", func(ca *v1alpha1.ServiceCA) bool {
 		// The ConfigMaps, the ClusterTrustBundle, and each Secret.
-		bundle, want := ca.Status.TrustBundle, int32(4+len(w.servers))
+		bundle, want := ca.Status.TrustBundle, int32(4+len(e.servers))
 		return bundle != nil && bundle.Targets == want && bundle.CurrentTargets == want
 	})
 	// The kubelet pulls no more than ten images at once, and each only once.
-	w.start(w.clients)
-	w.start(w.servers)
-	w.followAlways()
+	e.start(e.clients)
+	e.start(e.servers)
+	e.followAlways()
 }
 
 // objects are what people apply.
-func (w *world) objects() []client.Object {
-	w.ca = &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	w.ca.Spec.Certificate.Duration = "60m"
-	w.ca.Spec.Rotation = v1alpha1.CARotation{RotateBefore: "20m", Propagation: v1alpha1.Propagation{Minimum: propagation}}
+func (e *testEnv) objects() []client.Object {
+	e.ca = &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	e.ca.Spec.Certificate.Duration = "60m"
+	e.ca.Spec.Rotation = v1alpha1.CARotation{RotateBefore: "20m", Propagation: v1alpha1.Propagation{Minimum: propagation}}
 	policy := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	policy.Spec.Certificate = v1alpha1.ServingCertificate{Duration: "20m", CABundle: v1alpha1.CABundleInclude}
 	policy.Spec.Restart = v1alpha1.Restart{Strategy: v1alpha1.RollingRestart, Consumers: v1alpha1.RestartFrozenConsumers, MaxConcurrent: 5}
-	objects := []client.Object{w.ca, policy}
+	objects := []client.Object{e.ca, policy}
 	for namespace, annotations := range map[string]map[string]string{
-		shop:      {v1alpha1.AnnotationInjectCABundle: w.ca.Name},
+		shop:      {v1alpha1.AnnotationInjectCABundle: e.ca.Name},
 		elsewhere: {"service.beta.openshift.io/inject-cabundle": "true"},
 	} {
 		objects = append(objects, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
 			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: trustConfigMap, Annotations: annotations}})
 	}
-	for _, server := range w.servers {
+	for _, server := range e.servers {
 		objects = append(objects, &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{
 				Namespace: server.namespace, Name: server.name,
@@ -127,80 +127,80 @@ func (w *world) objects() []client.Object {
 }
 
 // create creates objects. A namespace has no ServiceAccount in its first moments, and then takes no pod.
-func (w *world) create(objects ...client.Object) {
-	w.Helper()
+func (e *testEnv) create(objects ...client.Object) {
+	e.Helper()
 	for _, object := range objects {
-		w.eventually(func(ctx context.Context) error { return w.kube.Create(ctx, object) })
+		e.eventually(func(ctx context.Context) error { return e.kube.Create(ctx, object) })
 	}
 }
 
 // change changes the ServiceCA's spec.
-func (w *world) change(changes ...func(*v1alpha1.ServiceCASpec)) {
-	w.Helper()
-	w.status()
-	before := w.ca.DeepCopy()
+func (e *testEnv) change(changes ...func(*v1alpha1.ServiceCASpec)) {
+	e.Helper()
+	e.status()
+	before := e.ca.DeepCopy()
 	for _, change := range changes {
-		change(&w.ca.Spec)
+		change(&e.ca.Spec)
 	}
-	if err := w.kube.Patch(w.Context(), w.ca, client.MergeFrom(before)); err != nil {
-		w.Fatal(err)
+	if err := e.kube.Patch(e.Context(), e.ca, client.MergeFrom(before)); err != nil {
+		e.Fatal(err)
 	}
 }
 
-// look reads the ServiceCA.
-func (w *world) look(ctx context.Context) error {
-	return w.kube.Get(ctx, client.ObjectKeyFromObject(w.ca), w.ca)
+// observe reads the ServiceCA.
+func (e *testEnv) observe(ctx context.Context) error {
+	return e.kube.Get(ctx, client.ObjectKeyFromObject(e.ca), e.ca)
 }
 
 // phase is that of the CA at this moment, for whoever tells of a failure.
-func (w *world) phase() string {
+func (e *testEnv) phase() string {
 	ctx, cancel := context.WithTimeout(context.Background(), slowest)
 	defer cancel()
 	var ca v1alpha1.ServiceCA
-	if err := w.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil || ca.Status.Rotation == nil {
+	if err := e.kube.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil || ca.Status.Rotation == nil {
 		return fmt.Sprintf("in an unknown phase (%v)", err)
 	}
 	return "in phase " + string(ca.Status.Rotation.Phase)
 }
 
-func (w *world) status() v1alpha1.ServiceCAStatus {
-	w.Helper()
-	if err := w.look(w.Context()); err != nil {
-		w.Fatal(err)
+func (e *testEnv) status() v1alpha1.ServiceCAStatus {
+	e.Helper()
+	if err := e.observe(e.Context()); err != nil {
+		e.Fatal(err)
 	}
-	return w.ca.Status
+	return e.ca.Status
 }
 
 // await waits until the ServiceCA does something.
-func (w *world) await(does string, check func(*v1alpha1.ServiceCA) bool) {
-	w.Helper()
-	w.eventually(func(ctx context.Context) error {
-		if err := w.look(ctx); err != nil || w.ca.Status.Rotation == nil || !check(w.ca) {
-			return fmt.Errorf("the CA never %s (%w); its status is %+v, the rotation %+v", does, err, w.ca.Status, w.ca.Status.Rotation)
+func (e *testEnv) await(does string, check func(*v1alpha1.ServiceCA) bool) {
+	e.Helper()
+	e.eventually(func(ctx context.Context) error {
+		if err := e.observe(ctx); err != nil || e.ca.Status.Rotation == nil || !check(e.ca) {
+			return fmt.Errorf("the CA never %s (%w); its status is %+v, the rotation %+v", does, err, e.ca.Status, e.ca.Status.Rotation)
 		}
 		return nil
 	})
 }
 
 // eventually waits until check finds nothing wrong, but not beyond the first failed handshake.
-func (w *world) eventually(check func(context.Context) error) {
-	w.Helper()
+func (e *testEnv) eventually(check func(context.Context) error) {
+	e.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(w.Context(), 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
-		w.failOnFailures()
+	err := wait.PollUntilContextTimeout(e.Context(), 100*time.Millisecond, timeout, true, func(ctx context.Context) (bool, error) {
+		e.failOnFailures()
 		if err := check(ctx); err == nil || ctx.Err() == nil {
 			last = err
 		}
 		return last == nil, nil
 	})
 	if err != nil {
-		w.Fatal(errors.Join(last, err))
+		e.Fatal(errors.Join(last, err))
 	}
 }
 
-func (w *world) failOnFailures() {
-	w.Helper()
-	if failed, failures := w.traffic.told(); failed > 0 {
-		w.Fatalf("%s:\n%s", w.traffic, strings.Join(failures, "\n"))
+func (e *testEnv) failOnFailures() {
+	e.Helper()
+	if failed, failures := e.traffic.reported(); failed > 0 {
+		e.Fatalf("%s:\n%s", e.traffic, strings.Join(failures, "\n"))
 	}
 }

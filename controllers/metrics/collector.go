@@ -68,19 +68,19 @@ func (c *Collector) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.Registry.Register(statuses{c.Cache}); err != nil {
+	if err := c.Registry.Register(statusCollector{c.Cache}); err != nil {
 		return err
 	}
 	<-ctx.Done()
-	c.Registry.Unregister(statuses{c.Cache})
+	c.Registry.Unregister(statusCollector{c.Cache})
 	return nil
 }
 
-// statuses reads them.
-type statuses struct{ client.Reader }
+// statusCollector reads them.
+type statusCollector struct{ client.Reader }
 
 // Describe names what Collect shows.
-func (s statuses) Describe(descriptions chan<- *prometheus.Desc) {
+func (c statusCollector) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, description := range []*prometheus.Desc{
 		caNotAfter, caNextRotation, caPhase, caPhaseStart, caReason, caBlockers, caCertificates, caBundle, caTargets, caCondition,
 		policyServices, policyHeld, policyExpiry, policyRenewal, policyRestarts, policyCondition,
@@ -90,92 +90,92 @@ func (s statuses) Describe(descriptions chan<- *prometheus.Desc) {
 }
 
 // Collect shows what every status says.
-func (s statuses) Collect(metrics chan<- prometheus.Metric) {
+func (c statusCollector) Collect(metrics chan<- prometheus.Metric) {
 	var cas v1alpha1.ServiceCAList
-	if err := s.List(context.Background(), &cas, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.List(context.Background(), &cas, client.UnsafeDisableDeepCopy); err != nil {
 		metrics <- prometheus.NewInvalidMetric(caCondition, err)
 	}
 	for i := range cas.Items {
-		shown{metrics, cas.Items[i].Name}.serviceCA(cas.Items[i].Status)
+		objectMetrics{metrics, cas.Items[i].Name}.serviceCA(cas.Items[i].Status)
 	}
 	var policies v1alpha1.ServingCertPolicyList
-	if err := s.List(context.Background(), &policies, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.List(context.Background(), &policies, client.UnsafeDisableDeepCopy); err != nil {
 		metrics <- prometheus.NewInvalidMetric(policyCondition, err)
 	}
 	for i := range policies.Items {
-		shown{metrics, policies.Items[i].Name}.policy(policies.Items[i].Status)
+		objectMetrics{metrics, policies.Items[i].Name}.policy(policies.Items[i].Status)
 	}
 }
 
-// shown is an object whose status is shown.
-type shown struct {
+// objectMetrics is an object whose status is shown.
+type objectMetrics struct {
 	metrics chan<- prometheus.Metric
 	name    string
 }
 
-func (s shown) gauge(description *prometheus.Desc, value float64, labels ...string) {
-	s.metrics <- prometheus.MustNewConstMetric(description, prometheus.GaugeValue, value, append([]string{s.name}, labels...)...)
+func (m objectMetrics) gauge(description *prometheus.Desc, value float64, labels ...string) {
+	m.metrics <- prometheus.MustNewConstMetric(description, prometheus.GaugeValue, value, append([]string{m.name}, labels...)...)
 }
 
 // time shows a time, if there is one.
-func (s shown) time(description *prometheus.Desc, at *metav1.Time) {
+func (m objectMetrics) time(description *prometheus.Desc, at *metav1.Time) {
 	if at != nil {
-		s.gauge(description, float64(at.Unix()))
+		m.gauge(description, float64(at.Unix()))
 	}
 }
 
-func (s shown) conditions(description *prometheus.Desc, conditions []metav1.Condition) {
+func (m objectMetrics) conditions(description *prometheus.Desc, conditions []metav1.Condition) {
 	for _, condition := range conditions {
-		s.gauge(description, truth(condition.Status == metav1.ConditionTrue), condition.Type)
+		m.gauge(description, boolValue(condition.Status == metav1.ConditionTrue), condition.Type)
 	}
 }
 
-func truth(is bool) float64 {
-	if is {
+func boolValue(ok bool) float64 {
+	if ok {
 		return 1
 	}
 	return 0
 }
 
-func (s shown) serviceCA(status v1alpha1.ServiceCAStatus) {
-	s.conditions(caCondition, status.Conditions)
-	s.time(caNextRotation, status.NextRotationTime)
-	s.generations(status)
+func (m objectMetrics) serviceCA(status v1alpha1.ServiceCAStatus) {
+	m.conditions(caCondition, status.Conditions)
+	m.time(caNextRotation, status.NextRotationTime)
+	m.generations(status)
 	if bundle := status.TrustBundle; bundle != nil {
-		s.gauge(caBundle, float64(bundle.Certificates))
-		s.gauge(caTargets, float64(bundle.CurrentTargets), "current")
-		s.gauge(caTargets, float64(bundle.BlockedTargets), "blocked")
-		s.gauge(caTargets, float64(bundle.Targets-bundle.CurrentTargets-bundle.BlockedTargets), "behind")
+		m.gauge(caBundle, float64(bundle.Certificates))
+		m.gauge(caTargets, float64(bundle.CurrentTargets), "current")
+		m.gauge(caTargets, float64(bundle.BlockedTargets), "blocked")
+		m.gauge(caTargets, float64(bundle.Targets-bundle.CurrentTargets-bundle.BlockedTargets), "behind")
 	}
 	if rotation := status.Rotation; rotation != nil {
 		for _, phase := range []v1alpha1.CAPhase{
 			v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
 		} {
-			s.gauge(caPhase, truth(phase == rotation.Phase), string(phase))
+			m.gauge(caPhase, boolValue(phase == rotation.Phase), string(phase))
 		}
-		s.time(caPhaseStart, rotation.LastTransitionTime)
+		m.time(caPhaseStart, rotation.LastTransitionTime)
 		if rotation.Reason != "" {
-			s.gauge(caReason, 1, string(rotation.Reason))
+			m.gauge(caReason, 1, string(rotation.Reason))
 		}
-		s.gauge(caBlockers, float64(len(rotation.BlockedBy)))
+		m.gauge(caBlockers, float64(len(rotation.BlockedBy)))
 	}
 }
 
 // generations shows who signed how many certificates; those before the active one together, for there may be many.
-func (s shown) generations(status v1alpha1.ServiceCAStatus) {
+func (m objectMetrics) generations(status v1alpha1.ServiceCAStatus) {
 	if active := status.Active; active != nil {
-		s.time(caNotAfter, &active.NotAfter)
-		s.gauge(caCertificates, signedBy(*active), "active")
+		m.time(caNotAfter, &active.NotAfter)
+		m.gauge(caCertificates, signedBy(*active), "active")
 	}
 	if next := status.Next; next != nil {
-		s.gauge(caCertificates, signedBy(*next), "next")
+		m.gauge(caCertificates, signedBy(*next), "next")
 	}
 	if len(status.Previous) > 0 {
 		total := 0.0
 		for _, previous := range status.Previous {
 			total += signedBy(previous)
 		}
-		s.gauge(caCertificates, total, "previous")
+		m.gauge(caCertificates, total, "previous")
 	}
 }
 
@@ -186,23 +186,23 @@ func signedBy(generation v1alpha1.CAGeneration) float64 {
 	return float64(*generation.Certificates)
 }
 
-func (s shown) policy(status v1alpha1.ServingCertPolicyStatus) {
-	s.conditions(policyCondition, status.Conditions)
-	s.time(policyExpiry, status.EarliestExpiry)
-	s.time(policyRenewal, status.NextRenewalTime)
+func (m objectMetrics) policy(status v1alpha1.ServingCertPolicyStatus) {
+	m.conditions(policyCondition, status.Conditions)
+	m.time(policyExpiry, status.EarliestExpiry)
+	m.time(policyRenewal, status.NextRenewalTime)
 	if services := status.Services; services != nil {
-		s.gauge(policyServices, float64(services.Issued), "issued")
-		s.gauge(policyServices, float64(services.Pending), "pending")
-		s.gauge(policyServices, float64(services.Failed), "failed")
-		s.gauge(policyHeld, float64(services.Held))
+		m.gauge(policyServices, float64(services.Issued), "issued")
+		m.gauge(policyServices, float64(services.Pending), "pending")
+		m.gauge(policyServices, float64(services.Failed), "failed")
+		m.gauge(policyHeld, float64(services.Held))
 	}
 	if restarts := status.Restarts; restarts != nil {
-		s.gauge(policyRestarts, float64(restarts.Pending-restarts.Rolling-restarts.Blocked), "pending")
-		s.gauge(policyRestarts, float64(restarts.Rolling), "rolling")
-		s.gauge(policyRestarts, float64(restarts.Blocked), "blocked")
-		s.gauge(policyRestarts, float64(restarts.InProgress-restarts.Overdue), "in_progress")
-		s.gauge(policyRestarts, float64(restarts.Overdue), "overdue")
-		s.gauge(policyRestarts, float64(restarts.Failed), "failed")
-		s.gauge(policyRestarts, float64(restarts.OptedOut), "opted_out")
+		m.gauge(policyRestarts, float64(restarts.Pending-restarts.Rolling-restarts.Blocked), "pending")
+		m.gauge(policyRestarts, float64(restarts.Rolling), "rolling")
+		m.gauge(policyRestarts, float64(restarts.Blocked), "blocked")
+		m.gauge(policyRestarts, float64(restarts.InProgress-restarts.Overdue), "in_progress")
+		m.gauge(policyRestarts, float64(restarts.Overdue), "overdue")
+		m.gauge(policyRestarts, float64(restarts.Failed), "failed")
+		m.gauge(policyRestarts, float64(restarts.OptedOut), "opted_out")
 	}
 }

@@ -23,28 +23,28 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// shelf is a cache that holds these.
-type shelf struct {
+// fakeCache is a cache that holds these.
+type fakeCache struct {
 	client.Reader
 	cas      []v1alpha1.ServiceCA
 	policies []v1alpha1.ServingCertPolicy
 	err      error
 }
 
-func (s shelf) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+func (f fakeCache) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
 	switch list := list.(type) {
 	case *v1alpha1.ServiceCAList:
-		list.Items = s.cas
+		list.Items = f.cas
 	case *v1alpha1.ServingCertPolicyList:
-		list.Items = s.policies
+		list.Items = f.policies
 	}
-	return s.err
+	return f.err
 }
 
 func at(seconds int64) metav1.Time { return metav1.NewTime(time.Unix(seconds, 0)) }
 
 // full is a cache in which every status says everything.
-func full() shelf {
+func full() fakeCache {
 	rotating := v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "corp"}, Status: v1alpha1.ServiceCAStatus{
 		Conditions: []metav1.Condition{{Type: "Ready", Status: metav1.ConditionTrue}, {Type: "ExpiringSoon", Status: metav1.ConditionFalse}},
 		Active:     &v1alpha1.CAGeneration{NotAfter: at(2000000000), Certificates: new(int32(7))},
@@ -64,7 +64,7 @@ func full() shelf {
 		NextRenewalTime: new(at(1700000000)),
 		Restarts:        &v1alpha1.RestartCounts{Pending: 15, Rolling: 5, Blocked: 6, InProgress: 10, Overdue: 7, Failed: 2, OptedOut: 1},
 	}}
-	return shelf{cas: []v1alpha1.ServiceCA{rotating}, policies: []v1alpha1.ServingCertPolicy{policy}}
+	return fakeCache{cas: []v1alpha1.ServiceCA{rotating}, policies: []v1alpha1.ServingCertPolicy{policy}}
 }
 
 // What is shown is what the statuses say.
@@ -118,10 +118,10 @@ func TestStatuses(t *testing.T) {
 }
 
 // scrape is what a scrape shows, the value by the series.
-func scrape(t *testing.T, s shelf) map[string]string {
+func scrape(t *testing.T, s fakeCache) map[string]string {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(statuses{s})
+	registry.MustRegister(statusCollector{s})
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -132,24 +132,24 @@ func scrape(t *testing.T, s shelf) map[string]string {
 			t.Fatal(err)
 		}
 	}
-	shown := map[string]string{}
+	scraped := map[string]string{}
 	for line := range strings.Lines(text.String()) {
-		if series, value, is := strings.Cut(strings.TrimSpace(line), "} "); is && !strings.HasPrefix(line, "#") {
-			shown[series+"}"] = value
+		if series, value, ok := strings.Cut(strings.TrimSpace(line), "} "); ok && !strings.HasPrefix(line, "#") {
+			scraped[series+"}"] = value
 		}
 	}
-	return shown
+	return scraped
 }
 
 // Of an object that is new, or gone, there is nothing to show.
 func TestNothingToShow(t *testing.T) {
 	t.Parallel()
-	for name, s := range map[string]shelf{
+	for name, s := range map[string]fakeCache{
 		"new":  {cas: make([]v1alpha1.ServiceCA, 1), policies: make([]v1alpha1.ServingCertPolicy, 1)},
 		"gone": {},
 	} {
-		if shown := scrape(t, s); len(shown) > 0 {
-			t.Errorf("%s: it shows %v", name, shown)
+		if scraped := scrape(t, s); len(scraped) > 0 {
+			t.Errorf("%s: it shows %v", name, scraped)
 		}
 	}
 }
@@ -158,14 +158,14 @@ func TestNothingToShow(t *testing.T) {
 func TestUnreadableCacheFailsTheScrape(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(statuses{shelf{err: errors.New("the cache is closed")}})
+	registry.MustRegister(statusCollector{fakeCache{err: errors.New("the cache is closed")}})
 	if _, err := registry.Gather(); err == nil || !strings.Contains(err.Error(), "the cache is closed") {
 		t.Errorf("the scrape says %v", err)
 	}
 }
 
-// everything is a registry in which each metric has a value.
-func everything(t *testing.T) *prometheus.Registry {
+// newRegistry is a registry in which each metric has a value.
+func newRegistry(t *testing.T) *prometheus.Registry {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
 	signing, err := NewSigning(registry)
@@ -173,13 +173,13 @@ func everything(t *testing.T) *prometheus.Registry {
 		t.Fatal(err)
 	}
 	signing.Signed("servingcert", "web", Renewed, 20*time.Millisecond)
-	registry.MustRegister(statuses{full()})
+	registry.MustRegister(statusCollector{full()})
 	return registry
 }
 
 func TestSigned(t *testing.T) {
 	t.Parallel()
-	registry := everything(t)
+	registry := newRegistry(t)
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
 # HELP servingcert_certificates_signed_total Certificates that were signed and handed out, by the controller that did it, and why.
 # TYPE servingcert_certificates_signed_total counter
@@ -192,7 +192,7 @@ servingcert_certificates_signed_total{controller="servingcert",policy="web",reas
 // The names keep Prometheus's conventions.
 func TestLint(t *testing.T) {
 	t.Parallel()
-	problems, err := testutil.GatherAndLint(everything(t))
+	problems, err := testutil.GatherAndLint(newRegistry(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestDocumented(t *testing.T) {
 	for _, row := range regexp.MustCompile("(?m)^\\| `(servingcert_\\w+)` \\| (\\w+) \\| (.*?) \\|").FindAllStringSubmatch(string(page), -1) {
 		documented[row[1]] = row[2] + " " + strings.NewReplacer("`", "", ",", "").Replace(row[3])
 	}
-	families, err := everything(t).Gather()
+	families, err := newRegistry(t).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}

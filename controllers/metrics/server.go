@@ -17,7 +17,7 @@ func Server(address, certDir string) server.Options {
 	if certDir != "" {
 		files := &certificate{folder: certDir}
 		options.SecureServing = true
-		options.FilterProvider = onlyWhoMay
+		options.FilterProvider = authorizedOnly
 		options.TLSOpts = []func(*tls.Config){func(config *tls.Config) {
 			config.MinVersion = tls.VersionTLS12
 			config.GetCertificate = files.get
@@ -34,10 +34,10 @@ type certificate struct {
 }
 
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	read, err := tls.LoadX509KeyPair(filepath.Join(c.folder, corev1.TLSCertKey), filepath.Join(c.folder, corev1.TLSPrivateKeyKey))
+	loaded, err := tls.LoadX509KeyPair(filepath.Join(c.folder, corev1.TLSCertKey), filepath.Join(c.folder, corev1.TLSPrivateKeyKey))
 	if err == nil {
-		c.last.Store(&read)
-		return &read, nil
+		c.last.Store(&loaded)
+		return &loaded, nil
 	}
 	// Between the two reads the kubelet may have written both.
 	if last := c.last.Load(); last != nil {

@@ -14,7 +14,7 @@ import (
 
 // The refresh of a pod whose containers have started waits for the next CA, but not until Kubernetes
 // removes the request; the first certificate of a pod does not.
-func TestCanWait(t *testing.T) {
+func TestDeferUntil(t *testing.T) {
 	t.Parallel()
 	made := time.Date(2071, time.March, 14, 15, 0, 0, 0, time.UTC)
 	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
@@ -37,7 +37,7 @@ func TestCanWait(t *testing.T) {
 			live := fake.NewClientBuilder().WithObjects(pod).WithIndex(pod, metav1.ObjectNameField, nameOf).Build()
 			request := &certificatesv1.PodCertificateRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", CreationTimestamp: metav1.NewTime(made)}}
 			request.Spec.PodName, request.Spec.PodUID = "web", types.UID(tc.uid)
-			until, err := Door{Live: live}.CanWait(t.Context(), request)
+			until, err := RequestKind{Live: live}.DeferUntil(t.Context(), request)
 			if err != nil || !until.Equal(tc.want) {
 				t.Errorf("it waits until %s (%v), want %s", until, err, tc.want)
 			}

@@ -29,31 +29,31 @@ type claims struct {
 
 // newClaims returns the claims of ServiceCAs. A selector that cannot be read, which the API server refuses, selects nothing.
 func newClaims(cas []v1alpha1.ServiceCA, ownNamespace string) claims {
-	made := claims{reserved: map[types.NamespacedName]bool{}}
+	result := claims{reserved: map[types.NamespacedName]bool{}}
 	for i := range cas {
 		ca := &cas[i]
-		made.reserved[types.NamespacedName{Namespace: ownNamespace, Name: ca.TrustBundleConfigMapName()}] = true
+		result.reserved[types.NamespacedName{Namespace: ownNamespace, Name: ca.TrustBundleConfigMapName()}] = true
 		for j := range ca.Spec.TrustBundle.Publish {
 			bundle := &ca.Spec.TrustBundle.Publish[j]
 			if selector, err := metav1.LabelSelectorAsSelector(&bundle.NamespaceSelector); err == nil {
-				made.all = append(made.all, claim{ca: ca, bundle: bundle, namespaces: selector})
+				result.all = append(result.all, claim{ca: ca, bundle: bundle, namespaces: selector})
 			}
 		}
 	}
-	slices.SortStableFunc(made.all, func(a, b claim) int {
+	slices.SortStableFunc(result.all, func(a, b claim) int {
 		return cmp.Or(a.ca.CreationTimestamp.Compare(b.ca.CreationTimestamp.Time), cmp.Compare(a.ca.Name, b.ca.Name))
 	})
-	return made
+	return result
 }
 
-// winner returns the claim that decides about a ConfigMap; nil where there is none. The label set is that of the namespace.
-func (c claims) winner(configMap types.NamespacedName, namespace labels.Set) *claim {
+// effectiveClaim returns the claim that decides about a ConfigMap; nil where there is none. The label set is that of the namespace.
+func (c claims) effectiveClaim(configMap types.NamespacedName, namespace labels.Set) *claim {
 	if c.reserved[configMap] {
 		return nil
 	}
 	for i := range c.all {
-		if one := &c.all[i]; one.bundle.ConfigMapName == configMap.Name && one.namespaces.Matches(namespace) {
-			return one
+		if c := &c.all[i]; c.bundle.ConfigMapName == configMap.Name && c.namespaces.Matches(namespace) {
+			return c
 		}
 	}
 	return nil
@@ -62,8 +62,8 @@ func (c claims) winner(configMap types.NamespacedName, namespace labels.Set) *cl
 // names returns the names of all ConfigMaps that are published.
 func (c claims) names() []string {
 	var names []string
-	for _, one := range c.all {
-		names = append(names, one.bundle.ConfigMapName)
+	for _, c := range c.all {
+		names = append(names, c.bundle.ConfigMapName)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -11,30 +11,30 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// mark returns the annotation on a ConfigMap that has the bundle with this hash under a key.
-func mark(hash, key string) string { return hash + "/" + key }
+// hashAnnotation returns the annotation on a ConfigMap that has the bundle with this hash under a key.
+func hashAnnotation(hash, key string) string { return hash + "/" + key }
 
 // fill makes a ConfigMap what it should be: the bundle and no other data. It returns whether anything had to be changed.
 func (c *claim) fill(configMap *corev1.ConfigMap, bundle []byte) (changed bool) {
 	before := configMap.DeepCopy()
 	metav1.SetMetaDataLabel(&configMap.ObjectMeta, v1alpha1.LabelServiceCA, c.ca.Name)
-	metav1.SetMetaDataAnnotation(&configMap.ObjectMeta, v1alpha1.AnnotationPublishedHash, mark(pki.Hash(bundle), c.bundle.Key))
+	metav1.SetMetaDataAnnotation(&configMap.ObjectMeta, v1alpha1.AnnotationPublishedHash, hashAnnotation(pki.Hash(bundle), c.bundle.Key))
 	configMap.Data, configMap.BinaryData = map[string]string{c.bundle.Key: string(bundle)}, nil
 	return !maps.Equal(before.Data, configMap.Data) || len(before.BinaryData) > 0 ||
 		!maps.Equal(before.Labels, configMap.Labels) || !maps.Equal(before.Annotations, configMap.Annotations)
 }
 
-// ours reports whether the operator made a ConfigMap: its field manager says so or, where a backup was restored without managedFields, there is
+// isOurs reports whether the operator made a ConfigMap: its field manager says so or, where a backup was restored without managedFields, there is
 // nothing in it but a bundle that has the hash in its annotation.
-func ours(configMap *corev1.ConfigMap) bool {
-	if apply.MadeBy(configMap, apply.Publish) {
+func isOurs(configMap *corev1.ConfigMap) bool {
+	if apply.IsManagedBy(configMap, apply.Publish) {
 		return true
 	}
 	if configMap.Labels[v1alpha1.LabelServiceCA] == "" || len(configMap.Data) != 1 || len(configMap.BinaryData) > 0 {
 		return false
 	}
 	for key, bundle := range configMap.Data {
-		if configMap.Annotations[v1alpha1.AnnotationPublishedHash] == mark(pki.Hash([]byte(bundle)), key) {
+		if configMap.Annotations[v1alpha1.AnnotationPublishedHash] == hashAnnotation(pki.Hash([]byte(bundle)), key) {
 			return true
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/trust"
+	"github.com/servingcert/operator/controllers/injector"
 )
 
 // NotPermitted is what a ServiceCA says that publishes, while the operator has not the rights.
@@ -27,17 +27,17 @@ type counter struct {
 	ca      *v1alpha1.ServiceCA
 	hash    string
 	since   time.Time
-	counted *trust.Targets
+	counted *injector.Targets
 	// problems are some of the ConfigMaps that cannot have the bundle, overruled is in how many namespaces an older ServiceCA publishes, and
 	// by is one of these.
 	problems  []string
 	overruled int
-	by        string
+	olderCA   string
 }
 
 // Count adds the ConfigMaps that a ServiceCA publishes to what was counted; the current bundle has this hash. In a namespace that was made since
 // then nobody has to wait for another. The problem is why some cannot have it, empty where all can.
-func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, counted *trust.Targets) (problem string, err error) {
+func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, targets *injector.Targets) (problem string, err error) {
 	if len(ca.Spec.TrustBundle.Publish) == 0 {
 		return "", nil
 	}
@@ -50,17 +50,17 @@ func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash stri
 	if err := p.Cache.List(ctx, &namespaces, client.UnsafeDisableDeepCopy); err != nil {
 		return "", err
 	}
-	all, c := newClaims(cas, p.Namespace), counter{Publisher: p, ca: ca, hash: hash, since: since, counted: counted}
+	all, c := newClaims(cas, p.Namespace), counter{Publisher: p, ca: ca, hash: hash, since: since, counted: targets}
 	for i := range namespaces.Items {
 		namespace := &namespaces.Items[i]
 		if !namespace.DeletionTimestamp.IsZero() {
 			continue
 		}
-		for _, one := range all.all {
-			if one.ca.Name != ca.Name || !one.namespaces.Matches(labels.Set(namespace.Labels)) {
+		for _, entry := range all.all {
+			if entry.ca.Name != ca.Name || !entry.namespaces.Matches(labels.Set(namespace.Labels)) {
 				continue
 			}
-			if err := c.count(ctx, namespace, all.winner(types.NamespacedName{Namespace: namespace.Name, Name: one.bundle.ConfigMapName}, namespace.Labels)); err != nil {
+			if err := c.count(ctx, namespace, all.effectiveClaim(types.NamespacedName{Namespace: namespace.Name, Name: entry.bundle.ConfigMapName}, namespace.Labels)); err != nil {
 				return "", err
 			}
 		}
@@ -69,37 +69,37 @@ func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash stri
 }
 
 // count counts the ConfigMap that a claim decides about in a namespace; the claim may be that of another ServiceCA, or none.
-func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMetadata, won *claim) error {
-	if won == nil || won.ca.Name != c.ca.Name {
-		c.overrule(won)
+func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMetadata, effective *claim) error {
+	if effective == nil || effective.ca.Name != c.ca.Name {
+		c.recordOverruled(effective)
 		return nil
 	}
-	key := client.ObjectKey{Namespace: namespace.Name, Name: won.bundle.ConfigMapName}
-	configMap := trust.ConfigMaps.Metadata()
+	key := client.ObjectKey{Namespace: namespace.Name, Name: effective.bundle.ConfigMapName}
+	configMap := injector.ConfigMaps.Metadata()
 	if err := c.Cache.Get(ctx, key, configMap, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
 		return err
 	}
-	if asked, err := c.Asked(ctx, "ConfigMap", key); err != nil || (trust.Published(configMap) == "" && asked == c.ca.Name) {
+	if requested, err := c.RequestedServiceCA(ctx, "ConfigMap", key); err != nil || (injector.PublishedBy(configMap) == "" && requested == c.ca.Name) {
 		return err // it is counted as what asks
 	}
-	c.compare(key, won, configMap, namespace)
+	c.compare(key, effective, configMap, namespace)
 	return nil
 }
 
-func (c *counter) overrule(won *claim) {
-	if won != nil {
-		c.overruled, c.by = c.overruled+1, won.ca.Name
+func (c *counter) recordOverruled(effective *claim) {
+	if effective != nil {
+		c.overruled, c.olderCA = c.overruled+1, effective.ca.Name
 	}
 }
 
 // compare counts a ConfigMap by what its metadata say.
-func (c *counter) compare(key types.NamespacedName, won *claim, configMap, namespace *metav1.PartialObjectMetadata) {
-	current := trust.Published(configMap) == c.ca.Name && configMap.Annotations[v1alpha1.AnnotationPublishedHash] == mark(c.hash, won.bundle.Key)
+func (c *counter) compare(key types.NamespacedName, effective *claim, configMap, namespace *metav1.PartialObjectMetadata) {
+	current := injector.PublishedBy(configMap) == c.ca.Name && configMap.Annotations[v1alpha1.AnnotationPublishedHash] == hashAnnotation(c.hash, effective.bundle.Key)
 	now := c.Clock.Now()
-	current = current && c.pace.Fought(key, now) == 0
+	current = current && c.conflicts.ContestedFor(key, now) == 0
 	// Requests that fail are waited for within a bound.
-	problem, failure := c.problemOf(key), c.pace.Failing(key, now)
-	blocked := (problem != "" && failure == nil) || !c.permitted.Load() || c.pace.Hopeless(key, now)
+	problem, failure := c.problemOf(key), c.conflicts.Failure(key, now)
+	blocked := (problem != "" && failure == nil) || !c.permitted.Load() || c.conflicts.Unresolvable(key, now)
 	if problem != "" && !current {
 		c.problems = append(c.problems, problem)
 	}
@@ -107,7 +107,7 @@ func (c *counter) compare(key types.NamespacedName, won *claim, configMap, names
 		c.counted.All++
 		return
 	}
-	c.counted.Count(current, blocked, trust.Explained("ConfigMap "+key.String(), failure))
+	c.counted.Count(current, blocked, injector.WithReason("ConfigMap "+key.String(), failure))
 }
 
 func (p *Publisher) problemOf(key types.NamespacedName) string {
@@ -124,12 +124,12 @@ func (c *counter) problem() string {
 	}
 	if c.overruled > 0 {
 		problems = append(problems, fmt.Sprintf("spec.trustBundle.publish: in %d namespaces ServiceCA %s, which is older, publishes a ConfigMap of the same name",
-			c.overruled, c.by))
+			c.overruled, c.olderCA))
 	}
-	const few = 3
+	const maxNames = 3
 	slices.Sort(c.problems)
-	problems = append(problems, c.problems[:min(len(c.problems), few)]...)
-	if more := len(c.problems) - few; more > 0 {
+	problems = append(problems, c.problems[:min(len(c.problems), maxNames)]...)
+	if more := len(c.problems) - maxNames; more > 0 {
 		problems = append(problems, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(problems, "; ")

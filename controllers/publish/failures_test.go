@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/pki"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 var (
@@ -29,20 +29,20 @@ var (
 	bundle = []byte("bundle")
 )
 
-// scene is a Publisher of one ConfigMap whose writes fail by fault.
-type scene struct {
+// fixture is a Publisher of one ConfigMap whose writes fail by fault.
+type fixture struct {
 	*Publisher
 	*testing.T
 
-	clock *clocktesting.FakePassiveClock
-	notes *events.FakeRecorder
-	won   *claim
-	fault error
+	clock     *clocktesting.FakePassiveClock
+	recorder  *events.FakeRecorder
+	effective *claim
+	fault     error
 }
 
-func newScene(t *testing.T) *scene {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	s := &scene{T: t, clock: clocktesting.NewFakePassiveClock(now), notes: events.NewFakeRecorder(16)}
+	s := &fixture{T: t, clock: clocktesting.NewFakePassiveClock(now), recorder: events.NewFakeRecorder(16)}
 	c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 			if s.fault != nil {
@@ -57,30 +57,30 @@ func newScene(t *testing.T) *scene {
 			return c.Delete(ctx, object, options...)
 		},
 	}).WithReturnManagedFields().Build()
-	asked := func(context.Context, string, client.ObjectKey) (string, error) { return "", nil }
-	s.Publisher = New(&Publisher{Cache: c, Live: c, Clock: s.clock, Recorder: s.notes, Asked: asked})
+	requested := func(context.Context, string, client.ObjectKey) (string, error) { return "", nil }
+	s.Publisher = New(&Publisher{Cache: c, Live: c, Clock: s.clock, Recorder: s.recorder, RequestedServiceCA: requested})
 	s.permitted.Store(true)
-	s.won = &claim{ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, bundle: &v1alpha1.PublishedBundle{
+	s.effective = &claim{ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, bundle: &v1alpha1.PublishedBundle{
 		ConfigMapName: key.Name, Key: v1alpha1.DefaultCABundleKey,
 	}}
 	return s
 }
 
 // count counts the ConfigMap, and returns what is said of it.
-func (s *scene) count() (trust.Targets, string) {
-	s.Helper()
-	var counted trust.Targets
-	c := &counter{Publisher: s.Publisher, ca: s.won.ca, hash: pki.Hash(bundle), since: now.Add(time.Hour), counted: &counted}
-	if err := c.count(s.Context(), &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: key.Namespace}}, s.won); err != nil {
-		s.Fatal(err)
+func (f *fixture) count() (injector.Targets, string) {
+	f.Helper()
+	var targets injector.Targets
+	c := &counter{Publisher: f.Publisher, ca: f.effective.ca, hash: pki.Hash(bundle), since: now.Add(time.Hour), counted: &targets}
+	if err := c.count(f.Context(), &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: key.Namespace}}, f.effective); err != nil {
+		f.Fatal(err)
 	}
-	return counted, c.problem()
+	return targets, c.problem()
 }
 
-// announced reports whether the ServiceCA is to be counted again.
-func (s *scene) announced() bool {
+// changed reports whether the ServiceCA is to be counted again.
+func (f *fixture) changed() bool {
 	select {
-	case <-s.changes:
+	case <-f.changes:
 		return true
 	default:
 		return false
@@ -90,14 +90,14 @@ func (s *scene) announced() bool {
 // A ConfigMap that the API server cannot write is reported with its words once that lasts, and waited for by name and for ten minutes.
 func TestConfigMapThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	away := apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`))
 	for _, step := range []struct {
-		name                     string
-		after                    time.Duration
-		fault                    error
-		explained                bool
-		behind, blocked, current int32
+		name                        string
+		after                       time.Duration
+		fault                       error
+		withReason                  bool
+		outOfDate, blocked, current int32
 	}{
 		{"at first", 0, away, false, 1, 0, 0},
 		{"after a while", 10 * time.Second, away, true, 1, 0, 0},
@@ -107,22 +107,22 @@ func TestConfigMapThatCannotBeWritten(t *testing.T) {
 	} {
 		s.fault = step.fault
 		s.clock.SetTime(now.Add(step.after))
-		if _, err := s.publish(t.Context(), s.won, bundle, key); (err != nil) != (step.fault != nil) {
+		if _, err := s.publish(t.Context(), s.effective, bundle, key); (err != nil) != (step.fault != nil) {
 			t.Errorf("%s: %v", step.name, err)
 		}
-		counted, problem := s.count()
-		if counted.Behind != step.behind || counted.Blocked != step.blocked || counted.Current != step.current {
-			t.Errorf("%s: the counts are %+v", step.name, counted)
+		targets, problem := s.count()
+		if targets.OutOfDate != step.outOfDate || targets.Blocked != step.blocked || targets.Current != step.current {
+			t.Errorf("%s: the counts are %+v", step.name, targets)
 		}
-		if strings.Contains(problem, "w.example.org") != step.explained {
+		if strings.Contains(problem, "w.example.org") != step.withReason {
 			t.Errorf("%s: the ServiceCA says %q", step.name, problem)
 		}
 		says := func(name string) bool { return strings.Contains(name, "w.example.org") }
-		if step.behind > 0 && slices.ContainsFunc(counted.BehindNames, says) != step.explained {
-			t.Errorf("%s: the rotation waits for %q", step.name, counted.BehindNames)
+		if step.outOfDate > 0 && slices.ContainsFunc(targets.OutOfDateNames, says) != step.withReason {
+			t.Errorf("%s: the rotation waits for %q", step.name, targets.OutOfDateNames)
 		}
 	}
-	if note := <-s.notes.Events; !strings.Contains(note, "RequestFailed") {
+	if note := <-s.recorder.Events; !strings.Contains(note, "RequestFailed") {
 		t.Errorf("the Event is %s", note)
 	}
 }
@@ -134,22 +134,22 @@ func TestConfigMapThatCannotBeRemoved(t *testing.T) {
 		"PublishRefused": apierrors.NewForbidden(corev1.Resource("configmaps"), key.Name, errors.New(`webhook "w.example.org" denied the request`)),
 		"RequestFailed":  apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`)),
 	} {
-		s := newScene(t)
-		if _, err := s.publish(t.Context(), s.won, bundle, key); err != nil {
+		s := newFixture(t)
+		if _, err := s.publish(t.Context(), s.effective, bundle, key); err != nil {
 			t.Fatal(err)
 		}
 		s.fault = fault
 		for range 2 {
-			_, err := s.remove(t.Context(), key, []v1alpha1.ServiceCA{*s.won.ca})
+			_, err := s.remove(t.Context(), key, []v1alpha1.ServiceCA{*s.effective.ca})
 			if (err == nil) != (reason == "PublishRefused") {
 				t.Errorf("%s: %v", reason, err)
 			}
 			s.clock.SetTime(now.Add(10 * time.Second))
 		}
-		if len(s.notes.Events) != 1 {
-			t.Fatalf("%s: %d Events", reason, len(s.notes.Events))
+		if len(s.recorder.Events) != 1 {
+			t.Fatalf("%s: %d Events", reason, len(s.recorder.Events))
 		}
-		if note := <-s.notes.Events; !strings.Contains(note, reason) || !strings.Contains(note, "w.example.org") || !strings.Contains(note, "removed") {
+		if note := <-s.recorder.Events; !strings.Contains(note, reason) || !strings.Contains(note, "w.example.org") || !strings.Contains(note, "removed") {
 			t.Errorf("the Event is %s", note)
 		}
 	}
@@ -158,9 +158,9 @@ func TestConfigMapThatCannotBeRemoved(t *testing.T) {
 // Who keeps overwriting a ConfigMap is reported while it lasts, and it is counted again when that is over.
 func TestConfigMapThatIsOverwritten(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	for range 5 {
-		if _, err := s.publish(t.Context(), s.won, bundle, key); err != nil {
+		if _, err := s.publish(t.Context(), s.effective, bundle, key); err != nil {
 			t.Fatal(err)
 		}
 		theirs := &corev1.ConfigMap{}
@@ -173,27 +173,27 @@ func TestConfigMapThatIsOverwritten(t *testing.T) {
 		}
 	}
 	for range 2 {
-		s.reportOverwritten(s.won.ca, key)
+		s.reportOverwritten(s.effective.ca, key)
 	}
-	if note := <-s.notes.Events; !strings.Contains(note, "Overwritten") || !strings.Contains(note, `field manager "rival"`) || len(s.notes.Events) > 0 {
-		t.Errorf("the Event is %s, and there are %d more", note, len(s.notes.Events))
+	if note := <-s.recorder.Events; !strings.Contains(note, "Overwritten") || !strings.Contains(note, `field manager "rival"`) || len(s.recorder.Events) > 0 {
+		t.Errorf("the Event is %s, and there are %d more", note, len(s.recorder.Events))
 	}
 	// Its mark says that it carries the bundle.
-	if counted, problem := s.count(); counted.Blocked != 1 || !strings.Contains(problem, "keeps overwriting") {
-		t.Errorf("the counts are %+v, and the ServiceCA says %q", counted, problem)
+	if targets, problem := s.count(); targets.Blocked != 1 || !strings.Contains(problem, "keeps overwriting") {
+		t.Errorf("the counts are %+v, and the ServiceCA says %q", targets, problem)
 	}
-	for s.announced() {
+	for s.changed() {
 	}
 	s.clock.SetTime(now.Add(31 * time.Second))
-	result, err := s.publish(t.Context(), s.won, bundle, key)
-	if err != nil || result.RequeueAfter == 0 || s.announced() {
+	result, err := s.publish(t.Context(), s.effective, bundle, key)
+	if err != nil || result.RequeueAfter == 0 || s.changed() {
 		t.Errorf("after a pause: %v, %v", result, err)
 	}
 	s.clock.SetTime(now.Add(31*time.Second + result.RequeueAfter))
-	if _, err := s.publish(t.Context(), s.won, bundle, key); err != nil || !s.announced() {
+	if _, err := s.publish(t.Context(), s.effective, bundle, key); err != nil || !s.changed() {
 		t.Errorf("nobody counts again when it is over: %v", err)
 	}
-	if counted, problem := s.count(); counted.Current != 1 || problem != "" {
-		t.Errorf("in the end the counts are %+v, and the ServiceCA says %q", counted, problem)
+	if targets, problem := s.count(); targets.Current != 1 || problem != "" {
+		t.Errorf("in the end the counts are %+v, and the ServiceCA says %q", targets, problem)
 	}
 }

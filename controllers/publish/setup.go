@@ -17,10 +17,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
+	"github.com/servingcert/operator/controllers/internal/availability"
 	"github.com/servingcert/operator/controllers/internal/keyring"
-	"github.com/servingcert/operator/controllers/internal/optional"
 	"github.com/servingcert/operator/controllers/internal/retry"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 const (
@@ -34,8 +34,8 @@ const (
 
 // SetupWithManager starts the controller when a ServiceCA publishes, or has published, and the operator may.
 func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	err := mgr.GetCache().IndexField(ctx, trust.ConfigMaps.Metadata(), indexPublished, func(object client.Object) []string {
-		if ca := trust.Published(object); ca != "" {
+	err := mgr.GetCache().IndexField(ctx, injector.ConfigMaps.Metadata(), indexPublished, func(object client.Object) []string {
+		if ca := injector.PublishedBy(object); ca != "" {
 			return []string{ca}
 		}
 		return nil
@@ -48,14 +48,14 @@ func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) erro
 	}
 	available := func(ctx context.Context) (bool, error) {
 		// The CRD may come later than the operator.
-		if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ServiceCA{}); optional.Absent(err) {
+		if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ServiceCA{}); availability.IsNotServed(err) {
 			return false, nil
 		} else if err != nil {
 			return false, err
 		}
 		return p.available(ctx)
 	}
-	return optional.Start(mgr, available, func(ctx context.Context) error {
+	return availability.StartWhenAvailable(mgr, available, func(ctx context.Context) error {
 		if err := p.readAll(ctx); err != nil {
 			ctrl.LoggerFrom(ctx).Error(err, "list the published ConfigMaps, which are read one by one now")
 		}
@@ -70,12 +70,12 @@ func (p *Publisher) available(ctx context.Context) (bool, error) {
 	}
 	needed := false
 	for i := range cas {
-		var made metav1.PartialObjectMetadataList
-		made.SetGroupVersionKind(trust.ConfigMaps.GroupVersion().WithKind("ConfigMapList"))
-		if err := p.Cache.List(ctx, &made, client.MatchingFields{indexPublished: cas[i].Name}, client.UnsafeDisableDeepCopy); err != nil {
+		var published metav1.PartialObjectMetadataList
+		published.SetGroupVersionKind(injector.ConfigMaps.GroupVersion().WithKind("ConfigMapList"))
+		if err := p.Cache.List(ctx, &published, client.MatchingFields{indexPublished: cas[i].Name}, client.UnsafeDisableDeepCopy); err != nil {
 			return false, err
 		}
-		needed = needed || len(cas[i].Spec.TrustBundle.Publish) > 0 || len(made.Items) > 0
+		needed = needed || len(cas[i].Spec.TrustBundle.Publish) > 0 || len(published.Items) > 0
 	}
 	if !needed {
 		return false, nil
@@ -101,8 +101,8 @@ func (p *Publisher) readAll(ctx context.Context) error {
 			return err
 		}
 		for i := range list.Items {
-			if configMap := &list.Items[i]; slices.Contains(names, configMap.Name) && ours(configMap) {
-				p.written.remember(client.ObjectKeyFromObject(configMap), configMap)
+			if configMap := &list.Items[i]; slices.Contains(names, configMap.Name) && isOurs(configMap) {
+				p.written.store(client.ObjectKeyFromObject(configMap), configMap)
 			}
 		}
 		if next = list.Continue; next == "" {
@@ -115,19 +115,19 @@ func (p *Publisher) readAll(ctx context.Context) error {
 func (p *Publisher) watch(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("publish").
-		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(p.everywhere),
+		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(p.allConfigMaps),
 			builder.WithPredicates(predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, keyring.Changed()))).
-		Watches(namespaceMetadata(), handler.EnqueueRequestsFromMapFunc(p.in),
+		Watches(namespaceMetadata(), handler.EnqueueRequestsFromMapFunc(p.inNamespace),
 			builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
-		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(p.of), builder.OnlyMetadata).
+		Watches(injector.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(p.ofConfigMap), builder.OnlyMetadata).
 		WithOptions(retry.Options(concurrency)).
-		Complete(retry.Quietly(retry.Fairly(concurrency, p)))
+		Complete(retry.WithQuietConflicts(retry.LimitSlowNamespaces(concurrency, p)))
 }
 
-// everywhere returns the ConfigMaps that a ServiceCA publishes, or has published before an update, in all namespaces.
-func (p *Publisher) everywhere(ctx context.Context, object client.Object) []reconcile.Request {
-	ca, is := object.(*v1alpha1.ServiceCA)
-	if !is || len(ca.Spec.TrustBundle.Publish) == 0 {
+// allConfigMaps returns the ConfigMaps that a ServiceCA publishes, or has published before an update, in all namespaces.
+func (p *Publisher) allConfigMaps(ctx context.Context, object client.Object) []reconcile.Request {
+	ca, ok := object.(*v1alpha1.ServiceCA)
+	if !ok || len(ca.Spec.TrustBundle.Publish) == 0 {
 		return nil
 	}
 	namespaces := &metav1.PartialObjectMetadataList{}
@@ -144,8 +144,8 @@ func (p *Publisher) everywhere(ctx context.Context, object client.Object) []reco
 	return requests
 }
 
-// in returns the ConfigMaps that are published in a namespace.
-func (p *Publisher) in(ctx context.Context, namespace client.Object) []reconcile.Request {
+// inNamespace returns the ConfigMaps that are published in a namespace.
+func (p *Publisher) inNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
 	var requests []reconcile.Request
 	for _, name := range p.names(ctx) {
 		requests = append(requests, request(namespace.GetName(), name))
@@ -153,9 +153,9 @@ func (p *Publisher) in(ctx context.Context, namespace client.Object) []reconcile
 	return requests
 }
 
-// of returns a ConfigMap that is published, or was.
-func (p *Publisher) of(ctx context.Context, configMap client.Object) []reconcile.Request {
-	if trust.Published(configMap) == "" && !slices.Contains(p.names(ctx), configMap.GetName()) {
+// ofConfigMap returns a ConfigMap that is published, or was.
+func (p *Publisher) ofConfigMap(ctx context.Context, configMap client.Object) []reconcile.Request {
+	if injector.PublishedBy(configMap) == "" && !slices.Contains(p.names(ctx), configMap.GetName()) {
 		return nil
 	}
 	return []reconcile.Request{request(configMap.GetNamespace(), configMap.GetName())}

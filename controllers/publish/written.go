@@ -12,9 +12,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// written remembers the ConfigMaps that the operator wrote, or read and found right. While the cache has
+// writtenVersions remembers the ConfigMaps that the operator wrote, or read and found right. While the cache has
 // the same version of one, it need not be read.
-type written struct {
+type writtenVersions struct {
 	mu       sync.Mutex
 	versions map[types.NamespacedName]version
 }
@@ -25,8 +25,8 @@ type version struct {
 	key, hash       unique.Handle[string]
 }
 
-// remember remembers what is in a ConfigMap of the operator's.
-func (w *written) remember(key types.NamespacedName, configMap *corev1.ConfigMap) {
+// store remembers what is in a ConfigMap of the operator's.
+func (w *writtenVersions) store(key types.NamespacedName, configMap *corev1.ConfigMap) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.versions, key)
@@ -42,7 +42,7 @@ func (w *written) remember(key types.NamespacedName, configMap *corev1.ConfigMap
 }
 
 // forget forgets a ConfigMap, and reports whether it was remembered.
-func (w *written) forget(key types.NamespacedName) bool {
+func (w *writtenVersions) forget(key types.NamespacedName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	_, remembered := w.versions[key]
@@ -50,13 +50,13 @@ func (w *written) forget(key types.NamespacedName) bool {
 	return remembered
 }
 
-// recall returns the ConfigMap that has these metadata, with an empty value where it does not hold this bundle;
+// lookUp returns the ConfigMap that has these metadata, with an empty value where it does not hold this bundle;
 // nil where its version is not remembered.
-func (w *written) recall(key types.NamespacedName, metadata *metav1.PartialObjectMetadata, bundle []byte) *corev1.ConfigMap {
+func (w *writtenVersions) lookUp(key types.NamespacedName, metadata *metav1.PartialObjectMetadata, bundle []byte) *corev1.ConfigMap {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	known, is := w.versions[key]
-	if !is || known.resourceVersion != metadata.ResourceVersion {
+	known, ok := w.versions[key]
+	if !ok || known.resourceVersion != metadata.ResourceVersion {
 		return nil
 	}
 	if known.hash.Value() != pki.Hash(bundle) {

@@ -12,126 +12,126 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/inventory"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/podrefs"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
-// slack is how long after a change a container may have started that does not know of it yet: the node's clock and its view of the API
+// clockSlack is how long after a change a container may have started that does not know of it yet: the node's clock and its view of the API
 // are a little behind.
-const slack = 5 * time.Second
+const clockSlack = 5 * time.Second
 
 // change is a change of what a container reads.
 type change struct {
 	reason v1alpha1.RestartReason
 	// at is when it took place, by the clock of the API server.
 	at time.Time
-	// before: a container that started earlier does not know of it.
-	before    time.Time
-	container string
-	// of is the ServiceCA whose trust or certificate it is.
-	of   string
-	note string
-	// holdings are what was there before, the oldest first.
-	holdings []holding
+	// startedBefore: a container that started earlier does not know of it.
+	startedBefore time.Time
+	container     string
+	// serviceCA is the ServiceCA whose trust or certificate it is.
+	serviceCA string
+	message   string
+	// heldObjects are what was there before, the oldest first.
+	heldObjects []heldObject
 }
 
-// changes reads from the caches what has changed for workloads.
-type changes struct {
+// changeReader reads from the caches what has changed for workloads.
+type changeReader struct {
 	servingcert.View
-	claim   func(*corev1.Secret) servingcert.Claim
-	cas     map[string]*v1alpha1.ServiceCA
-	mounted func(context.Context, string, client.ObjectKey) (string, error)
-	filled  func(context.Context, string, client.ObjectKey) (trust.Filled, error)
+	claim            func(*corev1.Secret) servingcert.Claim
+	cas              map[string]*v1alpha1.ServiceCA
+	mountedServiceCA func(context.Context, string, client.ObjectKey) (string, error)
+	filled           func(context.Context, string, client.ObjectKey) (injector.Filled, error)
 }
 
-// concerning are the last changes of everything that a workload reads and that its policy restarts it for.
-func (c changes) concerning(ctx context.Context, w *workload, p *v1alpha1.ServingCertPolicy) ([]change, error) {
+// affecting are the last changes of everything that a workload reads and that its policy restarts it for.
+func (c changeReader) affecting(ctx context.Context, w *workload, p *v1alpha1.ServingCertPolicy) ([]change, error) {
 	frozenOnly := p.Spec.Restart.Consumers == v1alpha1.RestartFrozenConsumers ||
 		w.GetAnnotations()[v1alpha1.AnnotationReload] == v1alpha1.ReloadAutomatic
-	var found []change
-	for _, use := range inventory.Uses(&w.template.Spec) {
-		if frozenOnly && !use.Frozen {
+	var affecting []change
+	for _, ref := range podrefs.References(&w.template.Spec) {
+		if frozenOnly && !ref.Frozen {
 			continue
 		}
-		of, err := c.of(ctx, w, use, renewBefore(p))
+		changes, err := c.ofReference(ctx, w, ref, renewBefore(p))
 		if err != nil {
 			return nil, err
 		}
-		for _, one := range of {
-			if slices.Contains(p.Spec.Restart.Triggers, one.reason) {
-				one.container = use.Container
-				found = append(found, one)
+		for _, change := range changes {
+			if slices.Contains(p.Spec.Restart.Triggers, change.reason) {
+				change.container = ref.Container
+				affecting = append(affecting, change)
 			}
 		}
 	}
-	return found, nil
+	return affecting, nil
 }
 
-// of are the last changes of one object.
-func (c changes) of(ctx context.Context, w *workload, use inventory.Use, renewBefore time.Duration) ([]change, error) {
-	switch use.Kind {
-	case inventory.Secret:
-		return c.ofSecret(ctx, w, use, renewBefore)
-	case inventory.ConfigMap:
-		return c.ofMounted(ctx, w, use)
-	case inventory.ClusterTrustBundle:
-		return c.ofTrust(use.Name), nil
+// ofReference are the last changes of one object.
+func (c changeReader) ofReference(ctx context.Context, w *workload, ref podrefs.Reference, renewBefore time.Duration) ([]change, error) {
+	switch ref.Kind {
+	case podrefs.Secret:
+		return c.ofSecret(ctx, w, ref, renewBefore)
+	case podrefs.ConfigMap:
+		return c.ofInjectedBundle(ctx, w, ref)
+	case podrefs.ClusterTrustBundle:
+		return c.ofTrustBundle(ref.Name), nil
 	}
 	return nil, nil
 }
 
-// ofMounted are those of the bundle that others asked for in an object, and that it was first written there.
-func (c changes) ofMounted(ctx context.Context, w *workload, use inventory.Use) ([]change, error) {
-	key := client.ObjectKey{Namespace: w.GetNamespace(), Name: use.Name}
-	ca, err := c.mounted(ctx, string(use.Kind), key)
-	found := c.ofTrust(ca)
-	if err != nil || ca == "" || !use.Frozen {
-		return found, err
+// ofInjectedBundle are those of the bundle that others asked for in an object, and that it was first written there.
+func (c changeReader) ofInjectedBundle(ctx context.Context, w *workload, ref podrefs.Reference) ([]change, error) {
+	key := client.ObjectKey{Namespace: w.GetNamespace(), Name: ref.Name}
+	ca, err := c.mountedServiceCA(ctx, string(ref.Kind), key)
+	changes := c.ofTrustBundle(ca)
+	if err != nil || ca == "" || !ref.Frozen {
+		return changes, err
 	}
-	filled, err := c.filled(ctx, string(use.Kind), key)
-	source := inventory.Source{Kind: use.Kind, Name: use.Name, Keys: filled.Keys, Whole: filled.Whole}
-	if err != nil || filled.At.IsZero() || !slices.Contains(inventory.StartWithout(&w.template.Spec, source), use.Container) {
-		return found, err
+	filled, err := c.filled(ctx, string(ref.Kind), key)
+	source := podrefs.Source{Kind: ref.Kind, Name: ref.Name, Keys: filled.Keys, Whole: filled.Whole}
+	if err != nil || filled.At.IsZero() || !slices.Contains(podrefs.StartWithout(&w.template.Spec, source), ref.Container) {
+		return changes, err
 	}
-	return append(found, change{
-		reason: v1alpha1.RestartOnTrustChanged, at: filled.At, before: filled.At.Add(slack), of: ca, holdings: []holding{{expires: filled.At}},
-		note: fmt.Sprintf("%s %s got the trust bundle of ServiceCA %s only %s", use.Kind, use.Name, ca, filled.At.UTC().Format(time.RFC3339)),
+	return append(changes, change{
+		reason: v1alpha1.RestartOnTrustChanged, at: filled.At, startedBefore: filled.At.Add(clockSlack), serviceCA: ca, heldObjects: []heldObject{{expires: filled.At}},
+		message: fmt.Sprintf("%s %s got the trust bundle of ServiceCA %s only %s", ref.Kind, ref.Name, ca, filled.At.UTC().Format(time.RFC3339)),
 	}), nil
 }
 
-func (c changes) ofSecret(ctx context.Context, w *workload, use inventory.Use, renewBefore time.Duration) ([]change, error) {
-	secret, key := &corev1.Secret{}, client.ObjectKey{Namespace: w.GetNamespace(), Name: use.Name}
+func (c changeReader) ofSecret(ctx context.Context, w *workload, ref podrefs.Reference, renewBefore time.Duration) ([]change, error) {
+	secret, key := &corev1.Secret{}, client.ObjectKey{Namespace: w.GetNamespace(), Name: ref.Name}
 	if err := c.Get(ctx, key, secret, client.UnsafeDisableDeepCopy); apierrors.IsNotFound(err) {
-		return c.ofMounted(ctx, w, use)
+		return c.ofInjectedBundle(ctx, w, ref)
 	} else if err != nil {
 		return nil, err
 	}
-	claim, at, ca := c.claim(secret), issuance.Issued(secret), secret.Labels[v1alpha1.LabelServiceCA]
+	claim, at, ca := c.claim(secret), issuance.IssuedAt(secret), secret.Labels[v1alpha1.LabelServiceCA]
 	if !claim.Wanted || at.IsZero() {
 		return nil, nil
 	}
 	renewed := change{
-		reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), of: ca,
-		note:     fmt.Sprintf("the certificate in Secret %s was renewed %s", secret.Name, at.UTC().Format(time.RFC3339)),
-		holdings: heldCertificates(secret, at, renewBefore),
+		reason: v1alpha1.RestartOnCertificateRenewed, at: at, startedBefore: at.Add(clockSlack), serviceCA: ca,
+		message:     fmt.Sprintf("the certificate in Secret %s was renewed %s", secret.Name, at.UTC().Format(time.RFC3339)),
+		heldObjects: heldCertificates(secret, at, renewBefore),
 	}
 	if rotates(c.cas[ca], v1alpha1.RotationCompromise) {
-		renewed.holdings = []holding{{expires: at}}
+		renewed.heldObjects = []heldObject{{expires: at}}
 	}
 	if at.Sub(secret.CreationTimestamp.Time) <= time.Second {
 		// The first certificate: who waited for it knows it. Who started before knew another, in a Secret of the same name.
-		renewed.before = secret.CreationTimestamp.Add(-slack)
+		renewed.startedBefore = secret.CreationTimestamp.Add(-clockSlack)
 	}
-	found := []change{renewed}
+	changes := []change{renewed}
 	if claim.IncludesBundle {
-		found = append(found, c.ofTrust(ca)...)
+		changes = append(changes, c.ofTrustBundle(ca)...)
 	}
-	return found, nil
+	return changes, nil
 }
 
-func (c changes) ofTrust(name string) []change {
+func (c changeReader) ofTrustBundle(name string) []change {
 	ca := c.cas[name]
 	if ca == nil {
 		return nil
@@ -141,9 +141,9 @@ func (c changes) ofTrust(name string) []change {
 		return nil
 	}
 	return []change{{
-		reason: v1alpha1.RestartOnTrustChanged, at: at, before: at.Add(slack), of: name,
-		note:     fmt.Sprintf("the trust bundle of ServiceCA %s changed %s", name, at.UTC().Format(time.RFC3339)),
-		holdings: heldBundles(ca, at),
+		reason: v1alpha1.RestartOnTrustChanged, at: at, startedBefore: at.Add(clockSlack), serviceCA: name,
+		message:     fmt.Sprintf("the trust bundle of ServiceCA %s changed %s", name, at.UTC().Format(time.RFC3339)),
+		heldObjects: heldBundles(ca, at),
 	}}
 }
 
@@ -155,48 +155,50 @@ func changedAt(ca *v1alpha1.ServiceCA) time.Time {
 	return time.Time{}
 }
 
-// last is when the last of some changes took place.
-func last(all []change) time.Time {
+// latestChange is when the last of some changes took place.
+func latestChange(all []change) time.Time {
 	var at time.Time
-	for _, one := range all {
-		if one.at.After(at) {
-			at = one.at
+	for _, change := range all {
+		if change.at.After(at) {
+			at = change.at
 		}
 	}
 	return at
 }
 
-// starts is what is known of the pods of a workload.
-type starts struct {
+// podStarts is what is known of the pods of a workload.
+type podStarts struct {
 	// oldest is when the first of the containers of a name started, of all pods; unready, of those that are not ready.
 	oldest, unready map[string]time.Time
-	// progress is when a pod was last made, or became ready.
-	progress time.Time
-	// away are pods on nodes that do not answer.
-	away []string
-	// until is when the first kubelet has to have answered that is asked for something; zero for none.
-	until time.Time
+	// lastProgress is when a pod was last made, or became ready.
+	lastProgress time.Time
+	// unreachable are pods on nodes that do not answer.
+	unreachable []string
+	// kubeletDeadline is when the first kubelet has to have answered that is asked for something; zero for none.
+	kubeletDeadline time.Time
 }
 
-// over reports whether a kubelet has to have answered.
-func (s *starts) over(now time.Time) bool { return !s.until.IsZero() && now.After(s.until) }
+// kubeletOverdue reports whether a kubelet has to have answered.
+func (s *podStarts) kubeletOverdue(now time.Time) bool {
+	return !s.kubeletDeadline.IsZero() && now.After(s.kubeletDeadline)
+}
 
-// look adds a pod. One on a node that does not answer runs, or does not; nobody can restart it.
-func (s *starts) look(now time.Time, pod *corev1.Pod) {
-	if isAway(pod, now) {
-		s.away = append(s.away, fmt.Sprintf("pod %s on node %s", pod.Name, pod.Spec.NodeName))
+// add adds a pod. One on a node that does not answer runs, or does not; nobody can restart it.
+func (s *podStarts) add(now time.Time, pod *corev1.Pod) {
+	if isUnreachable(pod, now) {
+		s.unreachable = append(s.unreachable, fmt.Sprintf("pod %s on node %s", pod.Name, pod.Spec.NodeName))
 		return
 	}
-	if due := dueAt(pod); !due.IsZero() && (s.until.IsZero() || due.Before(s.until)) {
-		s.until = due
+	if deadline := kubeletDeadline(pod); !deadline.IsZero() && (s.kubeletDeadline.IsZero() || deadline.Before(s.kubeletDeadline)) {
+		s.kubeletDeadline = deadline
 	}
 	if pod.DeletionTimestamp != nil {
 		return
 	}
 	noteStarts(s.oldest, pod)
-	s.progressed(pod.CreationTimestamp)
+	s.recordProgress(pod.CreationTimestamp)
 	if ready := condition(pod, corev1.PodReady); ready.Status == corev1.ConditionTrue {
-		s.progressed(ready.LastTransitionTime)
+		s.recordProgress(ready.LastTransitionTime)
 	} else {
 		noteStarts(s.unready, pod)
 	}
@@ -205,30 +207,30 @@ func (s *starts) look(now time.Time, pod *corev1.Pod) {
 // noteStarts adds to oldest when the containers of a pod started.
 func noteStarts(oldest map[string]time.Time, pod *corev1.Pod) {
 	for _, container := range containers(&pod.Spec) {
-		if at, started := inventory.Started(pod, container); started {
-			if before, known := oldest[container]; !known || at.Before(before) {
+		if at, started := podrefs.StartedAt(pod, container); started {
+			if before, ok := oldest[container]; !ok || at.Before(before) {
 				oldest[container] = at
 			}
 		}
 	}
 }
 
-func (s *starts) progressed(at metav1.Time) {
-	if at.After(s.progress) {
-		s.progress = at.Time
+func (s *podStarts) recordProgress(at metav1.Time) {
+	if at.After(s.lastProgress) {
+		s.lastProgress = at.Time
 	}
 }
 
-// unknown are the changes that some container started before.
-func (s *starts) unknown(all []change) []change { return startedBefore(s.oldest, all) }
+// pendingChanges are the changes that some container started before.
+func (s *podStarts) pendingChanges(all []change) []change { return startedBefore(s.oldest, all) }
 
 // unreadyUnknown returns the changes that some container of a pod that is not ready started before.
-func (s *starts) unreadyUnknown(all []change) []change { return startedBefore(s.unready, all) }
+func (s *podStarts) unreadyUnknown(all []change) []change { return startedBefore(s.unready, all) }
 
 func startedBefore(oldest map[string]time.Time, all []change) []change {
-	return slices.DeleteFunc(slices.Clone(all), func(one change) bool {
-		at, runs := oldest[one.container]
-		return !runs || !at.Before(one.before)
+	return slices.DeleteFunc(slices.Clone(all), func(change change) bool {
+		at, runs := oldest[change.container]
+		return !runs || !at.Before(change.startedBefore)
 	})
 }
 
@@ -243,10 +245,10 @@ func containers(pod *corev1.PodSpec) []string {
 	return names
 }
 
-func newStarts(pods ...*corev1.Pod) starts {
-	found := starts{oldest: map[string]time.Time{}, unready: map[string]time.Time{}}
+func newPodStarts(pods ...*corev1.Pod) podStarts {
+	starts := podStarts{oldest: map[string]time.Time{}, unready: map[string]time.Time{}}
 	for _, pod := range pods {
-		found.look(time.Time{}, pod)
+		starts.add(time.Time{}, pod)
 	}
-	return found
+	return starts
 }

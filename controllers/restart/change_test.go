@@ -13,10 +13,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // certificate is a Secret that was made and then written again, some time ago.
@@ -53,23 +53,25 @@ func digesting(ctx context.Context, c client.WithWatch, key client.ObjectKey, ob
 }
 
 // world has a Secret with a certificate, a ConfigMap that asks for a bundle, and a ServiceCA whose bundle changed two hours ago.
-func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changes {
+func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changeReader {
 	t.Helper()
 	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "trust"}}
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	ca.Status.TrustBundle = &v1alpha1.TrustBundleStatus{ChangedAt: new(metav1.NewTime(now.Add(-2 * time.Hour)))}
 	reader := fake.NewClientBuilder().WithObjects(secret, configMap).WithInterceptorFuncs(interceptor.Funcs{Get: digesting}).Build()
-	return changes{
+	return changeReader{
 		View:  servingcert.View{Reader: reader},
 		claim: func(*corev1.Secret) servingcert.Claim { return claim },
 		cas:   map[string]*v1alpha1.ServiceCA{"default": ca, "first": {}},
-		mounted: func(_ context.Context, kind string, key client.ObjectKey) (string, error) {
+		mountedServiceCA: func(_ context.Context, kind string, key client.ObjectKey) (string, error) {
 			if kind == "ConfigMap" && key.Name == "trust" {
 				return "default", nil
 			}
 			return "", nil
 		},
-		filled: func(context.Context, string, client.ObjectKey) (trust.Filled, error) { return trust.Filled{}, nil },
+		filled: func(context.Context, string, client.ObjectKey) (injector.Filled, error) {
+			return injector.Filled{}, nil
+		},
 	}
 }
 
@@ -101,7 +103,7 @@ func bundleOf(signer string) corev1.VolumeProjection {
 }
 
 // What concerns a workload: what it reads of ours, as its policy and its own annotation say.
-func TestConcerning(t *testing.T) {
+func TestAffecting(t *testing.T) {
 	t.Parallel()
 	wanted, withBundle := servingcert.Claim{Wanted: true}, servingcert.Claim{Wanted: true, IncludesBundle: true}
 	const renewed, trust = "CertificateRenewed 1h0m0s", "TrustChanged 2h0m0s"
@@ -139,13 +141,13 @@ func TestConcerning(t *testing.T) {
 			if tc.policy != nil {
 				tc.policy(&policy.Spec.Restart)
 			}
-			found, err := world(t, certificate(t, 9*time.Hour, time.Hour), tc.claim).concerning(t.Context(), tc.workload, policy)
+			changes, err := world(t, certificate(t, 9*time.Hour, time.Hour), tc.claim).affecting(t.Context(), tc.workload, policy)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var got []string
-			for _, one := range found {
-				got = append(got, fmt.Sprintf("%s %s", one.reason, now.Sub(one.at).Truncate(time.Minute)))
+			for _, change := range changes {
+				got = append(got, fmt.Sprintf("%s %s", change.reason, now.Sub(change.at).Truncate(time.Minute)))
 			}
 			if fmt.Sprint(got) != fmt.Sprint(tc.want) {
 				t.Errorf("it is concerned by %q, want %q", got, tc.want)
@@ -155,14 +157,14 @@ func TestConcerning(t *testing.T) {
 }
 
 // Who started before the certificate was renewed, does not know of it; who waited for the first one, does, unless there was one before.
-func TestUnknown(t *testing.T) {
+func TestPendingChanges(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour
 	for name, tc := range map[string]struct {
 		made, written time.Duration
 		// started is how long ago the containers of two pods did; 0 for one that waits.
 		started []time.Duration
-		unknown bool
+		pending bool
 	}{
 		"all started later":             {9 * hour, hour, []time.Duration{30 * time.Minute, time.Minute}, false},
 		"one started earlier":           {9 * hour, hour, []time.Duration{2 * hour, time.Minute}, true},
@@ -177,7 +179,7 @@ func TestUnknown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			changes, err := world(t, certificate(t, tc.made, tc.written), servingcert.Claim{Wanted: true}).
-				concerning(t.Context(), reading(mounts("", secretNamed("web-tls"))), rollingPolicy())
+				affecting(t.Context(), reading(mounts("", secretNamed("web-tls"))), rollingPolicy())
 			if err != nil || len(changes) != 1 {
 				t.Fatal(changes, err)
 			}
@@ -190,9 +192,9 @@ func TestUnknown(t *testing.T) {
 				}
 				pods = append(pods, &pod)
 			}
-			known := newStarts(pods...)
-			if got := len(known.unknown(changes)) > 0; got != tc.unknown {
-				t.Errorf("some pod holds an older certificate: %t, want %t", got, tc.unknown)
+			starts := newPodStarts(pods...)
+			if got := len(starts.pendingChanges(changes)) > 0; got != tc.pending {
+				t.Errorf("some pod holds an older certificate: %t, want %t", got, tc.pending)
 			}
 		})
 	}
@@ -210,7 +212,7 @@ func TestProgress(t *testing.T) {
 		3 * time.Minute: {pod(9*time.Minute, 3*time.Minute, corev1.ConditionTrue), pod(5*time.Minute, 4*time.Minute, corev1.ConditionTrue)},
 		5 * time.Minute: {pod(9*time.Minute, time.Minute, corev1.ConditionFalse), pod(5*time.Minute, 4*time.Minute, corev1.ConditionFalse)},
 	} {
-		if got := now.Sub(newStarts(pods...).progress); got != want {
+		if got := now.Sub(newPodStarts(pods...).lastProgress); got != want {
 			t.Errorf("the last progress was %s ago, want %s", got, want)
 		}
 	}

@@ -18,13 +18,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/gather"
+	"github.com/servingcert/operator/controllers/injector"
+	"github.com/servingcert/operator/controllers/internal/debounce"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
-// everyWorkload is the one request: whose turn it is, is decided among all.
-var everyWorkload = reconcile.Request{NamespacedName: types.NamespacedName{Name: "workloads"}}
+// allWorkloads is the one request: whose turn it is, is decided among all.
+var allWorkloads = reconcile.Request{NamespacedName: types.NamespacedName{Name: "workloads"}}
 
 // Reconciler restarts workloads.
 type Reconciler struct {
@@ -38,25 +38,25 @@ type Reconciler struct {
 	Clock    clock.PassiveClock
 	// Kinds are further kinds of workloads, besides those of apps/v1 and the built-in ones.
 	Kinds []schema.GroupVersionResource
-	// Mounted is the ServiceCA whose bundle stands in a ConfigMap or a Secret, by their kind; empty where none does.
-	Mounted func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
+	// MountedServiceCA is the ServiceCA whose bundle stands in a ConfigMap or a Secret, by their kind; empty where none does.
+	MountedServiceCA func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
 	// Filled is since when that bundle has been there.
-	Filled func(ctx context.Context, kind string, key client.ObjectKey) (trust.Filled, error)
+	Filled func(ctx context.Context, kind string, key client.ObjectKey) (injector.Filled, error)
 
-	// seen is what gathers before the workloads are looked at.
-	seen *gather.Changes
-	// began is when the workloads were first looked at.
-	began    time.Time
-	pods     memory
-	ledger   ledger
-	tenants  map[string]tenant
-	findings *findings
-	others   *others
+	// debouncer is what gathers before the workloads are looked at.
+	debouncer *debounce.Debouncer
+	// startedAt is when the workloads were first looked at.
+	startedAt  time.Time
+	pods       podCache
+	records    restartRecords
+	namespaces map[string]namespaceState
+	findings   *findings
+	others     *others
 }
 
 // New completes a reconciler.
 func New(r Reconciler) *Reconciler {
-	r.seen, r.pods, r.ledger, r.tenants, r.findings = &gather.Changes{}, memory{}, ledger{}, map[string]tenant{}, newFindings()
+	r.debouncer, r.pods, r.records, r.namespaces, r.findings = &debounce.Debouncer{}, podCache{}, restartRecords{}, map[string]namespaceState{}, newFindings()
 	return &r
 }
 
@@ -64,51 +64,51 @@ func New(r Reconciler) *Reconciler {
 // and tried again: it is no error of all, for that would make all wait.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	now := r.Clock.Now()
-	r.began = cmp.Or(r.began, now)
-	seen, err := r.observe(ctx, now)
-	r.seen.Counted(r.Clock.Since(now))
+	r.startedAt = cmp.Or(r.startedAt, now)
+	observed, err := r.observe(ctx, now)
+	r.debouncer.RecordDuration(r.Clock.Since(now))
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	plans, again := r.act(ctx, now, seen.groups)
-	for _, err := range seen.failed {
+	plans, requeueAfter := r.act(ctx, now, observed.groups)
+	for _, err := range observed.failed {
 		ctrl.LoggerFrom(ctx).Error(err, "A workload could not be looked at")
-		again = min(again, retryFailed)
+		requeueAfter = min(requeueAfter, retryFailed)
 	}
-	r.findings.tell(ctx, plans, seen.changedAt, len(seen.failed) == 0)
-	return ctrl.Result{RequeueAfter: max(again, time.Second)}, nil
+	r.findings.publish(ctx, plans, observed.changedAt, len(observed.failed) == 0)
+	return ctrl.Result{RequeueAfter: max(requeueAfter, time.Second)}, nil
 }
 
 // act does what is to be done now, and returns after which time the clock alone may change something.
-func (r *Reconciler) act(ctx context.Context, now time.Time, groups []group) (plans []*plan, again time.Duration) {
-	var attempts []attempt
+func (r *Reconciler) act(ctx context.Context, now time.Time, groups []group) (plans []*plan, requeueAfter time.Duration) {
+	var attempts []apiCall
 	for _, group := range groups {
 		p := planFor(now, group.policy, group.items)
 		// A manager that has died cannot tell when it completed one.
-		r.findings.completedAt(group.policy.Name, group.restarted)
-		plans, attempts = append(plans, p), append(attempts, r.carryOut(ctx, now, p)...)
+		r.findings.completedAt(group.policy.Name, group.lastRestart)
+		plans, attempts = append(plans, p), append(attempts, r.execute(ctx, now, p)...)
 	}
-	atOnce(ctx, attempts)
-	again = maxInterval
+	runConcurrently(ctx, attempts)
+	requeueAfter = maxRequeueInterval
 	for _, p := range plans {
-		again = min(again, p.again.Sub(now))
+		requeueAfter = min(requeueAfter, p.recheckAt.Sub(now))
 	}
-	return plans, again
+	return plans, requeueAfter
 }
 
-// carryOut is what was planned.
-func (r *Reconciler) carryOut(ctx context.Context, now time.Time, p *plan) (attempts []attempt) {
-	for _, one := range p.finish {
-		attempts = append(attempts, r.finish(now, p, one))
+// execute is what was planned.
+func (r *Reconciler) execute(ctx context.Context, now time.Time, p *plan) (attempts []apiCall) {
+	for _, item := range p.finish {
+		attempts = append(attempts, r.finish(now, p, item))
 	}
-	for _, one := range p.evict {
-		attempts = append(attempts, r.evict(now, p, one))
+	for _, item := range p.evict {
+		attempts = append(attempts, r.evict(now, p, item))
 	}
-	for _, one := range p.restamp {
-		attempts = append(attempts, r.restamp(now, p, one))
+	for _, item := range p.restamp {
+		attempts = append(attempts, r.restamp(now, p, item))
 	}
-	for _, one := range p.begin {
-		if begin := r.begin(ctx, now, p, one); begin != nil {
+	for _, item := range p.begin {
+		if begin := r.begin(ctx, now, p, item); begin != nil {
 			attempts = append(attempts, begin)
 		}
 	}
@@ -116,81 +116,81 @@ func (r *Reconciler) carryOut(ctx context.Context, now time.Time, p *plan) (atte
 }
 
 // begin restarts a workload, unless its pods have been replaced in the meantime.
-func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, one *item) attempt {
-	before, _ := one.state(now)
-	if err := r.meet(ctx, now, one.GetNamespace(), []*item{one}); err != nil {
-		r.failed(now, one, "its pods cannot be listed", err, retryFailed)
-		p.move(one, before, held)
+func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, item *workloadState) apiCall {
+	before, _ := item.state(now)
+	if err := r.listPods(ctx, now, item.GetNamespace(), []*workloadState{item}); err != nil {
+		r.recordFailure(now, item, "its pods cannot be listed", err, retryFailed)
+		p.move(item, before, blocked)
 		return nil
 	}
-	r.know(now, one)
-	if len(one.unknown) == 0 {
-		p.move(one, before, current)
+	r.applyCached(now, item)
+	if len(item.pendingChanges) == 0 {
+		p.move(item, before, current)
 		return nil
 	}
 	// By the second, as its mark and its stamp are: it would seem to begin after its own stamp.
-	next := turn{since: now.Truncate(time.Second), evicted: !one.rollout.byHand && (one.undone >= mostUndone || one.rollout.outOfNodes)}
-	next.retried = before == failed && !one.turn.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
-	next.unavailable = !one.rollout.available && !next.retried
-	return r.turn(now, p, one, next, func(done bool) {
+	next := ongoingRestart{since: now.Truncate(time.Second), evicted: !item.rollout.manualUpdate && (item.undone >= maxUndone || item.rollout.unavailableBudgetUsed)}
+	next.retried = before == failed && !item.ongoing.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
+	next.unavailable = !item.rollout.available && !next.retried
+	return r.writeRestart(now, p, item, next, func(done bool) {
 		if !done {
-			p.refused(one, before)
+			p.refused(item, before)
 			return
 		}
-		one.restarted, one.began = last(one.unknown), now
-		p.move(one, before, restarting)
-		r.Recorder.Eventf(one.Object, nil, corev1.EventTypeNormal, "Restarted", "Restart", "policy %s restarts it: %s", p.policy.Name, notes(one.unknown))
+		item.restartedFor, item.restartedAt = latestChange(item.pendingChanges), now
+		p.move(item, before, restarting)
+		r.Recorder.Eventf(item.Object, nil, corev1.EventTypeNormal, "Restarted", "Restart", "policy %s restarts it: %s", p.policy.Name, joinMessages(item.pendingChanges))
 	})
 }
 
 // restamp begins a restart once more that was undone; in the end by evictions.
-func (r *Reconciler) restamp(now time.Time, p *plan, one *item) attempt {
-	next := *one.turn
-	next.evicted = one.undone >= mostUndone
-	return r.turn(now, p, one, next, func(done bool) {
+func (r *Reconciler) restamp(now time.Time, p *plan, item *workloadState) apiCall {
+	next := *item.ongoing
+	next.evicted = item.undone >= maxUndone
+	return r.writeRestart(now, p, item, next, func(done bool) {
 		if done && next.evicted {
-			r.Recorder.Eventf(one.Object, nil, corev1.EventTypeWarning, "RestartUndone", "Restart",
+			r.Recorder.Eventf(item.Object, nil, corev1.EventTypeWarning, "RestartUndone", "Restart",
 				"the annotation %s on its pod template was removed %d times: its pods are evicted instead, as far as PodDisruptionBudgets allow",
-				v1alpha1.AnnotationRestartedAt, one.undone)
+				v1alpha1.AnnotationRestartedAt, item.undone)
 		}
 	})
 }
 
-// turn writes what a turn begins with, or goes on by.
-func (r *Reconciler) turn(now time.Time, p *plan, one *item, next turn, note func(done bool)) attempt {
-	stamped, stamp := time.Time{}, one.template.Annotations[v1alpha1.AnnotationRestartedAt]
-	if !one.rollout.byHand && !next.evicted {
-		stamped = later(now, last(one.unknown)).UTC().Truncate(time.Second)
-		stamp = stamped.Format(time.RFC3339)
+// writeRestart writes what a turn begins with, or goes on by.
+func (r *Reconciler) writeRestart(now time.Time, p *plan, item *workloadState, next ongoingRestart, note func(done bool)) apiCall {
+	stampTime, stamp := time.Time{}, item.template.Annotations[v1alpha1.AnnotationRestartedAt]
+	if !item.rollout.manualUpdate && !next.evicted {
+		stampTime = latest(now, latestChange(item.pendingChanges)).UTC().Truncate(time.Second)
+		stamp = stampTime.Format(time.RFC3339)
 	}
-	return r.write(one, stamp, next.mark(), func(err error) {
-		done := r.written(now, one, "its restart was refused", err)
+	return r.write(item, stamp, next.mark(), func(err error) {
+		done := r.recordWrite(now, item, "its restart was refused", err)
 		if done {
-			one.begin(next, stamped, now)
+			item.begin(next, stampTime, now)
 		} else {
-			p.lookAt(now)
+			p.recheckBy(now)
 		}
 		note(done)
 	})
 }
 
 // finish removes the mark of a restart whose pods have all been replaced. Where somebody else has removed it, nothing is to be written.
-func (r *Reconciler) finish(now time.Time, p *plan, one *item) attempt {
+func (r *Reconciler) finish(now time.Time, p *plan, item *workloadState) apiCall {
 	ended := func() {
-		one.end()
+		item.end()
 		r.findings.completedAt(p.policy.Name, now)
-		if len(one.away) > 0 {
-			r.Recorder.Eventf(one.Object, nil, corev1.EventTypeWarning, "RestartIncomplete", "Restart", "its restart is complete; %s", one.also(""))
+		if len(item.unreachable) > 0 {
+			r.Recorder.Eventf(item.Object, nil, corev1.EventTypeWarning, "RestartIncomplete", "Restart", "its restart is complete; %s", item.withUnreachable(""))
 		}
 	}
-	if _, marked := one.GetLabels()[v1alpha1.LabelRestarting]; !marked {
+	if _, marked := item.GetLabels()[v1alpha1.LabelRestarting]; !marked {
 		return func(context.Context) func() { return ended }
 	}
-	return r.write(one, one.template.Annotations[v1alpha1.AnnotationRestartedAt], "", func(err error) {
-		if r.written(now, one, "the label of its restart cannot be removed", err) {
+	return r.write(item, item.template.Annotations[v1alpha1.AnnotationRestartedAt], "", func(err error) {
+		if r.recordWrite(now, item, "the label of its restart cannot be removed", err) {
 			ended()
 		} else {
-			p.lookAt(now.Add(retryFailed))
+			p.recheckBy(now.Add(retryFailed))
 		}
 	})
 }

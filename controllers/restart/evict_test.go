@@ -19,7 +19,7 @@ import (
 )
 
 // One pod is away at a time: the next is evicted when all are well, and one first that is not well and holds something old.
-func TestNextPod(t *testing.T) {
+func TestPodToEvict(t *testing.T) {
 	t.Parallel()
 	pod := func(ordinal int, started time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
 		return &corev1.Pod{
@@ -56,21 +56,21 @@ func TestNextPod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			one := stale(statefulSet(func(s *appsv1.StatefulSet) {
+			item := stale(statefulSet(func(s *appsv1.StatefulSet) {
 				s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
 				s.Spec.Replicas, s.Status.Replicas, s.Status.UpdatedReplicas, s.Status.AvailableReplicas = new(int32(3)), 3, 3, tc.available
 			}), renewed(time.Hour))
-			one.turn = &turn{since: now.Add(-time.Minute)}
+			item.ongoing = &ongoingRestart{since: now.Add(-time.Minute)}
 			if name == "a new one never is ready" {
-				one.turn.since = now.Add(-patience - time.Minute)
+				item.ongoing.since = now.Add(-progressTimeout - time.Minute)
 			}
 			if ago, lame := map[string]time.Duration{
-				"not well, as before": time.Minute, "nothing else goes on": patience + time.Minute, "something else goes on": time.Minute, "one is missing for ever": time.Minute,
+				"not well, as before": time.Minute, "nothing else goes on": progressTimeout + time.Minute, "something else goes on": time.Minute, "one is missing for ever": time.Minute,
 			}[name]; lame {
-				one.turn = &turn{since: now.Add(-ago), unavailable: true}
+				item.ongoing = &ongoingRestart{since: now.Add(-ago), unavailable: true}
 			}
 			got := ""
-			if next := nextPod(now, one, tc.pods); next != nil {
+			if next := podToEvict(now, item, tc.pods); next != nil {
 				got = next.Name
 			}
 			if got != tc.want {
@@ -103,10 +103,10 @@ func TestNextPodInOrder(t *testing.T) {
 		"one is not made before it is so": {[]*corev1.Pod{pod(0, "a", old, no)}, "set-0"},
 	} {
 		for _, lame := range []bool{false, true} {
-			one := stale(statefulSet(func(s *appsv1.StatefulSet) { s.Status.UpdateRevision = "b" }), renewed(time.Hour))
-			one.turn = &turn{since: now.Add(-patience - time.Minute), unavailable: lame}
+			item := stale(statefulSet(func(s *appsv1.StatefulSet) { s.Status.UpdateRevision = "b" }), renewed(time.Hour))
+			item.ongoing = &ongoingRestart{since: now.Add(-progressTimeout - time.Minute), unavailable: lame}
 			got := ""
-			if next := nextPod(now, one, tc.pods); next != nil {
+			if next := podToEvict(now, item, tc.pods); next != nil {
 				got = next.Name
 			}
 			if got != tc.want {
@@ -120,17 +120,17 @@ func TestNextPodInOrder(t *testing.T) {
 func TestBlocked(t *testing.T) {
 	t.Parallel()
 	type s = appsv1.StatefulSet
-	rolls := func(edits ...func(*s)) *item {
+	rolls := func(edits ...func(*s)) *workloadState {
 		all := append([]func(*s){func(s *s) { s.Status.UpdateRevision = "b" }}, edits...)
-		one := marked(stale(statefulSet(all...), renewed(time.Hour)), time.Minute, "")
-		one.unreadyOld = true
-		return one
+		item := marked(stale(statefulSet(all...), renewed(time.Hour)), time.Minute, "")
+		item.unreadyOutdated = true
+		return item
 	}
 	waiting, undone, ready, abandoned := rolls(), rolls(), rolls(), rolls()
-	waiting.turn, ready.unreadyOld, abandoned.abandoned = nil, false, true
+	waiting.ongoing, ready.unreadyOutdated, abandoned.unmanaged = nil, false, true
 	undone.template.Annotations = nil
 	for name, tc := range map[string]struct {
-		one  *item
+		one  *workloadState
 		want bool
 	}{
 		"in its turn":             {rolls(), true},
@@ -141,7 +141,7 @@ func TestBlocked(t *testing.T) {
 		"the stamp is not seen":   {rolls(func(s *s) { s.Generation++ }), false},
 		"its pods need no order":  {rolls(func(s *s) { s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement }), false},
 	} {
-		if got := tc.one.byEviction(); got != tc.want {
+		if got := tc.one.needsEviction(); got != tc.want {
 			t.Errorf("%s: pods are evicted: %t, want %t", name, got, tc.want)
 		}
 	}

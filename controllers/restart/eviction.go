@@ -43,16 +43,16 @@ func (r *Reconciler) explain(ctx context.Context, pod *corev1.Pod, err error) er
 func (r *Reconciler) budgets(ctx context.Context, pod *corev1.Pod) string {
 	var names []string
 	var budgets policyv1.PodDisruptionBudgetList
-	if err := r.Live.List(ctx, &budgets, client.InNamespace(pod.Namespace), client.Limit(page)); err == nil {
+	if err := r.Live.List(ctx, &budgets, client.InNamespace(pod.Namespace), client.Limit(podsPerPage)); err == nil {
 		for _, budget := range budgets.Items {
 			selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
 			if err == nil && selector.Matches(labels.Set(pod.Labels)) {
-				names = some(names, budget.Name)
+				names = insertSorted(names, budget.Name)
 			}
 		}
 	}
 	if len(names) == 0 {
 		return "them"
 	}
-	return "the PodDisruptionBudgets " + named(names)
+	return "the PodDisruptionBudgets " + joinNames(names)
 }

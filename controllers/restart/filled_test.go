@@ -9,8 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // A workload that reads the bundle once, and started before it was there, holds none: it is outdated. One that started after is not, and nobody is
@@ -34,22 +34,22 @@ func TestFilledAfterTheStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			read := world(t, certificate(t, 9*hour, hour), servingcert.Claim{})
-			read.filled = func(context.Context, string, client.ObjectKey) (trust.Filled, error) {
+			read.filled = func(context.Context, string, client.ObjectKey) (injector.Filled, error) {
 				if tc.filled == 0 {
-					return trust.Filled{}, nil
+					return injector.Filled{}, nil
 				}
-				return trust.Filled{At: now.Add(-tc.filled), Keys: []string{"service-ca.crt"}}, nil
+				return injector.Filled{At: now.Add(-tc.filled), Keys: []string{"service-ca.crt"}}, nil
 			}
-			found, err := read.concerning(t.Context(), reading(tc.pod), rollingPolicy())
+			changes, err := read.affecting(t.Context(), reading(tc.pod), rollingPolicy())
 			if err != nil {
 				t.Fatal(err)
 			}
-			known := newStarts(podOf("web", 1, tc.started))
-			unknown := known.unknown(found)
-			if got := notes(unknown); (got == "") != (tc.note == "") || !strings.Contains(got, tc.note) {
+			starts := newPodStarts(podOf("web", 1, tc.started))
+			unknown := starts.pendingChanges(changes)
+			if got := joinMessages(unknown); (got == "") != (tc.note == "") || !strings.Contains(got, tc.note) {
 				t.Errorf("it does not know that %q, want %q", got, tc.note)
 			}
-			if expires, _ := known.firstExpiry(unknown); tc.note != "" && expires.After(now) {
+			if expires, _ := starts.firstExpiry(unknown); tc.note != "" && expires.After(now) {
 				t.Errorf("what it holds, which is nothing, expires %s", expires)
 			}
 		})

@@ -19,35 +19,35 @@ func drain(from chan event.GenericEvent) (count int) {
 
 // A rotation goes on when nobody may restart anything, or when everybody has been looked at since the bundle changed; it never takes for
 // nothing what nobody has looked at.
-func TestRotationWaitsUntilSomebodyHasLooked(t *testing.T) {
+func TestRotationWaitsForTheFirstObservation(t *testing.T) {
 	t.Parallel()
 	changed := now.Add(-time.Hour)
 	seen := map[string]time.Time{"default": changed}
 	r := New(Reconciler{})
-	r.findings.policies, r.findings.cas = make(chan event.GenericEvent, 100), make(chan event.GenericEvent, 100)
+	r.findings.policyEvents, r.findings.caEvents = make(chan event.GenericEvent, 100), make(chan event.GenericEvent, 100)
 	unseen := func(want bool, when string) {
 		t.Helper()
-		if got := r.RestartsFor("default", changed).Unseen; got != want {
+		if got := r.RestartsFor("default", changed).Unknown; got != want {
 			t.Errorf("%s, workloads are unseen: %t, want %t", when, got, want)
 		}
 	}
 	unseen(true, "before it is known who may look")
-	if _, known := r.Report(rollingPolicy()); known {
+	if _, ok := r.Report(rollingPolicy()); ok {
 		t.Error("something is reported before it is known who may look")
 	}
-	r.findings.permit(false)
+	r.findings.setPermitted(false)
 	unseen(false, "where nobody may look")
-	if report, known := r.Report(rollingPolicy()); !known || !report.Halted || report.Reason != "NotPermitted" || report.Counts != nil {
+	if report, ok := r.Report(rollingPolicy()); !ok || !report.Halted || report.Reason != "NotPermitted" || report.Counts != nil {
 		t.Errorf("where nobody may look, it reports %+v", report)
 	}
 	none := rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone })
 	if report, _ := r.Report(none); report.Halted || report.Reason != "StrategyNone" {
 		t.Errorf("where nobody has to look, it reports %+v", report)
 	}
-	r.findings.permit(true)
+	r.findings.setPermitted(true)
 	unseen(true, "before somebody has looked")
-	look := func(at map[string]time.Time, complete bool, items ...*item) {
-		r.findings.tell(t.Context(), []*plan{planFor(now, rollingPolicy(), items)}, at, complete)
+	look := func(at map[string]time.Time, complete bool, items ...*workloadState) {
+		r.findings.publish(t.Context(), []*plan{planFor(now, rollingPolicy(), items)}, at, complete)
 	}
 	look(map[string]time.Time{"default": {}}, true)
 	unseen(true, "when somebody looked before the bundle changed")
@@ -55,8 +55,8 @@ func TestRotationWaitsUntilSomebodyHasLooked(t *testing.T) {
 	unseen(true, "when not everything could be looked at")
 	look(seen, true)
 	unseen(false, "when everything was looked at")
-	drain(r.findings.policies)
-	drain(r.findings.cas)
+	drain(r.findings.policyEvents)
+	drain(r.findings.caEvents)
 	waiting := stale(deployment("a"), trusts(time.Hour))
 	look(seen, true, waiting)
 	if got := r.RestartsFor("default", changed); got.Clients != 1 {
@@ -65,7 +65,7 @@ func TestRotationWaitsUntilSomebodyHasLooked(t *testing.T) {
 	look(seen, true, waiting, stale(deployment("b"), trusts(time.Hour)))
 	look(seen, true, waiting, stale(deployment("b"), trusts(time.Hour)))
 	// What a policy says has changed twice. For the rotation, one or two are the same.
-	if a, b := drain(r.findings.policies), drain(r.findings.cas); a != 2 || b != 1 {
+	if a, b := drain(r.findings.policyEvents), drain(r.findings.caEvents); a != 2 || b != 1 {
 		t.Errorf("%d changes of policies and %d of CAs were announced", a, b)
 	}
 }

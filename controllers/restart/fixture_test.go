@@ -64,28 +64,28 @@ func daemonSet(edits ...func(*appsv1.DaemonSet)) *workload {
 // renewed is a certificate that was renewed so long ago.
 func renewed(ago time.Duration) change {
 	return change{
-		reason: v1alpha1.RestartOnCertificateRenewed, at: now.Add(-ago), before: now.Add(slack - ago), container: "main", of: "default", note: "the certificate",
+		reason: v1alpha1.RestartOnCertificateRenewed, at: now.Add(-ago), startedBefore: now.Add(clockSlack - ago), container: "main", serviceCA: "default", message: "the certificate",
 	}
 }
 
 // trusts is a bundle that changed so long ago.
 func trusts(ago time.Duration) change {
 	changed := renewed(ago)
-	changed.reason, changed.note = v1alpha1.RestartOnTrustChanged, "the bundle"
+	changed.reason, changed.message = v1alpha1.RestartOnTrustChanged, "the bundle"
 	return changed
 }
 
 // stale is a workload that does not know of some changes.
-func stale(w *workload, unknown ...change) *item {
-	return &item{workload: w, entry: &entry{rolls: now}, changes: unknown, unknown: unknown}
+func stale(w *workload, unknown ...change) *workloadState {
+	return &workloadState{workload: w, restartRecord: &restartRecord{rollingSince: now}, changes: unknown, pendingChanges: unknown}
 }
 
 // marked is a workload whose restart began so long ago.
-func marked(one *item, ago time.Duration, suffix string) *item {
-	one.SetLabels(map[string]string{v1alpha1.LabelRestarting: now.Add(-ago).UTC().Format(markLayout) + suffix})
-	one.template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: now.Add(-ago).UTC().Format(time.RFC3339)}
-	one.entry = ledger{}.of(now, one.workload, true)
-	return one
+func marked(item *workloadState, ago time.Duration, suffix string) *workloadState {
+	item.SetLabels(map[string]string{v1alpha1.LabelRestarting: now.Add(-ago).UTC().Format(markLayout) + suffix})
+	item.template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: now.Add(-ago).UTC().Format(time.RFC3339)}
+	item.restartRecord = restartRecords{}.get(now, item.workload, true)
+	return item
 }
 
 func rollingPolicy(edits ...func(*v1alpha1.Restart)) *v1alpha1.ServingCertPolicy {
@@ -100,7 +100,7 @@ func rollingPolicy(edits ...func(*v1alpha1.Restart)) *v1alpha1.ServingCertPolicy
 	return p
 }
 
-// deaf records no Event.
-type deaf struct{}
+// discardRecorder records no Event.
+type discardRecorder struct{}
 
-func (*deaf) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {}
+func (*discardRecorder) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {}

@@ -11,16 +11,16 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// holding is what a container holds that started from a time on, and when that expires.
-type holding struct{ from, expires time.Time }
+// heldObject is what a container holds that started from a time on, and when that expires.
+type heldObject struct{ from, expires time.Time }
 
 // expires returns when what a container read before the change expires, which started at a time; zero where that is not known. A container that
 // started a moment after something was written may have read that or what was there before: then what expires first counts.
 func (c *change) expires(started time.Time) time.Time {
 	var expires time.Time
-	for i, one := range c.holdings {
+	for i, one := range c.heldObjects {
 		switch {
-		case i == 0 || !started.Before(one.from.Add(slack)):
+		case i == 0 || !started.Before(one.from.Add(clockSlack)):
 			expires = one.expires
 		case !started.Before(one.from):
 			expires = earliest(expires, one.expires)
@@ -39,10 +39,10 @@ func renewBefore(p *v1alpha1.ServingCertPolicy) time.Duration {
 
 // heldCertificates returns the certificates that a Secret had before the one of a time. Of those that it does not record, it is assumed that they
 // were renewed when the policy says.
-func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Duration) []holding {
-	all := []holding{{}}
+func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Duration) []heldObject {
+	all := []heldObject{{}}
 	for _, one := range issuance.ReplacedIn(secret) {
-		all = append(all, holding{one.Written, one.NotAfter})
+		all = append(all, heldObject{one.Written, one.NotAfter})
 		at = earliest(at, one.Written)
 	}
 	all[0].expires = at.Add(renewBefore)
@@ -52,9 +52,9 @@ func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Dura
 // heldBundles returns the bundles that were published before the last change of trust. One is good for as long as the newest CA in it is valid:
 // until then, servers send a chain that leads to that. Not where the key of that CA was lost, for nobody could sign such a chain, and not where
 // the key was compromised.
-func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []holding {
+func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []heldObject {
 	status := ca.Status
-	all := []holding{{expires: at}}
+	all := []heldObject{{expires: at}}
 	if isUrgent(ca) {
 		return all
 	}
@@ -66,7 +66,7 @@ func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []holding {
 		return cmp.Or(a.NotBefore.Compare(b.NotBefore.Time), a.NotAfter.Compare(b.NotAfter.Time))
 	})
 	for _, one := range generations {
-		all = append(all, holding{one.NotBefore.Time, one.NotAfter.Time})
+		all = append(all, heldObject{one.NotBefore.Time, one.NotAfter.Time})
 	}
 	return all
 }
@@ -83,7 +83,7 @@ func isUrgent(ca *v1alpha1.ServiceCA) bool {
 
 // firstExpiry returns when the first of what the containers hold expires, of the changes that they do not know of, and the change that replaced
 // it; zero and nil where that is not known.
-func (s *starts) firstExpiry(unknown []change) (at time.Time, of *change) {
+func (s *podStarts) firstExpiry(unknown []change) (at time.Time, of *change) {
 	for i := range unknown {
 		if expires := unknown[i].expires(s.oldest[unknown[i].container]); !expires.IsZero() && (at.IsZero() || expires.Before(at)) {
 			at, of = expires, &unknown[i]

@@ -43,11 +43,11 @@ func TestHeldCertificate(t *testing.T) {
 			policy, read := rollingPolicy(), world(t, secret, servingcert.Claim{Wanted: true})
 			policy.Spec.Certificate.Duration = "1h"
 			read.cas["default"].Status.Rotation = &v1alpha1.RotationStatus{Reason: tc.reason}
-			found, err := read.concerning(t.Context(), reading(mounts("", secretNamed("web-tls"))), policy)
-			if err != nil || len(found) != 1 {
-				t.Fatal(found, err)
+			changes, err := read.affecting(t.Context(), reading(mounts("", secretNamed("web-tls"))), policy)
+			if err != nil || len(changes) != 1 {
+				t.Fatal(changes, err)
 			}
-			if got := found[0].expires(now.Add(-tc.started)); !got.Equal(now.Add(tc.want).Truncate(time.Second)) {
+			if got := changes[0].expires(now.Add(-tc.started)); !got.Equal(now.Add(tc.want).Truncate(time.Second)) {
 				t.Errorf("it expires %s, want %s", got, now.Add(tc.want).Truncate(time.Second))
 			}
 		})
@@ -81,8 +81,8 @@ func TestHeldBundle(t *testing.T) {
 			t.Parallel()
 			ca := &v1alpha1.ServiceCA{Status: tc.status}
 			ca.Status.Rotation = &v1alpha1.RotationStatus{Reason: tc.reason}
-			one := change{holdings: heldBundles(ca, now.Add(-changed))}
-			if got := one.expires(now.Add(-tc.started)).Sub(now); got != tc.want {
+			change := change{heldObjects: heldBundles(ca, now.Add(-changed))}
+			if got := change.expires(now.Add(-tc.started)).Sub(now); got != tc.want {
 				t.Errorf("it expires in %s, want %s", got, tc.want)
 			}
 		})
@@ -93,9 +93,9 @@ func TestHeldBundle(t *testing.T) {
 func TestFirstExpiry(t *testing.T) {
 	t.Parallel()
 	at := func(reason v1alpha1.RestartReason, container string, from, expires time.Duration) change {
-		return change{reason: reason, container: container, holdings: []holding{{}, {now.Add(from), now.Add(expires)}}}
+		return change{reason: reason, container: container, heldObjects: []heldObject{{}, {now.Add(from), now.Add(expires)}}}
 	}
-	known := newStarts(podOf("web", 1, time.Hour), podOf("web", 2, time.Minute))
+	starts := newPodStarts(podOf("web", 1, time.Hour), podOf("web", 2, time.Minute))
 	for name, tc := range map[string]struct {
 		unknown []change
 		want    string
@@ -107,7 +107,7 @@ func TestFirstExpiry(t *testing.T) {
 		"long expired": {[]change{at("A", "main", -2*time.Hour, -time.Hour)}, "A -1h0m0s"},
 	} {
 		got := ""
-		if expires, of := known.firstExpiry(tc.unknown); of != nil {
+		if expires, of := starts.firstExpiry(tc.unknown); of != nil {
 			got = fmt.Sprint(of.reason, " ", expires.Sub(now))
 		}
 		if got != tc.want {

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/inventory"
+	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
 // The kinds besides those of apps/v1 that are looked at wherever the cluster serves them.
@@ -78,10 +78,10 @@ func ofOther(kind schema.GroupVersionResource, o *unstructured.Unstructured, ref
 	observed := number(o, o.GetGeneration(), "status.observedGeneration") >= o.GetGeneration()
 	updated := number(o, wanted, "status.updatedReplicas", "status.updatedNumberScheduled")
 	w := &workload{
-		Object: o, kind: o.GetKind(), template: template, selector: selector, patience: patience,
+		Object: o, kind: o.GetKind(), template: template, selector: selector, progressTimeout: progressTimeout,
 		readOnly: true, named: slices.Contains(between, kind),
 		rollout: rollout{
-			rolling: !observed || updated < wanted, available: observed && available >= wanted, wanted: int32(wanted), byHand: true,
+			rolling: !observed || updated < wanted, available: observed && available >= wanted, wanted: int32(wanted), manualUpdate: true,
 		},
 	}
 	if kind == jobs {
@@ -165,14 +165,14 @@ func slimOther(object any) (any, error) {
 	slim := map[string]any{}
 	for _, path := range kept {
 		value, found, _ := unstructured.NestedFieldNoCopy(o.Object, path...)
-		if text, is := value.(string); found && (!is || len(text) <= maxText) {
+		if text, ok := value.(string); found && (!ok || len(text) <= maxText) {
 			if err := unstructured.SetNestedField(slim, value, path...); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if template := templateOf(o); template != nil && !hasEnded(o) {
-		template.Annotations, template.Spec = nil, inventory.Slim(&template.Spec)
+		template.Annotations, template.Spec = nil, podrefs.StripForCache(&template.Spec)
 		fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(template)
 		if err != nil {
 			return nil, err

@@ -76,30 +76,30 @@ func TestOther(t *testing.T) {
 		"a Rollout, whose observedGeneration is a string": {
 			rollouts, "{replicas: 3, selector: {matchLabels: {app: web}}, " + template + "}",
 			`{observedGeneration: "3", updatedReplicas: 3, availableReplicas: 3}`,
-			rollout{wanted: 3, available: true, byHand: true}, &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+			rollout{wanted: 3, available: true, manualUpdate: true}, &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
 		},
 		"a canary": {
 			rollouts, "{replicas: 3, " + template + "}", `{observedGeneration: "3", updatedReplicas: 1, availableReplicas: 3}`,
-			rollout{wanted: 3, available: true, rolling: true, byHand: true}, &metav1.LabelSelector{},
+			rollout{wanted: 3, available: true, rolling: true, manualUpdate: true}, &metav1.LabelSelector{},
 		},
 		"not seen yet": {
 			rollouts, "{replicas: 1, " + template + "}", `{observedGeneration: "2", updatedReplicas: 1, availableReplicas: 1}`,
-			rollout{wanted: 1, rolling: true, byHand: true}, &metav1.LabelSelector{},
+			rollout{wanted: 1, rolling: true, manualUpdate: true}, &metav1.LabelSelector{},
 		},
 		"a DeploymentConfig, whose selector is labels": {
 			deploymentConfigs, "{replicas: 2, paused: true, triggers: [], selector: {app: web}, " + template + "}",
 			"{observedGeneration: 3, updatedReplicas: 2, availableReplicas: 1}",
-			rollout{wanted: 2, byHand: true}, &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+			rollout{wanted: 2, manualUpdate: true}, &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
 		},
 		"one pod for each node": {
 			cloneSets, "{" + template + "}", "{observedGeneration: 3, desiredNumberScheduled: 4, updatedNumberScheduled: 4, numberAvailable: 4}",
-			rollout{wanted: 4, available: true, byHand: true}, &metav1.LabelSelector{},
+			rollout{wanted: 4, available: true, manualUpdate: true}, &metav1.LabelSelector{},
 		},
-		"a status that says little":             {cloneSets, "{" + template + "}", "{readyReplicas: 1}", rollout{wanted: 1, available: true, byHand: true}, &metav1.LabelSelector{}},
-		"no status":                             {cloneSets, "{" + template + "}", "{}", rollout{wanted: 1, byHand: true}, &metav1.LabelSelector{}},
-		"scaled to zero":                        {cloneSets, "{replicas: 0, " + template + "}", "{observedGeneration: 3}", rollout{available: true, byHand: true}, &metav1.LabelSelector{}},
-		"a selector that is not one":            {cloneSets, "{replicas: 0, selector: {matchLabels: 7}, " + template + "}", "{}", rollout{available: true, byHand: true}, &metav1.LabelSelector{}},
-		"numbers that are none, said at length": {cloneSets, "{replicas: many, selector: 7, " + template + "}", "{observedGeneration: [], availableReplicas: one}", rollout{wanted: 1, byHand: true}, &metav1.LabelSelector{}},
+		"a status that says little":             {cloneSets, "{" + template + "}", "{readyReplicas: 1}", rollout{wanted: 1, available: true, manualUpdate: true}, &metav1.LabelSelector{}},
+		"no status":                             {cloneSets, "{" + template + "}", "{}", rollout{wanted: 1, manualUpdate: true}, &metav1.LabelSelector{}},
+		"scaled to zero":                        {cloneSets, "{replicas: 0, " + template + "}", "{observedGeneration: 3}", rollout{available: true, manualUpdate: true}, &metav1.LabelSelector{}},
+		"a selector that is not one":            {cloneSets, "{replicas: 0, selector: {matchLabels: 7}, " + template + "}", "{}", rollout{available: true, manualUpdate: true}, &metav1.LabelSelector{}},
+		"numbers that are none, said at length": {cloneSets, "{replicas: many, selector: 7, " + template + "}", "{observedGeneration: [], availableReplicas: one}", rollout{wanted: 1, manualUpdate: true}, &metav1.LabelSelector{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -211,15 +211,15 @@ func TestJob(t *testing.T) {
 	}
 	job := cached("{active: 1, conditions: [{type: Complete, status: 'False'}]}")
 	r := New(Reconciler{})
-	one := r.item(now, job, rollingPolicy(), []change{renewed(time.Minute)})
-	one.unknown = one.changes
-	p := planFor(now, rollingPolicy(), []*item{one})
+	item := r.newWorkloadState(now, job, rollingPolicy(), []change{renewed(time.Minute)})
+	item.pendingChanges = item.changes
+	p := planFor(now, rollingPolicy(), []*workloadState{item})
 	named := p.workloads()
 	if len(p.begin) > 0 || len(named) != 1 || named[0].State != v1alpha1.WorkloadBlocked || named[0].Message != jobsEnd {
 		t.Errorf("it begins %v, and names %+v", p.begin, named)
 	}
 	for ago, want := range map[time.Duration]bool{time.Minute: true, time.Hour: false} {
-		if found := r.item(now, job, rollingPolicy(), []change{renewed(ago)}); (found != nil) != want {
+		if found := r.newWorkloadState(now, job, rollingPolicy(), []change{renewed(ago)}); (found != nil) != want {
 			t.Errorf("a Job that began nine minutes ago is looked at for a change %s ago: %t, want %t", ago, found != nil, want)
 		}
 	}
@@ -255,26 +255,26 @@ func TestOwnerOf(t *testing.T) {
 func TestReadOnlyTurn(t *testing.T) {
 	t.Parallel()
 	w := ofOther(cloneSets, object(t, `{kind: CloneSet, metadata: {namespace: shop, name: web, uid: u}, spec: {template: {spec: {containers: [{name: main}]}}}}`), nil)
-	one := stale(w, renewed(time.Hour))
-	r := New(Reconciler{Recorder: &deaf{}})
-	p := planFor(now, rollingPolicy(), []*item{one})
-	atOnce(t.Context(), []attempt{r.turn(now, p, one, turn{since: now}, func(done bool) {
+	item := stale(w, renewed(time.Hour))
+	r := New(Reconciler{Recorder: &discardRecorder{}})
+	p := planFor(now, rollingPolicy(), []*workloadState{item})
+	runConcurrently(t.Context(), []apiCall{r.writeRestart(now, p, item, ongoingRestart{since: now}, func(done bool) {
 		if !done {
 			t.Error("it did not begin")
 		}
 	})})
-	p = planFor(now.Add(time.Second), rollingPolicy(), []*item{one})
-	if len(p.byState[restarting]) != 1 || len(p.evict) != 1 || p.again.After(now.Add(time.Second+retryEviction)) {
-		t.Errorf("it is %v, evicts %v, and is looked at again at %s", p.byState, p.evict, p.again)
+	p = planFor(now.Add(time.Second), rollingPolicy(), []*workloadState{item})
+	if len(p.byState[restarting]) != 1 || len(p.evict) != 1 || p.recheckAt.After(now.Add(time.Second+retryEviction)) {
+		t.Errorf("it is %v, evicts %v, and is looked at again at %s", p.byState, p.evict, p.recheckAt)
 	}
-	one.unknown = nil
-	one.rollout.available = true
-	p = planFor(now.Add(time.Minute), rollingPolicy(), []*item{one})
+	item.pendingChanges = nil
+	item.rollout.available = true
+	p = planFor(now.Add(time.Minute), rollingPolicy(), []*workloadState{item})
 	if len(p.finish) != 1 {
 		t.Fatalf("it is %v, want that it is completed", p.byState)
 	}
-	atOnce(t.Context(), []attempt{r.finish(now, p, one)})
-	if one.turn != nil {
+	runConcurrently(t.Context(), []apiCall{r.finish(now, p, item)})
+	if item.ongoing != nil {
 		t.Error("its turn is not over")
 	}
 }

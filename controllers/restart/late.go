@@ -19,37 +19,37 @@ type Late struct {
 }
 
 // tooLate reports whether what a workload holds expires before the next window opens.
-func (p *plan) tooLate(one *item) bool {
-	return p.closed && !one.expires.IsZero() && (p.opens.IsZero() || one.expires.Before(p.opens))
+func (p *plan) tooLate(item *workloadState) bool {
+	return p.windowClosed && !item.expires.IsZero() && (p.windowOpensAt.IsZero() || item.expires.Before(p.windowOpensAt))
 }
 
 // awaitsWindow reports whether a workload is not restarted before the next window opens.
-func (p *plan) awaitsWindow(one *item) bool {
-	return p.closed && (p.policy.Spec.Restart.OutsideWindows == v1alpha1.RestartOutsideNever || !p.tooLate(one))
+func (p *plan) awaitsWindow(item *workloadState) bool {
+	return p.windowClosed && (p.policy.Spec.Restart.OutsideWindows == v1alpha1.RestartOutsideNever || !p.tooLate(item))
 }
 
 // exempt returns the pending workloads that need no window though none is open, and the others.
-func (p *plan) exempt() (exempt, others []*item) {
-	for _, one := range p.byState[pending] {
-		if p.closed && !p.awaitsWindow(one) {
-			exempt = append(exempt, one)
+func (p *plan) exempt() (exempt, others []*workloadState) {
+	for _, item := range p.byState[pending] {
+		if p.windowClosed && !p.awaitsWindow(item) {
+			exempt = append(exempt, item)
 		} else {
-			others = append(others, one)
+			others = append(others, item)
 		}
 	}
 	return exempt, others
 }
 
 // expiry says of what a workload holds that it expires before the next window opens; empty where it does not.
-func (p *plan) expiry(one *item) string {
-	if !p.tooLate(one) {
+func (p *plan) expiry(item *workloadState) string {
+	if !p.tooLate(item) {
 		return ""
 	}
-	return ", after " + one.holds()
+	return ", after " + item.holds()
 }
 
 // holds says when what the workload holds expires.
-func (i *item) holds() string {
+func (i *workloadState) holds() string {
 	what := "certificate"
 	if i.expiring.reason == v1alpha1.RestartOnTrustChanged {
 		what = "bundle"
@@ -59,28 +59,28 @@ func (i *item) holds() string {
 
 // isLate says what expires before a window opens and, before anything does, whether the windows are too rare.
 func (p *plan) isLate(now time.Time) Late {
-	if !p.restarts() || p.invalid != nil || len(p.windows) == 0 {
+	if !p.restarts() || p.windowError != nil || len(p.windows) == 0 {
 		return Late{Reason: "NoWindows", Message: "no restart waits for a window"}
 	}
-	var first *item
-	for _, one := range p.byState[pending] {
-		if p.awaitsWindow(one) && p.tooLate(one) && (first == nil || one.expires.Before(first.expires) || (one.expires.Equal(first.expires) && one.String() < first.String())) {
-			first = one
+	var first *workloadState
+	for _, item := range p.byState[pending] {
+		if p.awaitsWindow(item) && p.tooLate(item) && (first == nil || item.expires.Before(first.expires) || (item.expires.Equal(first.expires) && item.String() < first.String())) {
+			first = item
 		}
 	}
 	if first != nil {
 		opens := "no window ever opens"
-		if !p.opens.IsZero() {
-			opens = "the next window opens " + p.opens.UTC().Format(time.RFC3339)
+		if !p.windowOpensAt.IsZero() {
+			opens = "the next window opens " + p.windowOpensAt.UTC().Format(time.RFC3339)
 		}
 		return Late{Is: true, Reason: "ExpiresBeforeWindow", Message: opens + ", after " + first.holds() +
 			": restart it by hand, open a window before, or set spec.restart.outsideWindows to WhenExpiring"}
 	}
-	return p.rare(now)
+	return p.windowsTooRare(now)
 }
 
-// rare says whether a certificate that is renewed when a window has just closed expires before the next one opens.
-func (p *plan) rare(now time.Time) Late {
+// windowsTooRare says whether a certificate that is renewed when a window has just closed expires before the next one opens.
+func (p *plan) windowsTooRare(now time.Time) Late {
 	gap, before := p.longestGap(now), renewBefore(p.policy)
 	closed := "for up to " + hours(gap)
 	switch {

@@ -26,10 +26,10 @@ func windowed(schedule string, outside v1alpha1.RestartOutsideWindows, edits ...
 }
 
 // expiring is a workload that does not know of a change, and what it holds expires after a time.
-func expiring(name string, what change, after time.Duration, edits ...func(*appsv1.Deployment)) *item {
-	one := stale(deployment(name, edits...), what)
-	one.expires, one.expiring = now.Add(after), &one.unknown[0]
-	return one
+func expiring(name string, what change, after time.Duration, edits ...func(*appsv1.Deployment)) *workloadState {
+	item := stale(deployment(name, edits...), what)
+	item.expires, item.expiring = now.Add(after), &item.pendingChanges[0]
+	return item
 }
 
 // What expires before the next window opens, which is in less than eleven hours, is restarted outside the windows, in its turn, unless the policy
@@ -37,7 +37,7 @@ func expiring(name string, what change, after time.Duration, edits ...func(*apps
 func TestOutsideWindows(t *testing.T) {
 	t.Parallel()
 	const never, expires = v1alpha1.RestartOutsideNever, v1alpha1.RestartOutsideWhenExpiring
-	web := func(after time.Duration, edits ...func(*appsv1.Deployment)) *item {
+	web := func(after time.Duration, edits ...func(*appsv1.Deployment)) *workloadState {
 		return expiring("web", renewed(time.Hour), after, edits...)
 	}
 	unknown := stale(deployment("web"), renewed(time.Hour))
@@ -45,29 +45,29 @@ func TestOutsideWindows(t *testing.T) {
 	short := daily(never)
 	short.Spec.Certificate.RenewBefore = new(v1alpha1.Duration("22h59m"))
 	for name, tc := range map[string]struct {
-		policy *v1alpha1.ServingCertPolicy
-		items  []*item
-		begin  string
-		is     bool
-		reason string
-		says   string
+		policy  *v1alpha1.ServingCertPolicy
+		items   []*workloadState
+		begin   string
+		is      bool
+		reason  string
+		message string
 	}{
-		"it expires later":            {daily(expires), []*item{web(11 * time.Hour)}, "", false, "InTime", ""},
-		"it expires before":           {daily(expires), []*item{web(10 * time.Hour)}, "web", false, "InTime", ""},
-		"it has expired":              {daily(expires), []*item{web(-time.Hour)}, "web", false, "InTime", ""},
-		"when it does is not known":   {daily(expires), []*item{unknown}, "", false, "InTime", ""},
-		"no window ever opens":        {windowed("0 0 31 2 *", expires), []*item{web(9000 * time.Hour)}, "web", false, "RestartsOutsideWindows", "closed for ever"},
-		"only in its turn":            {daily(expires), []*item{web(-time.Hour), expiring("a", renewed(2*time.Hour), 0)}, "a", false, "InTime", ""},
-		"reasons gather":              {daily(expires), []*item{expiring("web", renewed(time.Second), 0)}, "", false, "InTime", ""},
-		"another failed":              {daily(expires), []*item{web(-time.Hour), marked(stale(deployment("a", stuck), renewed(time.Hour)), time.Minute, "")}, "", false, "InTime", ""},
-		"never, and it expires later": {daily(never), []*item{web(11 * time.Hour)}, "", false, "InTime", ""},
-		"never, and it expires before": {daily(never), []*item{web(10 * time.Hour), expiring("a", renewed(time.Hour), 11*time.Hour)}, "", true, "ExpiresBeforeWindow",
+		"it expires later":            {daily(expires), []*workloadState{web(11 * time.Hour)}, "", false, "InTime", ""},
+		"it expires before":           {daily(expires), []*workloadState{web(10 * time.Hour)}, "web", false, "InTime", ""},
+		"it has expired":              {daily(expires), []*workloadState{web(-time.Hour)}, "web", false, "InTime", ""},
+		"when it does is not known":   {daily(expires), []*workloadState{unknown}, "", false, "InTime", ""},
+		"no window ever opens":        {windowed("0 0 31 2 *", expires), []*workloadState{web(9000 * time.Hour)}, "web", false, "RestartsOutsideWindows", "closed for ever"},
+		"only in its turn":            {daily(expires), []*workloadState{web(-time.Hour), expiring("a", renewed(2*time.Hour), 0)}, "a", false, "InTime", ""},
+		"reasons gather":              {daily(expires), []*workloadState{expiring("web", renewed(time.Second), 0)}, "", false, "InTime", ""},
+		"another failed":              {daily(expires), []*workloadState{web(-time.Hour), marked(stale(deployment("a", stuck), renewed(time.Hour)), time.Minute, "")}, "", false, "InTime", ""},
+		"never, and it expires later": {daily(never), []*workloadState{web(11 * time.Hour)}, "", false, "InTime", ""},
+		"never, and it expires before": {daily(never), []*workloadState{web(10 * time.Hour), expiring("a", renewed(time.Hour), 11*time.Hour)}, "", true, "ExpiresBeforeWindow",
 			"the next window opens 2071-03-15T02:00:00Z, after the certificate that Deployment shop/web holds ends (2071-03-15T01:09:26Z): "},
-		"never, and a bundle does": {daily(never), []*item{web(10 * time.Hour), expiring("a", trusts(time.Hour), time.Hour)}, "", true, "ExpiresBeforeWindow",
+		"never, and a bundle does": {daily(never), []*workloadState{web(10 * time.Hour), expiring("a", trusts(time.Hour), time.Hour)}, "", true, "ExpiresBeforeWindow",
 			"after the bundle that Deployment shop/a holds ends (2071-03-14T16:09:26Z): "},
-		"never, and no window ever opens": {windowed("0 0 31 2 *", never), []*item{web(time.Hour)}, "", true, "ExpiresBeforeWindow",
+		"never, and no window ever opens": {windowed("0 0 31 2 *", never), []*workloadState{web(time.Hour)}, "", true, "ExpiresBeforeWindow",
 			"no window ever opens, after the certificate"},
-		"never, and it opted out": {daily(never), []*item{web(time.Hour, func(d *appsv1.Deployment) {
+		"never, and it opted out": {daily(never), []*workloadState{web(time.Hour, func(d *appsv1.Deployment) {
 			d.Annotations = map[string]string{v1alpha1.AnnotationRestart: "false"}
 		})}, "", false, "InTime", ""},
 		"monthly, at once": {windowed("0 2 1 * *", never), nil, "", true, "WindowsTooRare",
@@ -75,8 +75,8 @@ func TestOutsideWindows(t *testing.T) {
 		"monthly, outside the windows": {windowed("0 2 1 * *", expires), nil, "", false, "RestartsOutsideWindows", "closed for up to 743h"},
 		"monthly, for trust alone":     {windowed("0 2 1 * *", never, trustOnly), nil, "", false, "InTime", ""},
 		"daily, renewed too late":      {short, nil, "", true, "WindowsTooRare", "closed for up to 23h, and a certificate ends 22h59m after"},
-		"nothing is restarted":         {windowed("0 2 1 * *", never, func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*item{web(-1)}, "", false, "NoWindows", ""},
-		"at any time":                  {rollingPolicy(), []*item{web(-1)}, "web", false, "NoWindows", ""},
+		"nothing is restarted":         {windowed("0 2 1 * *", never, func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*workloadState{web(-1)}, "", false, "NoWindows", ""},
+		"at any time":                  {rollingPolicy(), []*workloadState{web(-1)}, "web", false, "NoWindows", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -84,8 +84,8 @@ func TestOutsideWindows(t *testing.T) {
 			if got := namesOf(p.begin); got != tc.begin {
 				t.Errorf("it is the turn of %q, want %q", got, tc.begin)
 			}
-			if late := p.report().Late; late.Is != tc.is || late.Reason != tc.reason || !strings.Contains(late.Message, tc.says) {
-				t.Errorf("it says %+v, want %s %q", late, tc.reason, tc.says)
+			if late := p.report().Late; late.Is != tc.is || late.Reason != tc.reason || !strings.Contains(late.Message, tc.message) {
+				t.Errorf("it says %+v, want %s %q", late, tc.reason, tc.message)
 			}
 		})
 	}
@@ -103,9 +103,9 @@ func TestOutsideWindowsIsReported(t *testing.T) {
 		v1alpha1.RestartOutsideWhenExpiring: {0, "1 wait for their turn outside the windows, for what they hold expires before the next one opens: Deployment shop/web",
 			"it waits for its turn outside the windows, which would open after the certificate that Deployment shop/web holds ends (2071-03-14T16:09:26Z)"},
 	} {
-		p, waits := planFor(now, daily(outside), []*item{expiring("web", renewed(time.Hour), time.Hour)}), map[string]rotation.Restarts{}
-		p.hold(waits)
-		if got := waits["default"]; got.Servers != 1 || got.HeldServers != want.held {
+		p, restarts := planFor(now, daily(outside), []*workloadState{expiring("web", renewed(time.Hour), time.Hour)}), map[string]rotation.Restarts{}
+		p.addRotationRestarts(restarts)
+		if got := restarts["default"]; got.Servers != 1 || got.HeldServers != want.held {
 			t.Errorf("%s: the rotation waits for %+v", outside, got)
 		}
 		if report := p.report(); report.Message != want.sum || report.Counts.Workloads[0].Message != want.ofWorkload {

@@ -17,21 +17,21 @@ import (
 // tick is how much time passes between two looks of the model.
 const tick = 20 * time.Second
 
-// tenure is a policy of the model with its workloads.
-type tenure struct {
+// policyModel is a policy of the model with its workloads.
+type policyModel struct {
 	policy    *v1alpha1.ServingCertPolicy
-	workloads []*modelled
+	workloads []*modeledWorkload
 	// bound is how long its available workloads take at most, one after the other, whatever others do.
 	bound time.Duration
 	last  *plan
-	// outside: what expires before the next window is restarted outside the windows.
-	outside bool
+	// outsideWindows: what expires before the next window is restarted outside the windows.
+	outsideWindows bool
 }
 
 // mutant is a fault that the model has to find.
 type mutant struct {
 	// believes: a label counts, whoever wrote it. progresses: progress begins a turn anew. backsOff: an error of one write makes all wait.
-	// forgets: a restart that failed gets no other turn. strict: what expires waits for a window. loose: everything expires. goesOn: nothing
+	// forgets: a restart that failed gets no other turn. strict: what expires waits for a window. loose: everything expires. isRollingOut: nothing
 	// halts. waits: pods that are not ready are waited for, whatever their controller does. unstages: a partition is not seen. givesUp: an
 	// eviction that was refused is not tried again.
 	believes, progresses, backsOff, forgets, strict, loose, goesOn, waits, unstages, givesUp bool
@@ -41,7 +41,7 @@ type mutant struct {
 type trial struct {
 	*model
 	r         *Reconciler
-	tenures   []*tenure
+	policies  []*policyModel
 	broken    mutant
 	changedAt []time.Time
 	// expires is how long after a change what was there before does.
@@ -51,24 +51,24 @@ type trial struct {
 	backoff  time.Duration
 }
 
-// habits are what the model tries, each with how long a turn of it takes at most beyond the start of its pods.
-func habits(t *rapid.T) (h habit, worst time.Duration) {
+// behaviors are what the model tries, each with how long a turn of it takes at most beyond the start of its pods.
+func behaviors(t *rapid.T) (h behavior, slowest time.Duration) {
 	until := now.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "minutes of trouble")) * time.Minute)
 	if rapid.Bool().Draw(t, "for ever") {
 		until = now.Add(1e5 * time.Hour)
 	}
 	all := []struct {
-		habit
+		behavior
 		worst time.Duration
 	}{
-		{habit{}, 0}, {habit{}, 0}, {habit{neverReady: true}, 0}, {habit{breaks: true}, patience + 3*time.Minute}, {habit{clings: true}, turnEnd},
-		{habit{endless: true}, 0}, {habit{quota: true}, 0}, {habit{deadNode: true}, 3 * time.Minute}, {habit{undoes: true}, 3 * time.Minute},
-		{habit{forges: true, neverReady: true}, 0}, {habit{paused: true}, 0}, {habit{webhook: until}, time.Minute}, {habit{budget: until}, patience + 3*time.Minute},
-		{habit{expires: true}, 0}, {habit{expires: true}, 0}, {habit{staged: true}, 0}, {habit{staged: true, expires: true}, 0},
-		{habit{budgets: until}, patience + 3*time.Minute}, {habit{expires: true, budget: until}, 0}, {habit{expires: true, budgets: until}, 0},
+		{behavior{}, 0}, {behavior{}, 0}, {behavior{neverReady: true}, 0}, {behavior{breaks: true}, progressTimeout + 3*time.Minute}, {behavior{clings: true}, maxRestartDuration},
+		{behavior{endless: true}, 0}, {behavior{quota: true}, 0}, {behavior{deadNode: true}, 3 * time.Minute}, {behavior{undoes: true}, 3 * time.Minute},
+		{behavior{forges: true, neverReady: true}, 0}, {behavior{paused: true}, 0}, {behavior{webhook: until}, time.Minute}, {behavior{budget: until}, progressTimeout + 3*time.Minute},
+		{behavior{expires: true}, 0}, {behavior{expires: true}, 0}, {behavior{staged: true}, 0}, {behavior{staged: true, expires: true}, 0},
+		{behavior{budgets: until}, progressTimeout + 3*time.Minute}, {behavior{expires: true, budget: until}, 0}, {behavior{expires: true, budgets: until}, 0},
 	}
 	chosen := rapid.SampledFrom(all).Draw(t, "habit")
-	return chosen.habit, chosen.worst
+	return chosen.behavior, chosen.worst
 }
 
 func newTrial(t *rapid.T, broken mutant) *trial {
@@ -76,32 +76,32 @@ func newTrial(t *rapid.T, broken mutant) *trial {
 	x := &trial{model: m, broken: broken, expires: time.Duration(rapid.IntRange(-1, 30).Draw(t, "hours until it expires")) * time.Hour}
 	x.succeed()
 	for p := range 2 {
-		of := &tenure{policy: rollingPolicy(func(r *v1alpha1.Restart) {
+		of := &policyModel{policy: rollingPolicy(func(r *v1alpha1.Restart) {
 			r.OnFailure = rapid.SampledFrom([]v1alpha1.RestartFailurePolicy{v1alpha1.RestartContinue, v1alpha1.RestartHalt}).Draw(t, "onFailure")
 			r.MaxConcurrent = rapid.Int32Range(1, 2).Draw(t, "maxConcurrent")
 			if p == 1 && rapid.Bool().Draw(t, "windows") {
 				r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 17 * * *", Duration: "6h", TimeZone: "UTC"}}
 			}
-		}), outside: rapid.Bool().Draw(t, "outside the windows")}
-		if !of.outside || broken.strict {
+		}), outsideWindows: rapid.Bool().Draw(t, "outside the windows")}
+		if !of.outsideWindows || broken.strict {
 			of.policy.Spec.Restart.OutsideWindows = v1alpha1.RestartOutsideNever
 		}
 		for i := range rapid.IntRange(1, 4).Draw(t, "workloads") {
-			w := newModelled(t, m, fmt.Sprintf("p%d-w%d", p, i))
-			of.workloads = append(of.workloads, w.modelled)
+			w := newModeledWorkload(t, m, fmt.Sprintf("p%d-w%d", p, i))
+			of.workloads = append(of.workloads, w.modeledWorkload)
 			of.bound += w.worst + 2*(w.startup+3*tick) + 2*tick
 		}
-		of.bound = of.bound*3/2 + gathering + 2*tick
-		x.tenures = append(x.tenures, of)
+		of.bound = of.bound*3/2 + gracePeriod + 2*tick
+		x.policies = append(x.policies, of)
 		m.workloads = append(m.workloads, of.workloads...)
 	}
 	x.changedAt = []time.Time{now.Add(time.Duration(rapid.IntRange(10, 30).Draw(t, "minutes")) * time.Minute)}
 	if rapid.Bool().Draw(t, "successor") {
 		x.succeeds = x.changedAt[0].Add(time.Duration(rapid.IntRange(0, 120).Draw(t, "minutes until the successor")) * time.Minute)
-		for _, of := range x.tenures {
+		for _, of := range x.policies {
 			for _, w := range of.workloads {
 				if w.forges {
-					of.bound += turnEnd + tick // a label that a new manager finds may be its predecessor's
+					of.bound += maxRestartDuration + tick // a label that a new manager finds may be its predecessor's
 				}
 			}
 		}
@@ -114,18 +114,18 @@ func newTrial(t *rapid.T, broken mutant) *trial {
 
 // succeed lets another manager take over.
 func (x *trial) succeed() {
-	x.r = New(Reconciler{Client: x.model, Live: x.model, Recorder: &deaf{}})
-	x.r.began, x.succeeds = x.now, time.Time{}
+	x.r = New(Reconciler{Client: x.model, Live: x.model, Recorder: &discardRecorder{}})
+	x.r.startedAt, x.succeeds = x.now, time.Time{}
 }
 
 type drawn struct {
-	*modelled
+	*modeledWorkload
 	worst time.Duration
 }
 
-func newModelled(t *rapid.T, m *model, name string) drawn {
-	h, worst := habits(t)
-	w := &modelled{habit: h, model: m, name: name, kind: rapid.SampledFrom([]string{kindDeployment, kindStatefulSet, kindDaemonSet}).Draw(t, "kind")}
+func newModeledWorkload(t *rapid.T, m *model, name string) drawn {
+	h, slowest := behaviors(t)
+	w := &modeledWorkload{behavior: h, model: m, name: name, kind: rapid.SampledFrom([]string{kindDeployment, kindStatefulSet, kindDaemonSet}).Draw(t, "kind")}
 	w.tenant = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "tenant")
 	if !w.webhook.IsZero() {
 		w.tenant = "behind-a-webhook"
@@ -151,11 +151,11 @@ func newModelled(t *rapid.T, m *model, name string) drawn {
 		w.pods[0].Spec.NodeName = "dead"
 		w.pods[0].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
 	}
-	return drawn{w, worst}
+	return drawn{w, slowest}
 }
 
 // ends are the states in which a workload may be in the end; none for one whose pods are all new.
-func (w *modelled) ends() []state {
+func (w *modeledWorkload) ends() []state {
 	forever := func(until time.Time) bool { return until.After(now.Add(1e4 * time.Hour)) }
 	switch {
 	case w.breaks, w.forges: // what a new manager makes of a forged label is the forger's own loss
@@ -163,9 +163,9 @@ func (w *modelled) ends() []state {
 	case w.clings, w.endless:
 		return []state{overdue, failed}
 	case w.paused:
-		return []state{held}
+		return []state{blocked}
 	case forever(w.webhook):
-		return []state{held}
+		return []state{blocked}
 	case forever(w.budget), forever(w.budgets):
 		return []state{failed}
 	}
@@ -173,15 +173,15 @@ func (w *modelled) ends() []state {
 }
 
 // ended reports whether a workload is where it has to be in the end, and is said to be there.
-func (of *tenure) ended(w *modelled) bool {
-	switch halts := of.last.halts; {
+func (of *policyModel) ended(w *modeledWorkload) bool {
+	switch halts := of.last.haltedBy; {
 	case halts != nil && halts.GetName() != w.name && slices.ContainsFunc(of.last.byState[pending], w.is):
 		return of.says(w) && of.ended(w.model.find(halts.GetNamespace(), halts.GetName()))
 	case w.forges && w.old() == 0:
 		return true
 	case len(w.ends()) == 0:
 		return w.old() == 0 && w.mark == ""
-	case w.breaks && !w.onDelete && w.turns < w.renewals:
+	case w.breaks && !w.onDelete && w.restarts < w.renewals:
 		return false
 	}
 	for _, at := range w.ends() {
@@ -192,10 +192,10 @@ func (of *tenure) ended(w *modelled) bool {
 	return false
 }
 
-func (w *modelled) is(one *item) bool { return one.GetName() == w.name }
+func (w *modeledWorkload) is(item *workloadState) bool { return item.GetName() == w.name }
 
 // says reports whether the status names a workload and says why it is where it is.
-func (of *tenure) says(w *modelled) bool {
+func (of *policyModel) says(w *modeledWorkload) bool {
 	words := ""
 	if w.model.now.Before(w.budgets) && slices.ContainsFunc(of.last.byState[failed], w.is) {
 		words = "delete one of the PodDisruptionBudgets budget-0, budget-1"
@@ -208,93 +208,93 @@ func (of *tenure) says(w *modelled) bool {
 // renew tells everybody of a new certificate.
 func (x *trial) renew(at time.Time) {
 	for _, w := range x.workloads {
-		w.changes = []change{{reason: v1alpha1.RestartOnCertificateRenewed, at: at, before: at.Add(slack), container: "main", of: "default", note: "renewed",
-			holdings: []holding{{expires: at.Add(x.expires)}}}}
+		w.changes = []change{{reason: v1alpha1.RestartOnCertificateRenewed, at: at, startedBefore: at.Add(clockSlack), container: "main", serviceCA: "default", message: "renewed",
+			heldObjects: []heldObject{{expires: at.Add(x.expires)}}}}
 		w.renewals++
 		w.version++
 	}
 }
 
 // look lets the operator look at all workloads.
-func (x *trial) look(t *testing.T) (again time.Duration) {
+func (x *trial) look(t *testing.T) (requeueAfter time.Duration) {
 	t.Helper()
 	if x.broken.believes {
-		x.r.began = x.now
+		x.r.startedAt = x.now
 	}
 	var groups []group
-	for _, of := range x.tenures {
+	for _, of := range x.policies {
 		g := group{policy: of.policy}
 		if x.broken.goesOn {
 			g.policy = of.policy.DeepCopy()
 			g.policy.Spec.Restart.OnFailure = v1alpha1.RestartContinue
 		}
 		for _, w := range of.workloads {
-			if one := x.r.item(x.now, w.object(), g.policy, slices.Clone(w.changes)); one != nil {
-				g.items = append(g.items, one)
+			if item := x.r.newWorkloadState(x.now, w.object(), g.policy, slices.Clone(w.changes)); item != nil {
+				g.items = append(g.items, item)
 			}
 		}
-		if failed := x.r.look(t.Context(), x.now, g.items); len(failed) > 0 {
+		if failed := x.r.refresh(t.Context(), x.now, g.items); len(failed) > 0 {
 			x.fail("pods are not listed: %v", failed)
 		}
 		x.spoil(g.items)
 		x.checkHalt(of, planFor(x.now, g.policy, g.items))
 		groups = append(groups, g)
 	}
-	plans, again := x.r.act(t.Context(), x.now, groups)
+	plans, requeueAfter := x.r.act(t.Context(), x.now, groups)
 	for i, p := range plans {
-		x.tenures[i].last = p
-		x.checkPlaces(x.tenures[i], p)
+		x.policies[i].last = p
+		x.checkPlaces(x.policies[i], p)
 		x.checkTurns(p)
 	}
-	return again
+	return requeueAfter
 }
 
-func (x *trial) spoil(items []*item) {
-	for _, one := range items {
-		if x.broken.progresses && one.turn != nil {
-			one.turn.since = later(one.turn.since, one.progress)
+func (x *trial) spoil(items []*workloadState) {
+	for _, item := range items {
+		if x.broken.progresses && item.ongoing != nil {
+			item.ongoing.since = latest(item.ongoing.since, item.progress)
 		}
 		if x.broken.forgets {
-			one.restarted = now.Add(1e6 * time.Hour)
+			item.restartedFor = now.Add(1e6 * time.Hour)
 		}
-		if x.broken.loose && len(one.unknown) > 0 {
-			one.expires = now
+		if x.broken.loose && len(item.pendingChanges) > 0 {
+			item.expires = now
 		}
 		if x.broken.waits {
-			one.unreadyOld = false
+			item.unreadyOutdated = false
 		}
-		if x.broken.unstages && one.rollout.staged {
-			one.rollout.byHand = false
+		if x.broken.unstages && item.rollout.staged {
+			item.rollout.manualUpdate = false
 		}
-		if x.broken.givesUp && strings.Contains(one.entry.refusal.message, "cannot be evicted") {
-			one.entry.refusal.until = now.Add(1e6 * time.Hour)
+		if x.broken.givesUp && strings.Contains(item.restartRecord.refusal.message, "cannot be evicted") {
+			item.restartRecord.refusal.until = now.Add(1e6 * time.Hour)
 		}
 	}
 }
 
 // begins returns when restarts for a change begin at the earliest, looked at from a later time.
-func (of *tenure) begins(from, expires time.Time) (time.Time, error) {
+func (of *policyModel) begins(from, expires time.Time) (time.Time, error) {
 	windows, err := window.Parse(of.policy.Spec.Restart.Windows)
-	if next := windows.Next(from); !windows.Open(from) && !(of.outside && expires.Before(next)) {
+	if next := windows.Next(from); !windows.Open(from) && !(of.outsideWindows && expires.Before(next)) {
 		return next, err
 	}
 	return from, err
 }
 
 // checkPlaces checks that no more are under way than may be where some begin, and that they begin within a window or have to.
-func (x *trial) checkPlaces(of *tenure, p *plan) {
+func (x *trial) checkPlaces(of *policyModel, p *plan) {
 	if len(p.begin) == 0 {
 		return
 	}
-	for _, one := range p.begin {
-		begins, err := of.begins(x.now, last(one.changes).Add(x.expires))
+	for _, item := range p.begin {
+		begins, err := of.begins(x.now, latestChange(item.changes).Add(x.expires))
 		if err != nil || begins.After(x.now) {
 			x.fail("a restart begins while no window is open (%v)", err)
 		}
 	}
 	taken := 0
-	for _, one := range p.byState[restarting] {
-		if !one.turn.unavailable {
+	for _, item := range p.byState[restarting] {
+		if !item.ongoing.unavailable {
 			taken++
 		}
 	}
@@ -304,28 +304,28 @@ func (x *trial) checkPlaces(of *tenure, p *plan) {
 }
 
 // checkHalt checks that behind a restart that failed nothing begins but what was restarted before, and that nothing halts where nothing is wrong.
-func (x *trial) checkHalt(of *tenure, p *plan) {
+func (x *trial) checkHalt(of *policyModel, p *plan) {
 	if of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
 		return
 	}
-	for _, one := range p.byState[failed] {
-		if !one.turn.unavailable && slices.ContainsFunc(p.begin, func(next *item) bool { return next.turn == nil }) {
-			x.fail("%s begins though %s has failed", namesOf(p.begin), one)
+	for _, item := range p.byState[failed] {
+		if !item.ongoing.unavailable && slices.ContainsFunc(p.begin, func(next *workloadState) bool { return next.ongoing == nil }) {
+			x.fail("%s begins though %s has failed", namesOf(p.begin), item)
 		}
 	}
-	if p.halts != nil && x.find(p.halts.GetNamespace(), p.halts.GetName()).well() {
-		x.fail("%s halts the others, and nothing is wrong with it", p.halts)
+	if p.haltedBy != nil && x.find(p.haltedBy.GetNamespace(), p.haltedBy.GetName()).well() {
+		x.fail("%s halts the others, and nothing is wrong with it", p.haltedBy)
 	}
 }
 
 // checkTurns checks that the next manager reads a turn as this one knows it, and that it is said why pods are evicted.
 func (x *trial) checkTurns(p *plan) {
-	for _, one := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
-		if read, ok := parseTurn(one.turn.mark(), x.now); !x.broken.progresses && (!ok || read != *one.turn) {
-			x.fail("%s is in the turn %v, and the next manager reads %v", one, *one.turn, read)
+	for _, item := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
+		if read, ok := parseMark(item.ongoing.mark(), x.now); !x.broken.progresses && (!ok || read != *item.ongoing) {
+			x.fail("%s is in the turn %v, and the next manager reads %v", item, *item.ongoing, read)
 		}
-		if _, why := one.state(x.now); one.byEviction() && why == "" {
-			x.fail("the pods of %s are evicted, and nothing says why", one)
+		if _, reason := item.state(x.now); item.needsEviction() && reason == "" {
+			x.fail("the pods of %s are evicted, and nothing says why", item)
 		}
 	}
 }
@@ -334,7 +334,7 @@ func (x *trial) checkTurns(p *plan) {
 func (x *trial) run(t *testing.T) []string {
 	t.Helper()
 	next, versions := x.now, 0
-	for begun := x.now; len(x.wrong) == 0; x.now = x.now.Add(tick) {
+	for start := x.now; len(x.wrong) == 0; x.now = x.now.Add(tick) {
 		sum := 0
 		for _, w := range x.workloads {
 			w.tick()
@@ -342,28 +342,28 @@ func (x *trial) run(t *testing.T) []string {
 		}
 		if len(x.changedAt) > 0 && !x.now.Before(x.changedAt[0]) {
 			x.renew(x.changedAt[0])
-			x.changedAt, begun = x.changedAt[1:], x.now
+			x.changedAt, start = x.changedAt[1:], x.now
 		}
 		if !x.succeeds.IsZero() && !x.now.Before(x.succeeds) {
 			x.succeed()
 			next = x.now
 		}
 		if (sum != versions && x.backoff == 0) || !x.now.Before(next) {
-			again := x.look(t)
-			for tries := 0; again <= time.Second && tries < 10 && !x.broken.backsOff; tries++ {
-				again = x.look(t)
+			requeueAfter := x.look(t)
+			for tries := 0; requeueAfter <= time.Second && tries < 10 && !x.broken.backsOff; tries++ {
+				requeueAfter = x.look(t)
 			}
-			next = x.now.Add(x.delayed(again))
+			next = x.now.Add(x.delayed(requeueAfter))
 		}
 		versions = sum
-		switch done := x.check(begun); {
+		switch done := x.check(start); {
 		case done && len(x.changedAt) == 0:
 			return nil
-		case x.now.Sub(begun) > 100*time.Hour:
-			for _, of := range x.tenures {
+		case x.now.Sub(start) > 100*time.Hour:
+			for _, of := range x.policies {
 				for _, w := range of.workloads {
 					if !of.ended(w) {
-						x.fail("%s %s of %s never ends: %d pods are old, marked %q, %+v", w.kind, w.name, w.tenant, w.old(), w.mark, w.habit)
+						x.fail("%s %s of %s never ends: %d pods are old, marked %q, %+v", w.kind, w.name, w.tenant, w.old(), w.mark, w.behavior)
 					}
 				}
 			}
@@ -373,24 +373,24 @@ func (x *trial) run(t *testing.T) []string {
 }
 
 // delayed is what a shared back-off makes of a delay.
-func (x *trial) delayed(again time.Duration) time.Duration {
-	fails := slices.ContainsFunc(x.workloads, func(w *modelled) bool { return x.now.Before(w.webhook) && w.old() > 0 })
+func (x *trial) delayed(requeueAfter time.Duration) time.Duration {
+	fails := slices.ContainsFunc(x.workloads, func(w *modeledWorkload) bool { return x.now.Before(w.webhook) && w.old() > 0 })
 	if !x.broken.backsOff || !fails {
 		x.backoff = 0
-		return again
+		return requeueAfter
 	}
 	x.backoff = min(2*max(x.backoff, time.Second), 1000*time.Second)
 	return x.backoff
 }
 
 // check reports whether everybody is where it has to be, and notes who is not in time.
-func (x *trial) check(begun time.Time) bool {
+func (x *trial) check(start time.Time) bool {
 	if len(x.workloads[0].changes) == 0 {
 		return false
 	}
 	done := true
-	for _, of := range x.tenures {
-		from, err := of.begins(begun, last(x.workloads[0].changes).Add(x.expires))
+	for _, of := range x.policies {
+		from, err := of.begins(start, latestChange(x.workloads[0].changes).Add(x.expires))
 		if err != nil {
 			x.fail("the windows are invalid: %v", err)
 		}
@@ -407,11 +407,13 @@ func (x *trial) check(begun time.Time) bool {
 	return done
 }
 
-// goesOn reports whether no failure of one workload halts the others.
-func (of *tenure) goesOn() bool {
+// isRollingOut reports whether no failure of one workload halts the others.
+func (of *policyModel) goesOn() bool {
 	return of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue ||
-		!slices.ContainsFunc(of.workloads, func(w *modelled) bool { return !w.well() })
+		!slices.ContainsFunc(of.workloads, func(w *modeledWorkload) bool { return !w.well() })
 }
 
 // well reports whether nothing is wrong with a workload, or its owner.
-func (w *modelled) well() bool { return w.habit == habit{} || w.habit == habit{deadNode: true} }
+func (w *modeledWorkload) well() bool {
+	return w.behavior == behavior{} || w.behavior == behavior{deadNode: true}
+}

@@ -25,8 +25,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// habit is what a workload, or who owns it, does.
-type habit struct {
+// behavior is what a workload, or who owns it, does.
+type behavior struct {
 	// neverReady: none of its pods ever is. breaks: none that is made later. clings: the same, and it seems to make progress for ever.
 	neverReady, breaks, clings bool
 	// endless: an update of the owner's goes on for ever, and replaces no pod.
@@ -44,9 +44,9 @@ type habit struct {
 	webhook, budget, budgets time.Time
 }
 
-// modelled is a workload of the model, as Kubernetes has it.
-type modelled struct {
-	habit
+// modeledWorkload is a workload of the model, as Kubernetes has it.
+type modeledWorkload struct {
+	behavior
 	model        *model
 	kind, tenant string
 	name         string
@@ -58,15 +58,15 @@ type modelled struct {
 	progress     time.Time
 	changes      []change
 	onDelete     bool
-	// turns is how many restarts began, and renewals how many changes there were.
-	turns, renewals int
+	// restarts is how many restarts began, and renewals how many changes there were.
+	restarts, renewals int
 }
 
 // model is a cluster with workloads. It is the client of a Reconciler, too.
 type model struct {
 	client.Client
 	now       time.Time
-	workloads []*modelled
+	workloads []*modeledWorkload
 	// wrong is what must not be.
 	wrong []string
 	// mutex is for writes, which come all at once.
@@ -79,7 +79,7 @@ func (m *model) fail(format string, arguments ...any) {
 
 const modelReplicas = 2
 
-func (w *modelled) addPod() {
+func (w *modeledWorkload) addPod() {
 	w.made++
 	pod := podOf(w.name, w.made, 0)
 	pod.Namespace, pod.CreationTimestamp = w.tenant, metav1.NewTime(w.model.now)
@@ -102,7 +102,7 @@ func unreadyConditions() []corev1.PodCondition {
 }
 
 // nextName is the first name of a StatefulSet's pod that no pod has.
-func (w *modelled) nextName() string {
+func (w *modeledWorkload) nextName() string {
 	for ordinal := 0; ; ordinal++ {
 		name := fmt.Sprintf("%s-%d", w.name, ordinal)
 		if !slices.ContainsFunc(w.pods, func(pod *corev1.Pod) bool { return pod.Name == name }) {
@@ -112,10 +112,10 @@ func (w *modelled) nextName() string {
 }
 
 // revision is that of a StatefulSet's template.
-func (w *modelled) revision() string { return "revision-" + w.stamp }
+func (w *modeledWorkload) revision() string { return "revision-" + w.stamp }
 
 // fill makes the pods that are missing. Those of a StatefulSet are made in their order, each when all before it are ready.
-func (w *modelled) fill() {
+func (w *modeledWorkload) fill() {
 	for len(w.pods) < modelReplicas {
 		next := w.nextName()
 		waits := func(pod *corev1.Pod) bool { return !isReady(pod) && pod.Name < next }
@@ -126,15 +126,15 @@ func (w *modelled) fill() {
 	}
 }
 
-func (w *modelled) holdsOld(pod *corev1.Pod) bool {
-	known := newStarts(pod)
-	return len(known.unknown(w.changes)) > 0
+func (w *modeledWorkload) holdsOld(pod *corev1.Pod) bool {
+	starts := newPodStarts(pod)
+	return len(starts.pendingChanges(w.changes)) > 0
 }
 
-func (w *modelled) uid() types.UID { return types.UID(w.tenant + "/" + w.name) }
+func (w *modeledWorkload) uid() types.UID { return types.UID(w.tenant + "/" + w.name) }
 
 // remove removes the pod, or tries to.
-func (w *modelled) remove(pod *corev1.Pod) {
+func (w *modeledWorkload) remove(pod *corev1.Pod) {
 	w.version++
 	if isDead(pod) {
 		pod.DeletionTimestamp = new(metav1.NewTime(w.model.now))
@@ -146,13 +146,13 @@ func (w *modelled) remove(pod *corev1.Pod) {
 func isDead(pod *corev1.Pod) bool { return pod.Spec.NodeName == "dead" }
 
 // tick lets Kubernetes and the owner do what they do.
-func (w *modelled) tick() {
+func (w *modeledWorkload) tick() {
 	if w.undoes && w.stamp != "" {
 		w.stamp = ""
 		w.version++
 	}
 	if w.forges && w.model.now.Sub(now) > 5*time.Minute {
-		w.mark = turn{since: w.model.now.Add(-time.Second)}.mark()
+		w.mark = ongoingRestart{since: w.model.now.Add(-time.Second)}.mark()
 		w.version++
 	}
 	if w.clings || w.forges || w.endless {
@@ -177,14 +177,14 @@ func (w *modelled) tick() {
 }
 
 // getsReady reports whether a pod ever is ready.
-func (w *modelled) getsReady(pod *corev1.Pod) bool {
+func (w *modeledWorkload) getsReady(pod *corev1.Pod) bool {
 	wasFirst := pod.Annotations["made"] <= fmt.Sprintf("%05d", modelReplicas)
 	expired := w.expires && w.holdsOld(pod)
 	return !isDead(pod) && !w.neverReady && !expired && (wasFirst || (!w.breaks && !w.clings))
 }
 
 // roll replaces the next pod of an older template, when all others are ready.
-func (w *modelled) roll() {
+func (w *modeledWorkload) roll() {
 	if w.onDelete || w.endless || w.paused {
 		return
 	}
@@ -211,7 +211,7 @@ func (w *modelled) roll() {
 }
 
 // rollInOrder replaces the last pod of an older template, when every pod is ready: the controller of a StatefulSet waits for each, old or new.
-func (w *modelled) rollInOrder() {
+func (w *modeledWorkload) rollInOrder() {
 	if len(w.pods) < modelReplicas || slices.ContainsFunc(w.pods, func(pod *corev1.Pod) bool { return !isReady(pod) }) {
 		return
 	}
@@ -229,7 +229,7 @@ func (w *modelled) rollInOrder() {
 }
 
 // counts are how many pods are of the current template, and how many are available.
-func (w *modelled) counts() (updated, available int32) {
+func (w *modeledWorkload) counts() (updated, available int32) {
 	for _, pod := range w.pods {
 		if pod.Annotations["revision"] == w.stamp && !w.endless {
 			updated++
@@ -242,7 +242,7 @@ func (w *modelled) counts() (updated, available int32) {
 }
 
 // object is the workload as the API server has it.
-func (w *modelled) object() *workload {
+func (w *modeledWorkload) object() *workload {
 	meta := metav1.ObjectMeta{Namespace: w.tenant, Name: w.name, UID: w.uid(), ResourceVersion: strconv.Itoa(w.version), Generation: 1}
 	if w.mark != "" {
 		meta.Labels = map[string]string{v1alpha1.LabelRestarting: w.mark}
@@ -261,7 +261,7 @@ func (w *modelled) object() *workload {
 		d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: selector, Template: made, Paused: w.paused}}
 		d.Status = appsv1.DeploymentStatus{ObservedGeneration: 1, Replicas: pods, UpdatedReplicas: updated, AvailableReplicas: available}
 		progressing := appsv1.DeploymentCondition{Type: appsv1.DeploymentProgressing, LastUpdateTime: metav1.NewTime(w.progress)}
-		if (updated < replicas || available < replicas) && w.model.now.Sub(w.progress) > patience {
+		if (updated < replicas || available < replicas) && w.model.now.Sub(w.progress) > progressTimeout {
 			progressing.Reason = "ProgressDeadlineExceeded"
 		}
 		d.Status.Conditions = []appsv1.DeploymentCondition{progressing}
@@ -284,7 +284,7 @@ func (w *modelled) object() *workload {
 }
 
 // old are the pods that hold something old, but for those that nobody can restart.
-func (w *modelled) old() (count int) {
+func (w *modeledWorkload) old() (count int) {
 	for _, pod := range w.pods {
 		if !isDead(pod) && w.holdsOld(pod) {
 			count++
@@ -293,7 +293,7 @@ func (w *modelled) old() (count int) {
 	return count
 }
 
-func (m *model) find(tenant, name string) *modelled {
+func (m *model) find(tenant, name string) *modeledWorkload {
 	for _, w := range m.workloads {
 		if w.tenant == tenant && w.name == name {
 			return w
@@ -306,8 +306,8 @@ func (m *model) find(tenant, name string) *modelled {
 func (m *model) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
-	asked := client.ListOptions{}
-	asked.ApplyOptions(options)
+	listOptions := client.ListOptions{}
+	listOptions.ApplyOptions(options)
 	if budgets, ok := list.(*policyv1.PodDisruptionBudgetList); ok {
 		budgets.Items = make([]policyv1.PodDisruptionBudget, 2)
 		for i := range budgets.Items {
@@ -321,7 +321,7 @@ func (m *model) List(_ context.Context, list client.ObjectList, options ...clien
 	}
 	for _, w := range m.workloads {
 		for _, pod := range w.pods {
-			if w.tenant == asked.Namespace {
+			if w.tenant == listOptions.Namespace {
 				pods.Items = append(pods.Items, *pod.DeepCopy())
 			}
 		}
@@ -352,7 +352,7 @@ func (m *model) Apply(_ context.Context, configuration runtime.ApplyConfiguratio
 		stamp = made.Annotations[v1alpha1.AnnotationRestartedAt]
 	}
 	if mark := meta.Labels[v1alpha1.LabelRestarting]; mark != "" && w.mark != mark {
-		w.turns++
+		w.restarts++
 		if w.old() == 0 {
 			m.fail("%s is restarted for nothing: %q after %q", w.name, mark, w.mark)
 		}

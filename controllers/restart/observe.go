@@ -25,9 +25,9 @@ type observed struct {
 // group are the workloads of one policy.
 type group struct {
 	policy *v1alpha1.ServingCertPolicy
-	items  []*item
-	// restarted is when the last of them was, as far as their stamps tell.
-	restarted time.Time
+	items  []*workloadState
+	// lastRestart is when the last of them was, as far as their stamps tell.
+	lastRestart time.Time
 }
 
 // noPolicy rules the workloads that no policy rules any more.
@@ -35,74 +35,74 @@ var noPolicy = &v1alpha1.ServingCertPolicy{}
 
 // observe finds the workloads that read something of ours, by the policy that rules them.
 func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, error) {
-	seen := observed{changedAt: map[string]time.Time{}}
+	observed := observed{changedAt: map[string]time.Time{}}
 	workloads, err := r.workloads(ctx)
 	if err != nil {
-		return seen, err
+		return observed, err
 	}
-	rulings, err := r.rulings(ctx)
+	policies, err := r.newPolicyResolver(ctx)
 	if err != nil {
-		return seen, err
+		return observed, err
 	}
-	reads, err := r.changes(ctx)
+	reader, err := r.newChangeReader(ctx)
 	if err != nil {
-		return seen, err
+		return observed, err
 	}
-	for name, ca := range reads.cas {
-		seen.changedAt[name] = changedAt(ca)
+	for name, ca := range reader.cas {
+		observed.changedAt[name] = changedAt(ca)
 	}
-	items := map[string]*group{"": {policy: noPolicy}}
-	for i := range rulings.policies {
-		items[rulings.policies[i].Name] = &group{policy: &rulings.policies[i]}
+	groups := map[string]*group{"": {policy: noPolicy}}
+	for i := range policies.policies {
+		groups[policies.policies[i].Name] = &group{policy: &policies.policies[i]}
 	}
-	var unseen []*item
+	var uncached []*workloadState
 	for _, w := range workloads {
-		policy := rulings.of(w)
-		if under := w.GetLabels()[v1alpha1.LabelRestarting]; under == "" && !w.stamp().After(now) {
-			items[policy.Name].restarted = later(items[policy.Name].restarted, w.stamp())
+		policy := policies.policyFor(w)
+		if mark := w.GetLabels()[v1alpha1.LabelRestarting]; mark == "" && !w.stamp().After(now) {
+			groups[policy.Name].lastRestart = latest(groups[policy.Name].lastRestart, w.stamp())
 		}
-		found, err := reads.concerning(ctx, w, policy)
+		group, err := reader.affecting(ctx, w, policy)
 		if err != nil {
-			seen.failed = append(seen.failed, fmt.Errorf("look at %s: %w", w, err))
-		} else if one := r.item(now, w, policy, found); one != nil {
-			items[policy.Name].items, unseen = append(items[policy.Name].items, one), append(unseen, one)
+			observed.failed = append(observed.failed, fmt.Errorf("look at %s: %w", w, err))
+		} else if item := r.newWorkloadState(now, w, policy, group); item != nil {
+			groups[policy.Name].items, uncached = append(groups[policy.Name].items, item), append(uncached, item)
 		}
 	}
-	seen.failed = append(seen.failed, r.look(ctx, now, unseen)...)
-	for _, found := range items {
-		seen.groups = append(seen.groups, *found)
+	observed.failed = append(observed.failed, r.refresh(ctx, now, uncached)...)
+	for _, group := range groups {
+		observed.groups = append(observed.groups, *group)
 	}
 	r.forget(workloads)
-	return seen, nil
+	return observed, nil
 }
 
-// item is a workload with the changes that its pods may not know of; nil for one that nothing concerns.
-func (r *Reconciler) item(now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, found []change) *item {
-	one := &item{workload: w, changes: found, entry: r.ledger.of(now, w, now.Before(r.began.Add(skew)))}
-	one.abandoned = policy.Spec.Restart.Strategy != v1alpha1.RollingRestart || one.optsOut()
-	marked := one.turn != nil
-	if !w.rollout.byHand {
+// newWorkloadState is a workload with the changes that its pods may not know of; nil for one that nothing concerns.
+func (r *Reconciler) newWorkloadState(now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, changes []change) *workloadState {
+	item := &workloadState{workload: w, changes: changes, restartRecord: r.records.get(now, w, now.Before(r.startedAt.Add(skew)))}
+	item.unmanaged = policy.Spec.Restart.Strategy != v1alpha1.RollingRestart || item.optsOut()
+	marked := item.ongoing != nil
+	if !w.rollout.manualUpdate {
 		// What it was restarted for, is settled; its pods are looked at for what came later.
-		one.changes = slices.DeleteFunc(one.changes, func(c change) bool { return !marked && !c.at.After(w.stamp()) })
+		item.changes = slices.DeleteFunc(item.changes, func(c change) bool { return !marked && !c.at.After(w.stamp()) })
 	}
 	if w.never != "" {
 		// Jobs come and go: the pods of those that were made after a change need not be listed.
-		one.changes = slices.DeleteFunc(one.changes, func(c change) bool { return !w.GetCreationTimestamp().Time.Before(c.before) })
+		item.changes = slices.DeleteFunc(item.changes, func(c change) bool { return !w.GetCreationTimestamp().Time.Before(c.startedBefore) })
 	}
-	if len(one.changes) == 0 && !marked {
+	if len(item.changes) == 0 && !marked {
 		return nil
 	}
-	tenant := r.tenants[w.GetNamespace()]
-	one.served, one.progress = tenant.served, w.rollout.progress
-	one.refusal = cmp.Or(w.never, one.entry.refusal.of(w, now), tenant.refusal.of(w, now))
-	one.retries = later(one.entry.refusal.until, tenant.refusal.until)
-	r.ledger[w.GetUID()] = one.entry
-	return one
+	state := r.namespaces[w.GetNamespace()]
+	item.lastTurn, item.progress = state.lastTurn, w.rollout.progress
+	item.refusal = cmp.Or(w.never, item.restartRecord.refusal.of(w, now), state.refusal.of(w, now))
+	item.recheckAt = latest(item.restartRecord.refusal.until, state.refusal.until)
+	r.records[w.GetUID()] = item.restartRecord
+	return item
 }
 
 // workloads are all Deployments, StatefulSets, DaemonSets, and those of other kinds.
 func (r *Reconciler) workloads(ctx context.Context) ([]*workload, error) {
-	found, err := r.otherWorkloads(ctx)
+	workloads, err := r.otherWorkloads(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -115,27 +115,27 @@ func (r *Reconciler) workloads(ctx context.Context) ([]*workload, error) {
 		}
 	}
 	for i := range deployments.Items {
-		found = append(found, ofDeployment(&deployments.Items[i]))
+		workloads = append(workloads, ofDeployment(&deployments.Items[i]))
 	}
 	for i := range sets.Items {
-		found = append(found, ofStatefulSet(&sets.Items[i]))
+		workloads = append(workloads, ofStatefulSet(&sets.Items[i]))
 	}
 	for i := range daemons.Items {
-		found = append(found, ofDaemonSet(&daemons.Items[i], 0))
+		workloads = append(workloads, ofDaemonSet(&daemons.Items[i], 0))
 	}
-	return slices.DeleteFunc(found, func(w *workload) bool { return w.GetDeletionTimestamp() != nil }), nil
+	return slices.DeleteFunc(workloads, func(w *workload) bool { return w.GetDeletionTimestamp() != nil }), nil
 }
 
-func (r *Reconciler) changes(ctx context.Context) (changes, error) {
-	read := changes{View: r.View, cas: map[string]*v1alpha1.ServiceCA{}, mounted: r.Mounted, filled: r.Filled}
+func (r *Reconciler) newChangeReader(ctx context.Context) (changeReader, error) {
+	reader := changeReader{View: r.View, cas: map[string]*v1alpha1.ServiceCA{}, mountedServiceCA: r.MountedServiceCA, filled: r.Filled}
 	var cas v1alpha1.ServiceCAList
 	if err := r.View.List(ctx, &cas, client.UnsafeDisableDeepCopy); err != nil {
-		return read, err
+		return reader, err
 	}
 	for i := range cas.Items {
-		read.cas[cas.Items[i].Name] = &cas.Items[i]
+		reader.cas[cas.Items[i].Name] = &cas.Items[i]
 	}
 	var err error
-	read.claim, err = r.View.Claims(ctx)
-	return read, err
+	reader.claim, err = r.View.Claims(ctx)
+	return reader, err
 }

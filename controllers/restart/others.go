@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/availability"
 )
 
 // others are the workloads of kinds that the cluster may come to serve, or the operator to read, only later.
@@ -54,18 +54,18 @@ func (r *Reconciler) watchOther(mgr ctrl.Manager, c controller.Controller, kind 
 		_, err = r.others.GetInformer(ctx, object)
 		return err == nil, err
 	}
-	return optional.Start(mgr, available, func(context.Context) error {
+	return availability.StartWhenAvailable(mgr, available, func(context.Context) error {
 		r.others.mutex.Lock()
 		defer r.others.mutex.Unlock()
 		r.others.watched[kind] = object.GroupVersionKind()
-		return c.Watch(source.Kind[client.Object](r.others, object, r.gathered()))
+		return c.Watch(source.Kind[client.Object](r.others, object, r.debouncedHandler()))
 	})
 }
 
 // lacks says what keeps the operator from reading a kind; empty for nothing. It finds out what the objects are called.
 func (r *Reconciler) lacks(ctx context.Context, mgr ctrl.Manager, kind schema.GroupVersionResource, object *unstructured.Unstructured) (string, error) {
 	gvk, err := mgr.GetRESTMapper().KindFor(kind)
-	if optional.Absent(err) {
+	if availability.IsNotServed(err) {
 		return "the cluster does not serve it", nil
 	} else if err != nil {
 		return "", err

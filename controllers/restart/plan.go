@@ -9,72 +9,72 @@ import (
 	"github.com/servingcert/operator/controllers/internal/window"
 )
 
-// gathering is how long reasons gather before they make one restart.
-const gathering = 10 * time.Second
+// gracePeriod is how long reasons gather before they make one restart.
+const gracePeriod = 10 * time.Second
 
-// maxInterval is when a policy is looked at again, at the latest.
-const maxInterval = 10 * time.Minute
+// maxRequeueInterval is when a policy is looked at again, at the latest.
+const maxRequeueInterval = 10 * time.Minute
 
 // plan is what is to be done for the workloads of one policy.
 type plan struct {
 	policy *v1alpha1.ServingCertPolicy
 	// begin are the workloads whose turn it is; restamp those whose restart was undone, evict those of which the next pod is to be replaced,
 	// finish those that are done.
-	begin, restamp, evict, finish []*item
+	begin, restamp, evict, finish []*workloadState
 	// byState are all workloads.
-	byState map[state][]*item
-	// why a workload is held, has failed or is left alone.
-	why map[*item]string
-	// halts is the failed workload behind which the others wait; nil when none does.
-	halts *item
+	byState map[state][]*workloadState
+	// reasons a workload is held, has failed or is left alone.
+	reasons map[*workloadState]string
+	// haltedBy is the failed workload behind which the others wait; nil when none does.
+	haltedBy *workloadState
 	// windows are those of the policy. closed: none is open; opens is when one does, zero for never.
-	windows window.Windows
-	closed  bool
-	opens   time.Time
-	late    Late
-	// invalid is what is wrong with the windows.
-	invalid error
-	// again is when the clock alone may change something.
-	again time.Time
+	windows       window.Windows
+	windowClosed  bool
+	windowOpensAt time.Time
+	late          Late
+	// windowError is what is wrong with the windows.
+	windowError error
+	// recheckAt is when the clock alone may change something.
+	recheckAt time.Time
 }
 
 // planFor decides whose turn it is.
-func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*item) *plan {
-	p := &plan{policy: policy, byState: map[state][]*item{}, why: map[*item]string{}, again: now.Add(maxInterval)}
-	for _, one := range items {
-		state, why := one.state(now)
-		p.byState[state] = append(p.byState[state], one)
-		p.why[one] = why
+func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*workloadState) *plan {
+	p := &plan{policy: policy, byState: map[state][]*workloadState{}, reasons: map[*workloadState]string{}, recheckAt: now.Add(maxRequeueInterval)}
+	for _, item := range items {
+		state, reason := item.state(now)
+		p.byState[state] = append(p.byState[state], item)
+		p.reasons[item] = reason
 	}
-	p.goOn(now)
-	p.halts = p.halting()
-	p.takeTurns(now)
+	p.continueRestarts(now)
+	p.haltedBy = p.haltingWorkload()
+	p.schedule(now)
 	p.late = p.isLate(now)
 	return p
 }
 
-// goOn goes on with what is under way.
-func (p *plan) goOn(now time.Time) {
-	p.finish = slices.DeleteFunc(slices.Clone(p.byState[completed]), func(one *item) bool { return one.refusal != "" })
-	for _, one := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
-		if one.polled() {
-			p.lookAt(now.Add(retryEviction))
+// continueRestarts goes on with what is under way.
+func (p *plan) continueRestarts(now time.Time) {
+	p.finish = slices.DeleteFunc(slices.Clone(p.byState[completed]), func(item *workloadState) bool { return item.refusal != "" })
+	for _, item := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
+		if item.polled() {
+			p.recheckBy(now.Add(retryEviction))
 		}
 		switch {
-		case one.byEviction() && one.refusal == "":
-			p.evict = append(p.evict, one)
-		case one.restamps():
-			p.restamp = append(p.restamp, one)
+		case item.needsEviction() && item.refusal == "":
+			p.evict = append(p.evict, item)
+		case item.mustRestamp():
+			p.restamp = append(p.restamp, item)
 		}
 	}
-	for state, some := range p.byState {
+	for state, items := range p.byState {
 		if state == current || state == optedOut {
 			continue
 		}
-		for _, one := range some {
-			for _, at := range one.changesAt(state) {
+		for _, item := range items {
+			for _, at := range item.transitionTimes(state) {
 				if !at.Before(now) {
-					p.lookAt(at.Add(time.Second))
+					p.recheckBy(at.Add(time.Second))
 				}
 			}
 		}
@@ -83,73 +83,73 @@ func (p *plan) goOn(now time.Time) {
 
 func (p *plan) restarts() bool { return p.policy.Spec.Restart.Strategy == v1alpha1.RollingRestart }
 
-// halting is a workload whose failed restart holds up the others, the first by name. One that was not available before does not.
-func (p *plan) halting() *item {
+// haltingWorkload is a workload whose failed restart holds up the others, the first by name. One that was not available before does not.
+func (p *plan) haltingWorkload() *workloadState {
 	if p.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
 		return nil
 	}
-	var first *item
+	var first *workloadState
 	for _, state := range []state{failed, overdue, restarting} {
-		for _, one := range p.byState[state] {
-			halts := one.turn.retried || (state == failed && !one.turn.unavailable)
-			if halts && (first == nil || one.String() < first.String()) {
-				first = one
+		for _, item := range p.byState[state] {
+			halts := item.ongoing.retried || (state == failed && !item.ongoing.unavailable)
+			if halts && (first == nil || item.String() < first.String()) {
+				first = item
 			}
 		}
 	}
 	return first
 }
 
-func (p *plan) takeTurns(now time.Time) {
-	waiting := slices.Concat(p.byState[pending], slices.DeleteFunc(slices.Concat(p.byState[failed], p.byState[overdue]), (*item).isOver))
-	p.windows, p.invalid = window.Parse(p.policy.Spec.Restart.Windows)
-	if p.invalid != nil || !p.restarts() || len(waiting) == 0 {
+func (p *plan) schedule(now time.Time) {
+	waiting := slices.Concat(p.byState[pending], slices.DeleteFunc(slices.Concat(p.byState[failed], p.byState[overdue]), (*workloadState).isExhausted))
+	p.windows, p.windowError = window.Parse(p.policy.Spec.Restart.Windows)
+	if p.windowError != nil || !p.restarts() || len(waiting) == 0 {
 		return
 	}
-	if p.closed = !p.windows.Open(now); p.closed {
-		p.opens = p.windows.Next(now)
-		p.lookAt(p.opens)
+	if p.windowClosed = !p.windows.Open(now); p.windowClosed {
+		p.windowOpensAt = p.windows.Next(now)
+		p.recheckBy(p.windowOpensAt)
 	}
-	for _, one := range slices.SortedFunc(slices.Values(waiting), earlierTurn) {
-		ready := last(one.unknown).Add(gathering)
+	for _, item := range slices.SortedFunc(slices.Values(waiting), compareSchedule) {
+		ready := latestChange(item.pendingChanges).Add(gracePeriod)
 		switch {
-		case p.awaitsWindow(one):
+		case p.awaitsWindow(item):
 		case now.Before(ready):
-			p.lookAt(ready)
-		case (p.halts == nil || one.turn != nil) && p.hasPlace(one):
-			p.begin = append(p.begin, one)
+			p.recheckBy(ready)
+		case (p.haltedBy == nil || item.ongoing != nil) && p.hasCapacity(item):
+			p.begin = append(p.begin, item)
 			// Its last old pod may be evicted just when it is restarted for it.
-			p.evict = slices.DeleteFunc(p.evict, func(other *item) bool { return other == one })
+			p.evict = slices.DeleteFunc(p.evict, func(other *workloadState) bool { return other == item })
 		}
 	}
 }
 
-// hasPlace reports whether a workload may begin beside those that are under way. One that is not available waits for all of them, and no
+// hasCapacity reports whether a workload may begin beside those that are under way. One that is not available waits for all of them, and no
 // other waits for it: it may never become available.
-func (p *plan) hasPlace(one *item) bool {
+func (p *plan) hasCapacity(item *workloadState) bool {
 	taken := len(p.begin)
 	for _, other := range p.byState[restarting] {
-		if !one.rollout.available || (!other.turn.unavailable && !other.turn.retried) {
+		if !item.rollout.available || (!other.ongoing.unavailable && !other.ongoing.retried) {
 			taken++
 		}
 	}
 	return taken < int(max(p.policy.Spec.Restart.MaxConcurrent, 1))
 }
 
-// earlierTurn puts what is available first, then those of the namespace that had no turn for the longest time, of these the one that was not
+// compareSchedule puts what is available first, then those of the namespace that had no turn for the longest time, of these the one that was not
 // tried in vain lately, then what holds the oldest.
-func earlierTurn(a, b *item) int {
+func compareSchedule(a, b *workloadState) int {
 	return cmp.Or(
-		-compare(a.rollout.available, b.rollout.available),
-		a.served.Compare(b.served),
-		a.tried.Compare(b.tried),
-		last(a.unknown).Compare(last(b.unknown)),
+		-compareBool(a.rollout.available, b.rollout.available),
+		a.lastTurn.Compare(b.lastTurn),
+		a.lastFailedWrite.Compare(b.lastFailedWrite),
+		latestChange(a.pendingChanges).Compare(latestChange(b.pendingChanges)),
 		cmp.Compare(a.String(), b.String()),
 	)
 }
 
-// compare puts false before true.
-func compare(a, b bool) int {
+// compareBool puts false before true.
+func compareBool(a, b bool) int {
 	switch {
 	case a == b:
 		return 0
@@ -159,22 +159,22 @@ func compare(a, b bool) int {
 	return 1
 }
 
-func (p *plan) lookAt(at time.Time) {
-	if !at.IsZero() && at.Before(p.again) {
-		p.again = at
+func (p *plan) recheckBy(at time.Time) {
+	if !at.IsZero() && at.Before(p.recheckAt) {
+		p.recheckAt = at
 	}
 }
 
 // refused notes that a workload could not be restarted.
-func (p *plan) refused(one *item, from state) {
-	if one.refusal != "" {
-		p.move(one, from, held)
-		p.why[one] = one.refusal
+func (p *plan) refused(item *workloadState, from state) {
+	if item.refusal != "" {
+		p.move(item, from, blocked)
+		p.reasons[item] = item.refusal
 	}
 }
 
 // move notes that a workload has gone from one state to another.
-func (p *plan) move(one *item, from, to state) {
-	p.byState[from] = slices.DeleteFunc(slices.Clone(p.byState[from]), func(other *item) bool { return other == one })
-	p.byState[to] = append(p.byState[to], one)
+func (p *plan) move(item *workloadState, from, to state) {
+	p.byState[from] = slices.DeleteFunc(slices.Clone(p.byState[from]), func(other *workloadState) bool { return other == item })
+	p.byState[to] = append(p.byState[to], item)
 }

@@ -15,10 +15,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-func namesOf(items []*item) string {
+func namesOf(items []*workloadState) string {
 	var names []string
-	for _, one := range items {
-		names = append(names, one.GetName())
+	for _, item := range items {
+		names = append(names, item.GetName())
 	}
 	return strings.Join(names, " ")
 }
@@ -32,57 +32,57 @@ func stuck(d *appsv1.Deployment) {
 }
 
 // tried is a workload whose last write did not succeed, so long ago.
-func tried(one *item, ago time.Duration) *item {
-	one.tried = now.Add(-ago)
-	return one
+func tried(item *workloadState, ago time.Duration) *workloadState {
+	item.lastFailedWrite = now.Add(-ago)
+	return item
 }
 
 // served is a workload of whose namespace one had a turn, so long ago.
-func served(one *item, ago time.Duration) *item {
-	one.served = now.Add(-ago)
-	return one
+func served(item *workloadState, ago time.Duration) *workloadState {
+	item.lastTurn = now.Add(-ago)
+	return item
 }
 
 // Whose turn it is.
-func TestTurns(t *testing.T) {
+func TestSchedule(t *testing.T) {
 	t.Parallel()
 	atOnce := func(n int32) func(*v1alpha1.Restart) { return func(r *v1alpha1.Restart) { r.MaxConcurrent = n } }
 	goesOn := func(r *v1alpha1.Restart) { r.OnFailure = v1alpha1.RestartContinue }
 	closed := func(r *v1alpha1.Restart) {
 		r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 * * *", Duration: "1h", TimeZone: "UTC"}}
 	}
-	waits := func(name string, ago time.Duration, edits ...func(*appsv1.Deployment)) *item {
+	waits := func(name string, ago time.Duration, edits ...func(*appsv1.Deployment)) *workloadState {
 		return stale(deployment(name, edits...), renewed(ago))
 	}
 	for name, tc := range map[string]struct {
 		policy *v1alpha1.ServingCertPolicy
-		items  []*item
+		items  []*workloadState
 		begin  string
 		again  time.Duration
 	}{
-		"nobody":                         {rollingPolicy(), []*item{stale(deployment("a"))}, "", maxInterval},
-		"one at a time":                  {rollingPolicy(), []*item{waits("b", time.Minute), waits("a", time.Minute)}, "a", maxInterval},
-		"several at a time":              {rollingPolicy(atOnce(3)), []*item{waits("b", time.Minute), waits("a", time.Minute)}, "a b", maxInterval},
-		"the oldest first":               {rollingPolicy(), []*item{waits("a", time.Minute), waits("b", time.Hour)}, "b", maxInterval},
-		"who is well first":              {rollingPolicy(), []*item{waits("a", time.Hour, unready), waits("b", time.Minute)}, "b", maxInterval},
-		"who is unwell, too":             {rollingPolicy(), []*item{waits("a", time.Hour, unready)}, "a", maxInterval},
-		"who was tried in vain last":     {rollingPolicy(), []*item{tried(waits("a", time.Hour), time.Minute), waits("b", time.Minute)}, "b", maxInterval},
-		"who was tried in vain first":    {rollingPolicy(), []*item{tried(waits("a", time.Hour), time.Minute), tried(waits("b", time.Minute), time.Hour)}, "b", maxInterval},
-		"a namespace in its turn":        {rollingPolicy(), []*item{served(waits("a", time.Hour), time.Minute), served(waits("b", time.Minute), time.Hour)}, "b", maxInterval},
-		"reasons gather":                 {rollingPolicy(), []*item{waits("a", gathering-time.Second)}, "", time.Second},
-		"the last reason counts":         {rollingPolicy(), []*item{stale(deployment("a"), renewed(time.Hour), trusts(time.Second))}, "", gathering - time.Second},
-		"who gathers is not waited for":  {rollingPolicy(), []*item{waits("a", time.Second, unready), waits("b", gathering)}, "b", gathering - time.Second},
-		"one is under way":               {rollingPolicy(), []*item{marked(waits("a", time.Minute, replacing), time.Minute, ""), waits("b", time.Minute)}, "", 9 * time.Minute},
-		"one of two is under way":        {rollingPolicy(atOnce(2)), []*item{marked(waits("a", time.Minute, replacing), time.Minute, ""), waits("b", time.Minute), waits("c", time.Minute)}, "b", 9 * time.Minute},
-		"one has just been done":         {rollingPolicy(), []*item{marked(stale(deployment("a")), time.Minute, ""), waits("b", time.Minute)}, "b", maxInterval},
-		"another rolls anyway":           {rollingPolicy(), []*item{waits("a", time.Minute, replacing), waits("b", time.Minute)}, "b", maxInterval},
-		"one failed":                     {rollingPolicy(atOnce(5)), []*item{marked(waits("a", time.Hour, stuck), time.Minute, ""), waits("b", time.Minute)}, "", maxInterval},
-		"one failed, and never was well": {rollingPolicy(), []*item{marked(waits("a", time.Minute, stuck), time.Minute, unavailable), waits("b", time.Minute)}, "b", maxInterval},
-		"one failed, and it goes on":     {rollingPolicy(goesOn), []*item{marked(waits("a", time.Minute, stuck), time.Minute, ""), waits("b", time.Minute)}, "b", maxInterval},
-		"no window is open":              {rollingPolicy(closed), []*item{waits("a", time.Minute)}, "", maxInterval},
-		"the strategy is None":           {rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*item{waits("a", time.Minute)}, "", maxInterval},
+		"nobody":                         {rollingPolicy(), []*workloadState{stale(deployment("a"))}, "", maxRequeueInterval},
+		"one at a time":                  {rollingPolicy(), []*workloadState{waits("b", time.Minute), waits("a", time.Minute)}, "a", maxRequeueInterval},
+		"several at a time":              {rollingPolicy(atOnce(3)), []*workloadState{waits("b", time.Minute), waits("a", time.Minute)}, "a b", maxRequeueInterval},
+		"the oldest first":               {rollingPolicy(), []*workloadState{waits("a", time.Minute), waits("b", time.Hour)}, "b", maxRequeueInterval},
+		"who is well first":              {rollingPolicy(), []*workloadState{waits("a", time.Hour, unready), waits("b", time.Minute)}, "b", maxRequeueInterval},
+		"who is unwell, too":             {rollingPolicy(), []*workloadState{waits("a", time.Hour, unready)}, "a", maxRequeueInterval},
+		"who was tried in vain last":     {rollingPolicy(), []*workloadState{tried(waits("a", time.Hour), time.Minute), waits("b", time.Minute)}, "b", maxRequeueInterval},
+		"who was tried in vain first":    {rollingPolicy(), []*workloadState{tried(waits("a", time.Hour), time.Minute), tried(waits("b", time.Minute), time.Hour)}, "b", maxRequeueInterval},
+		"a namespace in its turn":        {rollingPolicy(), []*workloadState{served(waits("a", time.Hour), time.Minute), served(waits("b", time.Minute), time.Hour)}, "b", maxRequeueInterval},
+		"reasons gather":                 {rollingPolicy(), []*workloadState{waits("a", gracePeriod-time.Second)}, "", time.Second},
+		"the last reason counts":         {rollingPolicy(), []*workloadState{stale(deployment("a"), renewed(time.Hour), trusts(time.Second))}, "", gracePeriod - time.Second},
+		"who gathers is not waited for":  {rollingPolicy(), []*workloadState{waits("a", time.Second, unready), waits("b", gracePeriod)}, "b", gracePeriod - time.Second},
+		"one is under way":               {rollingPolicy(), []*workloadState{marked(waits("a", time.Minute, replacing), time.Minute, ""), waits("b", time.Minute)}, "", 9 * time.Minute},
+		"one of two is under way":        {rollingPolicy(atOnce(2)), []*workloadState{marked(waits("a", time.Minute, replacing), time.Minute, ""), waits("b", time.Minute), waits("c", time.Minute)}, "b", 9 * time.Minute},
+		"one has just been done":         {rollingPolicy(), []*workloadState{marked(stale(deployment("a")), time.Minute, ""), waits("b", time.Minute)}, "b", maxRequeueInterval},
+		"another rolls anyway":           {rollingPolicy(), []*workloadState{waits("a", time.Minute, replacing), waits("b", time.Minute)}, "b", maxRequeueInterval},
+		"one failed":                     {rollingPolicy(atOnce(5)), []*workloadState{marked(waits("a", time.Hour, stuck), time.Minute, ""), waits("b", time.Minute)}, "", maxRequeueInterval},
+		"one failed, and never was well": {rollingPolicy(), []*workloadState{marked(waits("a", time.Minute, stuck), time.Minute, unavailable), waits("b", time.Minute)}, "b", maxRequeueInterval},
+		"one failed, and it goes on":     {rollingPolicy(goesOn), []*workloadState{marked(waits("a", time.Minute, stuck), time.Minute, ""), waits("b", time.Minute)}, "b", maxRequeueInterval},
+		"no window is open":              {rollingPolicy(closed), []*workloadState{waits("a", time.Minute)}, "", maxRequeueInterval},
+		"the strategy is None":           {rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*workloadState{waits("a", time.Minute)}, "", maxRequeueInterval},
 		"a window makes no sense": {rollingPolicy(func(r *v1alpha1.Restart) { r.Windows = []v1alpha1.RestartWindow{{Schedule: "nonsense"}} }),
-			[]*item{waits("a", time.Minute)}, "", maxInterval},
+			[]*workloadState{waits("a", time.Minute)}, "", maxRequeueInterval},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -90,7 +90,7 @@ func TestTurns(t *testing.T) {
 			if got := namesOf(p.begin); got != tc.begin {
 				t.Errorf("it is the turn of %q, want %q", got, tc.begin)
 			}
-			if got := p.again.Sub(now).Round(time.Second); got != tc.again {
+			if got := p.recheckAt.Sub(now).Round(time.Second); got != tc.again {
 				t.Errorf("it looks again after %s, want %s", got, tc.again)
 			}
 		})
@@ -98,44 +98,44 @@ func TestTurns(t *testing.T) {
 }
 
 // Whatever the workloads: never more than maxConcurrent are under way, none begins behind one that halts, and nobody waits for nothing.
-func TestTurnsAreKept(t *testing.T) {
+func TestRestartsAreContinued(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		policy := rollingPolicy(func(r *v1alpha1.Restart) {
 			r.MaxConcurrent = rapid.Int32Range(1, 5).Draw(t, "maxConcurrent")
 			r.OnFailure = rapid.SampledFrom([]v1alpha1.RestartFailurePolicy{v1alpha1.RestartHalt, v1alpha1.RestartContinue}).Draw(t, "onFailure")
 		})
-		var items []*item
+		var items []*workloadState
 		for i := range rapid.IntRange(0, 12).Draw(t, "workloads") {
 			edits := rapid.SliceOfN(rapid.SampledFrom([]func(*appsv1.Deployment){unready, replacing, stuck}), 0, 2).Draw(t, "edits")
-			one := stale(deployment(fmt.Sprint(i), edits...), renewed(time.Hour))
+			item := stale(deployment(fmt.Sprint(i), edits...), renewed(time.Hour))
 			if rapid.Bool().Draw(t, "marked") {
-				marked(one, time.Minute, rapid.SampledFrom([]string{"", unavailable}).Draw(t, "suffix"))
+				marked(item, time.Minute, rapid.SampledFrom([]string{"", unavailable}).Draw(t, "suffix"))
 			}
-			items = append(items, one)
+			items = append(items, item)
 		}
 		p := planFor(now, policy, items)
 		// One that was not available before takes no place from those that are.
 		under := map[bool]int{true: len(p.begin), false: len(p.begin)}
-		for _, one := range p.byState[restarting] {
+		for _, item := range p.byState[restarting] {
 			under[false]++
-			if !one.turn.unavailable {
+			if !item.ongoing.unavailable {
 				under[true]++
 			}
 		}
-		for _, one := range p.begin {
-			if under[one.rollout.available] > int(policy.Spec.Restart.MaxConcurrent) || p.halts != nil {
-				t.Fatalf("%d are under way at once, behind %v", under[one.rollout.available], p.halts)
+		for _, item := range p.begin {
+			if under[item.rollout.available] > int(policy.Spec.Restart.MaxConcurrent) || p.haltedBy != nil {
+				t.Fatalf("%d are under way at once, behind %v", under[item.rollout.available], p.haltedBy)
 			}
 		}
-		for _, one := range p.byState[pending] {
-			if room := under[one.rollout.available] < int(policy.Spec.Restart.MaxConcurrent); room && p.halts == nil && !slices.Contains(p.begin, one) {
-				t.Fatalf("%s waits, though there is room", one)
+		for _, item := range p.byState[pending] {
+			if room := under[item.rollout.available] < int(policy.Spec.Restart.MaxConcurrent); room && p.haltedBy == nil && !slices.Contains(p.begin, item) {
+				t.Fatalf("%s waits, though there is room", item)
 			}
 		}
 		total := 0
-		for _, some := range p.byState {
-			total += len(some)
+		for _, items := range p.byState {
+			total += len(items)
 		}
 		if total != len(items) {
 			t.Fatalf("%d of %d workloads are told of", total, len(items))
@@ -146,34 +146,34 @@ func TestTurnsAreKept(t *testing.T) {
 // What the policy says.
 func TestReport(t *testing.T) {
 	t.Parallel()
-	halting := []*item{marked(stale(deployment("a", stuck)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour))}
+	halting := []*workloadState{marked(stale(deployment("a", stuck)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour))}
 	paused := func(d *appsv1.Deployment) { d.Spec.Paused = true }
 	for name, tc := range map[string]struct {
-		policy *v1alpha1.ServingCertPolicy
-		items  []*item
-		counts v1alpha1.RestartCounts
-		halted bool
-		reason string
-		says   []string
+		policy  *v1alpha1.ServingCertPolicy
+		items   []*workloadState
+		counts  v1alpha1.RestartCounts
+		halted  bool
+		reason  string
+		message []string
 	}{
 		"all is well": {rollingPolicy(), nil, v1alpha1.RestartCounts{}, false, "AllCurrent", []string{"every workload runs with its current certificates and bundles"}},
 		"halted": {rollingPolicy(), halting, v1alpha1.RestartCounts{Pending: 1, Failed: 1}, true, "RolloutFailed", []string{
 			"Deployment shop/a was restarted, and it missed its progress deadline: no other workload is restarted until its rollout is complete",
 			"kubectl rollout undo", "spec.restart.onFailure"}},
-		"under way": {rollingPolicy(), []*item{marked(stale(deployment("a", replacing)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour)), stale(deployment("c", paused), renewed(time.Hour))},
+		"under way": {rollingPolicy(), []*workloadState{marked(stale(deployment("a", replacing)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour)), stale(deployment("c", paused), renewed(time.Hour))},
 			v1alpha1.RestartCounts{Pending: 2, Blocked: 1, InProgress: 1}, false, "Restarting", []string{
 				"1 are being restarted: Deployment shop/a; 1 wait for their turn: Deployment shop/b; 1 cannot be restarted: Deployment shop/c (it is paused)"}},
 		"no window": {rollingPolicy(func(r *v1alpha1.Restart) {
 			r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 * * *", Duration: "1h", TimeZone: "UTC"}}
-		}), []*item{stale(deployment("b"), renewed(time.Hour))}, v1alpha1.RestartCounts{Pending: 1}, false, "Restarting", []string{"1 wait for their turn, from 2071-03-15T02:00:00Z: Deployment shop/b"}},
+		}), []*workloadState{stale(deployment("b"), renewed(time.Hour))}, v1alpha1.RestartCounts{Pending: 1}, false, "Restarting", []string{"1 wait for their turn, from 2071-03-15T02:00:00Z: Deployment shop/b"}},
 		"a window that never opens": {rollingPolicy(func(r *v1alpha1.Restart) {
 			r.Windows = []v1alpha1.RestartWindow{{Schedule: "0 2 31 2 *", Duration: "1h", TimeZone: "UTC"}}
-		}), []*item{stale(deployment("b"), renewed(time.Hour))}, v1alpha1.RestartCounts{Pending: 1}, false, "Restarting", []string{"in a window that never opens: Deployment shop/b"}},
+		}), []*workloadState{stale(deployment("b"), renewed(time.Hour))}, v1alpha1.RestartCounts{Pending: 1}, false, "Restarting", []string{"in a window that never opens: Deployment shop/b"}},
 		"a window that makes no sense": {rollingPolicy(func(r *v1alpha1.Restart) { r.Windows = []v1alpha1.RestartWindow{{Schedule: "nonsense"}} }),
 			nil, v1alpha1.RestartCounts{}, true, "InvalidWindow", []string{"spec.restart.windows[0].schedule: "}},
-		"none": {rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*item{stale(deployment("b"), renewed(time.Hour))},
+		"none": {rollingPolicy(func(r *v1alpha1.Restart) { r.Strategy = v1alpha1.RestartNone }), []*workloadState{stale(deployment("b"), renewed(time.Hour))},
 			v1alpha1.RestartCounts{Pending: 1}, false, "StrategyNone", []string{"1 would be restarted by spec.restart.strategy RollingRestart: Deployment shop/b"}},
-		"opted out": {rollingPolicy(), []*item{stale(deployment("b", func(d *appsv1.Deployment) {
+		"opted out": {rollingPolicy(), []*workloadState{stale(deployment("b", func(d *appsv1.Deployment) {
 			d.Annotations = map[string]string{v1alpha1.AnnotationRestart: "false"}
 		}), renewed(time.Hour))}, v1alpha1.RestartCounts{OptedOut: 1}, false, "Restarting", []string{"1 opted out: Deployment shop/b"}},
 	} {
@@ -184,9 +184,9 @@ func TestReport(t *testing.T) {
 			if !reflect.DeepEqual(*report.Counts, tc.counts) || report.Halted != tc.halted || report.Reason != tc.reason {
 				t.Errorf("it reports %+v", report)
 			}
-			for _, says := range tc.says {
-				if !strings.Contains(report.Message, says) {
-					t.Errorf("it says %q, want %q", report.Message, says)
+			for _, message := range tc.message {
+				if !strings.Contains(report.Message, message) {
+					t.Errorf("it says %q, want %q", report.Message, message)
 				}
 			}
 		})
@@ -196,9 +196,9 @@ func TestReport(t *testing.T) {
 // The same one is named, in whichever order the failed ones come.
 func TestHaltIsStable(t *testing.T) {
 	t.Parallel()
-	failed := func(name string) *item { return marked(stale(deployment(name, stuck)), time.Minute, "") }
-	for _, items := range [][]*item{{failed("a"), failed("b")}, {failed("b"), failed("a")}} {
-		if got := planFor(now, rollingPolicy(), items).halts; got == nil || got.GetName() != "a" {
+	failed := func(name string) *workloadState { return marked(stale(deployment(name, stuck)), time.Minute, "") }
+	for _, items := range [][]*workloadState{{failed("a"), failed("b")}, {failed("b"), failed("a")}} {
+		if got := planFor(now, rollingPolicy(), items).haltedBy; got == nil || got.GetName() != "a" {
 			t.Errorf("%v halts, want a", got)
 		}
 	}
@@ -207,21 +207,21 @@ func TestHaltIsStable(t *testing.T) {
 // Many workloads make no long sentence, and the same one in whichever order they come.
 func TestReportIsShort(t *testing.T) {
 	t.Parallel()
-	var items []*item
+	var items []*workloadState
 	for i := range 50 {
 		items = append(items, stale(deployment(fmt.Sprintf("web-%02d", i)), renewed(time.Hour)))
 	}
-	said := planFor(now, rollingPolicy(), items).report().Message
+	message := planFor(now, rollingPolicy(), items).report().Message
 	slices.Reverse(items)
-	if again := planFor(now, rollingPolicy(), items).report().Message; again != said || !strings.HasSuffix(said, "Deployment shop/web-03, Deployment shop/web-04, …") {
-		t.Errorf("it says %q, and then %q", said, again)
+	if again := planFor(now, rollingPolicy(), items).report().Message; again != message || !strings.HasSuffix(message, "Deployment shop/web-03, Deployment shop/web-04, …") {
+		t.Errorf("it says %q, and then %q", message, again)
 	}
 }
 
 // A rotation waits for what its policy restarts, and for nobody else.
-func TestWaits(t *testing.T) {
+func TestWaitMessage(t *testing.T) {
 	t.Parallel()
-	both := func(name string, edits ...func(*appsv1.Deployment)) *item {
+	both := func(name string, edits ...func(*appsv1.Deployment)) *workloadState {
 		return stale(deployment(name, edits...), renewed(time.Hour), trusts(time.Hour), trusts(time.Minute))
 	}
 	one := func(held int32) rotation.Restarts {
@@ -235,7 +235,7 @@ func TestWaits(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		policy *v1alpha1.ServingCertPolicy
-		item   *item
+		item   *workloadState
 		want   rotation.Restarts
 	}{
 		"it waits":                    {rollingPolicy(), both("a"), one(0)},
@@ -254,9 +254,9 @@ func TestWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			waits := map[string]rotation.Restarts{}
-			planFor(now, tc.policy, []*item{tc.item}).hold(waits)
-			if got := waits["default"]; fmt.Sprint(got) != fmt.Sprint(tc.want) {
+			restarts := map[string]rotation.Restarts{}
+			planFor(now, tc.policy, []*workloadState{tc.item}).addRotationRestarts(restarts)
+			if got := restarts["default"]; fmt.Sprint(got) != fmt.Sprint(tc.want) {
 				t.Errorf("it waits for %+v, want %+v", got, tc.want)
 			}
 		})

@@ -14,95 +14,95 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// memory is what was found out about the pods of workloads, as long as these do not change: pods are in no cache.
-type memory map[types.UID]*remembered
+// podCache is what was found out about the pods of workloads, as long as these do not change: pods are in no cache.
+type podCache map[types.UID]*cachedStarts
 
-type remembered struct {
+type cachedStarts struct {
 	version string
-	starts
+	podStarts
 }
 
-// again is how long a workload is not restarted again for the same change: something undoes what we do.
-const again = time.Hour
+// retryInterval is how long a workload is not restarted again for the same change: something undoes what we do.
+const retryInterval = time.Hour
 
-// many workloads of a namespace are looked at together: each list of pods by a selector goes through all pods of the namespace.
-const many = 4
+// listThreshold workloads of a namespace are looked at together: each list of pods by a selector goes through all pods of the namespace.
+const listThreshold = 4
 
-// look finds out which changes the pods of workloads do not know of.
-func (r *Reconciler) look(ctx context.Context, now time.Time, items []*item) (failed []error) {
-	strangers := map[string][]*item{}
-	for _, one := range items {
-		if one.goesOn(now) {
+// refresh finds out which changes the pods of workloads do not know of.
+func (r *Reconciler) refresh(ctx context.Context, now time.Time, items []*workloadState) (failed []error) {
+	uncached := map[string][]*workloadState{}
+	for _, item := range items {
+		if item.isRollingOut(now) {
 			continue
 		}
-		known := r.pods[one.GetUID()]
-		if known == nil || known.version != one.GetResourceVersion() || known.over(now) || one.polled() {
-			strangers[one.GetNamespace()] = append(strangers[one.GetNamespace()], one)
+		cached := r.pods[item.GetUID()]
+		if cached == nil || cached.version != item.GetResourceVersion() || cached.kubeletOverdue(now) || item.polled() {
+			uncached[item.GetNamespace()] = append(uncached[item.GetNamespace()], item)
 			continue
 		}
-		r.know(now, one)
+		r.applyCached(now, item)
 	}
-	for namespace, some := range strangers {
-		if err := r.meet(ctx, now, namespace, some); err != nil {
+	for namespace, items := range uncached {
+		if err := r.listPods(ctx, now, namespace, items); err != nil {
 			failed = append(failed, fmt.Errorf("list the pods of namespace %s: %w", namespace, err))
-			for _, one := range some {
+			for _, item := range items {
 				// Whether they hold something old is not known.
-				r.failed(now, one, "its pods cannot be listed", err, retryFailed)
-				one.unknown = one.changes
+				r.recordFailure(now, item, "its pods cannot be listed", err, retryFailed)
+				item.pendingChanges = item.changes
 			}
 			continue
 		}
-		for _, one := range some {
-			r.know(now, one)
+		for _, item := range items {
+			r.applyCached(now, item)
 		}
 	}
 	return failed
 }
 
-// know is what is remembered of a workload.
-func (r *Reconciler) know(now time.Time, one *item) {
-	known := r.pods[one.GetUID()]
-	one.unknown, one.progress = known.unknown(one.changes), later(one.progress, known.progress)
-	one.expires, one.expiring = known.firstExpiry(one.unknown)
-	one.workload, one.away = one.without(known.away), known.away
-	one.unreadyOld = len(known.unreadyUnknown(one.changes)) > 0
+// applyCached is what is remembered of a workload.
+func (r *Reconciler) applyCached(now time.Time, item *workloadState) {
+	cached := r.pods[item.GetUID()]
+	item.pendingChanges, item.progress = cached.pendingChanges(item.changes), latest(item.progress, cached.lastProgress)
+	item.expires, item.expiring = cached.firstExpiry(item.pendingChanges)
+	item.workload, item.unreachable = item.withoutUnreachable(cached.unreachable), cached.unreachable
+	item.unreadyOutdated = len(cached.unreadyUnknown(item.changes)) > 0
 	switch {
-	case len(one.unknown) == 0 || one.turn != nil:
-		one.rolls = time.Time{}
-	case one.rollout.rolling && one.rolls.IsZero():
-		one.rolls = now
+	case len(item.pendingChanges) == 0 || item.ongoing != nil:
+		item.rollingSince = time.Time{}
+	case item.rollout.rolling && item.rollingSince.IsZero():
+		item.rollingSince = now
 	}
-	if one.retries = later(one.retries, known.until); one.turn == nil && len(one.unknown) > 0 && now.Sub(one.began) < again && !last(one.unknown).After(one.restarted) {
-		one.retries = one.began.Add(again)
-		one.refusal = "it was restarted for this already, and its pods hold what they held before: its owner undid the restart; it is tried again at " +
-			one.began.Add(again).UTC().Format(time.RFC3339)
+	if item.recheckAt = latest(item.recheckAt, cached.kubeletDeadline); item.ongoing == nil && len(item.pendingChanges) > 0 && now.Sub(item.restartedAt) < retryInterval && !latestChange(item.pendingChanges).After(item.restartedFor) {
+		item.recheckAt = item.restartedAt.Add(retryInterval)
+		item.refusal = "it was restarted for this already, and its pods hold what they held before: its owner undid the restart; it is tried again at " +
+			item.restartedAt.Add(retryInterval).UTC().Format(time.RFC3339)
 	}
 }
 
-// meet looks at the pods of some workloads of a namespace.
-func (r *Reconciler) meet(ctx context.Context, now time.Time, namespace string, items []*item) error {
-	found := map[string]*remembered{}
-	for _, one := range items {
-		found[one.owner()] = &remembered{version: one.GetResourceVersion(), starts: newStarts()}
+// listPods looks at the pods of some workloads of a namespace.
+func (r *Reconciler) listPods(ctx context.Context, now time.Time, namespace string, items []*workloadState) error {
+	starts := map[string]*cachedStarts{}
+	for _, item := range items {
+		starts[item.owner()] = &cachedStarts{version: item.GetResourceVersion(), podStarts: newPodStarts()}
 	}
-	look := func(pod *corev1.Pod) {
-		if met := found[ownerOf(pod)]; met != nil {
-			met.look(now, pod)
+	addPod := func(pod *corev1.Pod) {
+		if owner := starts[ownerOf(pod)]; owner != nil {
+			owner.add(now, pod)
 		}
 	}
-	if len(items) >= many {
-		if err := r.eachPod(ctx, look, client.InNamespace(namespace)); err != nil {
+	if len(items) >= listThreshold {
+		if err := r.eachPod(ctx, addPod, client.InNamespace(namespace)); err != nil {
 			return err
 		}
 	} else {
-		for _, one := range items {
-			if err := r.eachPodOf(ctx, one.workload, look); err != nil {
+		for _, item := range items {
+			if err := r.eachPodOf(ctx, item.workload, addPod); err != nil {
 				return err
 			}
 		}
 	}
-	for _, one := range items {
-		r.pods[one.GetUID()] = found[one.owner()]
+	for _, item := range items {
+		r.pods[item.GetUID()] = starts[item.owner()]
 	}
 	return nil
 }
@@ -120,14 +120,14 @@ func (r *Reconciler) eachPodOf(ctx context.Context, w *workload, do func(*corev1
 	}, client.InNamespace(w.GetNamespace()), client.MatchingLabelsSelector{Selector: selector})
 }
 
-// page is how many pods are held at once.
-const page = 500
+// podsPerPage is how many pods are held at once.
+const podsPerPage = 500
 
 // eachPod calls a function with each pod that has not ended.
 func (r *Reconciler) eachPod(ctx context.Context, do func(*corev1.Pod), options ...client.ListOption) error {
 	for next := ""; ; {
 		var pods corev1.PodList
-		if err := r.Live.List(ctx, &pods, append(slices.Clone(options), client.Limit(page), client.Continue(next))...); err != nil {
+		if err := r.Live.List(ctx, &pods, append(slices.Clone(options), client.Limit(podsPerPage), client.Continue(next))...); err != nil {
 			return err
 		}
 		for i := range pods.Items {
@@ -168,23 +168,23 @@ func ownerOf(pod *corev1.Pod) string {
 
 // forget what is known of workloads that are gone.
 func (r *Reconciler) forget(present []*workload) {
-	there, inhabited := map[types.UID]bool{}, map[string]bool{}
+	exists, namespaces := map[types.UID]bool{}, map[string]bool{}
 	for _, w := range present {
-		there[w.GetUID()], inhabited[w.GetNamespace()] = true, true
+		exists[w.GetUID()], namespaces[w.GetNamespace()] = true, true
 	}
 	for uid := range r.pods {
-		if !there[uid] {
+		if !exists[uid] {
 			delete(r.pods, uid)
 		}
 	}
-	for uid := range r.ledger {
-		if !there[uid] {
-			delete(r.ledger, uid)
+	for uid := range r.records {
+		if !exists[uid] {
+			delete(r.records, uid)
 		}
 	}
-	for namespace := range r.tenants {
-		if !inhabited[namespace] {
-			delete(r.tenants, namespace)
+	for namespace := range r.namespaces {
+		if !namespaces[namespace] {
+			delete(r.namespaces, namespace)
 		}
 	}
 }

@@ -32,9 +32,9 @@ func podOf(deployment string, n int, started time.Duration) *corev1.Pod {
 
 // The pods of one workload are listed by its selector, and those of many at once; either way each workload knows its own, and nothing is
 // listed again before it changes.
-func TestLook(t *testing.T) {
+func TestRefresh(t *testing.T) {
 	t.Parallel()
-	for _, workloads := range []int{1, 2, many, 9} {
+	for _, workloads := range []int{1, 2, listThreshold, 9} {
 		t.Run(fmt.Sprint(workloads), func(t *testing.T) {
 			t.Parallel()
 			lists := 0
@@ -44,37 +44,37 @@ func TestLook(t *testing.T) {
 					return c.List(ctx, list, options...)
 				},
 			})
-			var items []*item
+			var items []*workloadState
 			for i := range workloads {
 				name := fmt.Sprintf("web-%d", i)
-				one := stale(deployment(name, func(d *appsv1.Deployment) {
+				item := stale(deployment(name, func(d *appsv1.Deployment) {
 					d.UID, d.ResourceVersion = types.UID(name), "1"
 					d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
 				}), renewed(time.Hour))
-				items = append(items, one)
-				gone, ended, stranger := podOf(name, 3, 9*time.Hour), podOf(name, 4, 9*time.Hour), podOf(name, 5, 9*time.Hour)
+				items = append(items, item)
+				gone, ended, other := podOf(name, 3, 9*time.Hour), podOf(name, 4, 9*time.Hour), podOf(name, 5, 9*time.Hour)
 				gone.DeletionTimestamp, gone.Finalizers = new(metav1.NewTime(now)), []string{"example.org/keep"}
-				ended.Status.Phase, stranger.OwnerReferences = corev1.PodFailed, nil
+				ended.Status.Phase, other.OwnerReferences = corev1.PodFailed, nil
 				// Every other one was restarted by itself.
 				started := []time.Duration{2 * time.Hour, time.Minute}[i%2]
-				builder.WithObjects(podOf(name, 1, time.Minute), podOf(name, 2, started), gone, ended, stranger)
+				builder.WithObjects(podOf(name, 1, time.Minute), podOf(name, 2, started), gone, ended, other)
 			}
 			r := New(Reconciler{Live: builder.Build()})
 			for range 2 {
-				if failed := r.look(t.Context(), now, items); len(failed) > 0 {
+				if failed := r.refresh(t.Context(), now, items); len(failed) > 0 {
 					t.Fatal(failed)
 				}
 			}
-			for i, one := range items {
-				if got := len(one.unknown) > 0; got != (i%2 == 0) {
-					t.Errorf("%s holds something old: %t", one, got)
+			for i, item := range items {
+				if got := len(item.pendingChanges) > 0; got != (i%2 == 0) {
+					t.Errorf("%s holds something old: %t", item, got)
 				}
 			}
-			if want := map[bool]int{true: 1, false: workloads}[workloads >= many]; lists != want {
+			if want := map[bool]int{true: 1, false: workloads}[workloads >= listThreshold]; lists != want {
 				t.Errorf("pods were listed %d times, want %d", lists, want)
 			}
 			items[0].SetResourceVersion("2")
-			if failed := r.look(t.Context(), now, items); len(failed) > 0 || lists > workloads+1 {
+			if failed := r.refresh(t.Context(), now, items); len(failed) > 0 || lists > workloads+1 {
 				t.Errorf("one has changed, and pods were listed %d times (%v)", lists, failed)
 			}
 		})
@@ -88,29 +88,29 @@ func TestRestartThatDoesNotHelp(t *testing.T) {
 		d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
 	})
 	r := New(Reconciler{Live: fake.NewClientBuilder().WithObjects(podOf("web", 1, 9*time.Hour)).Build()})
-	known := &entry{}
+	record := &restartRecord{}
 	look := func(at time.Time, changes ...change) state {
 		t.Helper()
-		one := stale(w, changes...)
-		one.entry = known
-		if failed := r.look(t.Context(), at, []*item{one}); len(failed) > 0 {
+		item := stale(w, changes...)
+		item.restartRecord = record
+		if failed := r.refresh(t.Context(), at, []*workloadState{item}); len(failed) > 0 {
 			t.Fatal(failed)
 		}
-		got, _ := one.state(at)
+		got, _ := item.state(at)
 		return got
 	}
 	if got := look(now, renewed(time.Hour)); got != pending {
 		t.Fatalf("it is %s before it is restarted", got)
 	}
-	known.restarted, known.began = now.Add(-time.Hour), now
+	record.restartedFor, record.restartedAt = now.Add(-time.Hour), now
 	for name, tc := range map[string]struct {
 		after   time.Duration
 		changes []change
 		want    state
 	}{
-		"for the same":     {time.Minute, []change{renewed(time.Hour)}, held},
+		"for the same":     {time.Minute, []change{renewed(time.Hour)}, blocked},
 		"for another":      {time.Minute, []change{renewed(time.Hour), trusts(time.Minute)}, pending},
-		"an hour later":    {again, []change{renewed(time.Hour)}, pending},
+		"an hour later":    {retryInterval, []change{renewed(time.Hour)}, pending},
 		"for nothing more": {time.Minute, nil, current},
 	} {
 		if got := look(now.Add(tc.after), tc.changes...); got != tc.want {

@@ -33,44 +33,44 @@ func (r refusal) of(w *workload, now time.Time) string {
 	return r.message
 }
 
-// tenant is what is known of a namespace. A webhook is mostly for all of one: thousands of its workloads must not cost a try each.
-type tenant struct {
-	// served is when one of its workloads last had a turn, or was to have one.
-	served time.Time
+// namespaceState is what is known of a namespace. A webhook is mostly for all of one: thousands of its workloads must not cost a try each.
+type namespaceState struct {
+	// lastTurn is when one of its workloads last had a turn, or was to have one.
+	lastTurn time.Time
 	// refusal is why none of them is tried now.
 	refusal refusal
 }
 
-// failed notes that a workload could not be restarted, or its pod not be evicted, and tells its owner.
-func (r *Reconciler) failed(now time.Time, one *item, what string, err error, retry time.Duration) {
-	made := refusal{message: what + ": " + err.Error(), until: now.Add(retry)}
-	if apply.Refused(err) || apply.Unpermitted(err) {
-		made.version = one.GetResourceVersion()
+// recordFailure notes that a workload could not be restarted, or its pod not be evicted, and tells its owner.
+func (r *Reconciler) recordFailure(now time.Time, item *workloadState, what string, err error, retry time.Duration) {
+	failure := refusal{message: what + ": " + err.Error(), until: now.Add(retry)}
+	if apply.IsRejected(err) || apply.IsNotPermitted(err) {
+		failure.version = item.GetResourceVersion()
 	}
-	if one.entry.refusal.message != made.message {
+	if item.restartRecord.refusal.message != failure.message {
 		reason := "RestartFailed"
 		if errors.Is(err, errBudgets) {
 			reason = "MultipleBudgets" // an Event of the same reason, a minute ago, would swallow this one
 		}
-		r.Recorder.Eventf(one.Object, nil, corev1.EventTypeWarning, reason, "Restart", "%s; it is tried again within %s", made.message, retry)
+		r.Recorder.Eventf(item.Object, nil, corev1.EventTypeWarning, reason, "Restart", "%s; it is tried again within %s", failure.message, retry)
 	}
-	one.entry.refusal, one.refusal = made, made.message
+	item.restartRecord.refusal, item.refusal = failure, failure.message
 }
 
-// written notes how a write of a workload went, and reports whether it was made. What changed meanwhile is looked at anew.
-func (r *Reconciler) written(now time.Time, one *item, what string, err error) bool {
-	served := tenant{served: now}
-	one.tried = now
+// recordWrite notes how a write of a workload went, and reports whether it was made. What changed meanwhile is looked at anew.
+func (r *Reconciler) recordWrite(now time.Time, item *workloadState, what string, err error) bool {
+	state := namespaceState{lastTurn: now}
+	item.lastFailedWrite = now
 	switch {
 	case err == nil:
-		one.entry.refusal, one.tried = refusal{}, time.Time{}
-	case apply.Going(err) || apply.Conflict(err):
-	case apply.Refused(err), apply.Unpermitted(err):
-		r.failed(now, one, what, err, retryRefused)
+		item.restartRecord.refusal, item.lastFailedWrite = refusal{}, time.Time{}
+	case apply.IsGone(err) || apply.IsConflict(err):
+	case apply.IsRejected(err), apply.IsNotPermitted(err):
+		r.recordFailure(now, item, what, err, retryRefused)
 	default:
-		r.failed(now, one, what, err, retryFailed)
-		served.refusal = one.entry.refusal
+		r.recordFailure(now, item, what, err, retryFailed)
+		state.refusal = item.restartRecord.refusal
 	}
-	r.tenants[one.GetNamespace()] = served
+	r.namespaces[item.GetNamespace()] = state
 	return err == nil
 }

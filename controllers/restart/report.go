@@ -31,19 +31,19 @@ func notPermitted(policy *v1alpha1.ServingCertPolicy) Report {
 	return Report{Reason: "StrategyNone", Message: "nothing is restarted; what would have to be is not known, for " + component, Late: late}
 }
 
-// few is how many workloads a sentence names.
-const few = 5
+// maxNames is how many workloads a sentence names.
+const maxNames = 5
 
-// some are the first few, by the alphabet.
-func some(names []string, more string) []string {
-	at, _ := slices.BinarySearch(names, more)
-	names = slices.Insert(names, at, more)
-	return names[:min(len(names), few+1)]
+// insertSorted are the first few, by the alphabet.
+func insertSorted(names []string, name string) []string {
+	index, _ := slices.BinarySearch(names, name)
+	names = slices.Insert(names, index, name)
+	return names[:min(len(names), maxNames+1)]
 }
 
-func named(names []string) string {
-	if len(names) > few {
-		return strings.Join(names[:few], ", ") + ", …"
+func joinNames(names []string) string {
+	if len(names) > maxNames {
+		return strings.Join(names[:maxNames], ", ") + ", …"
 	}
 	return strings.Join(names, ", ")
 }
@@ -52,56 +52,56 @@ func named(names []string) string {
 func (p *plan) report() Report {
 	size := func(s state) int32 { return int32(len(p.byState[s])) }
 	report := Report{Late: p.late, Counts: &v1alpha1.RestartCounts{
-		Pending:    size(pending) + size(rolling) + size(held),
+		Pending:    size(pending) + size(rolling) + size(blocked),
 		InProgress: size(restarting) + size(overdue), Failed: size(failed), OptedOut: size(optedOut),
-		Rolling: size(rolling), Blocked: size(held), Overdue: size(overdue), Workloads: p.workloads(),
+		Rolling: size(rolling), Blocked: size(blocked), Overdue: size(overdue), Workloads: p.workloads(),
 	}}
 	switch {
-	case p.invalid != nil:
-		report.Halted, report.Reason, report.Message = true, "InvalidWindow", p.invalid.Error()
-	case p.halts != nil:
+	case p.windowError != nil:
+		report.Halted, report.Reason, report.Message = true, "InvalidWindow", p.windowError.Error()
+	case p.haltedBy != nil:
 		report.Halted, report.Reason = true, "RolloutFailed"
 		report.Message = fmt.Sprintf("%s was restarted, and %s: no other workload is restarted until its rollout is complete; repair it, "+
-			"undo it with kubectl rollout undo, or set spec.restart.onFailure to Continue", p.halts, p.why[p.halts])
+			"undo it with kubectl rollout undo, or set spec.restart.onFailure to Continue", p.haltedBy, p.reasons[p.haltedBy])
 	default:
-		report.Reason, report.Message = p.sum()
+		report.Reason, report.Message = p.summarize()
 	}
 	return report
 }
 
-// sum says in a sentence how the restarts stand.
-func (p *plan) sum() (reason, message string) {
+// summarize says in a sentence how the restarts stand.
+func (p *plan) summarize() (reason, message string) {
 	var parts []string
-	sayOf := func(s state, items []*item, text string) {
+	sayOf := func(s state, items []*workloadState, text string) {
 		if len(items) > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s: %s", len(items), text, named(p.names(s, items))))
+			parts = append(parts, fmt.Sprintf("%d %s: %s", len(items), text, joinNames(p.names(s, items))))
 		}
 	}
-	say := func(s state, text string) { sayOf(s, p.byState[s], text) }
+	addPart := func(s state, text string) { sayOf(s, p.byState[s], text) }
 	reason = "AllCurrent"
-	for _, s := range []state{pending, rolling, held, optedOut, restarting, overdue, failed} {
+	for _, s := range []state{pending, rolling, blocked, optedOut, restarting, overdue, failed} {
 		if len(p.byState[s]) > 0 {
 			reason = "Restarting"
 		}
 	}
-	waits := "wait for their turn"
+	pendingMessage := "wait for their turn"
 	switch {
 	case !p.restarts():
-		waits = "would be restarted by spec.restart.strategy RollingRestart"
-	case p.closed && p.opens.IsZero():
-		waits += " in a window that never opens"
-	case p.closed:
-		waits += ", from " + p.opens.UTC().Format(time.RFC3339)
+		pendingMessage = "would be restarted by spec.restart.strategy RollingRestart"
+	case p.windowClosed && p.windowOpensAt.IsZero():
+		pendingMessage += " in a window that never opens"
+	case p.windowClosed:
+		pendingMessage += ", from " + p.windowOpensAt.UTC().Format(time.RFC3339)
 	}
-	say(restarting, "are being restarted")
-	say(overdue, "still roll")
+	addPart(restarting, "are being restarted")
+	addPart(overdue, "still roll")
 	outside, others := p.exempt()
 	sayOf(pending, outside, "wait for their turn outside the windows, for what they hold expires before the next one opens")
-	sayOf(pending, others, waits)
-	say(rolling, "roll for another reason")
-	say(held, "cannot be restarted")
-	say(failed, "failed")
-	say(optedOut, "opted out")
+	sayOf(pending, others, pendingMessage)
+	addPart(rolling, "roll for another reason")
+	addPart(blocked, "cannot be restarted")
+	addPart(failed, "failed")
+	addPart(optedOut, "opted out")
 	if !p.restarts() {
 		reason = "StrategyNone"
 	}
@@ -109,14 +109,14 @@ func (p *plan) sum() (reason, message string) {
 }
 
 // names are some workloads in a state, with the reason.
-func (p *plan) names(s state, items []*item) []string {
+func (p *plan) names(s state, items []*workloadState) []string {
 	var names []string
-	for _, one := range items {
-		name := one.String()
-		if why := p.why[one]; why != "" && s != optedOut {
-			name += " (" + why + ")"
+	for _, item := range items {
+		name := item.String()
+		if reason := p.reasons[item]; reason != "" && s != optedOut {
+			name += " (" + reason + ")"
 		}
-		names = some(names, name)
+		names = insertSorted(names, name)
 	}
 	return names
 }

@@ -17,10 +17,10 @@ const (
 )
 
 const (
-	// patience is how long a rollout may go without progress where the workload does not say: as long as a Deployment's by default.
-	patience = 10 * time.Minute
-	// maxPatience bounds what a workload may ask for: somebody waits in line behind it.
-	maxPatience = time.Hour
+	// progressTimeout is how long a rollout may go without progress where the workload does not say: as long as a Deployment's by default.
+	progressTimeout = 10 * time.Minute
+	// maxProgressTimeout bounds what a workload may ask for: somebody waits in line behind it.
+	maxProgressTimeout = time.Hour
 )
 
 // rollout is how far a workload is with its own template, as `kubectl rollout status` tells it.
@@ -31,16 +31,16 @@ type rollout struct {
 	available bool
 	// wanted is the number of pods.
 	wanted int32
-	// missed: the workload's controller says that the rollout missed its deadline.
-	missed bool
+	// deadlineExceeded: the workload's controller says that the rollout missed its deadline.
+	deadlineExceeded bool
 	// progress is when the workload's controller last saw some; zero where it does not tell.
 	progress time.Time
 	// paused by its owner.
 	paused bool
-	// byHand: pods are replaced when somebody removes them; staged: for a partition keeps some of them on the older template.
-	byHand, staged bool
-	// outOfNodes: its controller replaces no pod, for those that are left out are as many as may be unavailable.
-	outOfNodes bool
+	// manualUpdate: pods are replaced when somebody removes them; staged: for a partition keeps some of them on the older template.
+	manualUpdate, staged bool
+	// unavailableBudgetUsed: its controller replaces no pod, for those that are left out are as many as may be unavailable.
+	unavailableBudgetUsed bool
 	// updating: an update of the owner's waits for somebody to remove pods.
 	updating bool
 }
@@ -49,16 +49,16 @@ func ofDeployment(d *appsv1.Deployment) *workload {
 	wanted, status := ptr.Deref(d.Spec.Replicas, 1), d.Status
 	rolling := status.ObservedGeneration < d.Generation || status.UpdatedReplicas < wanted || status.Replicas > status.UpdatedReplicas
 	var progress appsv1.DeploymentCondition
-	if at := slices.IndexFunc(status.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentProgressing }); at >= 0 {
-		progress = status.Conditions[at]
+	if index := slices.IndexFunc(status.Conditions, func(c appsv1.DeploymentCondition) bool { return c.Type == appsv1.DeploymentProgressing }); index >= 0 {
+		progress = status.Conditions[index]
 	}
 	return &workload{
 		Object: d, kind: kindDeployment, named: true, template: &d.Spec.Template, selector: d.Spec.Selector,
-		patience: min(time.Duration(cmp.Or(ptr.Deref(d.Spec.ProgressDeadlineSeconds, 0), int32(patience/time.Second)))*time.Second, maxPatience),
+		progressTimeout: min(time.Duration(cmp.Or(ptr.Deref(d.Spec.ProgressDeadlineSeconds, 0), int32(progressTimeout/time.Second)))*time.Second, maxProgressTimeout),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
-			missed:   progress.Reason == "ProgressDeadlineExceeded" && status.ObservedGeneration >= d.Generation,
-			progress: progress.LastUpdateTime.Time, paused: d.Spec.Paused,
+			deadlineExceeded: progress.Reason == "ProgressDeadlineExceeded" && status.ObservedGeneration >= d.Generation,
+			progress:         progress.LastUpdateTime.Time, paused: d.Spec.Paused,
 		},
 	}
 }
@@ -74,10 +74,10 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 	}
 	return &workload{
 		Object: s, kind: kindStatefulSet, template: &s.Spec.Template, selector: s.Spec.Selector,
-		patience: patienceAfter(s.Spec.MinReadySeconds),
+		progressTimeout: progressTimeoutFor(s.Spec.MinReadySeconds),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
-			byHand: onDelete || staged, staged: staged && !onDelete,
+			manualUpdate: onDelete || staged, staged: staged && !onDelete,
 			// A pod that is not made yet will be of the new template.
 			updating: onDelete && status.UpdatedReplicas < min(status.Replicas, wanted),
 		},
@@ -89,7 +89,7 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 // that one included.
 func (w *workload) orderedRevision() string {
 	s, ok := w.Object.(*appsv1.StatefulSet)
-	if !ok || w.rollout.byHand || s.Spec.PodManagementPolicy == appsv1.ParallelPodManagement || s.Status.ObservedGeneration < s.Generation {
+	if !ok || w.rollout.manualUpdate || s.Spec.PodManagementPolicy == appsv1.ParallelPodManagement || s.Status.ObservedGeneration < s.Generation {
 		return ""
 	}
 	return s.Status.UpdateRevision
@@ -97,22 +97,22 @@ func (w *workload) orderedRevision() string {
 
 // ofDaemonSet leaves out as many pods as are on nodes that do not answer; not those that its controller does not count, for they do not tolerate
 // what such a node is tainted with.
-func ofDaemonSet(d *appsv1.DaemonSet, away int32) *workload {
+func ofDaemonSet(d *appsv1.DaemonSet, unreachable int32) *workload {
 	status := d.Status
-	wanted := max(status.DesiredNumberScheduled-max(away-status.NumberMisscheduled, 0), 0)
+	wanted := max(status.DesiredNumberScheduled-max(unreachable-status.NumberMisscheduled, 0), 0)
 	onDelete := d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType
 	observed, updated := status.ObservedGeneration >= d.Generation, status.UpdatedNumberScheduled >= wanted
 	rolling := !observed || (!onDelete && !updated)
 	return &workload{
 		Object: d, kind: kindDaemonSet, template: &d.Spec.Template, selector: d.Spec.Selector,
-		patience: patienceAfter(d.Spec.MinReadySeconds),
+		progressTimeout: progressTimeoutFor(d.Spec.MinReadySeconds),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.NumberAvailable >= wanted, wanted: wanted,
-			byHand: onDelete, updating: onDelete && !updated,
+			manualUpdate: onDelete, updating: onDelete && !updated,
 		},
 	}
 }
 
-func patienceAfter(minReadySeconds int32) time.Duration {
-	return min(patience+time.Duration(minReadySeconds)*time.Second, maxPatience)
+func progressTimeoutFor(minReadySeconds int32) time.Duration {
+	return min(progressTimeout+time.Duration(minReadySeconds)*time.Second, maxProgressTimeout)
 }

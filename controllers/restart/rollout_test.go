@@ -41,7 +41,7 @@ func TestRollout(t *testing.T) {
 		"not all available":          {deployment("web", func(d *d) { d.Status.AvailableReplicas = 1 }), rollout{}},
 		"as many as by default":      {deployment("web", func(d *d) { d.Spec.Replicas, d.Status.Replicas, d.Status.UpdatedReplicas = nil, 1, 1 }), rollout{available: true}},
 		"none":                       {deployment("web", func(d *d) { d.Spec.Replicas, d.Status = new(int32(0)), appsv1.DeploymentStatus{ObservedGeneration: 3} }), rollout{available: true}},
-		"it missed its deadline":     {deployment("web", progressing("ProgressDeadlineExceeded")), rollout{available: true, missed: true, progress: now}},
+		"it missed its deadline":     {deployment("web", progressing("ProgressDeadlineExceeded")), rollout{available: true, deadlineExceeded: true, progress: now}},
 		"it missed the one before":   {deployment("web", progressing("ProgressDeadlineExceeded"), func(d *d) { d.Generation++ }), rollout{rolling: true, progress: now}},
 		"it progresses":              {deployment("web", progressing("ReplicaSetUpdated")), rollout{available: true, progress: now}},
 		"paused":                     {deployment("web", func(d *d) { d.Spec.Paused = true }), rollout{available: true, paused: true}},
@@ -50,19 +50,19 @@ func TestRollout(t *testing.T) {
 		"its pods are old":           {statefulSet(func(s *s) { s.Status.UpdatedReplicas = 1 }), rollout{rolling: true}},
 		"it is scaled":               {statefulSet(func(s *s) { s.Status.Replicas = 1 }), rollout{rolling: true}},
 		"a pod of it is away":        {statefulSet(func(s *s) { s.Status.AvailableReplicas = 1 }), rollout{}},
-		"on delete":                  {statefulSet(onDelete), rollout{available: true, byHand: true}},
-		"on delete, with an update":  {statefulSet(onDelete, func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true, updating: true}},
-		"on delete, one is missing":  {statefulSet(onDelete, func(s *s) { s.Status.Replicas, s.Status.UpdatedReplicas = 1, 1 }), rollout{rolling: true, byHand: true}},
-		"on delete, updated":         {statefulSet(onDelete, func(s *s) { s.Status.UpdateRevision = "b" }), rollout{available: true, byHand: true}},
-		"staged":                     {statefulSet(partition(1), func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, byHand: true, staged: true}},
+		"on delete":                  {statefulSet(onDelete), rollout{available: true, manualUpdate: true}},
+		"on delete, with an update":  {statefulSet(onDelete, func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, manualUpdate: true, updating: true}},
+		"on delete, one is missing":  {statefulSet(onDelete, func(s *s) { s.Status.Replicas, s.Status.UpdatedReplicas = 1, 1 }), rollout{rolling: true, manualUpdate: true}},
+		"on delete, updated":         {statefulSet(onDelete, func(s *s) { s.Status.UpdateRevision = "b" }), rollout{available: true, manualUpdate: true}},
+		"staged":                     {statefulSet(partition(1), func(s *s) { s.Status.UpdatedReplicas, s.Status.UpdateRevision = 1, "b" }), rollout{available: true, manualUpdate: true, staged: true}},
 		"staged from the first on":   {statefulSet(partition(0)), rollout{available: true}},
 		"a DaemonSet at rest":        {daemonSet(), rollout{available: true}},
 		"some nodes have old pods":   {daemonSet(func(n *n) { n.Status.UpdatedNumberScheduled = 1 }), rollout{rolling: true}},
 		"one is away":                {daemonSet(func(n *n) { n.Status.NumberAvailable = 1 }), rollout{}},
 		"not seen":                   {daemonSet(func(n *n) { n.Generation++ }), rollout{rolling: true}},
 		"no nodes":                   {daemonSet(func(n *n) { n.Status = appsv1.DaemonSetStatus{ObservedGeneration: 3} }), rollout{available: true}},
-		"daemons on delete":          {daemonSet(daemonsOnDelete), rollout{available: true, byHand: true}},
-		"daemons on delete, updated": {daemonSet(daemonsOnDelete, func(n *n) { n.Status.UpdatedNumberScheduled = 1 }), rollout{available: true, byHand: true, updating: true}},
+		"daemons on delete":          {daemonSet(daemonsOnDelete), rollout{available: true, manualUpdate: true}},
+		"daemons on delete, updated": {daemonSet(daemonsOnDelete, func(n *n) { n.Status.UpdatedNumberScheduled = 1 }), rollout{available: true, manualUpdate: true, updating: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -75,7 +75,7 @@ func TestRollout(t *testing.T) {
 }
 
 // A workload may ask for patience, but not without end: somebody waits in line behind it.
-func TestPatience(t *testing.T) {
+func TestProgressTimeout(t *testing.T) {
 	t.Parallel()
 	for want, w := range map[time.Duration]*workload{
 		10 * time.Minute: deployment("web"),
@@ -84,8 +84,8 @@ func TestPatience(t *testing.T) {
 		11 * time.Minute: statefulSet(func(s *appsv1.StatefulSet) { s.Spec.MinReadySeconds = 60 }),
 		12 * time.Minute: daemonSet(func(d *appsv1.DaemonSet) { d.Spec.MinReadySeconds = 120 }),
 	} {
-		if w.patience != want {
-			t.Errorf("the patience with %s is %s, want %s", w, w.patience, want)
+		if w.progressTimeout != want {
+			t.Errorf("the patience with %s is %s, want %s", w, w.progressTimeout, want)
 		}
 	}
 }

@@ -18,30 +18,30 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/servingcert/operator/api/v1alpha1"
-	"github.com/servingcert/operator/controllers/internal/gather"
-	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/injector"
+	"github.com/servingcert/operator/controllers/internal/availability"
+	"github.com/servingcert/operator/controllers/internal/debounce"
 	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/internal/wallclock"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, jumps *wallclock.Watcher) (err error) {
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) (err error) {
 	if r.others, err = newOthers(mgr); err != nil {
 		return err
 	}
 	available := func(ctx context.Context) (bool, error) {
 		permitted, err := r.permitted(ctx)
 		if err == nil {
-			r.findings.permit(permitted)
+			r.findings.setPermitted(permitted)
 		}
 		return permitted, err
 	}
-	return optional.Start(mgr, available, func(context.Context) error { return r.watch(mgr, jumps) })
+	return availability.StartWhenAvailable(mgr, available, func(context.Context) error { return r.watch(mgr, clockWatcher) })
 }
 
-// permitted tells whether the operator may do all that config/components/restarts allows: half of it would let the controller wait for ever.
+// permitted reports whether the operator may do all that config/components/restarts allows: half of it would let the controller wait for ever.
 // It asks by reading first, which writes nothing.
 func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 	for _, list := range []client.ObjectList{&appsv1.DeploymentList{}, &appsv1.StatefulSetList{}, &appsv1.DaemonSetList{}} {
@@ -51,8 +51,8 @@ func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	for _, needed := range needed() {
-		if allowed, err := r.allowed(ctx, needed); err != nil || !allowed {
+	for _, permission := range requiredPermissions() {
+		if allowed, err := r.allowed(ctx, permission); err != nil || !allowed {
 			return false, err
 		}
 	}
@@ -66,7 +66,7 @@ func (r *Reconciler) allowed(ctx context.Context, what authorizationv1.ResourceA
 	return review.Status.Allowed, err
 }
 
-func needed() []authorizationv1.ResourceAttributes {
+func requiredPermissions() []authorizationv1.ResourceAttributes {
 	all := []authorizationv1.ResourceAttributes{{Resource: "pods", Subresource: "eviction", Verb: "create"}}
 	for _, resource := range []string{"deployments", "statefulsets", "daemonsets"} {
 		for _, verb := range []string{"watch", "patch"} {
@@ -77,29 +77,29 @@ func needed() []authorizationv1.ResourceAttributes {
 }
 
 // watch starts the controller.
-func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
+func (r *Reconciler) watch(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) error {
 	c, err := ctrl.NewControllerManagedBy(mgr).
 		Named("restart").
-		Watches(&appsv1.Deployment{}, r.gathered()).
-		Watches(&appsv1.StatefulSet{}, r.gathered()).
-		Watches(&appsv1.DaemonSet{}, r.gathered()).
-		Watches(&corev1.Secret{}, r.gathered()).
-		Watches(&v1alpha1.ServiceCA{}, r.gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
+		Watches(&appsv1.Deployment{}, r.debouncedHandler()).
+		Watches(&appsv1.StatefulSet{}, r.debouncedHandler()).
+		Watches(&appsv1.DaemonSet{}, r.debouncedHandler()).
+		Watches(&corev1.Secret{}, r.debouncedHandler()).
+		Watches(&v1alpha1.ServiceCA{}, r.debouncedHandler(), builder.WithPredicates(ifChanged(func(before, after client.Object) bool {
 			a, _ := before.(*v1alpha1.ServiceCA)
 			b, _ := after.(*v1alpha1.ServiceCA)
 			return a == nil || b == nil || !changedAt(a).Equal(changedAt(b)) || isUrgent(a) != isUrgent(b)
 		}))).
-		Watches(&v1alpha1.ServingCertPolicy{}, r.gathered(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&corev1.Service{}, r.gathered(), builder.WithPredicates(changed(func(before, after client.Object) bool {
+		Watches(&v1alpha1.ServingCertPolicy{}, r.debouncedHandler(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&corev1.Service{}, r.debouncedHandler(), builder.WithPredicates(ifChanged(func(before, after client.Object) bool {
 			a, _ := before.(*corev1.Service)
 			b, _ := after.(*corev1.Service)
 			return a == nil || b == nil || !maps.Equal(a.Spec.Selector, b.Spec.Selector) || !maps.Equal(a.Labels, b.Labels)
 		}))).
-		Watches(servingcert.NamespaceMetadata(), r.gathered(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
-		Watches(trust.ConfigMaps.Metadata(), r.gathered(), builder.WithPredicates(filled()), builder.OnlyMetadata).
-		WatchesRawSource(jumps.Source(wallclock.Requests(everyWorkload))).
+		Watches(servingcert.NamespaceMetadata(), r.debouncedHandler(), builder.WithPredicates(predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		Watches(injector.ConfigMaps.Metadata(), r.debouncedHandler(), builder.WithPredicates(filled()), builder.OnlyMetadata).
+		WatchesRawSource(clockWatcher.Source(wallclock.Requests(allWorkloads))).
 		WithOptions(retry.Options(1)).
-		Build(retry.Quietly(r))
+		Build(retry.WithQuietConflicts(r))
 	if err != nil {
 		return err
 	}
@@ -110,8 +110,8 @@ func (r *Reconciler) watch(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
 	return errors.Join(failed...)
 }
 
-// changed passes over updates that change nothing that matters here.
-func changed(matters func(before, after client.Object) bool) predicate.Predicate {
+// ifChanged passes over updates that change nothing that matters here.
+func ifChanged(matters func(before, after client.Object) bool) predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return matters(e.ObjectOld, e.ObjectNew) }}
 }
 
@@ -125,7 +125,7 @@ func filled() predicate.Predicate {
 	}
 }
 
-// gathered asks for a look at the workloads once what changes has gathered.
-func (r *Reconciler) gathered() handler.EventHandler {
-	return r.seen.Handler(gather.Always(everyWorkload))
+// debouncedHandler asks for a look at the workloads once what changes has gathered.
+func (r *Reconciler) debouncedHandler() handler.EventHandler {
+	return r.debouncer.Handler(debounce.ConstantRequest(allWorkloads))
 }

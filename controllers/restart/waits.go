@@ -7,50 +7,50 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// hold adds the workloads that a rotation waits for: those that the policy restarts, or that roll for another reason.
-func (p *plan) hold(waits map[string]rotation.Restarts) {
-	if !p.restarts() || p.invalid != nil {
+// addRotationRestarts adds the workloads that a rotation waits for: those that the policy restarts, or that roll for another reason.
+func (p *plan) addRotationRestarts(restarts map[string]rotation.Restarts) {
+	if !p.restarts() || p.windowError != nil {
 		return
 	}
 	for _, waiting := range []state{pending, rolling, restarting, overdue, failed} {
-		for _, one := range p.byState[waiting] {
-			later := p.halts != nil || (waiting == pending && p.awaitsWindow(one))
-			if (waiting == failed && p.halts == nil) || (waiting == pending && one.rollout.missed) {
+		for _, item := range p.byState[waiting] {
+			delayed := p.haltedBy != nil || (waiting == pending && p.awaitsWindow(item))
+			if (waiting == failed && p.haltedBy == nil) || (waiting == pending && item.rollout.deadlineExceeded) {
 				continue
 			}
-			for ca, reasons := range reasonsByCA(one) {
-				counted := waits[ca]
-				count(&counted, one.String(), reasons, later)
-				waits[ca] = counted
+			for ca, reasons := range reasonsByCA(item) {
+				counts := restarts[ca]
+				addRestart(&counts, item.String(), reasons, delayed)
+				restarts[ca] = counts
 			}
 		}
 	}
 }
 
-func reasonsByCA(one *item) map[string][]v1alpha1.RestartReason {
-	found := map[string][]v1alpha1.RestartReason{}
-	concerned := one.unknown
-	if one.turn != nil {
-		concerned = one.changes
+func reasonsByCA(item *workloadState) map[string][]v1alpha1.RestartReason {
+	reasons := map[string][]v1alpha1.RestartReason{}
+	changes := item.pendingChanges
+	if item.ongoing != nil {
+		changes = item.changes
 	}
-	for _, c := range concerned {
-		if !slices.Contains(found[c.of], c.reason) {
-			found[c.of] = append(found[c.of], c.reason)
+	for _, c := range changes {
+		if !slices.Contains(reasons[c.serviceCA], c.reason) {
+			reasons[c.serviceCA] = append(reasons[c.serviceCA], c.reason)
 		}
 	}
-	return found
+	return reasons
 }
 
-func count(counted *rotation.Restarts, name string, reasons []v1alpha1.RestartReason, later bool) {
+func addRestart(restarts *rotation.Restarts, name string, reasons []v1alpha1.RestartReason, delayed bool) {
 	for _, reason := range reasons {
 		if reason == v1alpha1.RestartOnTrustChanged {
-			counted.Clients++
-			counted.ClientNames = some(counted.ClientNames, name)
+			restarts.Clients++
+			restarts.ClientNames = insertSorted(restarts.ClientNames, name)
 		} else {
-			counted.Servers++
-			counted.ServerNames = some(counted.ServerNames, name)
-			if later {
-				counted.HeldServers++
+			restarts.Servers++
+			restarts.ServerNames = insertSorted(restarts.ServerNames, name)
+			if delayed {
+				restarts.HeldServers++
 			}
 		}
 	}

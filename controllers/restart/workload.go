@@ -16,7 +16,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/inventory"
+	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
 // workload is a Deployment, StatefulSet or DaemonSet, or one of another kind, as far as a restart is concerned.
@@ -26,8 +26,8 @@ type workload struct {
 	template *corev1.PodTemplateSpec
 	selector *metav1.LabelSelector
 	rollout  rollout
-	// patience is how long its rollout may go without progress.
-	patience time.Duration
+	// progressTimeout is how long its rollout may go without progress.
+	progressTimeout time.Duration
 	// named: its pods know it by its name, for another object lies between.
 	named bool
 	// readOnly: the operator does not write to it, and evicts its pods.
@@ -44,15 +44,15 @@ func (w *workload) stamp() time.Time {
 	return at
 }
 
-// slim leaves of a workload what a restart depends on.
-func slim(object client.Object, template *corev1.PodTemplateSpec) {
+// stripForCache leaves of a workload what a restart depends on.
+func stripForCache(object client.Object, template *corev1.PodTemplateSpec) {
 	mark, marked := object.GetLabels()[v1alpha1.LabelRestarting]
 	object.SetLabels(nil)
 	if marked && marksAreOurs(object) {
 		object.SetLabels(map[string]string{v1alpha1.LabelRestarting: mark})
 	}
 	object.SetManagedFields(nil)
-	template.Spec = inventory.Slim(&template.Spec)
+	template.Spec = podrefs.StripForCache(&template.Spec)
 	stamp, stamped := template.Annotations[v1alpha1.AnnotationRestartedAt]
 	if template.Annotations = nil; stamped {
 		template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: stamp}
@@ -68,16 +68,16 @@ func marksAreOurs(object client.Object) bool {
 	})
 }
 
-// Slim leaves of a workload, for a cache, what a restart depends on; of its annotations, the caller decides.
-func Slim(object client.Object) {
+// StripForCache leaves of a workload, for a cache, what a restart depends on; of its annotations, the caller decides.
+func StripForCache(object client.Object) {
 	switch o := object.(type) {
 	case *appsv1.Deployment:
-		slim(o, &o.Spec.Template)
+		stripForCache(o, &o.Spec.Template)
 	case *appsv1.StatefulSet:
-		slim(o, &o.Spec.Template)
+		stripForCache(o, &o.Spec.Template)
 		o.Spec.VolumeClaimTemplates = nil
 	case *appsv1.DaemonSet:
-		slim(o, &o.Spec.Template)
+		stripForCache(o, &o.Spec.Template)
 	}
 }
 

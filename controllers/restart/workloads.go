@@ -12,106 +12,106 @@ import (
 )
 
 const (
-	// mostWorkloads is how many workloads the status of a policy names.
-	mostWorkloads = 10
-	// mostMessage is how long the status speaks of one of them: an API server's answer may be long.
-	mostMessage = 512
+	// maxWorkloads is how many workloads the status of a policy names.
+	maxWorkloads = 10
+	// maxMessageBytes is how long the status speaks of one of them: an API server's answer may be long.
+	maxMessageBytes = 512
 )
 
-// reported are the states of the workloads that are named, in their order.
-var reported = []struct {
+// reportedStates are the states of the workloads that are named, in their order.
+var reportedStates = []struct {
 	state
 	as v1alpha1.WorkloadRestartState
 }{
-	{failed, v1alpha1.WorkloadFailed}, {held, v1alpha1.WorkloadBlocked}, {overdue, v1alpha1.WorkloadOverdue},
+	{failed, v1alpha1.WorkloadFailed}, {blocked, v1alpha1.WorkloadBlocked}, {overdue, v1alpha1.WorkloadOverdue},
 	{restarting, v1alpha1.WorkloadInProgress}, {rolling, v1alpha1.WorkloadRolling}, {pending, v1alpha1.WorkloadPending},
 }
 
 // workloads are the first few that are not done.
-func (p *plan) workloads() (named []v1alpha1.WorkloadRestart) {
-	for _, of := range reported {
-		sorted := slices.SortedFunc(slices.Values(p.byState[of.state]), func(a, b *item) int { return cmp.Compare(a.String(), b.String()) })
-		for _, one := range sorted[:min(len(sorted), mostWorkloads-len(named))] {
-			since, until := one.span(of.state)
-			named = append(named, v1alpha1.WorkloadRestart{
-				Kind: one.kind, Namespace: one.GetNamespace(), Name: one.GetName(), State: of.as,
-				Since: timeOrNil(since), Until: timeOrNil(until), Message: cut(p.message(one, of.state)),
+func (p *plan) workloads() (workloads []v1alpha1.WorkloadRestart) {
+	for _, entry := range reportedStates {
+		sorted := slices.SortedFunc(slices.Values(p.byState[entry.state]), func(a, b *workloadState) int { return cmp.Compare(a.String(), b.String()) })
+		for _, item := range sorted[:min(len(sorted), maxWorkloads-len(workloads))] {
+			since, until := item.stateSpan(entry.state)
+			workloads = append(workloads, v1alpha1.WorkloadRestart{
+				Kind: item.kind, Namespace: item.GetNamespace(), Name: item.GetName(), State: entry.as,
+				Since: timeOrNil(since), Until: timeOrNil(until), Message: truncate(p.message(item, entry.state)),
 			})
 		}
 	}
-	return named
+	return workloads
 }
 
-// span is since when a workload is in a state, and until when at the latest; zero where that does not hang on the clock.
-func (i *item) span(s state) (since, until time.Time) {
+// stateSpan is since when a workload is in a state, and until when at the latest; zero where that does not hang on the clock.
+func (i *workloadState) stateSpan(s state) (since, until time.Time) {
 	switch {
 	case s == rolling:
-		return i.rolls, i.rolls.Add(turnEnd)
+		return i.rollingSince, i.rollingSince.Add(maxRestartDuration)
 	case s == restarting:
-		return i.turn.since, i.turn.since.Add(turnEnd)
-	case i.turn != nil:
-		return i.turn.since, until
+		return i.ongoing.since, i.ongoing.since.Add(maxRestartDuration)
+	case i.ongoing != nil:
+		return i.ongoing.since, until
 	}
-	for _, one := range i.unknown {
-		if since.IsZero() || one.at.Before(since) {
-			since = one.at
+	for _, change := range i.pendingChanges {
+		if since.IsZero() || change.at.Before(since) {
+			since = change.at
 		}
 	}
 	return since, until
 }
 
 // message says why a workload is in a state, and what to do.
-func (p *plan) message(one *item, s state) string {
-	why := p.why[one]
+func (p *plan) message(item *workloadState, s state) string {
+	reason := p.reasons[item]
 	switch {
-	case s == failed && one.refusal != "":
-		return why + ": it goes on when that is put right"
+	case s == failed && item.refusal != "":
+		return reason + ": it goes on when that is put right"
 	case s == failed:
-		return why + ": " + one.remedy() + "; a newer certificate or bundle gives it another turn"
-	case s == held && one.rollout.paused:
-		return why + ": resume it with kubectl rollout resume"
+		return reason + ": " + item.remedy() + "; a newer certificate or bundle gives it another turn"
+	case s == blocked && item.rollout.paused:
+		return reason + ": resume it with kubectl rollout resume"
 	case s == rolling:
 		return "it rolls for another reason, and is waited for"
 	case s != pending:
-		return why
+		return reason
 	}
-	return p.waits(one, why)
+	return p.waitMessage(item, reason)
 }
 
 // remedy says what to do about a restart that failed.
-func (i *item) remedy() string {
+func (i *workloadState) remedy() string {
 	if i.readOnly {
 		return "repair it"
 	}
 	return "repair it, or undo it with kubectl rollout undo"
 }
 
-// waits says what a workload waits for, and what else comes into it.
-func (p *plan) waits(one *item, why string) string {
+// waitMessage says what a workload waits for, and what else comes into it.
+func (p *plan) waitMessage(item *workloadState, reason string) string {
 	switch {
 	case !p.restarts():
 		return "spec.restart.strategy RollingRestart would restart it"
-	case p.invalid != nil:
-		return "it waits: " + p.invalid.Error()
-	case p.halts != nil:
-		return "it waits for " + p.halts.String() + ", whose restart failed"
-	case p.awaitsWindow(one) && p.opens.IsZero():
-		return "it waits for a window that never opens: change spec.restart.windows" + p.expiry(one)
-	case p.awaitsWindow(one):
-		return "it waits for a window, which opens " + p.opens.UTC().Format(time.RFC3339) + p.expiry(one)
-	case p.closed:
-		return "it waits for its turn outside the windows, which would open after " + one.holds()
-	case why != "":
-		return "it waits for its turn: " + why
+	case p.windowError != nil:
+		return "it waits: " + p.windowError.Error()
+	case p.haltedBy != nil:
+		return "it waits for " + p.haltedBy.String() + ", whose restart failed"
+	case p.awaitsWindow(item) && p.windowOpensAt.IsZero():
+		return "it waits for a window that never opens: change spec.restart.windows" + p.expiry(item)
+	case p.awaitsWindow(item):
+		return "it waits for a window, which opens " + p.windowOpensAt.UTC().Format(time.RFC3339) + p.expiry(item)
+	case p.windowClosed:
+		return "it waits for its turn outside the windows, which would open after " + item.holds()
+	case reason != "":
+		return "it waits for its turn: " + reason
 	}
 	return "it waits for its turn"
 }
 
-func cut(message string) string {
-	if len(message) <= mostMessage {
+func truncate(message string) string {
+	if len(message) <= maxMessageBytes {
 		return message
 	}
-	return strings.ToValidUTF8(message[:mostMessage], "") + " …"
+	return strings.ToValidUTF8(message[:maxMessageBytes], "") + " …"
 }
 
 func timeOrNil(at time.Time) *metav1.Time {

@@ -20,8 +20,8 @@ func TestWorkloads(t *testing.T) {
 	long := marked(stale(deployment("long", replacing)), 3*time.Hour, "")
 	long.progress = pod
 	rolls := stale(deployment("rolls", replacing), renewed(time.Hour))
-	rolls.rolls = now.Add(-time.Minute)
-	items := []*item{
+	rolls.rollingSince = now.Add(-time.Minute)
+	items := []*workloadState{
 		stale(deployment("waits"), renewed(time.Hour), trusts(2*time.Hour)), stale(deployment("current")),
 		rolls, marked(stale(deployment("begun", replacing)), time.Minute, ""), long,
 		stale(deployment("paused", paused), renewed(time.Hour)), marked(stale(deployment("stuck", stuck)), time.Hour, ""),
@@ -51,16 +51,16 @@ func TestWorkloads(t *testing.T) {
 }
 
 // However many there are, and whatever an API server answers, the status stays short.
-func TestWorkloadsAreFew(t *testing.T) {
+func TestWorkloadsAreBounded(t *testing.T) {
 	t.Parallel()
-	var items []*item
+	var items []*workloadState
 	for i := range 50 {
-		one := stale(deployment(fmt.Sprintf("web-%02d", i)), renewed(time.Hour))
-		one.refusal = strings.Repeat("é", 5000)
-		items = append(items, one)
+		item := stale(deployment(fmt.Sprintf("web-%02d", i)), renewed(time.Hour))
+		item.refusal = strings.Repeat("é", 5000)
+		items = append(items, item)
 	}
 	named := planFor(now, rollingPolicy(), items).workloads()
-	if len(named) != mostWorkloads || named[9].Name != "web-09" || len(named[0].Message) > mostMessage+4 {
+	if len(named) != maxWorkloads || named[9].Name != "web-09" || len(named[0].Message) > maxMessageBytes+4 {
 		t.Errorf("it names %d workloads, the last is %s", len(named), named[len(named)-1].Name)
 	}
 }

@@ -22,18 +22,18 @@ import (
 // writeTimeout bounds what a webhook that does not answer costs the others.
 const writeTimeout = 10 * time.Second
 
-// attempt talks to the API server, and changes nothing else; what it returns takes note of how it went.
-type attempt func(ctx context.Context) (note func())
+// apiCall talks to the API server, and changes nothing else; what it returns takes note of how it went.
+type apiCall func(ctx context.Context) (note func())
 
-// atOnce makes all attempts at once, so that none waits for a webhook of another's, and takes note of them one after the other.
-func atOnce(ctx context.Context, attempts []attempt) {
+// runConcurrently makes all attempts at once, so that none waits for a webhook of another's, and takes note of them one after the other.
+func runConcurrently(ctx context.Context, attempts []apiCall) {
 	notes := make([]func(), len(attempts))
 	var all sync.WaitGroup
-	for i, try := range attempts {
+	for i, attempt := range attempts {
 		all.Go(func() {
 			bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 			defer cancel()
-			notes[i] = try(bounded)
+			notes[i] = attempt(bounded)
 		})
 	}
 	all.Wait()
@@ -43,49 +43,49 @@ func atOnce(ctx context.Context, attempts []attempt) {
 }
 
 // write applies all that we own of a workload; nothing, where it is only read: its turn is known to this manager, and to the next by its pods.
-func (r *Reconciler) write(one *item, stamp, mark string, note func(error)) attempt {
-	if one.readOnly {
+func (r *Reconciler) write(item *workloadState, stamp, mark string, note func(error)) apiCall {
+	if item.readOnly {
 		return func(context.Context) func() { return func() { note(nil) } }
 	}
-	if mark != one.GetLabels()[v1alpha1.LabelRestarting] {
-		one.attempt = mark
+	if mark != item.GetLabels()[v1alpha1.LabelRestarting] {
+		item.pendingMark = mark
 	}
 	return func(ctx context.Context) func() {
-		err := r.Client.Apply(ctx, one.configuration(stamp, mark), apply.Restart, client.ForceOwnership)
+		err := r.Client.Apply(ctx, item.configuration(stamp, mark), apply.Restart, client.ForceOwnership)
 		return func() { note(err) }
 	}
 }
 
 // evict replaces the next pod of a workload that does not replace its pods by itself, as far as PodDisruptionBudgets allow.
-func (r *Reconciler) evict(now time.Time, p *plan, one *item) attempt {
+func (r *Reconciler) evict(now time.Time, p *plan, item *workloadState) apiCall {
 	return func(ctx context.Context) func() {
-		what, err := r.evictNext(ctx, now, one)
+		what, err := r.evictNext(ctx, now, item)
 		return func() {
-			if apply.IgnoreGone(err) != nil && !apply.Conflict(err) {
+			if apply.IgnoreGone(err) != nil && !apply.IsConflict(err) {
 				retry := retryEviction
 				if errors.Is(err, errBudgets) {
 					retry = retryFailed
 				}
-				r.failed(now, one, what, err, retry)
-				_, p.why[one] = one.state(now)
-				p.lookAt(now.Add(retry))
+				r.recordFailure(now, item, what, err, retry)
+				_, p.reasons[item] = item.state(now)
+				p.recheckBy(now.Add(retry))
 			}
 		}
 	}
 }
 
 // evictNext evicts a pod, if it is time; what says what it was about.
-func (r *Reconciler) evictNext(ctx context.Context, now time.Time, one *item) (what string, err error) {
+func (r *Reconciler) evictNext(ctx context.Context, now time.Time, item *workloadState) (what string, err error) {
 	var pods []*corev1.Pod
-	err = r.eachPodOf(ctx, one.workload, func(pod *corev1.Pod) {
-		if pod.DeletionTimestamp == nil && !isAway(pod, now) {
+	err = r.eachPodOf(ctx, item.workload, func(pod *corev1.Pod) {
+		if pod.DeletionTimestamp == nil && !isUnreachable(pod, now) {
 			pods = append(pods, pod.DeepCopy())
 		}
 	})
 	if err != nil {
 		return "its pods cannot be listed", err
 	}
-	next := nextPod(now, one, pods)
+	next := podToEvict(now, item, pods)
 	if next == nil {
 		return "", nil
 	}
@@ -96,21 +96,21 @@ func (r *Reconciler) evictNext(ctx context.Context, now time.Time, one *item) (w
 	return fmt.Sprintf("pod %s cannot be evicted", next.Name), r.explain(ctx, next, err)
 }
 
-// nextPod returns the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready
+// podToEvict returns the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready
 // serves no client and comes first, the first by its ordinal, as a StatefulSet makes its pods; then the last one by its ordinal, as a
 // StatefulSet is rolled. A workload that was not available before may never be: its pods that are not ready are not waited for, and those
 // that are ready are evicted when nothing else goes on.
-func nextPod(now time.Time, one *item, pods []*corev1.Pod) *corev1.Pod {
-	unready, ready, comes := one.sortPods(pods)
-	if comes && one.byHand() && !one.lame() && !one.stands(now) {
+func podToEvict(now time.Time, item *workloadState, pods []*corev1.Pod) *corev1.Pod {
+	unready, ready, comes := item.sortPods(pods)
+	if comes && item.updatesManually() && !item.wasUnavailable() && !item.isStalled(now) {
 		return nil
 	}
-	byOrdinal := func(a, b *corev1.Pod) int { return strings.Compare(ordinal(a.Name), ordinal(b.Name)) }
-	missing := len(pods) < int(one.rollout.wanted) && !one.lame()
+	byOrdinal := func(a, b *corev1.Pod) int { return strings.Compare(ordinalKey(a.Name), ordinalKey(b.Name)) }
+	missing := len(pods) < int(item.rollout.wanted) && !item.wasUnavailable()
 	switch {
-	case len(unready) > 0 && (!missing || one.kind == kindStatefulSet):
+	case len(unready) > 0 && (!missing || item.kind == kindStatefulSet):
 		return slices.MinFunc(unready, byOrdinal)
-	case len(ready) > 0 && !missing && one.takesReady(now):
+	case len(ready) > 0 && !missing && item.evictsReady(now):
 		return slices.MaxFunc(ready, byOrdinal)
 	}
 	return nil
@@ -118,11 +118,11 @@ func nextPod(now time.Time, one *item, pods []*corev1.Pod) *corev1.Pod {
 
 // sortPods returns the pods that hold something old and may be evicted, those that are not ready apart; comes reports whether another pod is
 // not ready yet.
-func (i *item) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.Pod, comes bool) {
+func (i *workloadState) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.Pod, comes bool) {
 	revision := i.orderedRevision()
 	for _, pod := range pods {
-		known := newStarts(pod)
-		switch old := len(known.unknown(i.changes)) > 0; {
+		starts := newPodStarts(pod)
+		switch old := len(starts.pendingChanges(i.changes)) > 0; {
 		case old && isReady(pod):
 			ready = append(ready, pod)
 		case old && (revision == "" || pod.Labels[appsv1.ControllerRevisionHashLabelKey] != revision):
@@ -134,28 +134,28 @@ func (i *item) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.Pod, comes
 	return unready, ready, comes
 }
 
-// takesReady reports whether pods are evicted that are ready.
-func (i *item) takesReady(now time.Time) bool {
-	return i.byHand() && (i.rollout.available || (i.lame() && i.stands(now)))
+// evictsReady reports whether pods are evicted that are ready.
+func (i *workloadState) evictsReady(now time.Time) bool {
+	return i.updatesManually() && (i.rollout.available || (i.wasUnavailable() && i.isStalled(now)))
 }
 
 func isReady(pod *corev1.Pod) bool {
 	return condition(pod, corev1.PodReady).Status == corev1.ConditionTrue
 }
 
-// ordinal is a name by which the pods of a StatefulSet are in their order.
-func ordinal(pod string) string {
-	at := strings.LastIndexByte(pod, '-') + 1
-	return fmt.Sprintf("%s%20s", pod[:at], pod[at:])
+// ordinalKey is a name by which the pods of a StatefulSet are in their order.
+func ordinalKey(pod string) string {
+	index := strings.LastIndexByte(pod, '-') + 1
+	return fmt.Sprintf("%s%20s", pod[:index], pod[index:])
 }
 
-// notes say once what the changes are.
-func notes(all []change) string {
-	var said []string
-	for _, one := range all {
-		if !slices.Contains(said, one.note) {
-			said = append(said, one.note)
+// joinMessages say once what the changes are.
+func joinMessages(all []change) string {
+	var messages []string
+	for _, change := range all {
+		if !slices.Contains(messages, change.message) {
+			messages = append(messages, change.message)
 		}
 	}
-	return strings.Join(said, "; ")
+	return strings.Join(messages, "; ")
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/availability"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
@@ -35,8 +35,8 @@ const (
 	retryRequest = 5 * time.Second
 )
 
-// asked is what is there of a CA that cert-manager was asked for.
-type asked struct {
+// pendingRequest is what is there of a CA that cert-manager was asked for.
+type pendingRequest struct {
 	// secret holds the private key; nil where none waits.
 	secret *corev1.Secret
 	// request is the CertificateRequest; nil where there is none yet.
@@ -48,57 +48,57 @@ func requestSecretName(ca *v1alpha1.ServiceCA) string { return ca.SigningKeySecr
 
 // requestName is that of the request for a key. Another issuer is asked by another request.
 func requestName(ca *v1alpha1.ServiceCA, secret *corev1.Secret) string {
-	asks := []string{string(secret.UID), secret.Annotations[annotationAttempts], issuerOf(ca.Spec.Source.CertManager.IssuerRef)}
-	return ca.Name + "-" + pki.Hash([]byte(strings.Join(asks, "/")))[:10]
+	parts := []string{string(secret.UID), secret.Annotations[annotationAttempts], issuerSource(ca.Spec.Source.CertManager.IssuerRef)}
+	return ca.Name + "-" + pki.Hash([]byte(strings.Join(parts, "/")))[:10]
 }
 
-func (r *Reconciler) observeAsked(ctx context.Context, ca *v1alpha1.ServiceCA) (asked, error) {
+func (r *Reconciler) observeRequest(ctx context.Context, ca *v1alpha1.ServiceCA) (pendingRequest, error) {
 	secret, err := get(ctx, r.Live, r.key(requestSecretName(ca)), &corev1.Secret{})
 	if err != nil || secret == nil || ca.Spec.Source.CertManager == nil {
-		return asked{secret: secret}, err
+		return pendingRequest{secret: secret}, err
 	}
 	request, err := get(ctx, r.Live, r.key(requestName(ca, secret)), &cmapi.CertificateRequest{})
-	if optional.Absent(err) || apierrors.IsForbidden(err) {
+	if availability.IsNotServed(err) || apierrors.IsForbidden(err) {
 		request, err = nil, nil
 	}
-	return asked{secret: secret, request: request}, err
+	return pendingRequest{secret: secret, request: request}, err
 }
 
-// issuerOf is how the source of a CA that an issuer signed is called.
-func issuerOf(ref v1alpha1.IssuerReference) string {
+// issuerSource is how the source of a CA that an issuer signed is called.
+func issuerSource(ref v1alpha1.IssuerReference) string {
 	return strings.Join([]string{"certManager", ref.Group, ref.Kind, ref.Name}, "/")
 }
 
-// requested is the CA that cert-manager has given, or what is waited for.
-func (in observed) requested() (*rotation.Signer, *problem) {
+// requestedSigner is the CA that cert-manager has given, or what is waited for.
+func (in observed) requestedSigner() (*rotation.Signer, *problem) {
 	ref := in.serviceCA.Spec.Source.CertManager.IssuerRef
-	waiting := func(format string, arguments ...any) *problem {
-		return &problem{reason: reasonSourceNotThere, passing: true, message: fmt.Sprintf("spec.source.certManager: "+format, arguments...)}
+	pending := func(format string, arguments ...any) *problem {
+		return &problem{reason: reasonSourceNotThere, transient: true, message: fmt.Sprintf("spec.source.certManager: "+format, arguments...)}
 	}
-	request := in.asked.request
+	request := in.pendingRequest.request
 	if request == nil {
-		return nil, waiting("%s %s is being asked for a CA", ref.Kind, ref.Name)
+		return nil, pending("%s %s is being asked for a CA", ref.Kind, ref.Name)
 	}
-	again := in.asked.again().UTC().Format(time.RFC3339)
-	if turnedDown, why := in.asked.turnedDown(); turnedDown {
-		return nil, waiting("CertificateRequest %s was turned down: %s; it is asked again %s", request.Name, why, again)
+	retryAt := in.pendingRequest.retryAt().UTC().Format(time.RFC3339)
+	if rejected, reason := in.pendingRequest.isRejected(); rejected {
+		return nil, pending("CertificateRequest %s was turned down: %s; it is asked again %s", request.Name, reason, retryAt)
 	}
-	if !in.asked.isReady() {
-		return nil, waiting("CertificateRequest %s waits for %s %s, and for its approval", request.Name, ref.Kind, ref.Name)
+	if !in.pendingRequest.isReady() {
+		return nil, pending("CertificateRequest %s waits for %s %s, and for its approval", request.Name, ref.Kind, ref.Name)
 	}
-	signer, err := in.readRequested()
+	signer, err := in.parseRequested()
 	if err != nil {
-		unusable := waiting("CertificateRequest %s: %v; it is asked again %s", request.Name, err, again)
+		unusable := pending("CertificateRequest %s: %v; it is asked again %s", request.Name, err, retryAt)
 		unusable.reason = reasonSourceInvalid
 		return nil, unusable
 	}
 	return signer, nil
 }
 
-// readRequested reads the answer to a request, or says why it is of no use.
-func (in observed) readRequested() (*rotation.Signer, error) {
-	status := in.asked.request.Status
-	pair := pki.Pair{Certificate: status.Certificate, PrivateKey: in.asked.secret.Data[corev1.TLSPrivateKeyKey]}
+// parseRequested reads the answer to a request, or says why it is of no use.
+func (in observed) parseRequested() (*rotation.Signer, error) {
+	status := in.pendingRequest.request.Status
+	pair := pki.Pair{Certificate: status.Certificate, PrivateKey: in.pendingRequest.secret.Data[corev1.TLSPrivateKeyKey]}
 	authority, err := pki.LoadAuthority(pair)
 	if err != nil {
 		return nil, err
@@ -107,17 +107,17 @@ func (in observed) readRequested() (*rotation.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if end := authority.NotAfter(); !in.now.Before(end) {
-		return nil, fmt.Errorf("the CA expired %s", end.UTC().Format(time.RFC3339))
+	if notAfter := authority.NotAfter(); !in.now.Before(notAfter) {
+		return nil, fmt.Errorf("the CA expired %s", notAfter.UTC().Format(time.RFC3339))
 	}
-	signer := &rotation.Signer{Authority: authority, Root: root, Source: issuerOf(in.serviceCA.Spec.Source.CertManager.IssuerRef)}
+	signer := &rotation.Signer{Authority: authority, Root: root, Source: issuerSource(in.serviceCA.Spec.Source.CertManager.IssuerRef)}
 	err = signer.CheckStrength()
 	return signer, err
 }
 
-// says tells whether a request has this condition.
-func (a asked) says(kind cmapi.CertificateRequestConditionType, status cmmeta.ConditionStatus) bool {
-	for _, condition := range a.request.Status.Conditions {
+// hasCondition reports whether a request has this condition.
+func (p pendingRequest) hasCondition(kind cmapi.CertificateRequestConditionType, status cmmeta.ConditionStatus) bool {
+	for _, condition := range p.request.Status.Conditions {
 		if condition.Type == kind && condition.Status == status {
 			return true
 		}
@@ -125,44 +125,44 @@ func (a asked) says(kind cmapi.CertificateRequestConditionType, status cmmeta.Co
 	return false
 }
 
-func (a asked) isReady() bool {
-	return a.says(cmapi.CertificateRequestConditionReady, cmmeta.ConditionTrue)
+func (p pendingRequest) isReady() bool {
+	return p.hasCondition(cmapi.CertificateRequestConditionReady, cmmeta.ConditionTrue)
 }
 
-// inVain tells whether no CA comes of a request: it was turned down, or what came is of no use.
-func (in observed) inVain() bool {
-	if down, _ := in.asked.turnedDown(); down || !in.asked.isReady() {
-		return down
+// requestFailed reports whether no CA comes of a request: it was turned down, or what came is of no use.
+func (in observed) requestFailed() bool {
+	if rejected, _ := in.pendingRequest.isRejected(); rejected || !in.pendingRequest.isReady() {
+		return rejected
 	}
-	_, err := in.readRequested()
+	_, err := in.parseRequested()
 	return err != nil
 }
 
-// turnedDown tells whether a request was denied, or failed, and why.
-func (a asked) turnedDown() (bool, string) {
-	why := "it failed"
-	for _, condition := range a.request.Status.Conditions {
+// isRejected reports whether a request was denied, or failed, and why.
+func (p pendingRequest) isRejected() (bool, string) {
+	reason := "it failed"
+	for _, condition := range p.request.Status.Conditions {
 		if condition.Type == cmapi.CertificateRequestConditionReady && condition.Message != "" {
-			why = condition.Message
+			reason = condition.Message
 		}
 	}
-	denied := a.says(cmapi.CertificateRequestConditionDenied, cmmeta.ConditionTrue) || a.says(cmapi.CertificateRequestConditionInvalidRequest, cmmeta.ConditionTrue)
-	return denied || a.request.Status.FailureTime != nil, why
+	denied := p.hasCondition(cmapi.CertificateRequestConditionDenied, cmmeta.ConditionTrue) || p.hasCondition(cmapi.CertificateRequestConditionInvalidRequest, cmmeta.ConditionTrue)
+	return denied || p.request.Status.FailureTime != nil, reason
 }
 
-func (a asked) attempts() int {
-	attempts, _ := strconv.Atoi(a.secret.Annotations[annotationAttempts])
+func (p pendingRequest) attempts() int {
+	attempts, _ := strconv.Atoi(p.secret.Annotations[annotationAttempts])
 	return max(0, attempts)
 }
 
-// again is when a request that was in vain is followed by another.
-func (a asked) again() time.Time {
-	return a.request.CreationTimestamp.Add(min(lastBackoff, firstBackoff<<min(a.attempts(), 16)))
+// retryAt is when a request that was in vain is followed by another.
+func (p pendingRequest) retryAt() time.Time {
+	return p.request.CreationTimestamp.Add(min(lastBackoff, firstBackoff<<min(p.attempts(), 16)))
 }
 
-// isOf tells whether the key that waits is this ServiceCA's.
-func (a asked) isOf(ca *v1alpha1.ServiceCA) bool {
-	return apply.MadeBy(a.secret, apply.ServiceCA) && a.secret.Labels[labelRequester] == string(ca.UID)
+// belongsTo reports whether the key that waits is this ServiceCA's.
+func (p pendingRequest) belongsTo(ca *v1alpha1.ServiceCA) bool {
+	return apply.IsManagedBy(p.secret, apply.ServiceCA) && p.secret.Labels[labelRequester] == string(ca.UID)
 }
 
 // requestedSuccessor is what cert-manager has to give after a CA.
@@ -170,16 +170,16 @@ func (in observed) requestedSuccessor(current *rotation.Signer) successor {
 	source := in.serviceCA.Spec.Source.CertManager
 	next := successor{}
 	switch {
-	case current.Source != issuerOf(source.IssuerRef):
+	case current.Source != issuerSource(source.IssuerRef):
 		next.cause = v1alpha1.RotationSourceChanged
 	case current.Key() != pki.KeySpecOf(in.serviceCA.Spec.Certificate.PrivateKey):
 		next.cause = v1alpha1.RotationSpecChanged
 	}
-	signer, problem := in.requested()
-	if problem != nil || same(signer, current) {
-		next.none = fmt.Sprintf("%s %s is being asked for another CA", source.IssuerRef.Kind, source.IssuerRef.Name)
-		if in.asked.request != nil && problem != nil {
-			next.none = problem.message
+	signer, problem := in.requestedSigner()
+	if problem != nil || sameCA(signer, current) {
+		next.unavailableReason = fmt.Sprintf("%s %s is being asked for another CA", source.IssuerRef.Kind, source.IssuerRef.Name)
+		if in.pendingRequest.request != nil && problem != nil {
+			next.unavailableReason = problem.message
 		}
 		return next
 	}
@@ -187,30 +187,30 @@ func (in observed) requestedSuccessor(current *rotation.Signer) successor {
 	return next
 }
 
-// ask asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
-func (r *Reconciler) ask(ctx context.Context, in observed, decided *step) error {
-	asks := in.serviceCA.Spec.Source.CertManager != nil
+// ensureRequest asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
+func (r *Reconciler) ensureRequest(ctx context.Context, in observed, plan *changePlan) error {
+	usesCertManager := in.serviceCA.Spec.Source.CertManager != nil
 	switch {
-	case asks && !decided.wanted && len(decided.blockedBy) > 0 && !in.asked.taken(decided.state):
+	case usesCertManager && !plan.needsRequest && len(plan.blockedBy) > 0 && !in.pendingRequest.isUsedBy(plan.state):
 		// What was asked for is waited with: another rotation goes on, or all of them are held.
 		return nil
-	case !asks || !decided.wanted:
-		return r.collect(ctx, in, decided)
+	case !usesCertManager || !plan.needsRequest:
+		return r.deleteRequest(ctx, in, plan)
 	}
-	decided.retry = retryRequest
-	unasked, err := r.askNext(ctx, in)
-	decided.tellUnasked(unasked)
+	plan.retry = retryRequest
+	problem, err := r.advanceRequest(ctx, in)
+	plan.addRequestProblem(problem)
 	return err
 }
 
-// taken tells whether the key that waited stands in the signing-key Secret.
-func (a asked) taken(state *rotation.State) bool {
-	if a.secret == nil || state == nil {
+// isUsedBy reports whether the key that waited stands in the signing-key Secret.
+func (p pendingRequest) isUsedBy(state *rotation.State) bool {
+	if p.secret == nil || state == nil {
 		return false
 	}
 	for _, signer := range []*rotation.Signer{state.Active, state.Next} {
 		if signer != nil && pki.CheckPair(pki.Pair{
-			Certificate: pki.Bundle{signer.Certificate()}.Encode(), PrivateKey: a.secret.Data[corev1.TLSPrivateKeyKey],
+			Certificate: pki.Bundle{signer.Certificate()}.Encode(), PrivateKey: p.secret.Data[corev1.TLSPrivateKeyKey],
 		}) == nil {
 			return true
 		}
@@ -218,49 +218,49 @@ func (a asked) taken(state *rotation.State) bool {
 	return false
 }
 
-// askNext takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was in vain. What
+// advanceRequest takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was in vain. What
 // stands in the way comes back as a problem.
-func (r *Reconciler) askNext(ctx context.Context, in observed) (*problem, error) {
-	ca, asked := in.serviceCA, in.asked
+func (r *Reconciler) advanceRequest(ctx context.Context, in observed) (*problem, error) {
+	ca, request := in.serviceCA, in.pendingRequest
 	switch {
-	case asked.secret == nil:
-		return r.refusedRequest(ca, r.makeKey(ctx, ca, nil))
-	case !asked.isOf(ca):
+	case request.secret == nil:
+		return r.classifyRequestError(ca, r.generateRequestKey(ctx, ca, nil))
+	case !request.belongsTo(ca):
 		return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because this ServiceCA did not make it: delete it, "+
-			"so that the private key of the next CA can wait there", asked.secret.Name)}, nil
-	case asked.request == nil:
-		return r.refusedRequest(ca, r.createRequest(ctx, in))
+			"so that the private key of the next CA can wait there", request.secret.Name)}, nil
+	case request.request == nil:
+		return r.classifyRequestError(ca, r.createRequest(ctx, in))
 	}
-	if in.inVain() && !in.now.Before(asked.again()) {
-		return r.refusedRequest(ca, r.makeKey(ctx, ca, asked.secret))
+	if in.requestFailed() && !in.now.Before(request.retryAt()) {
+		return r.classifyRequestError(ca, r.generateRequestKey(ctx, ca, request.secret))
 	}
 	return nil, nil
 }
 
-// refusedRequest returns as a problem what the cluster lacks, or refuses, or cannot do for longer than a moment; any other error comes back.
-func (r *Reconciler) refusedRequest(ca *v1alpha1.ServiceCA, err error) (*problem, error) {
+// classifyRequestError returns as a problem what the cluster lacks, or refuses, or cannot do for longer than a moment; any other error comes back.
+func (r *Reconciler) classifyRequestError(ca *v1alpha1.ServiceCA, err error) (*problem, error) {
 	key := client.ObjectKeyFromObject(ca)
 	switch {
 	case err == nil:
-		r.askFailures.Recovered(key)
+		r.requestFailures.ClearFailure(key)
 		return nil, nil
-	case optional.Absent(err) && !apply.Refused(err):
-		return &problem{reason: reasonSourceNotThere, passing: true, message: "spec.source.certManager: this cluster has no cert-manager: install it, " +
+	case availability.IsNotServed(err) && !apply.IsRejected(err):
+		return &problem{reason: reasonSourceNotThere, transient: true, message: "spec.source.certManager: this cluster has no cert-manager: install it, " +
 			"or choose another source"}, nil
 	case apierrors.IsForbidden(err):
-		return &problem{reason: reasonSourceNotThere, passing: true, message: "spec.source.certManager: the operator may not create CertificateRequests: install " +
+		return &problem{reason: reasonSourceNotThere, transient: true, message: "spec.source.certManager: the operator may not create CertificateRequests: install " +
 			"the component config/components/cert-manager, or put right what else refuses it: " + err.Error()}, nil
-	case apply.Refused(err):
+	case apply.IsRejected(err):
 		return &problem{reason: reasonSourceInvalid, message: "spec.source.certManager: " + err.Error()}, nil
 	}
-	if failure := r.askFailures.Failed(key, r.Clock.Now(), err); failure != nil {
-		return &problem{reason: failure.Reason, passing: true, message: "spec.source.certManager: " + failure.Message}, nil
+	if failure := r.requestFailures.RecordFailure(key, r.Clock.Now(), err); failure != nil {
+		return &problem{reason: failure.Reason, transient: true, message: "spec.source.certManager: " + failure.Message}, nil
 	}
 	return nil, err
 }
 
-// makeKey makes the private key of the next CA, in place of one whose request was in vain. It goes with the ServiceCA.
-func (r *Reconciler) makeKey(ctx context.Context, ca *v1alpha1.ServiceCA, before *corev1.Secret) error {
+// generateRequestKey makes the private key of the next CA, in place of one whose request was in vain. It goes with the ServiceCA.
+func (r *Reconciler) generateRequestKey(ctx context.Context, ca *v1alpha1.ServiceCA, before *corev1.Secret) error {
 	key, err := pki.GenerateKey(pki.KeySpecOf(ca.Spec.Certificate.PrivateKey))
 	if err != nil {
 		return err
@@ -276,7 +276,7 @@ func (r *Reconciler) makeKey(ctx context.Context, ca *v1alpha1.ServiceCA, before
 	}
 	secret := before.DeepCopy()
 	secret.Data = map[string][]byte{corev1.TLSPrivateKeyKey: key}
-	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, annotationAttempts, strconv.Itoa(asked{secret: before}.attempts()+1))
+	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, annotationAttempts, strconv.Itoa(pendingRequest{secret: before}.attempts()+1))
 	return r.Live.Patch(ctx, secret, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), apply.ServiceCA)
 }
 
@@ -284,16 +284,16 @@ func (r *Reconciler) createRequest(ctx context.Context, in observed) error {
 	ca := in.serviceCA
 	ref := ca.Spec.Source.CertManager.IssuerRef
 	var before pki.Bundle
-	for _, p := range in.recovered() {
+	for _, p := range in.recoveredRoots() {
 		before = append(before, p.Root)
 	}
-	encoded, err := pki.RequestCA(in.now, in.asked.secret.Data[corev1.TLSPrivateKeyKey], ca.Spec.Certificate.CommonName, before...)
+	encoded, err := pki.RequestCA(in.now, in.pendingRequest.secret.Data[corev1.TLSPrivateKeyKey], ca.Spec.Certificate.CommonName, before...)
 	if err != nil {
 		return err
 	}
 	request := &cmapi.CertificateRequest{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: r.Namespace, Name: requestName(ca, in.asked.secret), Labels: map[string]string{v1alpha1.LabelServiceCA: ca.Name},
+			Namespace: r.Namespace, Name: requestName(ca, in.pendingRequest.secret), Labels: map[string]string{v1alpha1.LabelServiceCA: ca.Name},
 			OwnerReferences: ownedBy(ca),
 		},
 		Spec: cmapi.CertificateRequestSpec{
@@ -305,25 +305,25 @@ func (r *Reconciler) createRequest(ctx context.Context, in observed) error {
 	return r.Live.Create(ctx, request, apply.ServiceCA)
 }
 
-// collect removes the requests that are of no use any more, and the key that waited once it stands in the signing-key Secret.
-func (r *Reconciler) collect(ctx context.Context, in observed, decided *step) error {
-	secret := in.asked.secret
-	if secret == nil || decided.state == nil || !in.asked.isOf(in.serviceCA) {
+// deleteRequest removes the requests that are of no use any more, and the key that waited once it stands in the signing-key Secret.
+func (r *Reconciler) deleteRequest(ctx context.Context, in observed, plan *changePlan) error {
+	secret := in.pendingRequest.secret
+	if secret == nil || plan.state == nil || !in.pendingRequest.belongsTo(in.serviceCA) {
 		return nil
 	}
 	if err := r.deleteRequests(ctx, in.serviceCA.Name); err != nil {
 		return err
 	}
-	return apply.IgnoreGone(r.Live.Delete(ctx, secret, apply.Unchanged(secret)))
+	return apply.IgnoreGone(r.Live.Delete(ctx, secret, apply.PreconditionsFor(secret)))
 }
 
-// tellUnasked says why cert-manager cannot be asked: of a CA that signs, it is what its rotation waits for.
-func (s *step) tellUnasked(p *problem) {
+// addRequestProblem says why cert-manager cannot be asked: of a CA that signs, it is what its rotation waits for.
+func (p *changePlan) addRequestProblem(problem *problem) {
 	switch {
-	case p == nil:
-	case s.state == nil:
-		s.problem = p
+	case problem == nil:
+	case p.state == nil:
+		p.problem = problem
 	default:
-		s.blockedBy = append(s.blockedBy, p.message)
+		p.blockedBy = append(p.blockedBy, problem.message)
 	}
 }

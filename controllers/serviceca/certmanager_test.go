@@ -38,7 +38,7 @@ func TestRequestName(t *testing.T) {
 			} else {
 				seen[name] = is
 			}
-			if got := (asked{secret: secret}).attempts(); got != attempt {
+			if got := (pendingRequest{secret: secret}).attempts(); got != attempt {
 				t.Errorf("after %d attempts: %d", attempt, got)
 			}
 		}
@@ -46,38 +46,38 @@ func TestRequestName(t *testing.T) {
 }
 
 // The wait doubles from five minutes to a day, and never ends or turns negative.
-func TestAskedAgain(t *testing.T) {
+func TestRequestIsRetried(t *testing.T) {
 	t.Parallel()
 	made := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for attempts, want := range map[int]time.Duration{0: 5 * time.Minute, 1: 10 * time.Minute, 9: lastBackoff, 17: lastBackoff, 1000: lastBackoff} {
-		a := asked{
+		a := pendingRequest{
 			secret:  &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{annotationAttempts: strconv.Itoa(attempts)}}},
 			request: &cmapi.CertificateRequest{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(made)}},
 		}
-		if got := a.again().Sub(made); got != want {
+		if got := a.retryAt().Sub(made); got != want {
 			t.Errorf("after %d attempts it is asked again in %s, want %s", attempts, got, want)
 		}
 	}
 }
 
-// asks is a scene in which a request for a CA has been answered by this chain, and perhaps by a root beside it.
-func asks(t *testing.T, root []byte, chain ...*handmade) *scene {
+// newRequestFixture is a scene in which a request for a CA has been answered by this chain, and perhaps by a root beside it.
+func newRequestFixture(t *testing.T, root []byte, chain ...*testCA) *fixture {
 	t.Helper()
-	s := newScene(t, "")
+	s := newFixture(t, "")
 	s.answer(root, chain...)
 	return s
 }
 
 // answer changes the source to cert-manager, which has answered.
-func (s *scene) answer(root []byte, chain ...*handmade) {
-	s.Helper()
-	s.serviceCA.Spec.Source = v1alpha1.CASource{
+func (f *fixture) answer(root []byte, chain ...*testCA) {
+	f.Helper()
+	f.serviceCA.Spec.Source = v1alpha1.CASource{
 		CertManager: &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp", Kind: "ClusterIssuer"}},
 	}
-	waiting := brought(s.T, nil, chain...)
-	waiting.Name, waiting.Labels = requestSecretName(s.serviceCA), map[string]string{labelRequester: string(s.serviceCA.UID)}
+	waiting := withSourceSecret(f.T, nil, chain...)
+	waiting.Name, waiting.Labels = requestSecretName(f.serviceCA), map[string]string{labelRequester: string(f.serviceCA.UID)}
 	delete(waiting.Data, corev1.TLSCertKey)
-	s.asked = asked{secret: waiting, request: &cmapi.CertificateRequest{
+	f.pendingRequest = pendingRequest{secret: waiting, request: &cmapi.CertificateRequest{
 		ObjectMeta: metav1.ObjectMeta{Name: "default-1", CreationTimestamp: metav1.NewTime(now)},
 		Status: cmapi.CertificateRequestStatus{Certificate: pemOf(chain...), CA: root, Conditions: []cmapi.CertificateRequestCondition{
 			{Type: cmapi.CertificateRequestConditionReady, Status: cmmeta.ConditionTrue},
@@ -88,39 +88,39 @@ func (s *scene) answer(root []byte, chain ...*handmade) {
 // An answer that is of no use is said to be so, and followed by another request in time; one that is good signs.
 func TestRequestIsAnswered(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "corp root", nil)
-	narrow := mint(t, "narrow", root, func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true })
+	root := generateCA(t, "corp root", nil)
+	narrow := generateCA(t, "narrow", root, func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true })
 	ended := lives(-2*time.Hour, time.Minute)
 	for name, tc := range map[string]struct {
-		root  []byte
-		chain []*handmade
-		says  string
+		root    []byte
+		chain   []*testCA
+		message string
 	}{
-		"good":                        {pemOf(root), []*handmade{mint(t, "good", root)}, ""},
-		"a root itself":               {nil, []*handmade{root}, ""},
-		"no root":                     {nil, []*handmade{mint(t, "rootless", root)}, "put its root into ca.crt"},
-		"none below the one above it": {pemOf(root), []*handmade{mint(t, "deep", narrow), narrow}, "a CA above it allows none"},
-		"no CA":                       {pemOf(root), []*handmade{mint(t, "leaf", root, func(c *x509.Certificate) { c.IsCA = false })}, "is no CA"},
-		"ended":                       {pemOf(root), []*handmade{mint(t, "short", root, ended)}, "expired"},
-		"a root that has ended":       {nil, []*handmade{mint(t, "short root", nil, ended)}, "the CA expired 2071-03-14T15:10:26Z"},
+		"good":                        {pemOf(root), []*testCA{generateCA(t, "good", root)}, ""},
+		"a root itself":               {nil, []*testCA{root}, ""},
+		"no root":                     {nil, []*testCA{generateCA(t, "rootless", root)}, "put its root into ca.crt"},
+		"none below the one above it": {pemOf(root), []*testCA{generateCA(t, "deep", narrow), narrow}, "a CA above it allows none"},
+		"no CA":                       {pemOf(root), []*testCA{generateCA(t, "leaf", root, func(c *x509.Certificate) { c.IsCA = false })}, "is no CA"},
+		"ended":                       {pemOf(root), []*testCA{generateCA(t, "short", root, ended)}, "expired"},
+		"a root that has ended":       {nil, []*testCA{generateCA(t, "short root", nil, ended)}, "the CA expired 2071-03-14T15:10:26Z"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := asks(t, tc.root, tc.chain...)
+			s := newRequestFixture(t, tc.root, tc.chain...)
 			s.later(2 * time.Minute)
-			decided := s.plan()
-			if tc.says == "" {
-				if decided.problem != nil || decided.state == nil {
-					t.Errorf("the problem is %+v", decided.problem)
+			plan := s.plan()
+			if tc.message == "" {
+				if plan.problem != nil || plan.state == nil {
+					t.Errorf("the problem is %+v", plan.problem)
 				}
 				return
 			}
-			if p := decided.problem; p == nil || p.reason != reasonSourceInvalid || !p.passing || !decided.wanted ||
-				!strings.Contains(p.message, tc.says) || !strings.Contains(p.message, "it is asked again 2071-03-14T15:14:26Z") {
+			if p := plan.problem; p == nil || p.reason != reasonSourceInvalid || !p.transient || !plan.needsRequest ||
+				!strings.Contains(p.message, tc.message) || !strings.Contains(p.message, "it is asked again 2071-03-14T15:14:26Z") {
 				t.Fatalf("the problem is %+v", p)
 			}
 			live := fake.NewClientBuilder().WithReturnManagedFields().Build()
-			if err := live.Create(t.Context(), s.asked.secret, apply.ServiceCA); err != nil {
+			if err := live.Create(t.Context(), s.pendingRequest.secret, apply.ServiceCA); err != nil {
 				t.Fatal(err)
 			}
 			r := &Reconciler{Live: live, Namespace: "system", Clock: clocktesting.NewFakePassiveClock(now)}
@@ -130,11 +130,11 @@ func TestRequestIsAnswered(t *testing.T) {
 			}{{0, 0}, {firstBackoff, 1}} {
 				s.later(moment.after)
 				var before corev1.Secret
-				if err := live.Get(t.Context(), client.ObjectKeyFromObject(s.asked.secret), &before); err != nil {
+				if err := live.Get(t.Context(), client.ObjectKeyFromObject(s.pendingRequest.secret), &before); err != nil {
 					t.Fatal(err)
 				}
-				s.asked.secret = &before
-				if problem, err := r.askNext(t.Context(), s.observed); problem != nil || err != nil {
+				s.pendingRequest.secret = &before
+				if problem, err := r.advanceRequest(t.Context(), s.observed); problem != nil || err != nil {
 					t.Fatal(problem, err)
 				}
 				after, err := get(t.Context(), live, client.ObjectKeyFromObject(&before), &corev1.Secret{})
@@ -142,7 +142,7 @@ func TestRequestIsAnswered(t *testing.T) {
 					t.Fatal(err)
 				}
 				made := !bytes.Equal(after.Data[corev1.TLSPrivateKeyKey], before.Data[corev1.TLSPrivateKeyKey])
-				if got := (asked{secret: after}).attempts(); got != moment.attempts || made != (got > 0) {
+				if got := (pendingRequest{secret: after}).attempts(); got != moment.attempts || made != (got > 0) {
 					t.Errorf("after %s it was asked %d times in vain, and another key is made: %t", moment.after, got, made)
 				}
 			}
@@ -153,15 +153,15 @@ func TestRequestIsAnswered(t *testing.T) {
 // A request that cannot be made is a problem once that has lasted, and at once where it is refused, with the API server's words.
 func TestRequestCannotBeMade(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
+	s := newFixture(t, "")
 	passive := clocktesting.NewFakePassiveClock(now)
 	r := &Reconciler{Clock: passive}
 	resource := corev1.Resource("secrets")
 	away := apierrors.NewInternalError(errors.New("failed calling webhook"))
 	for _, step := range []struct {
-		after        time.Duration
-		err          error
-		reason, says string
+		after           time.Duration
+		err             error
+		reason, message string
 	}{
 		{0, away, "", ""},
 		{4 * time.Second, away, "", ""},
@@ -173,12 +173,12 @@ func TestRequestCannotBeMade(t *testing.T) {
 		{2 * time.Minute, apierrors.NewNotFound(resource, "key"), reasonSourceNotThere, "no cert-manager"},
 	} {
 		passive.SetTime(now.Add(step.after))
-		found, err := r.refusedRequest(s.serviceCA, step.err)
+		found, err := r.classifyRequestError(s.serviceCA, step.err)
 		if (err != nil) != (step.err != nil && step.reason == "") {
 			t.Errorf("after %s: %v comes back as %v", step.after, step.err, err)
 		}
-		if (found == nil) != (step.reason == "") || (found != nil && (found.reason != step.reason || !strings.Contains(found.message, step.says))) {
-			t.Errorf("after %s: the problem is %+v, want %s with %q", step.after, found, step.reason, step.says)
+		if (found == nil) != (step.reason == "") || (found != nil && (found.reason != step.reason || !strings.Contains(found.message, step.message))) {
+			t.Errorf("after %s: the problem is %+v, want %s with %q", step.after, found, step.reason, step.message)
 		}
 	}
 }

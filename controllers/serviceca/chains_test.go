@@ -19,32 +19,32 @@ import (
 // change is a rotation from one CA to another, each of which a source gives.
 type change struct {
 	name     string
-	from, to func(*scene)
+	from, to func(*fixture)
 	// stale are the clients that verify by the old bundle alone what the new CA signs.
 	stale func(client string) bool
-	// bridge is what leads to the old root.
-	bridge bridging
+	// crossSigned is what leads to the old root.
+	crossSigned crossSigning
 }
 
-// bridging is what leads from a new CA to an old root.
-type bridging string
+// crossSigning is what leads from a new CA to an old root.
+type crossSigning string
 
 const (
-	// noBridge: nothing does.
-	noBridge bridging = "none"
+	// noCrossSigned: nothing does.
+	noCrossSigned crossSigning = "none"
 	// notNeeded: the old root is the new one.
-	notNeeded bridging = "not needed"
+	notNeeded crossSigning = "not needed"
 	// short: one certificate does, which may outlive the trust in the old root.
-	short bridging = "short"
+	short crossSigning = "short"
 	// long: more than one does, and they may not.
-	long bridging = "long"
+	long crossSigning = "long"
 )
 
 func everyClient(string) bool { return true }
 
 func noClient(string) bool { return false }
 
-// thatTriesEveryPath tells whether a client does.
+// thatTriesEveryPath reports whether a client does.
 func thatTriesEveryPath(client string) bool { return client == "Go" || client == "Java" }
 
 // lostKey and sameKey are the changes that help nobody whose key was stolen: it is lost, or it is kept.
@@ -56,26 +56,26 @@ const (
 // changes are all kinds of changes of a source.
 func changes(t *testing.T) []change {
 	t.Helper()
-	corp, other, namesake := mintNow(t, "corp root", nil), mintNow(t, "other root", nil), mintNow(t, "corp root", nil)
-	upper := mintNow(t, "upper", other)
-	corpCA, corpCA2, otherCA, namesakeCA := mintNow(t, "corp CA", corp), mintNow(t, "corp CA 2", corp), mintNow(t, "other CA", other), mintNow(t, "namesake CA", namesake)
-	renewed := mintWith(t, "corp CA", corpCA.key, other, current)
-	strict, noneBelow, oneBelow := mintNow(t, "strict CA", other, naming(other)), mintNow(t, "0", nil, pathLen(0)), mintNow(t, "1", nil, pathLen(1))
-	self := func(*scene) {}
+	corp, other, sameName := generateCANow(t, "corp root", nil), generateCANow(t, "other root", nil), generateCANow(t, "corp root", nil)
+	upper := generateCANow(t, "upper", other)
+	corpCA, corpCA2, otherCA, namesakeCA := generateCANow(t, "corp CA", corp), generateCANow(t, "corp CA 2", corp), generateCANow(t, "other CA", other), generateCANow(t, "namesake CA", sameName)
+	renewed := generateCAWith(t, "corp CA", corpCA.key, other, current)
+	strict, noneBelow, oneBelow := generateCANow(t, "strict CA", other, naming(other)), generateCANow(t, "0", nil, pathLen(0)), generateCANow(t, "1", nil, pathLen(1))
+	self := func(*fixture) {}
 	return []change{
-		{"selfSigned to its successor", self, func(s *scene) { s.serviceCA.Spec.Rotation.Trigger = "now" }, everyClient, short},
-		{"selfSigned to a root that was brought", self, bringing(corp, corp), everyClient, short},
-		{"selfSigned to an intermediate that was brought", self, bringing(other, mintNow(t, "lower", upper), upper), everyClient, short},
+		{"selfSigned to its successor", self, func(s *fixture) { s.serviceCA.Spec.Rotation.Trigger = "now" }, everyClient, short},
+		{"selfSigned to a root that was brought", self, withSourceSecrets(corp, corp), everyClient, short},
+		{"selfSigned to an intermediate that was brought", self, withSourceSecrets(other, generateCANow(t, "lower", upper), upper), everyClient, short},
 		{"selfSigned to certManager", self, answered(corp, corpCA), everyClient, short},
 		{"certManager to selfSigned", answered(corp, corpCA), selfSigned, everyClient, long},
-		{"the issuer's root is replaced", bringing(corp, corpCA), bringing(other, otherCA), everyClient, long},
-		{"the issuer's root is replaced by one of its name", bringing(corp, corpCA), bringing(namesake, namesakeCA), everyClient, long},
-		{"another CA below the same root", bringing(corp, corpCA), bringing(corp, corpCA2), everyClient, notNeeded},
-		{sameKey, bringing(corp, corpCA), bringing(other, renewed), everyClient, long},
-		{"a CA that names its issuer by serial number", self, bringing(other, strict), thatTriesEveryPath, short},
-		{"the old root allows one CA below it", bringing(oneBelow, oneBelow), bringing(other, otherCA), thatTriesEveryPath, short},
-		{"the old root allows no CA below it", bringing(noneBelow, noneBelow), bringing(other, otherCA), noClient, noBridge},
-		{lostKey, self, func(s *scene) { s.secret = nil }, noClient, noBridge},
+		{"the issuer's root is replaced", withSourceSecrets(corp, corpCA), withSourceSecrets(other, otherCA), everyClient, long},
+		{"the issuer's root is replaced by one of its name", withSourceSecrets(corp, corpCA), withSourceSecrets(sameName, namesakeCA), everyClient, long},
+		{"another CA below the same root", withSourceSecrets(corp, corpCA), withSourceSecrets(corp, corpCA2), everyClient, notNeeded},
+		{sameKey, withSourceSecrets(corp, corpCA), withSourceSecrets(other, renewed), everyClient, long},
+		{"a CA that names its issuer by serial number", self, withSourceSecrets(other, strict), thatTriesEveryPath, short},
+		{"the old root allows one CA below it", withSourceSecrets(oneBelow, oneBelow), withSourceSecrets(other, otherCA), thatTriesEveryPath, short},
+		{"the old root allows no CA below it", withSourceSecrets(noneBelow, noneBelow), withSourceSecrets(other, otherCA), noClient, noCrossSigned},
+		{lostKey, self, func(s *fixture) { s.secret = nil }, noClient, noCrossSigned},
 	}
 }
 
@@ -84,9 +84,9 @@ func current(c *x509.Certificate) {
 	c.NotBefore, c.NotAfter = time.Now().Add(-1000*time.Hour), time.Now().Add(2000*time.Hour)
 }
 
-func mintNow(t *testing.T, name string, parent *handmade, edits ...func(*x509.Certificate)) *handmade {
+func generateCANow(t *testing.T, name string, parent *testCA, edits ...func(*x509.Certificate)) *testCA {
 	t.Helper()
-	return mint(t, name, parent, append(edits, current)...)
+	return generateCA(t, name, parent, append(edits, current)...)
 }
 
 func pathLen(most int) func(*x509.Certificate) {
@@ -94,7 +94,7 @@ func pathLen(most int) func(*x509.Certificate) {
 }
 
 // naming says who issued a certificate as easy-rsa does: by key identifier, name and serial number.
-func naming(issuer *handmade) func(*x509.Certificate) {
+func naming(issuer *testCA) func(*x509.Certificate) {
 	return func(c *x509.Certificate) {
 		name := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: issuer.RawSubject}
 		value, err := asn1.Marshal(struct {
@@ -109,17 +109,17 @@ func naming(issuer *handmade) func(*x509.Certificate) {
 	}
 }
 
-func selfSigned(s *scene) { s.serviceCA.Spec.Source = v1alpha1.CASource{} }
+func selfSigned(s *fixture) { s.serviceCA.Spec.Source = v1alpha1.CASource{} }
 
-func bringing(root *handmade, chain ...*handmade) func(*scene) {
-	return func(s *scene) {
+func withSourceSecrets(root *testCA, chain ...*testCA) func(*fixture) {
+	return func(s *fixture) {
 		s.serviceCA.Spec.Source = v1alpha1.CASource{Secret: &v1alpha1.SecretSource{Name: "corp"}}
-		s.brought = brought(s.T, pemOf(root), chain...)
+		s.sourceSecret = withSourceSecret(s.T, pemOf(root), chain...)
 	}
 }
 
-func answered(root *handmade, chain ...*handmade) func(*scene) {
-	return func(s *scene) { s.answer(pemOf(root), chain...) }
+func answered(root *testCA, chain ...*testCA) func(*fixture) {
+	return func(s *fixture) { s.answer(pemOf(root), chain...) }
 }
 
 // pairing is a server and a client that meet.
@@ -127,7 +127,7 @@ type pairing struct {
 	name   string
 	server tlsServer
 	roots  string
-	// verified tells whether the client verifies the server.
+	// verified reports whether the client verifies the server.
 	verified func(client string) bool
 }
 
@@ -156,12 +156,12 @@ func TestChains(t *testing.T) {
 }
 
 // begin is the CA before the change, whose certificates last for half an hour.
-func (c change) begin(t *testing.T) (*scene, *rotation.State) {
+func (c change) begin(t *testing.T) (*fixture, *rotation.State) {
 	t.Helper()
-	s := newScene(t, "")
-	s.now, s.longest, s.serviceCA.Spec.Rotation.PreviousTrust = time.Now().Add(-4*time.Hour), 30*time.Minute, v1alpha1.TrustUntilUnused
+	s := newFixture(t, "")
+	s.now, s.longestDuration, s.serviceCA.Spec.Rotation.PreviousTrust = time.Now().Add(-4*time.Hour), 30*time.Minute, v1alpha1.TrustUntilUnused
 	c.from(s)
-	before := s.sound()
+	before := s.newSourceSecretFixture()
 	s.later(time.Hour)
 	return s, before
 }
@@ -174,16 +174,16 @@ func (c change) routine(t *testing.T) []pairing {
 	after := s.rotated()
 	latest := after
 	s.later(40 * time.Minute)
-	if middle := s.sound(); len(middle.Previous) > 0 {
+	if middle := s.newSourceSecretFixture(); len(middle.Previous) > 0 {
 		latest = middle
 	}
 	s.later(40 * time.Minute)
-	last := s.sound()
-	if (latest != after) != (c.bridge == long) {
-		t.Errorf("%s: the bridge is not %s", c.name, c.bridge)
+	last := s.newSourceSecretFixture()
+	if (latest != after) != (c.crossSigned == long) {
+		t.Errorf("%s: the bridge is not %s", c.name, c.crossSigned)
 	}
 	met := c.meets(t, "", before, after, last)
-	if c.bridge != long {
+	if c.crossSigned != long {
 		// A certificate that is sent with a long bridge has ended before.
 		met = append(met, c.meet(t, "new certificate, new bundle", after, last, everyClient))
 	}
@@ -200,9 +200,9 @@ func (c change) compromise(t *testing.T) []pairing {
 	c.to(s)
 	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 	after := s.rotated()
-	s.later(patience)
-	last := s.sound()
-	if c.bridge == long {
+	s.later(timeout)
+	last := s.newSourceSecretFixture()
+	if c.crossSigned == long {
 		c.stale = noClient
 	}
 	return append(c.meets(t, "stolen: ", before, after, last), c.meet(t, "stolen: new certificate, new bundle", after, last, everyClient))
@@ -211,10 +211,10 @@ func (c change) compromise(t *testing.T) []pairing {
 // meets are the servers and clients that meet before, after and long after a switch of the signer.
 func (c change) meets(t *testing.T, when string, before, after, last *rotation.State) []pairing {
 	t.Helper()
-	if len(last.Previous) > 0 || (len(after.Bundle()) == 1) != (c.bridge == notNeeded) || before.Active.Fingerprint() == after.Active.Fingerprint() {
+	if len(last.Previous) > 0 || (len(after.Bundle()) == 1) != (c.crossSigned == notNeeded) || before.Active.Fingerprint() == after.Active.Fingerprint() {
 		t.Fatalf("%s: %sit has not taken place", c.name, when)
 	}
-	sameRoot := func(string) bool { return c.bridge == notNeeded }
+	sameRoot := func(string) bool { return c.crossSigned == notNeeded }
 	return []pairing{
 		c.meet(t, when+"old certificate, old bundle", before, before, everyClient),
 		c.meet(t, when+"old certificate, both roots", before, after, everyClient),

@@ -9,9 +9,9 @@ import (
 )
 
 // changedAt is when processes had to read the bundle last, as the status says; zero for never.
-func (s *scene) changedAt() time.Time {
-	s.Helper()
-	return changedAt(s.serviceCA)
+func (f *fixture) changedAt() time.Time {
+	f.Helper()
+	return changedAt(f.serviceCA)
 }
 
 // Processes have to read the bundle again when a root was added that is going to sign, whatever it was that led to it.
@@ -19,31 +19,31 @@ func TestProcessesHaveToRead(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		source string
-		given  func(*scene)
+		given  func(*fixture)
 		want   bool
 	}{
-		"the first CA":                 {"", func(*scene) {}, false},
-		"a rotation":                   {"", func(s *scene) { s.serviceCA.Spec.Rotation.Trigger = "now" }, true},
-		"a lost key":                   {"", func(s *scene) { s.secret = nil }, true},
-		"key and bundle lost":          {"", func(s *scene) { s.secret, s.published = nil, nil }, true},
-		"a lost key without a status":  {"", func(s *scene) { s.secret, s.serviceCA.Status = nil, v1alpha1.ServiceCAStatus{} }, true},
-		"a lost bundle":                {"", func(s *scene) { s.published = nil }, false},
-		"a status lost":                {"", func(s *scene) { s.serviceCA.Status = v1alpha1.ServiceCAStatus{} }, false},
-		"the copy of a brought CA":     {"corp", func(s *scene) { s.secret = nil }, false},
-		"another CA brought":           {"corp", func(s *scene) { s.brought = brought(s.T, nil, mint(s.T, "another", nil)) }, true},
-		"all lost, and nobody is told": {"", func(s *scene) { s.secret, s.published, s.serviceCA.Status = nil, nil, v1alpha1.ServiceCAStatus{} }, false},
+		"the first CA":                 {"", func(*fixture) {}, false},
+		"a rotation":                   {"", func(s *fixture) { s.serviceCA.Spec.Rotation.Trigger = "now" }, true},
+		"a lost key":                   {"", func(s *fixture) { s.secret = nil }, true},
+		"key and bundle lost":          {"", func(s *fixture) { s.secret, s.published = nil, nil }, true},
+		"a lost key without a status":  {"", func(s *fixture) { s.secret, s.serviceCA.Status = nil, v1alpha1.ServiceCAStatus{} }, true},
+		"a lost bundle":                {"", func(s *fixture) { s.published = nil }, false},
+		"a status lost":                {"", func(s *fixture) { s.serviceCA.Status = v1alpha1.ServiceCAStatus{} }, false},
+		"the copy of a brought CA":     {"corp", func(s *fixture) { s.secret = nil }, false},
+		"another CA brought":           {"corp", func(s *fixture) { s.sourceSecret = withSourceSecret(s.T, nil, generateCA(s.T, "another", nil)) }, true},
+		"all lost, and nobody is told": {"", func(s *fixture) { s.secret, s.published, s.serviceCA.Status = nil, nil, v1alpha1.ServiceCAStatus{} }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, tc.source)
-			s.brought = brought(t, nil, mint(t, "corp", nil))
-			s.sound()
+			s := newFixture(t, tc.source)
+			s.sourceSecret = withSourceSecret(t, nil, generateCA(t, "corp", nil))
+			s.newSourceSecretFixture()
 			s.later(time.Hour)
 			tc.given(s)
-			begun := s.now.Truncate(time.Second)
+			start := s.now.Truncate(time.Second)
 			s.rotated()
-			if got := s.changedAt(); !tc.want && !got.IsZero() || tc.want && (got.Before(begun) || got.After(s.now)) {
-				t.Errorf("processes have to read what changed at %s; the change began %s", got, begun)
+			if got := s.changedAt(); !tc.want && !got.IsZero() || tc.want && (got.Before(start) || got.After(s.now)) {
+				t.Errorf("processes have to read what changed at %s; the change began %s", got, start)
 			}
 		})
 	}
@@ -52,8 +52,8 @@ func TestProcessesHaveToRead(t *testing.T) {
 // When they had to is remembered over a backup from before, and over a key that is lost.
 func TestChangeIsRemembered(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	s.sound()
+	s := newFixture(t, "")
+	s.newSourceSecretFixture()
 	backup := s.secret
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.later(time.Hour)
@@ -67,28 +67,28 @@ func TestChangeIsRemembered(t *testing.T) {
 	}
 }
 
-// A change that targets do not carry yet is looked for again, though no rotation is under way: of an obstacle no event tells.
-func TestLooksAgainForAChange(t *testing.T) {
+// A change that targets do not carry yet is looked for again, though no rotation is under way: of a problem no event tells.
+func TestRecheckAfterAChange(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		state rotation.State
-		seen  rotation.Evidence
-		want  time.Duration
+		state    rotation.State
+		evidence rotation.Evidence
+		want     time.Duration
 	}{
-		"nothing is under way":              {rotation.State{Phase: v1alpha1.PhaseStable}, rotation.Evidence{Behind: 1}, 0},
-		"a change is":                       {rotation.State{Phase: v1alpha1.PhaseStable, TrustChanging: true}, rotation.Evidence{Behind: 1}, retryEvidence},
+		"nothing is under way":              {rotation.State{Phase: v1alpha1.PhaseStable}, rotation.Evidence{OutOfDate: 1}, 0},
+		"a change is":                       {rotation.State{Phase: v1alpha1.PhaseStable, TrustChanging: true}, rotation.Evidence{OutOfDate: 1}, retryEvidence},
 		"a rotation is":                     {rotation.State{Phase: v1alpha1.PhaseReissuing}, rotation.Evidence{Outstanding: 1}, retryEvidence},
 		"clients are restarted":             {rotation.State{Phase: v1alpha1.PhasePropagating}, rotation.Evidence{Restarts: rotation.Restarts{Clients: 1}}, retryEvidence},
-		"nobody has looked at the clients":  {rotation.State{Phase: v1alpha1.PhasePropagating}, rotation.Evidence{Restarts: rotation.Restarts{Unseen: true}}, retryEvidence},
+		"nobody has looked at the clients":  {rotation.State{Phase: v1alpha1.PhasePropagating}, rotation.Evidence{Restarts: rotation.Restarts{Unknown: true}}, retryEvidence},
 		"restarts that no rotation is for":  {rotation.State{Phase: v1alpha1.PhaseStable}, rotation.Evidence{Restarts: rotation.Restarts{Servers: 1}}, 0},
 		"a rotation that only waits for it": {rotation.State{Phase: v1alpha1.PhaseRetiring}, rotation.Evidence{}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			decided := step{state: &tc.state}
-			decided.lookAgain(evidence{Evidence: tc.seen})
-			if decided.retry != tc.want {
-				t.Errorf("it looks again after %s, want %s", decided.retry, tc.want)
+			plan := changePlan{state: &tc.state}
+			plan.scheduleRecheck(clusterEvidence{Evidence: tc.evidence})
+			if plan.retry != tc.want {
+				t.Errorf("it looks again after %s, want %s", plan.retry, tc.want)
 			}
 		})
 	}

@@ -20,11 +20,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/certrequest"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/signing"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // apiServer answers like one whose clock tells that time, and holds these objects; tries counts what it was only asked to try.
@@ -40,7 +40,7 @@ func apiServer(t *testing.T, at time.Time, tries *int, objects ...client.Object)
 		WithInterceptorFuncs(interceptor.Funcs{
 			Create: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.CreateOption) error {
 				object.SetCreationTimestamp(metav1.NewTime(at))
-				if asked := (&client.CreateOptions{}).ApplyOptions(options); len(asked.DryRun) > 0 {
+				if createOptions := (&client.CreateOptions{}).ApplyOptions(options); len(createOptions.DryRun) > 0 {
 					*tries++
 				}
 				return c.Create(ctx, object, options...)
@@ -50,19 +50,19 @@ func apiServer(t *testing.T, at time.Time, tries *int, objects ...client.Object)
 }
 
 // newReconciler returns a Reconciler in a cluster without Services, with a recorder of up to ten Events.
-func newReconciler(server client.Client, passive clock.PassiveClock) *Reconciler {
+func newReconciler(server client.Client, passiveClock clock.PassiveClock) *Reconciler {
 	return &Reconciler{
-		Targets: &trust.Trust{},
-		Client:  server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passive), Recorder: events.NewFakeRecorder(10),
-		Clock: passive, Namespace: "system",
+		Targets: &injector.Injector{},
+		Client:  server, Cache: server, Live: server, Keyring: keyring.New(server, "system", passiveClock), Recorder: events.NewFakeRecorder(10),
+		Clock: passiveClock, Namespace: "system",
 		Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
 			return func(*corev1.Secret) servingcert.Claim { return servingcert.Claim{Wanted: true} }, nil
 		},
 		Restarts: func(string, time.Time) rotation.Restarts { return rotation.Restarts{} },
-		Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *trust.Targets) (string, error) {
+		Published: func(context.Context, *v1alpha1.ServiceCA, string, time.Time, *injector.Targets) (string, error) {
 			return "", nil
 		},
-		Given: func(context.Context, string) ([]signing.Given, bool, error) { return nil, true, nil },
+		IssuedCertificates: func(context.Context, string) ([]certrequest.Issued, bool, error) { return nil, true, nil },
 	}
 }
 
@@ -84,8 +84,8 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "")
-			s.sound()
+			s := newFixture(t, "")
+			s.newSourceSecretFixture()
 			before, tries, at := s.secret.DeepCopy(), 0, now.Add(tc.after)
 			server := apiServer(t, at.Add(-tc.ahead), &tries, s.serviceCA, s.secret)
 			passive := clocktesting.NewFakePassiveClock(at)

@@ -22,159 +22,159 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/availability"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// retryClusterBundle is how often a ClusterTrustBundle is written again that was refused: nothing tells when it would not be.
-const retryClusterBundle = time.Minute
+// retryClusterTrustBundle is how often a ClusterTrustBundle is written again that was refused: nothing tells when it would not be.
+const retryClusterTrustBundle = time.Minute
 
-// clusterBundle is the ClusterTrustBundle of a ServiceCA (KEP-3257), which any pod may mount.
-type clusterBundle struct {
-	// served tells whether the cluster knows the kind at all.
+// clusterTrustBundle is the ClusterTrustBundle of a ServiceCA (KEP-3257), which any pod may mount.
+type clusterTrustBundle struct {
+	// served reports whether the cluster knows the kind at all.
 	served bool
-	// found is what is there; nil where nothing is.
-	found *certificatesv1.ClusterTrustBundle
-	// unread is set where it could not be read: nobody knows whose it is.
-	unread bool
-	// theirs is set where somebody else made it.
-	theirs bool
-	// refused is why it cannot be written, which only somebody else can put right.
-	refused string
+	// live is what is there; nil where nothing is.
+	live *certificatesv1.ClusterTrustBundle
+	// unreadable is set where it could not be read: nobody knows whose it is.
+	unreadable bool
+	// foreign is set where somebody else made it.
+	foreign bool
+	// rejection is why it cannot be written, which only somebody else can put right.
+	rejection string
 	// awaited is set where that is a fault of the API server, for which a rotation waits within a bound, as for any target.
 	awaited bool
 }
 
-func (r *Reconciler) observeClusterBundle(ctx context.Context, ca *v1alpha1.ServiceCA) (clusterBundle, error) {
-	bundle := clusterBundle{served: r.clusterBundles.Load()}
+func (r *Reconciler) observeClusterTrustBundle(ctx context.Context, ca *v1alpha1.ServiceCA) (clusterTrustBundle, error) {
+	bundle := clusterTrustBundle{served: r.clusterTrustBundlesServed.Load()}
 	if !bundle.served {
 		return bundle, nil
 	}
 	name := ca.ClusterTrustBundleName()
 	var err error
-	bundle.found, err = get(ctx, r.Live, client.ObjectKey{Name: name}, &certificatesv1.ClusterTrustBundle{})
-	if before, refused := r.bundleRefused.Load(ca.UID); refused {
-		bundle.refused, _ = before.(string)
+	bundle.live, err = get(ctx, r.Live, client.ObjectKey{Name: name}, &certificatesv1.ClusterTrustBundle{})
+	if before, refused := r.bundleRejections.Load(ca.UID); refused {
+		bundle.rejection, _ = before.(string)
 	}
-	if r.bundleFails(ca, err) || apierrors.IsForbidden(err) {
-		bundle.refused, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
-		bundle.found, bundle.unread = nil, true
+	if r.recordBundleFailure(ca, err) || apierrors.IsForbidden(err) {
+		bundle.rejection, err = fmt.Sprintf("ClusterTrustBundle %s cannot be read: %v", name, err), nil
+		bundle.live, bundle.unreadable = nil, true
 	}
-	if bundle.found != nil && bundle.found.Labels[v1alpha1.LabelServiceCA] != ca.Name {
-		bundle.theirs = true
-		bundle.refused = fmt.Sprintf("ClusterTrustBundle %s is left alone, because this ServiceCA did not make it: delete it, or label it %s=%s to hand it over",
+	if bundle.live != nil && bundle.live.Labels[v1alpha1.LabelServiceCA] != ca.Name {
+		bundle.foreign = true
+		bundle.rejection = fmt.Sprintf("ClusterTrustBundle %s is left alone, because this ServiceCA did not make it: delete it, or label it %s=%s to hand it over",
 			name, v1alpha1.LabelServiceCA, ca.Name)
 	}
-	bundle.awaited = bundle.refused != "" && !bundle.theirs && r.awaitsBundle(ca)
+	bundle.awaited = bundle.rejection != "" && !bundle.foreign && r.waitsForBundle(ca)
 	return bundle, err
 }
 
-// bundleFails notes an error of a request about a ClusterTrustBundle, and reports whether such requests have failed for long enough to be reported.
-func (r *Reconciler) bundleFails(ca *v1alpha1.ServiceCA, err error) bool {
-	return r.bundleFailures.Failed(client.ObjectKeyFromObject(ca), r.Clock.Now(), err) != nil
+// recordBundleFailure notes an error of a request about a ClusterTrustBundle, and reports whether such requests have failed for long enough to be reported.
+func (r *Reconciler) recordBundleFailure(ca *v1alpha1.ServiceCA, err error) bool {
+	return r.bundleFailures.RecordFailure(client.ObjectKeyFromObject(ca), r.Clock.Now(), err) != nil
 }
 
-// awaitsBundle reports whether a rotation waits for a ClusterTrustBundle about which requests fail.
-func (r *Reconciler) awaitsBundle(ca *v1alpha1.ServiceCA) bool {
+// waitsForBundle reports whether a rotation waits for a ClusterTrustBundle about which requests fail.
+func (r *Reconciler) waitsForBundle(ca *v1alpha1.ServiceCA) bool {
 	key, now := client.ObjectKeyFromObject(ca), r.Clock.Now()
-	return r.bundleFailures.Failing(key, now) != nil && !r.bundleFailures.Hopeless(key, now)
+	return r.bundleFailures.Failure(key, now) != nil && !r.bundleFailures.Unresolvable(key, now)
 }
 
-// holds tells whether it has this bundle.
-func (b clusterBundle) holds(bundle []byte) bool {
-	return b.found != nil && b.found.Spec.TrustBundle == string(bundle)
+// contains reports whether it has this bundle.
+func (b clusterTrustBundle) contains(bundle []byte) bool {
+	return b.live != nil && b.live.Spec.TrustBundle == string(bundle)
 }
 
-// publishClusterBundle brings the ClusterTrustBundle up to date, in the very version that was found, and tells whether it had to.
-func (r *Reconciler) publishClusterBundle(ctx context.Context, in *observed, state *rotation.State) (changed bool, err error) {
-	found := &in.clusterBundle
-	if state == nil || !found.served || found.unread || found.theirs {
+// publishClusterTrustBundle brings the ClusterTrustBundle up to date, in the very version that was found, and reports whether it had to.
+func (r *Reconciler) publishClusterTrustBundle(ctx context.Context, in *observed, state *rotation.State) (changed bool, err error) {
+	bundleState := &in.clusterTrustBundle
+	if state == nil || !bundleState.served || bundleState.unreadable || bundleState.foreign {
 		return false, nil
 	}
-	bundle, ca, before := state.Bundle().Encode(), in.serviceCA, found.refused
-	if found.holds(bundle) {
+	bundle, ca, before := state.Bundle().Encode(), in.serviceCA, bundleState.rejection
+	if bundleState.contains(bundle) {
 		// Somebody else may have put right what was refused to us.
-		r.bundlePutRight(ca, found)
+		r.clearBundleRejection(ca, bundleState)
 		return before != "", nil
 	}
 	configuration := certificatesac.ClusterTrustBundle(ca.ClusterTrustBundleName()).
 		WithLabels(map[string]string{v1alpha1.LabelServiceCA: ca.Name}).
 		WithSpec(certificatesac.ClusterTrustBundleSpec().WithSignerName(ca.SignerName()).WithTrustBundle(string(bundle)))
 	options := []client.ApplyOption{apply.ServiceCA}
-	if found.found != nil {
-		configuration.WithUID(found.found.UID).WithResourceVersion(found.found.ResourceVersion)
+	if bundleState.live != nil {
+		configuration.WithUID(bundleState.live.UID).WithResourceVersion(bundleState.live.ResourceVersion)
 		options = append(options, client.ForceOwnership)
 	}
 	err = r.Live.Apply(ctx, configuration, options...)
-	if apply.Refused(err) {
-		r.bundleFailures.Recovered(client.ObjectKeyFromObject(ca))
+	if apply.IsRejected(err) {
+		r.bundleFailures.ClearFailure(client.ObjectKeyFromObject(ca))
 	}
-	if r.bundleFails(ca, err) || apply.Refused(err) || optional.Absent(err) {
-		found.refused = fmt.Sprintf("ClusterTrustBundle %s cannot be written: %v", ca.ClusterTrustBundleName(), err)
-		found.awaited = r.awaitsBundle(ca)
+	if r.recordBundleFailure(ca, err) || apply.IsRejected(err) || availability.IsNotServed(err) {
+		bundleState.rejection = fmt.Sprintf("ClusterTrustBundle %s cannot be written: %v", ca.ClusterTrustBundleName(), err)
+		bundleState.awaited = r.waitsForBundle(ca)
 		// Remembered, so that the next decision does not wait for it.
-		r.bundleRefused.Store(ca.UID, found.refused)
-		return found.refused != before, nil
+		r.bundleRejections.Store(ca.UID, bundleState.rejection)
+		return bundleState.rejection != before, nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("write ClusterTrustBundle %s: %w", ca.ClusterTrustBundleName(), err)
 	}
-	r.bundlePutRight(ca, found)
-	found.found = &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: string(bundle)}}
+	r.clearBundleRejection(ca, bundleState)
+	bundleState.live = &certificatesv1.ClusterTrustBundle{Spec: certificatesv1.ClusterTrustBundleSpec{TrustBundle: string(bundle)}}
 	return true, nil
 }
 
-// bundlePutRight forgets what kept a ClusterTrustBundle from being written.
-func (r *Reconciler) bundlePutRight(ca *v1alpha1.ServiceCA, found *clusterBundle) {
-	r.bundleRefused.Delete(ca.UID)
-	r.bundleFailures.Recovered(client.ObjectKeyFromObject(ca))
-	found.refused, found.awaited = "", false
+// clearBundleRejection forgets what kept a ClusterTrustBundle from being written.
+func (r *Reconciler) clearBundleRejection(ca *v1alpha1.ServiceCA, found *clusterTrustBundle) {
+	r.bundleRejections.Delete(ca.UID)
+	r.bundleFailures.ClearFailure(client.ObjectKeyFromObject(ca))
+	found.rejection, found.awaited = "", false
 }
 
-// watchClusterBundles watches those that are ours, as soon as the cluster serves them.
-func (r *Reconciler) watchClusterBundles(ctx context.Context, mgr ctrl.Manager, watcher controller.Controller) error {
+// watchClusterTrustBundles watches those that are ours, as soon as the cluster serves them.
+func (r *Reconciler) watchClusterTrustBundles(ctx context.Context, mgr ctrl.Manager, watcher controller.Controller) error {
 	served := func(ctx context.Context) (bool, error) {
-		return optional.Served(ctx, r.Live, &certificatesv1.ClusterTrustBundleList{})
+		return availability.IsServed(ctx, r.Live, &certificatesv1.ClusterTrustBundleList{})
 	}
 	open := func(context.Context) error {
-		bundles, err := clusterBundles(mgr)
+		bundles, err := newClusterTrustBundleCache(mgr)
 		if err != nil {
 			return err
 		}
-		r.clusterBundles.Store(true)
-		everyone := source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		r.clusterTrustBundlesServed.Store(true)
+		all := source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			for _, one := range r.casWhere(ctx, func(*v1alpha1.ServiceCA) bool { return true }) {
 				queue.Add(one)
 			}
 			return nil
 		})
-		ours := source.Kind[client.Object](bundles, &certificatesv1.ClusterTrustBundle{}, handler.EnqueueRequestsFromMapFunc(
+		owned := source.Kind[client.Object](bundles, &certificatesv1.ClusterTrustBundle{}, handler.EnqueueRequestsFromMapFunc(
 			func(_ context.Context, bundle client.Object) []reconcile.Request {
 				return []reconcile.Request{request(bundle.GetLabels()[v1alpha1.LabelServiceCA])}
 			}))
-		if err := watcher.Watch(ours); err != nil {
+		if err := watcher.Watch(owned); err != nil {
 			return err
 		}
-		return watcher.Watch(everyone)
+		return watcher.Watch(all)
 	}
 	// Asked before anything is counted: a rotation must not pass over what is only not known yet.
-	if there, err := served(ctx); there || err != nil {
+	if ok, err := served(ctx); ok || err != nil {
 		if err != nil {
 			return fmt.Errorf("find out whether ClusterTrustBundles are served: %w", err)
 		}
 		return open(ctx)
 	}
-	return optional.Start(mgr, served, open)
+	return availability.StartWhenAvailable(mgr, served, open)
 }
 
-func clusterBundles(mgr ctrl.Manager) (cache.Cache, error) {
-	made, err := labels.NewRequirement(v1alpha1.LabelServiceCA, selection.Exists, nil)
+func newClusterTrustBundleCache(mgr ctrl.Manager) (cache.Cache, error) {
+	ownedByServiceCA, err := labels.NewRequirement(v1alpha1.LabelServiceCA, selection.Exists, nil)
 	if err != nil {
 		return nil, err
 	}
 	bundles, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-		DefaultLabelSelector: labels.NewSelector().Add(*made), DefaultTransform: cache.TransformStripManagedFields(),
+		DefaultLabelSelector: labels.NewSelector().Add(*ownedByServiceCA), DefaultTransform: cache.TransformStripManagedFields(),
 	})
 	if err != nil {
 		return nil, err
@@ -182,13 +182,13 @@ func clusterBundles(mgr ctrl.Manager) (cache.Cache, error) {
 	return bundles, mgr.Add(bundles)
 }
 
-// tellClusterBundle says once, on each ServiceCA, what its cluster lacks.
-func (r *Reconciler) tellClusterBundle(ca *v1alpha1.ServiceCA, found clusterBundle) {
+// reportClusterTrustBundle says once, on each ServiceCA, what its cluster lacks.
+func (r *Reconciler) reportClusterTrustBundle(ca *v1alpha1.ServiceCA, bundle clusterTrustBundle) {
 	switch {
-	case found.served:
-		r.toldAbsent.Delete(ca.UID)
+	case bundle.served:
+		r.reportedNotServed.Delete(ca.UID)
 	default:
-		if _, told := r.toldAbsent.LoadOrStore(ca.UID, true); !told {
+		if _, reported := r.reportedNotServed.LoadOrStore(ca.UID, true); !reported {
 			r.Recorder.Eventf(ca, nil, corev1.EventTypeNormal, "ClusterTrustBundlesNotServed", "Publish",
 				"this cluster serves no certificates.k8s.io/v1 ClusterTrustBundles (Kubernetes 1.37): the bundle is published as one when it does")
 		}

@@ -37,68 +37,68 @@ func bundlesIn(t *testing.T, forbidden bool, bundle *certificatesv1.ClusterTrust
 			return errors.New("it is written")
 		},
 	}).Build()}
-	r.clusterBundles.Store(true)
+	r.clusterTrustBundlesServed.Store(true)
 	return r
 }
 
 // Nobody is told that a ClusterTrustBundle is somebody else's because it cannot be read, and what nobody has seen is not written.
-func TestClusterBundleUnread(t *testing.T) {
+func TestClusterTrustBundleUnreadable(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	state := s.sound()
+	s := newFixture(t, "")
+	state := s.newSourceSecretFixture()
 	r := bundlesIn(t, true, &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: s.serviceCA.ClusterTrustBundleName()}})
 	var err error
-	if s.clusterBundle, err = r.observeClusterBundle(t.Context(), s.serviceCA); err != nil {
+	if s.clusterTrustBundle, err = r.observeClusterTrustBundle(t.Context(), s.serviceCA); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.clusterBundle; got.theirs || got.found != nil || !strings.Contains(got.refused, "cannot be read") {
+	if got := s.clusterTrustBundle; got.foreign || got.live != nil || !strings.Contains(got.rejection, "cannot be read") {
 		t.Errorf("it is %+v", got)
 	}
-	if changed, err := r.publishClusterBundle(t.Context(), &s.observed, state); changed || err != nil {
+	if changed, err := r.publishClusterTrustBundle(t.Context(), &s.observed, state); changed || err != nil {
 		t.Errorf("it is said to have changed (%t): %v", changed, err)
 	}
-	decided := step{state: state}
-	decided.lookAgain(evidence{clusterBundle: s.clusterBundle})
-	if decided.retry != retryClusterBundle {
-		t.Errorf("it looks again after %s", decided.retry)
+	plan := changePlan{state: state}
+	plan.scheduleRecheck(clusterEvidence{clusterTrustBundle: s.clusterTrustBundle})
+	if plan.retry != retryClusterTrustBundle {
+		t.Errorf("it looks again after %s", plan.retry)
 	}
 }
 
 // What was refused is forgotten once the ClusterTrustBundle holds what it should, whoever did that.
-func TestClusterBundlePutRight(t *testing.T) {
+func TestClusterTrustBundleRepaired(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	state := s.sound()
+	s := newFixture(t, "")
+	state := s.newSourceSecretFixture()
 	r := bundlesIn(t, false, &certificatesv1.ClusterTrustBundle{
 		ObjectMeta: metav1.ObjectMeta{Name: s.serviceCA.ClusterTrustBundleName(), Labels: map[string]string{v1alpha1.LabelServiceCA: "default"}},
 		Spec:       certificatesv1.ClusterTrustBundleSpec{TrustBundle: string(state.Bundle().Encode())},
 	})
-	r.bundleRefused.Store(s.serviceCA.UID, "cannot be written")
+	r.bundleRejections.Store(s.serviceCA.UID, "cannot be written")
 	for _, want := range []bool{true, false} {
 		var err error
-		if s.clusterBundle, err = r.observeClusterBundle(t.Context(), s.serviceCA); err != nil {
+		if s.clusterTrustBundle, err = r.observeClusterTrustBundle(t.Context(), s.serviceCA); err != nil {
 			t.Fatal(err)
 		}
-		if changed, err := r.publishClusterBundle(t.Context(), &s.observed, state); changed != want || err != nil {
+		if changed, err := r.publishClusterTrustBundle(t.Context(), &s.observed, state); changed != want || err != nil {
 			t.Errorf("it is said to have changed: %t (%v), want %t", changed, err, want)
 		}
-		if s.clusterBundle.refused != "" {
-			t.Errorf("it still says %q", s.clusterBundle.refused)
+		if s.clusterTrustBundle.rejection != "" {
+			t.Errorf("it still says %q", s.clusterTrustBundle.rejection)
 		}
 	}
 }
 
 // A fault of the API server is reported once it has lasted, with its words, and a rotation waits for it for ten minutes; a refusal is reported
 // at once, and not waited for.
-func TestClusterBundleCannotBeWritten(t *testing.T) {
+func TestClusterTrustBundleCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	away := apierrors.NewInternalError(errors.New("failed calling webhook"))
 	denied := apierrors.NewConflict(certificatesv1.Resource("clustertrustbundles"), "x", errors.New("webhook denied the request"))
 	for _, verb := range []string{"read", "written"} {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "")
-			state := s.sound()
+			s := newFixture(t, "")
+			state := s.newSourceSecretFixture()
 			passive := clocktesting.NewFakePassiveClock(now)
 			var fault error
 			scheme := runtime.NewScheme()
@@ -123,13 +123,13 @@ func TestClusterBundleCannotBeWritten(t *testing.T) {
 					return faulty("written")
 				},
 			}).Build(), passive)
-			r.clusterBundles.Store(true)
+			r.clusterTrustBundlesServed.Store(true)
 			for _, step := range []struct {
-				after  time.Duration
-				fault  error
-				fails  bool
-				says   string
-				behind int32
+				after     time.Duration
+				fault     error
+				fails     bool
+				message   string
+				outOfDate int32
 			}{
 				{0, away, true, "", 0},
 				{4 * time.Second, away, true, "", 0},
@@ -141,25 +141,25 @@ func TestClusterBundleCannotBeWritten(t *testing.T) {
 			} {
 				passive.SetTime(now.Add(step.after))
 				fault = step.fault
-				bundle, err := r.observeClusterBundle(t.Context(), s.serviceCA)
-				if s.clusterBundle = bundle; err == nil {
-					_, err = r.publishClusterBundle(t.Context(), &s.observed, state)
+				bundle, err := r.observeClusterTrustBundle(t.Context(), s.serviceCA)
+				if s.clusterTrustBundle = bundle; err == nil {
+					_, err = r.publishClusterTrustBundle(t.Context(), &s.observed, state)
 				}
 				if (err != nil) != step.fails {
 					t.Errorf("after %s: the error is %v", step.after, err)
 				}
-				if got := s.clusterBundle.refused; !step.fails && ((got == "") != (step.says == "") || !strings.Contains(got, step.says)) {
-					t.Errorf("after %s: it says %q, want %q", step.after, got, step.says)
+				if got := s.clusterTrustBundle.rejection; !step.fails && ((got == "") != (step.message == "") || !strings.Contains(got, step.message)) {
+					t.Errorf("after %s: it says %q, want %q", step.after, got, step.message)
 				}
 				if step.fails || step.fault == nil {
 					continue
 				}
-				seen, err := r.evidence(t.Context(), s.observed, state)
+				evidence, err := r.collectEvidence(t.Context(), s.observed, state)
 				if err != nil {
 					t.Fatal(err)
 				}
-				waits := strings.Join(seen.BehindNames, "; ")
-				if got := strings.Contains(waits, "ClusterTrustBundle"); got != (step.behind > 0) || (got && !strings.Contains(waits, "failed calling webhook")) {
+				waits := strings.Join(evidence.OutOfDateNames, "; ")
+				if got := strings.Contains(waits, "ClusterTrustBundle"); got != (step.outOfDate > 0) || (got && !strings.Contains(waits, "failed calling webhook")) {
 					t.Errorf("after %s: a rotation waits for %q", step.after, waits)
 				}
 			}
@@ -167,8 +167,8 @@ func TestClusterBundleCannotBeWritten(t *testing.T) {
 			if verb == "read" {
 				return
 			}
-			if _, err := r.publishClusterBundle(t.Context(), &s.observed, state); err != nil || s.clusterBundle.refused == "" || s.clusterBundle.awaited {
-				t.Errorf("denied: the error is %v, and it is %+v", err, s.clusterBundle)
+			if _, err := r.publishClusterTrustBundle(t.Context(), &s.observed, state); err != nil || s.clusterTrustBundle.rejection == "" || s.clusterTrustBundle.awaited {
+				t.Errorf("denied: the error is %v, and it is %+v", err, s.clusterTrustBundle)
 			}
 		})
 	}

@@ -18,16 +18,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/certrequest"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/gather"
+	"github.com/servingcert/operator/controllers/internal/conflict"
+	"github.com/servingcert/operator/controllers/internal/debounce"
 	"github.com/servingcert/operator/controllers/internal/installation"
 	"github.com/servingcert/operator/controllers/internal/keyring"
-	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/signing"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // Reconciler reconciles ServiceCAs.
@@ -42,9 +42,9 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
 	// Targets are what asks for bundles.
-	Targets *trust.Trust
+	Targets *injector.Injector
 	// Published counts the ConfigMaps that a ServiceCA publishes, and PublishedChanged announces those of which the result is another.
-	Published        func(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, counted *trust.Targets) (problem string, err error)
+	Published        func(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, targets *injector.Targets) (problem string, err error)
 	PublishedChanged <-chan event.GenericEvent
 	// Claims answers what a Secret is to the Service that owns it, so that a stray one counts for nothing.
 	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
@@ -54,32 +54,32 @@ type Reconciler struct {
 	// something else.
 	Restarts        func(ca string, changedAt time.Time) rotation.Restarts
 	RestartsChanged <-chan event.GenericEvent
-	// Given returns the certificates that requests to a ServiceCA got; false while that is not known yet.
-	Given func(ctx context.Context, ca string) ([]signing.Given, bool, error)
+	// IssuedCertificates returns the certificates that requests to a ServiceCA got; false while that is not known yet.
+	IssuedCertificates func(ctx context.Context, ca string) ([]certrequest.Issued, bool, error)
 	// Signatures remembers which of theirs verify.
 	Signatures *pki.Signatures
 	// Namespace is the operator's own.
 	Namespace string
 
-	// changes gather before they are counted.
-	changes gather.Changes
-	// clusterBundles tells whether the cluster serves ClusterTrustBundles, and toldAbsent which ServiceCAs have been told that it does not.
-	clusterBundles atomic.Bool
-	toldAbsent     sync.Map
-	// bundleRefused is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
-	bundleRefused sync.Map
+	// debouncer gather before they are counted.
+	debouncer debounce.Debouncer
+	// clusterTrustBundlesServed reports whether the cluster serves ClusterTrustBundles, and reportedNotServed which ServiceCAs have been told that it does not.
+	clusterTrustBundlesServed atomic.Bool
+	reportedNotServed         sync.Map
+	// bundleRejections is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
+	bundleRejections sync.Map
 	// failures are the ServiceCAs about which requests fail. Those about a ClusterTrustBundle, and those that ask cert-manager for a CA, are no
-	// failures of the CA that is there: bundleFailures and askFailures have them, by ServiceCA.
-	failures                    pace.Reports
-	bundleFailures, askFailures pace.Pace
-	// announced is, by ServiceCA, the reason of the last Event about a problem: a status that cannot be written does not have it.
-	announced sync.Map
+	// failures of the CA that is there: bundleFailures and requestFailures have them, by ServiceCA.
+	failures                        conflict.Reports
+	bundleFailures, requestFailures conflict.Tracker
+	// recordedProblems is, by ServiceCA, the reason of the last Event about a problem: a status that cannot be written does not have it.
+	recordedProblems sync.Map
 }
 
 // Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
 // published before the status lets anybody sign. It takes one step of a rotation at a time.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
-	begin := r.Clock.Now()
+	start := r.Clock.Now()
 	var ca v1alpha1.ServiceCA
 	if err := r.Client.Get(ctx, request.NamespacedName, &ca); err != nil {
 		r.forget(request)
@@ -88,100 +88,100 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if !ca.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
 	}
-	result, reported, err := r.reconcile(ctx, begin, &ca)
+	result, reported, err := r.reconcile(ctx, start, &ca)
 	if err != nil {
-		return result, r.failed(ctx, &ca, reported, err)
+		return result, r.reportFailure(ctx, &ca, reported, err)
 	}
-	r.failures.Recovered(request.NamespacedName)
+	r.failures.ClearFailure(request.NamespacedName)
 	return result, nil
 }
 
 // forget leaves nothing of a ServiceCA that is gone.
 func (r *Reconciler) forget(request ctrl.Request) {
 	r.Keyring.Forget(request.Name)
-	r.failures.Recovered(request.NamespacedName)
-	r.bundleFailures.Recovered(request.NamespacedName)
-	r.askFailures.Recovered(request.NamespacedName)
-	r.announced.Delete(request.Name)
+	r.failures.ClearFailure(request.NamespacedName)
+	r.bundleFailures.ClearFailure(request.NamespacedName)
+	r.requestFailures.ClearFailure(request.NamespacedName)
+	r.recordedProblems.Delete(request.Name)
 }
 
 // reconcile does one step for a ServiceCA; reported is set once its status is written.
-func (r *Reconciler) reconcile(ctx context.Context, begin time.Time, ca *v1alpha1.ServiceCA) (result ctrl.Result, reported bool, err error) {
-	in, decided, seen, err := r.decide(ctx, ca)
+func (r *Reconciler) reconcile(ctx context.Context, start time.Time, ca *v1alpha1.ServiceCA) (result ctrl.Result, reported bool, err error) {
+	in, plan, evidence, err := r.decide(ctx, ca)
 	if err != nil {
 		return ctrl.Result{}, false, err
 	}
-	if err := decided.refused(reasonKeyRefused, r.write(ctx, in, decided)); err != nil {
+	if err := plan.asProblem(reasonKeyRefused, r.writeSecret(ctx, in, plan)); err != nil {
 		return ctrl.Result{}, false, err
 	}
 	// Nothing that fails from here on takes back what was done, and the next look would not know that it was.
-	r.announceEvents(ca, decided)
-	changed, err := r.publishAll(ctx, &in, &decided)
+	r.recordEvents(ca, plan)
+	changed, err := r.publishAll(ctx, &in, &plan)
 	if err != nil {
 		return ctrl.Result{}, false, err
 	}
-	if changed = changed || decided.secret != nil; changed && decided.state != nil {
-		in.published = decided.state.Bundle().Encode()
-		if seen, err = r.evidence(ctx, in, decided.state); err != nil {
+	if changed = changed || plan.secret != nil; changed && plan.state != nil {
+		in.published = plan.state.Bundle().Encode()
+		if evidence, err = r.collectEvidence(ctx, in, plan.state); err != nil {
 			return ctrl.Result{}, false, err
 		}
 	}
-	if err := r.ask(ctx, in, &decided); err != nil {
+	if err := r.ensureRequest(ctx, in, &plan); err != nil {
 		return ctrl.Result{}, false, err
 	}
-	r.announceProblem(ca, decided.problem)
-	if err := r.writeStatus(ctx, ca, buildStatus(in.now, ca, decided, seen)); err != nil {
+	r.recordProblemEvent(ca, plan.problem)
+	if err := r.writeStatus(ctx, ca, buildStatus(in.now, ca, plan, evidence)); err != nil {
 		return ctrl.Result{}, false, apply.IgnoreGone(err)
 	}
-	r.counted(begin, decided)
-	r.tellClusterBundle(ca, in.clusterBundle)
-	decided.lookAgain(seen)
-	return ctrl.Result{RequeueAfter: untilNext(in, decided)}, true, r.cleanUp(ctx, ca, decided)
+	r.recordDuration(start, plan)
+	r.reportClusterTrustBundle(ca, in.clusterTrustBundle)
+	plan.scheduleRecheck(evidence)
+	return ctrl.Result{RequeueAfter: untilNext(in, plan)}, true, r.cleanUp(ctx, ca, plan)
 }
 
-// counted notes how long it took to count, where there was something to count.
-func (r *Reconciler) counted(begin time.Time, decided step) {
-	if decided.state != nil {
-		r.changes.Counted(r.Clock.Since(begin))
+// recordDuration notes how long it took to count, where there was something to count.
+func (r *Reconciler) recordDuration(start time.Time, plan changePlan) {
+	if plan.state != nil {
+		r.debouncer.RecordDuration(r.Clock.Since(start))
 	}
 }
 
-// publishAll publishes the bundle in the ConfigMap and in the ClusterTrustBundle, and tells whether either had to be written.
-func (r *Reconciler) publishAll(ctx context.Context, in *observed, decided *step) (changed bool, err error) {
-	changed, err = r.publish(ctx, *in, decided)
-	if err := decided.refused(reasonBundleRefused, err); err != nil {
+// publishAll publishes the bundle in the ConfigMap and in the ClusterTrustBundle, and reports whether either had to be written.
+func (r *Reconciler) publishAll(ctx context.Context, in *observed, plan *changePlan) (changed bool, err error) {
+	changed, err = r.publish(ctx, *in, plan)
+	if err := plan.asProblem(reasonBundleRefused, err); err != nil {
 		return false, err
 	}
-	clusterwide, err := r.publishClusterBundle(ctx, in, decided.state)
+	clusterwide, err := r.publishClusterTrustBundle(ctx, in, plan.state)
 	return changed || clusterwide, err
 }
 
 // decide looks and plans. What is to be written is planned once more by the clock of the API server: ours may have leapt, that of
 // another replica may differ, and what a key or a root that is given up depends on must not.
-func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, step, evidence, error) {
+func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, changePlan, clusterEvidence, error) {
 	in, err := r.observe(ctx, ca)
 	if err != nil {
-		return in, step{}, evidence{}, err
+		return in, changePlan{}, clusterEvidence{}, err
 	}
-	given := resolve(in)
-	seen, err := r.evidence(ctx, in, given.state)
+	resolved := resolve(in)
+	evidence, err := r.collectEvidence(ctx, in, resolved.state)
 	if err != nil {
-		return in, step{}, seen, err
+		return in, changePlan{}, evidence, err
 	}
-	decided := plan(in, given, seen)
-	if decided.secret != nil || in.isBehind(given) {
+	plan := makePlan(in, resolved, evidence)
+	if plan.secret != nil || in.clockIsBehind(resolved) {
 		if in.now, err = r.serverTime(ctx, in.now); err != nil {
-			refusal := decided.refused(reasonKeyRefused, err)
-			return in, decided, seen, refusal
+			refusal := plan.asProblem(reasonKeyRefused, err)
+			return in, plan, evidence, refusal
 		}
-		decided = plan(in, resolve(in), seen)
+		plan = makePlan(in, resolve(in), evidence)
 	}
-	return in, decided, seen, nil
+	return in, plan, evidence, nil
 }
 
-// isBehind tells whether our clock is behind that of the API server, by which the phase began: it would wait too long.
-func (in observed) isBehind(given found) bool {
-	return given.state != nil && in.now.Before(given.state.Since.Add(-nextStep))
+// clockIsBehind reports whether our clock is behind that of the API server, by which the phase began: it would wait too long.
+func (in observed) clockIsBehind(resolved resolution) bool {
+	return resolved.state != nil && in.now.Before(resolved.state.Since.Add(-nextStep))
 }
 
 // maxClockError is how far our clock may be ahead of the API server's: what we sign would be valid too late.
@@ -207,17 +207,17 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 		return in, err
 	}
 	in.serviceCAs = all.Items
-	if in.longest, err = r.longest(ctx, ca.Name); err != nil {
+	if in.longestDuration, err = r.longestDuration(ctx, ca.Name); err != nil {
 		return in, err
 	}
 	if in.secret, err = get(ctx, r.Live, r.key(ca.SigningKeySecretName()), &corev1.Secret{}); err != nil {
 		return in, err
 	}
 	if in.secret == nil {
-		if in.formerly, err = r.formerSecret(ctx, in.now, ca); err != nil {
+		if in.formerSecret, err = r.formerSecret(ctx, in.now, ca); err != nil {
 			return in, err
 		}
-		if in.elsewhere, err = installation.KeyElsewhere(ctx, in.now, r.Live, ca, r.Namespace); err != nil {
+		if in.keyOutside, err = installation.SigningKeyOutside(ctx, in.now, r.Live, ca, r.Namespace); err != nil {
 			return in, err
 		}
 	}
@@ -228,43 +228,43 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 	if published != nil && published.Labels[v1alpha1.LabelServiceCA] == ca.Name {
 		in.published = []byte(published.Data[ca.Spec.TrustBundle.Key])
 	}
-	if in.clusterBundle, err = r.observeClusterBundle(ctx, ca); err != nil {
+	if in.clusterTrustBundle, err = r.observeClusterTrustBundle(ctx, ca); err != nil {
 		return in, err
 	}
 	if err := r.observeSource(ctx, &in); err != nil {
 		return in, err
 	}
-	err = r.recover(ctx, &in)
+	err = r.recoverBundles(ctx, &in)
 	return in, err
 }
 
 // observeSource reads what the source has to give.
 func (r *Reconciler) observeSource(ctx context.Context, in *observed) (err error) {
 	if source := in.serviceCA.Spec.Source.Secret; source != nil {
-		if in.brought, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{}); err != nil {
+		if in.sourceSecret, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{}); err != nil {
 			return err
 		}
 	}
-	in.asked, err = r.observeAsked(ctx, in.serviceCA)
+	in.pendingRequest, err = r.observeRequest(ctx, in.serviceCA)
 	return err
 }
 
-// recover looks for the bundle in what carries it, where neither the signing-key Secret nor the trust-bundle ConfigMap has it.
-func (r *Reconciler) recover(ctx context.Context, in *observed) error {
-	told := in.serviceCA.Status.TrustBundle
-	if told == nil || told.Hash == pki.Hash(in.published) || in.formerly != nil {
+// recoverBundles looks for the bundle in what carries it, where neither the signing-key Secret nor the trust-bundle ConfigMap has it.
+func (r *Reconciler) recoverBundles(ctx context.Context, in *observed) error {
+	reported := in.serviceCA.Status.TrustBundle
+	if reported == nil || reported.Hash == pki.Hash(in.published) || in.formerSecret != nil {
 		return nil
 	}
-	if in.secret != nil && pki.Hash(in.secret.Data[rotation.BundleKey]) == told.Hash {
+	if in.secret != nil && pki.Hash(in.secret.Data[rotation.BundleKey]) == reported.Hash {
 		return nil
 	}
 	var err error
-	in.carried, err = r.Targets.Carried(ctx, in.serviceCA.Name, told.Hash, r.Namespace)
+	in.injectedBundles, err = r.Targets.FindBundles(ctx, in.serviceCA.Name, reported.Hash, r.Namespace)
 	return err
 }
 
-// longest is the longest lifetime that a policy asks for certificates of this CA.
-func (r *Reconciler) longest(ctx context.Context, ca string) (time.Duration, error) {
+// longestDuration is the longest lifetime that a policy asks for certificates of this CA.
+func (r *Reconciler) longestDuration(ctx context.Context, ca string) (time.Duration, error) {
 	var list v1alpha1.ServingCertPolicyList
 	if err := r.Cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return 0, err
@@ -284,7 +284,7 @@ func (r *Reconciler) formerSecret(ctx context.Context, now time.Time, ca *v1alph
 	var secrets corev1.SecretList
 	err := r.Live.List(ctx, &secrets, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name})
 	for i := range secrets.Items {
-		if apply.MadeBy(&secrets.Items[i], apply.ServiceCA) {
+		if apply.IsManagedBy(&secrets.Items[i], apply.ServiceCA) {
 			return &secrets.Items[i], nil
 		}
 	}
@@ -311,22 +311,22 @@ func get[T client.Object](ctx context.Context, c client.Reader, key client.Objec
 }
 
 // untilNext is the time until the clock alone changes something: the threshold, the end of a wait, the begin or end of a certificate.
-func untilNext(in observed, decided step) time.Duration {
-	var moments []time.Time
-	if in.brought != nil {
+func untilNext(in observed, plan changePlan) time.Duration {
+	var times []time.Time
+	if in.sourceSecret != nil {
 		for _, key := range []string{corev1.TLSCertKey, corev1.ServiceAccountRootCAKey} {
-			brought, _ := pki.ParseBundle(in.brought.Data[key])
-			for _, certificate := range brought {
-				moments = append(moments, certificate.NotBefore, certificate.NotAfter)
+			certificates, _ := pki.ParseBundle(in.sourceSecret.Data[key])
+			for _, certificate := range certificates {
+				times = append(times, certificate.NotBefore, certificate.NotAfter)
 			}
 		}
 	}
-	if decided.state != nil {
-		moments = append(moments, decided.state.Moments(in.threshold(decided.state))...)
+	if plan.state != nil {
+		times = append(times, plan.state.NextTransitions(in.effectiveRotation(plan.state))...)
 	}
-	next := decided.retry
-	for _, moment := range moments {
-		if left := moment.Sub(in.now); left > 0 && (next == 0 || left < next) {
+	next := plan.retry
+	for _, at := range times {
+		if left := at.Sub(in.now); left > 0 && (next == 0 || left < next) {
 			next = left
 		}
 	}

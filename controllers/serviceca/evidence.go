@@ -11,68 +11,68 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
-// evidence is what was seen of the world outside the signing-key Secret.
-type evidence struct {
+// clusterEvidence is what was seen of the world outside the signing-key Secret.
+type clusterEvidence struct {
 	rotation.Evidence
-	targets       trust.Targets
-	clusterBundle clusterBundle
+	targets            injector.Targets
+	clusterTrustBundle clusterTrustBundle
 	// unpublished is why ConfigMaps of spec.trustBundle.publish cannot have the bundle; empty when all can.
 	unpublished string
 	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
 	certificates map[string]int32
-	// strangers is the number of those that the bundle does not verify, and that are going to be replaced.
-	strangers int32
+	// untrusted is the number of those that the bundle does not verify, and that are going to be replaced.
+	untrusted int32
 	// unverified is the number of live certificates that requests got and that the bundle does not
 	// verify; unverifiedNames are some.
 	unverified      int32
 	unverifiedNames []string
-	// reissueOver is the time that reissuing all of them takes.
-	reissueOver time.Duration
+	// reissueSpread is the time that reissuing all of them takes.
+	reissueSpread time.Duration
 }
 
-// evidence counts what carries the bundle of a state, and whose certificates are signed by whom.
-func (r *Reconciler) evidence(ctx context.Context, in observed, state *rotation.State) (evidence, error) {
-	ca, seen := in.serviceCA, evidence{certificates: map[string]int32{}}
+// collectEvidence counts what carries the bundle of a state, and whose certificates are signed by whom.
+func (r *Reconciler) collectEvidence(ctx context.Context, in observed, state *rotation.State) (clusterEvidence, error) {
+	ca, evidence := in.serviceCA, clusterEvidence{certificates: map[string]int32{}}
 	if state == nil {
-		return seen, nil
+		return evidence, nil
 	}
 	var err error
 	encoded := state.Bundle().Encode()
 	hash := pki.Hash(encoded)
-	if seen.targets, err = r.Targets.Count(ctx, ca.Name, hash, state.Since); err != nil {
-		return seen, err
+	if evidence.targets, err = r.Targets.Count(ctx, ca.Name, hash, state.Since); err != nil {
+		return evidence, err
 	}
-	if seen.unpublished, err = r.Published(ctx, ca, hash, state.Since, &seen.targets); err != nil {
-		return seen, err
+	if evidence.unpublished, err = r.Published(ctx, ca, hash, state.Since, &evidence.targets); err != nil {
+		return evidence, err
 	}
-	seen.targets.Count(bytes.Equal(in.published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())
-	if in.clusterBundle.served {
-		seen.clusterBundle = in.clusterBundle
+	evidence.targets.Count(bytes.Equal(in.published, encoded), false, "ConfigMap "+r.Namespace+"/"+ca.TrustBundleConfigMapName())
+	if in.clusterTrustBundle.served {
+		evidence.clusterTrustBundle = in.clusterTrustBundle
 		name := "ClusterTrustBundle " + ca.ClusterTrustBundleName()
-		if in.clusterBundle.awaited {
-			name = trust.Explained(name, &issuance.Obstacle{Message: in.clusterBundle.refused})
+		if in.clusterTrustBundle.awaited {
+			name = injector.WithReason(name, &issuance.Problem{Message: in.clusterTrustBundle.rejection})
 		}
-		seen.targets.Count(in.clusterBundle.holds(encoded), in.clusterBundle.refused != "" && !in.clusterBundle.awaited, name)
+		evidence.targets.Count(in.clusterTrustBundle.contains(encoded), in.clusterTrustBundle.rejection != "" && !in.clusterTrustBundle.awaited, name)
 	}
-	if err := r.countSecrets(ctx, ca.Name, hash, state, &seen); err != nil {
-		return seen, err
+	if err := r.countSecrets(ctx, ca.Name, hash, state, &evidence); err != nil {
+		return evidence, err
 	}
-	if err := r.countGiven(ctx, ca.Name, state, &seen); err != nil {
-		return seen, err
+	if err := r.countIssued(ctx, ca.Name, state, &evidence); err != nil {
+		return evidence, err
 	}
-	seen.Restarts = r.Restarts(ca.Name, state.TrustChangedAt)
-	seen.Behind, seen.BehindNames = seen.targets.Behind, seen.targets.BehindNames
-	return seen, nil
+	evidence.Restarts = r.Restarts(ca.Name, state.TrustChangedAt)
+	evidence.OutOfDate, evidence.OutOfDateNames = evidence.targets.OutOfDate, evidence.targets.OutOfDateNames
+	return evidence, nil
 }
 
-func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *rotation.State, seen *evidence) error {
+func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *rotation.State, evidence *clusterEvidence) error {
 	claimOf, err := r.Claims(ctx)
 	if err != nil {
 		return err
@@ -81,11 +81,11 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	err = r.Cache.List(ctx, &secrets, client.UnsafeDisableDeepCopy, client.MatchingLabelsSelector{
 		Selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelServiceCA: ca}),
 	})
-	now, live, known := r.Clock.Now(), 0, verified{at: r.Clock.Now(), roots: state.Bundle().Pool(), signers: map[string]bool{}}
+	now, live, verifier := r.Clock.Now(), 0, signatureCache{at: r.Clock.Now(), roots: state.Bundle().Pool(), signers: map[string]bool{}}
 	for i := range secrets.Items {
 		secret := &secrets.Items[i]
-		signer, notAfter, signed := issuance.Signed(secret)
-		if !signed || !now.Before(notAfter) {
+		signer, notAfter, ok := issuance.SignerAndExpiry(secret)
+		if !ok || !now.Before(notAfter) {
 			continue
 		}
 		claim := claimOf(secret)
@@ -93,38 +93,38 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 			continue
 		}
 		live++
-		seen.count(secret, state, signer, claim, hash)
-		seen.doubt(known.by(signer, secret), claim)
-		if state.Active != nil && notAfter.After(latest(seen.Signed, state.SignedUntil(now))) && signedBy(state.Active, secret) {
+		evidence.countCertificate(secret, state, signer, claim, hash)
+		evidence.countUntrusted(verifier.verifies(signer, secret), claim)
+		if state.Active != nil && notAfter.After(latest(evidence.LatestNotAfter, state.SignedUntil(now))) && isSignedBy(state.Active, secret) {
 			// By a clock that was ahead.
-			seen.Signed = notAfter
+			evidence.LatestNotAfter = notAfter
 		}
 	}
 	if r.ReissueRate > 0 {
-		seen.reissueOver = time.Duration(float64(live) / r.ReissueRate * float64(time.Second))
+		evidence.reissueSpread = time.Duration(float64(live) / r.ReissueRate * float64(time.Second))
 	}
 	return err
 }
 
-// verified are the signers of whom a certificate verified: once for each, for there are as many certificates as Services; but whoever may write a
+// signatureCache are the signers of whom a certificate verified: once for each, for there are as many certificates as Services; but whoever may write a
 // Secret may name a signer that is none.
-type verified struct {
+type signatureCache struct {
 	at      time.Time
 	roots   *x509.CertPool
 	signers map[string]bool
 }
 
-// by tells whether a certificate that names this signer verifies.
-func (v verified) by(signer string, secret *corev1.Secret) bool {
-	if !v.signers[signer] {
+// verifies reports whether a certificate that names this signer verifies.
+func (c signatureCache) verifies(signer string, secret *corev1.Secret) bool {
+	if !c.signers[signer] {
 		leaf, err := issuance.Leaf(secret)
-		v.signers[signer] = err == nil && leaf.VerifiesBy(v.roots, v.at) == nil
+		c.signers[signer] = err == nil && leaf.VerifyWithRoots(c.roots, c.at) == nil
 	}
-	return v.signers[signer]
+	return c.signers[signer]
 }
 
-// signedBy tells whether a signer signed the certificate in a digest, whomever that names.
-func signedBy(signer *rotation.Signer, secret *corev1.Secret) bool {
+// isSignedBy reports whether a signer signed the certificate in a digest, whomever that names.
+func isSignedBy(signer *rotation.Signer, secret *corev1.Secret) bool {
 	leaf, err := issuance.Leaf(secret)
 	return err == nil && leaf.CheckSignatureFrom(signer.Certificate()) == nil
 }
@@ -136,23 +136,23 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// doubt counts a live certificate that does not verify.
-func (e *evidence) doubt(verifies bool, claim servingcert.Claim) {
-	if !verifies && !claim.InVain {
-		e.strangers++
+// countUntrusted counts a live certificate that does not verify.
+func (e *clusterEvidence) countUntrusted(verifies bool, claim servingcert.Claim) {
+	if !verifies && !claim.Unresolvable {
+		e.untrusted++
 	}
 }
 
-// count counts a live certificate, and the bundle beside it.
-func (e *evidence) count(secret *corev1.Secret, state *rotation.State, signer string, claim servingcert.Claim, hash string) {
-	name := trust.Explained("Secret "+secret.Namespace+"/"+secret.Name, claim.Failure)
+// countCertificate counts a live certificate, and the bundle beside it.
+func (e *clusterEvidence) countCertificate(secret *corev1.Secret, state *rotation.State, signer string, claim servingcert.Claim, hash string) {
+	name := injector.WithReason("Secret "+secret.Namespace+"/"+secret.Name, claim.Failure)
 	e.certificates[signer]++
-	if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !claim.InVain {
+	if state.Active != nil && signer != pki.KeyID(state.Active.Certificate().SubjectKeyId) && !claim.Unresolvable {
 		e.Outstanding++
-		e.OutstandingNames = trust.Some(e.OutstandingNames, name)
+		e.OutstandingNames = injector.InsertSorted(e.OutstandingNames, name)
 	}
 	if claim.IncludesBundle {
-		_, told := secret.Annotations[v1alpha1.AnnotationError]
-		e.targets.Count(issuance.BundleHash(secret) == hash, claim.InVain || told, name)
+		_, reported := secret.Annotations[v1alpha1.AnnotationError]
+		e.targets.Count(issuance.BundleHash(secret) == hash, claim.Unresolvable || reported, name)
 	}
 }

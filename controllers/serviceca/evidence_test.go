@@ -25,10 +25,10 @@ import (
 
 // A certificate that a tenant makes up, by a signer that calls itself as ours, makes strangers of no others; nor is one counted that nothing
 // new will come for.
-func TestStrangers(t *testing.T) {
+func TestUntrusted(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	state := s.sound()
+	s := newFixture(t, "")
+	state := s.newSourceSecretFixture()
 	genuine, err := state.Active.Issue(now, pki.LeafSpec{
 		DNSNames: []string{"web.shop.svc"}, Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519},
 	}, time.Hour, nil)
@@ -36,8 +36,8 @@ func TestStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours := state.Active.Certificate()
-	impostor := mint(t, "", nil, func(c *x509.Certificate) { c.Subject, c.SubjectKeyId = ours.Subject, ours.SubjectKeyId })
-	forged := pemOf(forge(t, impostor))
+	sameSubject := generateCA(t, "", nil, func(c *x509.Certificate) { c.Subject, c.SubjectKeyId = ours.Subject, ours.SubjectKeyId })
+	forged := pemOf(forge(t, sameSubject))
 	lost := *state
 	lost.Active, lost.Next = nil, state.Active
 	secret := func(name string, certificate []byte) client.Object {
@@ -62,29 +62,29 @@ func TestStrangers(t *testing.T) {
 				Cache: fake.NewClientBuilder().WithObjects(tc.secrets...).WithInterceptorFuncs(interceptor.Funcs{List: digesting}).Build(), Clock: clocktesting.NewFakePassiveClock(now),
 				Claims: func(context.Context) (func(*corev1.Secret) servingcert.Claim, error) {
 					return func(secret *corev1.Secret) servingcert.Claim {
-						return servingcert.Claim{Wanted: true, InVain: secret.Name == "in-vain"}
+						return servingcert.Claim{Wanted: true, Unresolvable: secret.Name == "in-vain"}
 					}, nil
 				},
 			}
-			seen := evidence{certificates: map[string]int32{}}
-			if err := r.countSecrets(t.Context(), "default", "", tc.state, &seen); err != nil {
+			evidence := clusterEvidence{certificates: map[string]int32{}}
+			if err := r.countSecrets(t.Context(), "default", "", tc.state, &evidence); err != nil {
 				t.Fatal(err)
 			}
-			if seen.strangers != tc.want {
-				t.Errorf("%d certificates are said not to chain to the bundle, want %d", seen.strangers, tc.want)
+			if evidence.untrusted != tc.want {
+				t.Errorf("%d certificates are said not to chain to the bundle, want %d", evidence.untrusted, tc.want)
 			}
 		})
 	}
 }
 
 // forge is a serving certificate by a CA.
-func forge(t *testing.T, by *handmade) *handmade {
+func forge(t *testing.T, by *testCA) *testCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mintWith(t, "web.shop.svc", key, by, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
+	return generateCAWith(t, "web.shop.svc", key, by, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
 }
 
 // digesting lists as the cache does, which holds digests.

@@ -24,16 +24,16 @@ import (
 // now lies far off: a stray time.Now() shows.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
-// scene is a ServiceCA, and all that a plan depends on.
-type scene struct {
+// fixture is a ServiceCA, and all that a plan depends on.
+type fixture struct {
 	*testing.T
 	observed
 }
 
-// newScene is a ServiceCA without a key; source names the Secret that it takes its CA from, and empty is a CA of its own.
-func newScene(t *testing.T, source string) *scene {
+// newFixture is a ServiceCA without a key; source names the Secret that it takes its CA from, and empty is a CA of its own.
+func newFixture(t *testing.T, source string) *fixture {
 	t.Helper()
-	s := &scene{t, observed{now: now, serviceCA: &v1alpha1.ServiceCA{
+	s := &fixture{t, observed{now: now, serviceCA: &v1alpha1.ServiceCA{
 		ObjectMeta: metav1.ObjectMeta{Name: "default", UID: "uid-of-default", Generation: 1},
 		Spec: v1alpha1.ServiceCASpec{
 			Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "1000h"},
@@ -48,69 +48,69 @@ func newScene(t *testing.T, source string) *scene {
 }
 
 // takesPlace carries one step out, as the controller does: the Secret, the bundle, the status. Every target follows at once.
-func (s *scene) takesPlace() step {
-	s.Helper()
-	decided := s.plan()
-	if decided.secret != nil {
-		s.secret, s.formerly = decided.secret, nil
-		s.secret.Namespace, s.secret.UID = "system", "uid-of-secret"
+func (f *fixture) takesPlace() changePlan {
+	f.Helper()
+	plan := f.plan()
+	if plan.secret != nil {
+		f.secret, f.formerSecret = plan.secret, nil
+		f.secret.Namespace, f.secret.UID = "system", "uid-of-secret"
 	}
-	if decided.state != nil {
-		s.published = decided.state.Bundle().Encode()
+	if plan.state != nil {
+		f.published = plan.state.Bundle().Encode()
 	}
-	s.serviceCA.Status = buildStatus(s.now, s.serviceCA, decided, evidence{})
-	return decided
+	f.serviceCA.Status = buildStatus(f.now, f.serviceCA, plan, clusterEvidence{})
+	return plan
 }
 
 // plan is the next step, where every target carries what is published.
-func (s *scene) plan() step {
-	given := resolve(s.observed)
-	return plan(s.observed, given, behind(s.observed, given))
+func (f *fixture) plan() changePlan {
+	resolved := resolve(f.observed)
+	return makePlan(f.observed, resolved, outOfDate(f.observed, resolved))
 }
 
-// behind is the evidence where every target carries what is published, and all certificates are reissued.
-func behind(in observed, given found) evidence {
-	var seen evidence
-	if given.state != nil && !bytes.Equal(in.published, given.state.Bundle().Encode()) {
-		seen.Behind, seen.BehindNames = 1, []string{"ConfigMap system/default-trust-bundle"}
+// outOfDate is the evidence where every target carries what is published, and all certificates are reissued.
+func outOfDate(in observed, resolved resolution) clusterEvidence {
+	var evidence clusterEvidence
+	if resolved.state != nil && !bytes.Equal(in.published, resolved.state.Bundle().Encode()) {
+		evidence.OutOfDate, evidence.OutOfDateNames = 1, []string{"ConfigMap system/default-trust-bundle"}
 	}
-	return seen
+	return evidence
 }
 
-// sound carries steps out, which nothing may stand in the way of, until nothing is left to be done but by time.
-func (s *scene) sound() *rotation.State {
-	s.Helper()
+// newSourceSecretFixture carries steps out, which nothing may stand in the way of, until nothing is left to be done but by time.
+func (f *fixture) newSourceSecretFixture() *rotation.State {
+	f.Helper()
 	for range 10 {
-		decided := s.takesPlace()
-		if decided.problem != nil {
-			s.Fatalf("%s: %s", decided.problem.reason, decided.problem.message)
+		plan := f.takesPlace()
+		if plan.problem != nil {
+			f.Fatalf("%s: %s", plan.problem.reason, plan.problem.message)
 		}
-		if decided.secret == nil {
-			return decided.state
+		if plan.secret == nil {
+			return plan.state
 		}
 	}
-	s.Fatal("it does not come to rest")
+	f.Fatal("it does not come to rest")
 	return nil
 }
 
 // rotated is sound, after the time that a rotation takes.
-func (s *scene) rotated() *rotation.State {
-	s.Helper()
-	s.sound()
-	s.later(patience)
-	return s.sound()
+func (f *fixture) rotated() *rotation.State {
+	f.Helper()
+	f.newSourceSecretFixture()
+	f.later(timeout)
+	return f.newSourceSecretFixture()
 }
 
 const (
 	minimum = 10 * time.Minute
-	// patience is more than a rotation takes.
-	patience = minimum + time.Minute
+	// timeout is more than a rotation takes.
+	timeout = minimum + time.Minute
 )
 
-func (s *scene) later(by time.Duration) { s.now = s.now.Add(by) }
+func (f *fixture) later(by time.Duration) { f.now = f.now.Add(by) }
 
-// handmade is a CA that a person has made somewhere else.
-type handmade struct {
+// testCA is a CA that a person has made somewhere else.
+type testCA struct {
 	*x509.Certificate
 	key crypto.Signer
 }
@@ -119,18 +119,18 @@ func lives(from, to time.Duration) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(from), now.Add(to) }
 }
 
-// mint makes a CA, signed by parent or by itself; edits may change the certificate before.
-func mint(t *testing.T, name string, parent *handmade, edits ...func(*x509.Certificate)) *handmade {
+// generateCA makes a CA, signed by parent or by itself; edits may change the certificate before.
+func generateCA(t *testing.T, name string, parent *testCA, edits ...func(*x509.Certificate)) *testCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mintWith(t, name, key, parent, edits...)
+	return generateCAWith(t, name, key, parent, edits...)
 }
 
-// mintWith is mint for a key that is there.
-func mintWith(t *testing.T, name string, key crypto.Signer, parent *handmade, edits ...func(*x509.Certificate)) *handmade {
+// generateCAWith is mint for a key that is there.
+func generateCAWith(t *testing.T, name string, key crypto.Signer, parent *testCA, edits ...func(*x509.Certificate)) *testCA {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
@@ -155,10 +155,10 @@ func mintWith(t *testing.T, name string, key crypto.Signer, parent *handmade, ed
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &handmade{certificate, key}
+	return &testCA{certificate, key}
 }
 
-func pemOf(cas ...*handmade) []byte {
+func pemOf(cas ...*testCA) []byte {
 	var certificates pki.Bundle
 	for _, ca := range cas {
 		certificates = append(certificates, ca.Certificate)
@@ -166,8 +166,8 @@ func pemOf(cas ...*handmade) []byte {
 	return certificates.Encode()
 }
 
-// brought is the Secret of a source: a CA with its chain, and its root beside it.
-func brought(t *testing.T, root []byte, chain ...*handmade) *corev1.Secret {
+// withSourceSecret is the Secret of a source: a CA with its chain, and its root beside it.
+func withSourceSecret(t *testing.T, root []byte, chain ...*testCA) *corev1.Secret {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(chain[0].key)
 	if err != nil {

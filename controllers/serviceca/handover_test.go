@@ -12,26 +12,26 @@ import (
 // a rotation begins only for what would begin one of its own CAs. Docs: operations.md, openshift.md, serviceca.md, rotation.md.
 func TestHandedOver(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "openshift-service-serving-signer@1700000000", nil)
+	root := generateCA(t, "openshift-service-serving-signer@1700000000", nil)
 	rsa := v1alpha1.PrivateKey{Algorithm: v1alpha1.RSA, Size: 2048}
 	for name, tc := range map[string]struct {
-		chain  []*handmade
-		change func(*scene)
+		chain  []*testCA
+		change func(*fixture)
 		want   v1alpha1.RotationReason
 	}{
-		"a root":                         {[]*handmade{root}, func(*scene) {}, ""},
-		"a root of another kind of key":  {[]*handmade{root}, func(s *scene) { s.serviceCA.Spec.Certificate.PrivateKey = rsa }, v1alpha1.RotationSpecChanged},
-		"a root past its threshold":      {[]*handmade{root}, func(s *scene) { s.later(600 * time.Hour) }, v1alpha1.RotationThresholdPassed},
-		"an intermediate":                {[]*handmade{mint(t, "issuing", root), root}, func(*scene) {}, v1alpha1.RotationSourceChanged},
-		"a root, and another is brought": {[]*handmade{root}, func(s *scene) { s.brings(mint(t, "corp", nil)) }, v1alpha1.RotationSourceChanged},
+		"a root":                         {[]*testCA{root}, func(*fixture) {}, ""},
+		"a root of another kind of key":  {[]*testCA{root}, func(s *fixture) { s.serviceCA.Spec.Certificate.PrivateKey = rsa }, v1alpha1.RotationSpecChanged},
+		"a root past its threshold":      {[]*testCA{root}, func(s *fixture) { s.later(600 * time.Hour) }, v1alpha1.RotationThresholdPassed},
+		"an intermediate":                {[]*testCA{generateCA(t, "issuing", root), root}, func(*fixture) {}, v1alpha1.RotationSourceChanged},
+		"a root, and another is brought": {[]*testCA{root}, func(s *fixture) { s.brings(generateCA(t, "corp", nil)) }, v1alpha1.RotationSourceChanged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "")
-			s.secret = brought(t, nil, tc.chain...)
+			s := newFixture(t, "")
+			s.secret = withSourceSecret(t, nil, tc.chain...)
 			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
 			tc.change(s)
-			state := s.sound()
+			state := s.newSourceSecretFixture()
 			if state.Reason != tc.want || !state.Active.Certificate().Equal(tc.chain[0].Certificate) || (state.Next != nil) != (tc.want != "") {
 				t.Errorf("reason %q, want %q; %s signs, next is %v", state.Reason, tc.want, state.Active.Name(), state.Next)
 			}
@@ -46,6 +46,6 @@ func TestHandedOver(t *testing.T) {
 }
 
 // brings makes the CA come from a Secret.
-func (s *scene) brings(ca *handmade) {
-	s.serviceCA.Spec.Source.Secret, s.brought = &v1alpha1.SecretSource{Name: "corp"}, brought(s.T, nil, ca)
+func (f *fixture) brings(ca *testCA) {
+	f.serviceCA.Spec.Source.Secret, f.sourceSecret = &v1alpha1.SecretSource{Name: "corp"}, withSourceSecret(f.T, nil, ca)
 }

@@ -19,8 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/rotation"
-	"github.com/servingcert/operator/controllers/trust"
 	"github.com/servingcert/operator/hack/gitops"
 )
 
@@ -30,83 +30,83 @@ func TestHealth(t *testing.T) {
 	states := map[string]*v1alpha1.ServiceCA{}
 	for name, given := range healthStates() {
 		s := newHistory(t)
-		seen, refused := given(s)
-		decided := plan(s.observed, resolve(s.observed), seen)
+		evidence, refused := given(s)
+		plan := makePlan(s.observed, resolve(s.observed), evidence)
 		if refused != nil {
-			refused(s, &decided)
+			refused(s, &plan)
 		}
-		s.serviceCA.Status = buildStatus(s.now, s.serviceCA, decided, seen)
+		s.serviceCA.Status = buildStatus(s.now, s.serviceCA, plan, evidence)
 		states[name] = s.serviceCA
 	}
 	states["progressing_generationNotSeen"].Generation++
 	states["progressing_new"] = newHistory(t).serviceCA
 	states["progressing_new"].Status.ObservedGeneration = -1 // as the CRD has it
-	gitops.Keep(t, "../../config/argocd/resource_customizations/servingcert.dev/ServiceCA/testdata", "ServiceCA", states)
+	gitops.CheckStates(t, "../../config/argocd/resource_customizations/servingcert.dev/ServiceCA/testdata", "ServiceCA", states)
 	everyReason(t, states)
 }
 
-// happens is what a ServiceCA has come to: what is seen of its targets and certificates, and what the API server refuses.
-type happens func(*history) (evidence, func(*history, *step))
+// scenario is what a ServiceCA has come to: what is seen of its targets and certificates, and what the API server refuses.
+type scenario func(*history) (clusterEvidence, func(*history, *changePlan))
 
-func healthStates() map[string]happens {
-	return map[string]happens{
+func healthStates() map[string]scenario {
+	return map[string]scenario{
 		"healthy_stable":                after(settled),
 		"progressing_generationNotSeen": after(settled),
-		"healthy_publishing": func(s *history) (evidence, func(*history, *step)) {
+		"healthy_publishing": func(s *history) (clusterEvidence, func(*history, *changePlan)) {
 			triggered(s)
 			s.act(all)
-			return evidence{targets: trust.Targets{All: 3, Current: 1}, Evidence: rotation.Evidence{Behind: 2, BehindNames: []string{"ConfigMap shop/trust"}}}, nil
+			return clusterEvidence{targets: injector.Targets{All: 3, Current: 1}, Evidence: rotation.Evidence{OutOfDate: 2, OutOfDateNames: []string{"ConfigMap shop/trust"}}}, nil
 		},
 		"healthy_propagating": after(triggered, settled),
-		"healthy_reissuing": func(s *history) (evidence, func(*history, *step)) {
+		"healthy_reissuing": func(s *history) (clusterEvidence, func(*history, *changePlan)) {
 			triggered(s)
 			settled(s)
-			s.now = s.now.Add(patience)
+			s.now = s.now.Add(timeout)
 			s.act(all)
-			return evidence{Evidence: rotation.Evidence{Outstanding: 5, OutstandingNames: []string{"shop/web"}}}, nil
+			return clusterEvidence{Evidence: rotation.Evidence{Outstanding: 5, OutstandingNames: []string{"shop/web"}}}, nil
 		},
 		"healthy_retiring":     after(triggered, func(s *history) { s.pass() }),
 		"healthy_heldRotation": after(settled, func(s *history) { s.pause(); s.now = s.now.Add(51 * day) }),
 		"healthy_noSuccessor":  after(func(s *history) { s.brings(100 * day) }, settled, func(s *history) { s.now = s.now.Add(51 * day) }),
-		"healthy_targetsBlocked": func(s *history) (evidence, func(*history, *step)) {
+		"healthy_targetsBlocked": func(s *history) (clusterEvidence, func(*history, *changePlan)) {
 			settled(s)
-			return evidence{targets: trust.Targets{All: 3, Current: 2, Blocked: 1}}, nil
+			return clusterEvidence{targets: injector.Targets{All: 3, Current: 2, Blocked: 1}}, nil
 		},
-		"healthy_requestsToRenew": func(s *history) (evidence, func(*history, *step)) {
+		"healthy_requestsToRenew": func(s *history) (clusterEvidence, func(*history, *changePlan)) {
 			settled(s)
-			return evidence{targets: trust.Targets{All: 3, Current: 3}, unverified: 1, unverifiedNames: []string{"cmctl renew -n shop web"}}, nil
+			return clusterEvidence{targets: injector.Targets{All: 3, Current: 3}, unverified: 1, unverifiedNames: []string{"cmctl renew -n shop web"}}, nil
 		},
-		"progressing_sourceNotThere": after(func(s *history) { s.brings(day); s.brought = nil }),
-		"progressing_sourceGone":     after(func(s *history) { s.brings(100 * day) }, settled, func(s *history) { s.brought = nil }),
+		"progressing_sourceNotThere": after(func(s *history) { s.brings(day); s.sourceSecret = nil }),
+		"progressing_sourceGone":     after(func(s *history) { s.brings(100 * day) }, settled, func(s *history) { s.sourceSecret = nil }),
 		"progressing_certManager": after(func(s *history) {
 			s.serviceCA.Spec.Source.CertManager = &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Kind: "ClusterIssuer", Name: "corp"}}
 		}),
 		"progressing_notYetValid":       after(settled, func(s *history) { s.now = s.now.Add(-day) }),
 		"progressing_signingKeyLost":    after(settled, func(s *history) { keyLost(s); s.settle() }),
 		"degraded_signingKeyLostPaused": after(settled, keyLost, (*history).pause),
-		"degraded_sourceInvalid":        after(func(s *history) { s.brings(day); s.brought.Data = nil }),
+		"degraded_sourceInvalid":        after(func(s *history) { s.brings(day); s.sourceSecret.Data = nil }),
 		"degraded_weakCA":               after(weakInUse, (*history).pause),
 		"degraded_signingKeyNotOurs":    after(settled, func(s *history) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }),
 		"degraded_signingKeyElsewhere": after(settled, func(s *history) {
-			s.secret, s.elsewhere = nil, &types.NamespacedName{Namespace: "operators", Name: "default-signing-key"}
+			s.secret, s.keyOutside = nil, &types.NamespacedName{Namespace: "operators", Name: "default-signing-key"}
 		}),
 		"degraded_signingKeyRefused":  refused(reasonKeyRefused, "secrets", "default-signing-key"),
 		"degraded_trustBundleRefused": refused(reasonBundleRefused, "configmaps", "default-trust-bundle"),
-		"degraded_trustBundleNotOurs": func(*history) (evidence, func(*history, *step)) {
-			return evidence{}, func(s *history, decided *step) {
-				*decided = step{problem: s.bundleNotOurs(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "default-trust-bundle"}})}
+		"degraded_trustBundleNotOurs": func(*history) (clusterEvidence, func(*history, *changePlan)) {
+			return clusterEvidence{}, func(s *history, plan *changePlan) {
+				*plan = changePlan{problem: s.bundleNotOurs(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "default-trust-bundle"}})}
 			}
 		},
 	}
 }
 
 // after is what comes of one thing after the other.
-func after(things ...func(*history)) happens {
-	return func(s *history) (evidence, func(*history, *step)) {
+func after(things ...func(*history)) scenario {
+	return func(s *history) (clusterEvidence, func(*history, *changePlan)) {
 		for _, thing := range things {
 			thing(s)
 		}
-		return evidence{}, nil
+		return clusterEvidence{}, nil
 	}
 }
 
@@ -116,18 +116,18 @@ func triggered(s *history) { s.settle(); s.rotation().Trigger = "now" }
 
 func weakInUse(s *history) {
 	t, _ := s.t.(*testing.T)
-	given := scene{t, s.observed}
+	given := fixture{t, s.observed}
 	given.inUse(weakRoot(t))
 	s.secret = given.secret
 }
 
-func keyLost(s *history) { s.spoil(corev1.TLSCertKey, nil); s.spoil(corev1.TLSPrivateKeyKey, nil) }
+func keyLost(s *history) { s.corrupt(corev1.TLSCertKey, nil); s.corrupt(corev1.TLSPrivateKeyKey, nil) }
 
-func refused(reason, resource, name string) happens {
-	return func(*history) (evidence, func(*history, *step)) {
-		return evidence{}, func(s *history, decided *step) {
+func refused(reason, resource, name string) scenario {
+	return func(*history) (clusterEvidence, func(*history, *changePlan)) {
+		return clusterEvidence{}, func(s *history, plan *changePlan) {
 			err := apierrors.NewForbidden(corev1.Resource(resource), name, errors.New("exceeded quota"))
-			if decided.refused(reason, err) != nil {
+			if plan.asProblem(reason, err) != nil {
 				s.t.Fatal("a refusal is not taken for one")
 			}
 		}
@@ -147,19 +147,19 @@ func everyReason(t *testing.T, states map[string]*v1alpha1.ServiceCA) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := map[string]bool{}
+	reported := map[string]bool{}
 	ast.Inspect(file, func(node ast.Node) bool {
-		declared, is := node.(*ast.ValueSpec)
-		if !is || !strings.HasPrefix(declared.Names[0].Name, "reason") {
+		declared, ok := node.(*ast.ValueSpec)
+		if !ok || !strings.HasPrefix(declared.Names[0].Name, "reason") {
 			return true
 		}
 		literal, _ := declared.Values[0].(*ast.BasicLit)
 		reason, _ := strconv.Unquote(literal.Value)
-		told[reason] = reason != reasonReady
+		reported[reason] = reason != reasonReady
 		return true
 	})
-	told[eventSigningKeyLost] = true
-	for reason := range told {
+	reported[eventSigningKeyLost] = true
+	for reason := range reported {
 		if !has[reason] {
 			t.Errorf("no state has the reason %q", reason)
 		}
@@ -176,7 +176,7 @@ func everyReason(t *testing.T, states map[string]*v1alpha1.ServiceCA) {
 			documented[reason[1]] = true
 		}
 	}
-	if diff := cmp.Diff(told, documented); diff != "" {
+	if diff := cmp.Diff(reported, documented); diff != "" {
 		t.Errorf("docs/serviceca.md tells of other reasons than there are: %s", diff)
 	}
 }

@@ -34,32 +34,32 @@ func newHistory(t *testing.T) *history {
 }
 
 // act takes one step, up to a crash: before anything is written, after the write of the Secret, of the ConfigMap, or of the status.
-func (s *history) act(steps int) step {
+func (s *history) act(steps int) changePlan {
 	s.t.Helper()
-	given := resolve(s.observed)
-	decided := plan(s.observed, given, behind(s.observed, given))
-	if decided.secret != nil && steps > 0 {
-		s.secret, s.formerly = decided.secret, nil
+	resolved := resolve(s.observed)
+	plan := makePlan(s.observed, resolved, outOfDate(s.observed, resolved))
+	if plan.secret != nil && steps > 0 {
+		s.secret, s.formerSecret = plan.secret, nil
 	}
-	if decided.state != nil && steps > 1 {
-		s.published = decided.state.Bundle().Encode()
+	if plan.state != nil && steps > 1 {
+		s.published = plan.state.Bundle().Encode()
 	}
 	if steps > 2 {
 		s.serviceCA = s.serviceCA.DeepCopy()
-		s.serviceCA.Status = buildStatus(s.now, s.serviceCA, decided, evidence{})
+		s.serviceCA.Status = buildStatus(s.now, s.serviceCA, plan, clusterEvidence{})
 	}
-	return decided
+	return plan
 }
 
 const all = 3
 
 // settle acts until nothing is left to be done but by time, and tells what happened.
-func (s *history) settle() (happened []happening) {
+func (s *history) settle() (happened []rotationEvent) {
 	s.t.Helper()
 	for range 10 {
-		decided := s.act(all)
-		happened = append(happened, decided.events...)
-		if decided.secret == nil {
+		plan := s.act(all)
+		happened = append(happened, plan.events...)
+		if plan.secret == nil {
 			return happened
 		}
 	}
@@ -68,10 +68,10 @@ func (s *history) settle() (happened []happening) {
 }
 
 // pass settles again after the time that a rotation takes.
-func (s *history) pass() []happening {
+func (s *history) pass() []rotationEvent {
 	s.t.Helper()
 	happened := s.settle()
-	s.now = s.now.Add(patience)
+	s.now = s.now.Add(timeout)
 	return append(happened, s.settle()...)
 }
 
@@ -92,8 +92,8 @@ func (s *history) rotation() *v1alpha1.CARotation { return &s.serviceCA.Spec.Rot
 
 func (s *history) pause() { s.rotation().Mode = v1alpha1.RotationPaused }
 
-// spoil replaces a value of the signing-key Secret; nil removes it. There may be no Secret: a CA that was brought and has ended is not made anew.
-func (s *history) spoil(key string, value []byte) {
+// corrupt replaces a value of the signing-key Secret; nil removes it. There may be no Secret: a CA that was brought and has ended is not made anew.
+func (s *history) corrupt(key string, value []byte) {
 	if s.secret == nil {
 		return
 	}
@@ -110,7 +110,7 @@ func (s *history) brings(lifetime time.Duration) pki.Pair {
 	pair := s.another(lifetime)
 	s.serviceCA = s.serviceCA.DeepCopy()
 	s.serviceCA.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp-ca"}
-	s.brought = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "corp-ca"}, Data: map[string][]byte{
+	s.sourceSecret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "corp-ca"}, Data: map[string][]byte{
 		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
 	}}
 	return pair

@@ -22,33 +22,36 @@ func TestPlan(t *testing.T) {
 		given   func(*history)
 		reason  string
 		problem string
-		says    string
+		message string
 		roots   int
 	}{
-		"nothing":                    {func(*history) {}, eventCACreated, "", "signs from now on", 1},
-		"all in order":               {func(s *history) { s.settle() }, "", "", "", 1},
-		"past the threshold":         {func(s *history) { s.settle(); s.now = s.now.Add(51 * day) }, eventRotationStarted, "", "ThresholdPassed", 2},
-		"the key is lost":            {func(s *history) { s.settle(); s.secret = nil }, eventSigningKeyLost, "", "its Secret is gone", 2},
-		"the bundle is lost":         {func(s *history) { s.settle(); s.published = nil }, "", "", "", 1},
-		"the key and bundle are":     {func(s *history) { s.settle(); s.secret, s.published = nil, nil }, eventSigningKeyLost, "", "do not trust", 1},
-		"but targets have it":        {func(s *history) { s.settle(); s.carried, s.secret, s.published = [][]byte{s.published}, nil, nil }, eventSigningKeyLost, "", "stay trusted", 2},
+		"nothing":                {func(*history) {}, eventCACreated, "", "signs from now on", 1},
+		"all in order":           {func(s *history) { s.settle() }, "", "", "", 1},
+		"past the threshold":     {func(s *history) { s.settle(); s.now = s.now.Add(51 * day) }, eventRotationStarted, "", "ThresholdPassed", 2},
+		"the key is lost":        {func(s *history) { s.settle(); s.secret = nil }, eventSigningKeyLost, "", "its Secret is gone", 2},
+		"the bundle is lost":     {func(s *history) { s.settle(); s.published = nil }, "", "", "", 1},
+		"the key and bundle are": {func(s *history) { s.settle(); s.secret, s.published = nil, nil }, eventSigningKeyLost, "", "do not trust", 1},
+		"but targets have it": {func(s *history) {
+			s.settle()
+			s.injectedBundles, s.secret, s.published = [][]byte{s.published}, nil, nil
+		}, eventSigningKeyLost, "", "stay trusted", 2},
 		"it ended":                   {func(s *history) { s.settle(); s.now = s.now.Add(100 * day) }, eventRotationStarted, "", "CAExpired", 2},
-		"the key is unreadable":      {func(s *history) { s.settle(); s.spoil(corev1.TLSPrivateKeyKey, []byte("?")) }, eventSigningKeyLost, "", "tls.key holds no", 2},
-		"the certificate is":         {func(s *history) { s.settle(); s.spoil(corev1.TLSCertKey, nil) }, eventCertificatePutBack, "", "tls.crt is missing", 1},
+		"the key is unreadable":      {func(s *history) { s.settle(); s.corrupt(corev1.TLSPrivateKeyKey, []byte("?")) }, eventSigningKeyLost, "", "tls.key holds no", 2},
+		"the certificate is":         {func(s *history) { s.settle(); s.corrupt(corev1.TLSCertKey, nil) }, eventCertificatePutBack, "", "tls.crt is missing", 1},
 		"the key lost while paused":  {func(s *history) { s.settle(); s.pause(); s.secret = nil }, "", reasonRotationPaused, "set it to Automatic", 0},
 		"the threshold while paused": {func(s *history) { s.settle(); s.pause(); s.now = s.now.Add(51 * day) }, "", "", "", 1},
-		"the Secret's bundle is":     {func(s *history) { s.settle(); s.spoil(rotation.BundleKey, []byte("?")) }, "", "", "", 1},
+		"the Secret's bundle is":     {func(s *history) { s.settle(); s.corrupt(rotation.BundleKey, []byte("?")) }, "", "", "", 1},
 		"the Secret is another's":    {func(s *history) { s.settle(); s.secret.Labels[v1alpha1.LabelServiceCA] = "other" }, "", reasonSigningKeyNotOur, "belongs to ServiceCA other", 0},
 		"the Secret is somebody's":   {func(s *history) { s.secret = &corev1.Secret{} }, "", reasonSigningKeyNotOur, "did not make it", 0},
-		"the name was changed":       {func(s *history) { s.settle(); s.formerly, s.secret = s.secret, nil }, "", "", "", 1},
+		"the name was changed":       {func(s *history) { s.settle(); s.formerSecret, s.secret = s.secret, nil }, "", "", "", 1},
 		"cert-manager, nothing yet":  {func(s *history) { s.serviceCA.Spec.Source.CertManager = &v1alpha1.CertManagerSource{} }, "", reasonSourceNotThere, "is being asked for a CA", 0},
 		"cert-manager, after a CA":   {func(s *history) { s.settle(); s.serviceCA.Spec.Source.CertManager = &v1alpha1.CertManagerSource{} }, "", "", "", 1},
 		"one is brought":             {func(s *history) { s.brings(10 * day) }, eventCACreated, "", "another", 1},
 		"one is brought later":       {func(s *history) { s.settle(); s.brings(10 * day) }, eventRotationStarted, "", "SourceChanged", 2},
-		"one is to be brought":       {func(s *history) { s.brings(10 * day); s.brought = nil }, "", reasonSourceNotThere, "create it with tls.crt and tls.key", 0},
-		"what was brought is gone":   {func(s *history) { s.brings(10 * day); s.settle(); s.brought = nil }, "", reasonSourceNotThere, "create it", 1},
+		"one is to be brought":       {func(s *history) { s.brings(10 * day); s.sourceSecret = nil }, "", reasonSourceNotThere, "create it with tls.crt and tls.key", 0},
+		"what was brought is gone":   {func(s *history) { s.brings(10 * day); s.settle(); s.sourceSecret = nil }, "", reasonSourceNotThere, "create it", 1},
 		"what was brought ended":     {func(s *history) { s.brings(10 * day); s.settle(); s.now = s.now.Add(10 * day) }, "", reasonSourceInvalid, "expired", 1},
-		"what was brought is no CA":  {func(s *history) { s.brings(10 * day); s.brought.Data[corev1.TLSPrivateKeyKey] = nil }, "", reasonSourceInvalid, "tls.key holds no", 0},
+		"what was brought is no CA":  {func(s *history) { s.brings(10 * day); s.sourceSecret.Data[corev1.TLSPrivateKeyKey] = nil }, "", reasonSourceInvalid, "tls.key holds no", 0},
 		"what was brought comes":     {func(s *history) { s.brings(10 * day); s.now = s.now.Add(-day) }, "", reasonSourceInvalid, "not valid before", 0},
 		"the clock is set back":      {func(s *history) { s.settle(); s.now = s.now.Add(-day) }, "", reasonNotYetValid, "correct the clock", 1},
 		"the key lost while brought": {func(s *history) { s.brings(10 * day); s.settle(); s.secret = nil }, eventReissued, "", "", 1},
@@ -72,22 +75,22 @@ func TestPlan(t *testing.T) {
 			t.Parallel()
 			s := newHistory(t)
 			tc.given(s)
-			given := resolve(s.observed)
-			decided := plan(s.observed, given, behind(s.observed, given))
+			resolved := resolve(s.observed)
+			plan := makePlan(s.observed, resolved, outOfDate(s.observed, resolved))
 			reason, note := "", ""
-			for _, happened := range decided.events {
-				reason, note = happened.reason, happened.note
+			for _, happened := range plan.events {
+				reason, note = happened.reason, happened.message
 			}
-			if reason != tc.reason || !strings.Contains(note, tc.says) && tc.problem == "" {
-				t.Errorf("the reason is %q: %s; want %q: …%s…", reason, note, tc.reason, tc.says)
+			if reason != tc.reason || !strings.Contains(note, tc.message) && tc.problem == "" {
+				t.Errorf("the reason is %q: %s; want %q: …%s…", reason, note, tc.reason, tc.message)
 			}
 			switch {
-			case tc.problem == "" && decided.problem != nil:
-				t.Errorf("the problem is %+v, want none", *decided.problem)
-			case tc.problem != "" && (decided.problem == nil || decided.problem.reason != tc.problem || !strings.Contains(decided.problem.message, tc.says)):
-				t.Errorf("the problem is %+v, want %s: …%s…", decided.problem, tc.problem, tc.says)
+			case tc.problem == "" && plan.problem != nil:
+				t.Errorf("the problem is %+v, want none", *plan.problem)
+			case tc.problem != "" && (plan.problem == nil || plan.problem.reason != tc.problem || !strings.Contains(plan.problem.message, tc.message)):
+				t.Errorf("the problem is %+v, want %s: …%s…", plan.problem, tc.problem, tc.message)
 			}
-			if got := len(bundleOf(decided)); got != tc.roots {
+			if got := len(bundleOf(plan)); got != tc.roots {
 				t.Errorf("the bundle has %d roots, want %d", got, tc.roots)
 			}
 		})
@@ -124,11 +127,11 @@ func TestKeyEncoding(t *testing.T) {
 	}
 }
 
-func bundleOf(decided step) pki.Bundle {
-	if decided.state == nil {
+func bundleOf(plan changePlan) pki.Bundle {
+	if plan.state == nil {
 		return nil
 	}
-	return decided.state.Bundle()
+	return plan.state.Bundle()
 }
 
 // A ServiceCA that was deleted and made again knows nothing, and still loses nothing that its ConfigMap or Secret holds.
@@ -156,13 +159,13 @@ func TestPlanAfterACrash(t *testing.T) {
 		s.settle()
 		first := s.roots()[0]
 		s.secret = nil
-		begun := s.act(steps)
+		plan := s.act(steps)
 		s.settle()
 		roots := s.roots()
 		if len(roots) != 2 || !slices.ContainsFunc(roots, first.Equal) {
 			t.Errorf("after a crash at step %d the bundle has %d roots", steps, len(roots))
 		}
-		if same := slices.ContainsFunc(roots, begun.state.Next.Root.Equal); same != (steps > 0) {
+		if same := slices.ContainsFunc(roots, plan.state.Next.Root.Equal); same != (steps > 0) {
 			t.Errorf("after a crash at step %d the same CA goes on: %t", steps, same)
 		}
 	}
@@ -189,12 +192,12 @@ func TestPlanKeepsTrust(t *testing.T) {
 			case "both":
 				s.secret, s.published, signed = nil, nil, nil
 			case "secret's bundle":
-				s.spoil(rotation.BundleKey, nil)
+				s.corrupt(rotation.BundleKey, nil)
 			case "by hand":
 				pair := s.another(50 * day)
-				s.spoil(corev1.TLSCertKey, pair.Certificate)
-				s.spoil(corev1.TLSPrivateKeyKey, pair.PrivateKey)
-				s.spoil(rotation.BundleKey, pair.Certificate)
+				s.corrupt(corev1.TLSCertKey, pair.Certificate)
+				s.corrupt(corev1.TLSPrivateKeyKey, pair.PrivateKey)
+				s.corrupt(rotation.BundleKey, pair.Certificate)
 				s.serviceCA.Spec.Source = v1alpha1.CASource{}
 			case "brought":
 				s.brings(30 * day)
@@ -208,7 +211,7 @@ func TestPlanKeepsTrust(t *testing.T) {
 			case "intruder":
 				s.published = append(bytes.Clone(s.published), s.another(day).Certificate...)
 			case "moved":
-				s.formerly, s.secret = s.secret, nil
+				s.formerSecret, s.secret = s.secret, nil
 			}
 			if rapid.Bool().Draw(rt, "and time for it") {
 				s.pass()

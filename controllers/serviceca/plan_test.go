@@ -17,24 +17,24 @@ import (
 // A bundle never gets empty: the root of the CA that signed last stays, even when it has ended.
 func TestBundleIsNeverEmpty(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "root", nil, lives(-time.Hour, time.Hour))
-	for name, made := range map[string]*handmade{
+	root := generateCA(t, "root", nil, lives(-time.Hour, time.Hour))
+	for name, made := range map[string]*testCA{
 		"a root ends":                         root,
-		"a root ends before its intermediate": mint(t, "issuing", root, lives(-time.Hour, 100*time.Hour)),
+		"a root ends before its intermediate": generateCA(t, "issuing", root, lives(-time.Hour, 100*time.Hour)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "corp")
-			s.brought = brought(t, pemOf(root), made)
-			s.sound()
+			s := newFixture(t, "corp")
+			s.sourceSecret = withSourceSecret(t, pemOf(root), made)
+			s.newSourceSecretFixture()
 			for _, later := range []time.Duration{2 * time.Hour, time.Hour, 1000 * time.Hour} {
 				s.later(later)
-				decided := s.takesPlace()
-				if len(decided.state.Bundle()) != 1 || !decided.state.Bundle()[0].Equal(root.Certificate) {
-					t.Errorf("%d roots are trusted", len(decided.state.Bundle()))
+				plan := s.takesPlace()
+				if len(plan.state.Bundle()) != 1 || !plan.state.Bundle()[0].Equal(root.Certificate) {
+					t.Errorf("%d roots are trusted", len(plan.state.Bundle()))
 				}
-				if decided.problem == nil || decided.problem.reason != reasonSourceInvalid {
-					t.Errorf("the problem is %+v", decided.problem)
+				if plan.problem == nil || plan.problem.reason != reasonSourceInvalid {
+					t.Errorf("the problem is %+v", plan.problem)
 				}
 			}
 		})
@@ -44,20 +44,20 @@ func TestBundleIsNeverEmpty(t *testing.T) {
 // A root that was signed anew for the same key takes the place of the one that ended.
 func TestRootSignedAnew(t *testing.T) {
 	t.Parallel()
-	old := mint(t, "root", nil, lives(-1000*time.Hour, 10*time.Hour))
-	issuing := mint(t, "issuing", old, lives(-900*time.Hour, 500*time.Hour))
-	renewed := mintWith(t, "root", old.key, nil, lives(-time.Hour, 10_000*time.Hour))
-	s := newScene(t, "corp")
-	s.brought = brought(t, pemOf(old), issuing)
-	s.sound()
-	s.brought = brought(t, pemOf(renewed), issuing)
+	old := generateCA(t, "root", nil, lives(-1000*time.Hour, 10*time.Hour))
+	issuing := generateCA(t, "issuing", old, lives(-900*time.Hour, 500*time.Hour))
+	renewed := generateCAWith(t, "root", old.key, nil, lives(-time.Hour, 10_000*time.Hour))
+	s := newFixture(t, "corp")
+	s.sourceSecret = withSourceSecret(t, pemOf(old), issuing)
+	s.newSourceSecretFixture()
+	s.sourceSecret = withSourceSecret(t, pemOf(renewed), issuing)
 	for range 2 {
 		s.later(time.Hour)
 		if made := s.rotated(); !made.Bundle()[0].Equal(renewed.Certificate) || len(made.Bundle()) != 2 || !made.Active.Root.Equal(renewed.Certificate) {
 			t.Errorf("%d roots are trusted, and the first ends %s", len(made.Bundle()), made.Bundle()[0].NotAfter)
 		}
 	}
-	if decided := s.plan(); decided.secret != nil {
+	if plan := s.plan(); plan.secret != nil {
 		t.Error("what has not changed is written again")
 	}
 }
@@ -66,15 +66,15 @@ func TestRootSignedAnew(t *testing.T) {
 // that were made before get it too.
 func TestRenewedChainIsTaken(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "root", nil)
-	upper := mint(t, "upper", root)
-	issuing := mint(t, "issuing", upper)
-	newUpper := mintWith(t, "upper", upper.key, root)
-	newIssuing := mintWith(t, "issuing", issuing.key, newUpper)
-	s := newScene(t, "corp")
+	root := generateCA(t, "root", nil)
+	upper := generateCA(t, "upper", root)
+	issuing := generateCA(t, "issuing", upper)
+	newUpper := generateCAWith(t, "upper", upper.key, root)
+	newIssuing := generateCAWith(t, "issuing", issuing.key, newUpper)
+	s := newFixture(t, "corp")
 	fingerprints := map[string]bool{}
-	for i, chain := range [][]*handmade{{issuing, upper}, {issuing, newUpper}, {newIssuing, newUpper}} {
-		s.brought = brought(t, pemOf(root), chain...)
+	for i, chain := range [][]*testCA{{issuing, upper}, {issuing, newUpper}, {newIssuing, newUpper}} {
+		s.sourceSecret = withSourceSecret(t, pemOf(root), chain...)
 		made := s.rotated()
 		if got := made.Active.Chain(); len(got) != 2 || !got[0].Equal(chain[0].Certificate) || !got[1].Equal(chain[1].Certificate) {
 			t.Errorf("%d: the chain has %d certificates, and is not what was brought", i, len(got))
@@ -90,62 +90,62 @@ func TestRenewedChainIsTaken(t *testing.T) {
 }
 
 // What no client would verify is refused with what to do; and what only looks odd works.
-func TestWhatIsBrought(t *testing.T) {
+func TestSourceSecret(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "root", nil)
+	root := generateCA(t, "root", nil)
 	nameless := func(subject pkix.Name) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.Subject = subject }
 	}
 	allowsNone := func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = 0, true }
-	upper, narrow := mint(t, "upper", root), mint(t, "narrow", root, allowsNone)
+	upper, narrow := generateCA(t, "upper", root), generateCA(t, "narrow", root, allowsNone)
 	for name, tc := range map[string]struct {
-		chain []*handmade
+		chain []*testCA
 		root  []byte
 		// subject is what the status says of it, and refused why it is not taken.
 		subject, refused string
 	}{
-		"no common name":              {[]*handmade{mint(t, "", nil, nameless(pkix.Name{Organization: []string{"Corp"}}))}, nil, "O=Corp", ""},
-		"no subject":                  {[]*handmade{mint(t, "", nil, nameless(pkix.Name{}))}, nil, "", "tls.crt has no subject"},
-		"an intermediate in ca.crt":   {[]*handmade{mint(t, "issuing", upper)}, pemOf(upper, root), "", "the intermediates between them into tls.crt"},
-		"an intermediate in tls.crt":  {[]*handmade{mint(t, "issuing", upper), upper}, pemOf(root), "issuing", ""},
-		"the root in tls.crt too":     {[]*handmade{mint(t, "issuing", upper), upper, root}, pemOf(root), "issuing", ""},
-		"none below the one above it": {[]*handmade{mint(t, "issuing", narrow), narrow}, pemOf(root), "", "a CA above it allows none"},
+		"no common name":              {[]*testCA{generateCA(t, "", nil, nameless(pkix.Name{Organization: []string{"Corp"}}))}, nil, "O=Corp", ""},
+		"no subject":                  {[]*testCA{generateCA(t, "", nil, nameless(pkix.Name{}))}, nil, "", "tls.crt has no subject"},
+		"an intermediate in ca.crt":   {[]*testCA{generateCA(t, "issuing", upper)}, pemOf(upper, root), "", "the intermediates between them into tls.crt"},
+		"an intermediate in tls.crt":  {[]*testCA{generateCA(t, "issuing", upper), upper}, pemOf(root), "issuing", ""},
+		"the root in tls.crt too":     {[]*testCA{generateCA(t, "issuing", upper), upper, root}, pemOf(root), "issuing", ""},
+		"none below the one above it": {[]*testCA{generateCA(t, "issuing", narrow), narrow}, pemOf(root), "", "a CA above it allows none"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "corp")
-			s.brought = brought(t, tc.root, tc.chain...)
-			decided := s.takesPlace()
+			s := newFixture(t, "corp")
+			s.sourceSecret = withSourceSecret(t, tc.root, tc.chain...)
+			plan := s.takesPlace()
 			if tc.refused != "" {
-				if decided.state != nil || decided.problem == nil || decided.problem.reason != reasonSourceInvalid || !strings.Contains(decided.problem.message, tc.refused) {
-					t.Errorf("the problem is %+v, want %q", decided.problem, tc.refused)
+				if plan.state != nil || plan.problem == nil || plan.problem.reason != reasonSourceInvalid || !strings.Contains(plan.problem.message, tc.refused) {
+					t.Errorf("the problem is %+v, want %q", plan.problem, tc.refused)
 				}
 				return
 			}
-			if decided.problem != nil {
-				t.Fatal(decided.problem.message)
+			if plan.problem != nil {
+				t.Fatal(plan.problem.message)
 			}
 			if got := s.serviceCA.Status.Active.Subject; got != tc.subject {
 				t.Errorf("the status names %q, want %q", got, tc.subject)
 			}
-			s.sound()
+			s.newSourceSecretFixture()
 		})
 	}
 }
 
 // A clock that leapt ahead and came back leaves no CA signing that nobody accepts yet.
-func TestClockLeapsAndComesBack(t *testing.T) {
+func TestClockJumpsBack(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
 	s.later(20 * 365 * 24 * time.Hour)
-	leapt := s.sound()
+	leapt := s.newSourceSecretFixture()
 	if leapt.Active.Fingerprint() == first.Active.Fingerprint() {
 		t.Fatal("an expired CA signs")
 	}
 	s.now = now
 	back := s.takesPlace()
-	if back.problem == nil || back.problem.reason != reasonNotYetValid || !back.problem.passing {
+	if back.problem == nil || back.problem.reason != reasonNotYetValid || !back.problem.transient {
 		t.Errorf("the problem is %+v", back.problem)
 	}
 	if back.secret != nil || back.state.Active.Fingerprint() != leapt.Active.Fingerprint() {
@@ -156,7 +156,7 @@ func TestClockLeapsAndComesBack(t *testing.T) {
 // However many CAs came before, the status can be written: the API takes 64 of them.
 func TestManyFormerCAs(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
+	s := newFixture(t, "")
 	for range maxPrevious + 6 {
 		s.later(time.Minute)
 		s.secret = nil
@@ -176,12 +176,12 @@ func TestManyFormerCAs(t *testing.T) {
 // A CA that was brought is replaced by a new one when spec.source names it no more.
 func TestBackToSelfSigned(t *testing.T) {
 	t.Parallel()
-	corp := mint(t, "corp", nil)
-	s := newScene(t, "corp")
-	s.brought = brought(t, nil, corp)
-	s.sound()
-	s.serviceCA.Spec.Source, s.brought = v1alpha1.CASource{SelfSigned: &v1alpha1.SelfSignedSource{}}, nil
-	if made := s.sound(); made.Reason != v1alpha1.RotationSourceChanged || !made.Active.Certificate().Equal(corp.Certificate) {
+	corp := generateCA(t, "corp", nil)
+	s := newFixture(t, "corp")
+	s.sourceSecret = withSourceSecret(t, nil, corp)
+	s.newSourceSecretFixture()
+	s.serviceCA.Spec.Source, s.sourceSecret = v1alpha1.CASource{SelfSigned: &v1alpha1.SelfSignedSource{}}, nil
+	if made := s.newSourceSecretFixture(); made.Reason != v1alpha1.RotationSourceChanged || !made.Active.Certificate().Equal(corp.Certificate) {
 		t.Errorf("%s signs, because of %q", made.Active.Name(), made.Reason)
 	}
 	if made := s.rotated(); made.Active.Source != rotation.SelfSigned || !made.Bundle().Contains(pki.KeyID(corp.SubjectKeyId)) {
@@ -192,18 +192,18 @@ func TestBackToSelfSigned(t *testing.T) {
 // Two intermediates of one root: what the first signed for longer than the second lives is trusted until it ends.
 func TestIntermediatesOfOneRoot(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "root", nil, lives(-time.Hour, 50_000*time.Hour))
-	first := mint(t, "first", root, lives(-time.Hour, 20_000*time.Hour))
-	second := mint(t, "second", root, lives(-time.Hour, 700*time.Hour))
-	third := mint(t, "third", nil, lives(-time.Hour, 50_000*time.Hour))
-	s := newScene(t, "corp")
-	s.longest = 10_000 * time.Hour
-	for _, next := range [][]*handmade{{first}, {second}, {third}} {
+	root := generateCA(t, "root", nil, lives(-time.Hour, 50_000*time.Hour))
+	first := generateCA(t, "first", root, lives(-time.Hour, 20_000*time.Hour))
+	second := generateCA(t, "second", root, lives(-time.Hour, 700*time.Hour))
+	third := generateCA(t, "third", nil, lives(-time.Hour, 50_000*time.Hour))
+	s := newFixture(t, "corp")
+	s.longestDuration = 10_000 * time.Hour
+	for _, next := range [][]*testCA{{first}, {second}, {third}} {
 		trusted := pemOf(root)
 		if next[0] == third {
 			trusted = nil
 		}
-		s.brought = brought(t, trusted, next...)
+		s.sourceSecret = withSourceSecret(t, trusted, next...)
 		s.later(time.Hour)
 		s.rotated()
 	}

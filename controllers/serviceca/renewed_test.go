@@ -22,23 +22,23 @@ import (
 // renewals are ways in which the certificate of a CA is renewed for the same key: by hand in the signing-key Secret, by a Secret that is
 // made anew without what the operator keeps there, and in the Secret that it is brought in, whether or not our copy of that is lost.
 var renewals = map[string]struct {
-	brought bool
-	renew   func(s *scene, renewed *corev1.Secret)
+	sourceSecret bool
+	renew        func(s *fixture, renewed *corev1.Secret)
 }{
-	"tls.crt by hand": {false, func(s *scene, renewed *corev1.Secret) { s.putIn(renewed.Data[corev1.TLSCertKey]) }},
-	"a Secret made anew": {false, func(s *scene, renewed *corev1.Secret) {
+	"tls.crt by hand": {false, func(s *fixture, renewed *corev1.Secret) { s.putIn(renewed.Data[corev1.TLSCertKey]) }},
+	"a Secret made anew": {false, func(s *fixture, renewed *corev1.Secret) {
 		renewed.Name, renewed.Labels = s.secret.Name, s.secret.Labels
 		s.secret = renewed
 	}},
-	"brought":                      {true, func(s *scene, renewed *corev1.Secret) { s.brought = renewed }},
-	"brought, and the copy lost":   {true, func(s *scene, renewed *corev1.Secret) { s.brought, s.secret = renewed, nil }},
-	"brought, and the copy broken": {true, func(s *scene, renewed *corev1.Secret) { s.brought = renewed; s.putIn([]byte("?")) }},
+	"brought":                      {true, func(s *fixture, renewed *corev1.Secret) { s.sourceSecret = renewed }},
+	"brought, and the copy lost":   {true, func(s *fixture, renewed *corev1.Secret) { s.sourceSecret, s.secret = renewed, nil }},
+	"brought, and the copy broken": {true, func(s *fixture, renewed *corev1.Secret) { s.sourceSecret = renewed; s.putIn([]byte("?")) }},
 }
 
 // putIn puts a certificate into the signing-key Secret by hand.
-func (s *scene) putIn(certificate []byte) {
-	s.secret = s.secret.DeepCopy()
-	s.secret.Data[corev1.TLSCertKey] = certificate
+func (f *fixture) putIn(certificate []byte) {
+	f.secret = f.secret.DeepCopy()
+	f.secret.Data[corev1.TLSCertKey] = certificate
 }
 
 // A certificate that is renewed for the same key comes into use without a moment in which nothing signs: clients know it first, and what
@@ -49,22 +49,22 @@ func TestRenewedWithTheSameKey(t *testing.T) {
 		for name, tc := range renewals {
 			t.Run(subject+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				old := mint(t, "corp", nil)
-				renewed := mintWith(t, subject, old.key, nil, lives(-time.Hour, 3000*time.Hour))
-				s := newScene(t, "")
-				if tc.brought {
-					s = newScene(t, "corp")
+				old := generateCA(t, "corp", nil)
+				renewed := generateCAWith(t, subject, old.key, nil, lives(-time.Hour, 3000*time.Hour))
+				s := newFixture(t, "")
+				if tc.sourceSecret {
+					s = newFixture(t, "corp")
 				}
-				s.longest = 10 * time.Hour
-				s.brought = brought(t, nil, old)
-				s.secret = brought(t, nil, old)
+				s.longestDuration = 10 * time.Hour
+				s.sourceSecret = withSourceSecret(t, nil, old)
+				s.secret = withSourceSecret(t, nil, old)
 				s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
-				if tc.brought {
+				if tc.sourceSecret {
 					s.secret = nil
 				}
-				s.sound()
+				s.newSourceSecretFixture()
 				s.later(time.Hour)
-				tc.renew(s, brought(t, nil, renewed))
+				tc.renew(s, withSourceSecret(t, nil, renewed))
 				s.renewsTo(old, renewed)
 			})
 		}
@@ -72,55 +72,55 @@ func TestRenewedWithTheSameKey(t *testing.T) {
 }
 
 // renewsTo fails unless the renewed CA takes over from the old one by a rotation, in which the old one signs on.
-func (s *scene) renewsTo(old, renewed *handmade) {
-	s.Helper()
+func (f *fixture) renewsTo(old, renewed *testCA) {
+	f.Helper()
 	for range 5 {
-		decided := s.takesPlace()
-		if decided.problem != nil || decided.state.Active == nil || !decided.state.Active.Certificate().Equal(old.Certificate) {
-			s.Fatalf("the old certificate does not sign on: %+v", decided)
+		plan := f.takesPlace()
+		if plan.problem != nil || plan.state.Active == nil || !plan.state.Active.Certificate().Equal(old.Certificate) {
+			f.Fatalf("the old certificate does not sign on: %+v", plan)
 		}
-		for _, happened := range decided.events {
-			if strings.Contains(happened.note, "backup") || happened.reason == eventSigningKeyLost {
-				s.Errorf("%s: %s", happened.reason, happened.note)
+		for _, happened := range plan.events {
+			if strings.Contains(happened.message, "backup") || happened.reason == eventSigningKeyLost {
+				f.Errorf("%s: %s", happened.reason, happened.message)
 			}
 		}
 	}
-	state := stateOf(s.now, s.secret)
+	state := stateOf(f.now, f.secret)
 	if state.Next == nil || !state.Next.Certificate().Equal(renewed.Certificate) || len(state.Bundle()) != 2 || state.Reason != v1alpha1.RotationSourceChanged {
-		s.Fatalf("the renewed certificate is not published: next is %v, reason %s", state.Next, state.Reason)
+		f.Fatalf("the renewed certificate is not published: next is %v, reason %s", state.Next, state.Reason)
 	}
-	made := s.rotated()
-	if !made.Active.Certificate().Equal(renewed.Certificate) || len(made.Bundle()) != 2 || len(made.Previous) != 1 || made.Longest < 10*time.Hour {
-		s.Fatalf("%s signs, %d roots are trusted", made.Active.Name(), len(made.Bundle()))
+	made := f.rotated()
+	if !made.Active.Certificate().Equal(renewed.Certificate) || len(made.Bundle()) != 2 || len(made.Previous) != 1 || made.LongestDuration < 10*time.Hour {
+		f.Fatalf("%s signs, %d roots are trusted", made.Active.Name(), len(made.Bundle()))
 	}
-	pair, err := made.Active.Issue(s.now, pki.LeafSpec{
+	pair, err := made.Active.Issue(f.now, pki.LeafSpec{
 		DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256},
 		Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},
 	}, time.Hour, nil)
 	if err != nil {
-		s.Fatal(err)
+		f.Fatal(err)
 	}
 	leaf, err := pair.Leaf()
 	if err != nil {
-		s.Fatal(err)
+		f.Fatal(err)
 	}
 	for _, root := range []*x509.Certificate{old.Certificate, renewed.Certificate} {
-		if err := leaf.VerifiesBy(pki.Bundle{root}.Pool(), s.now); err != nil {
-			s.Errorf("a client that knows only the root that ends %s: %v", root.NotAfter, err)
+		if err := leaf.VerifyWithRoots(pki.Bundle{root}.Pool(), f.now); err != nil {
+			f.Errorf("a client that knows only the root that ends %s: %v", root.NotAfter, err)
 		}
 	}
-	if decided := s.plan(); decided.secret != nil || decided.problem != nil {
-		s.Errorf("it does not come to rest: %+v", decided)
+	if plan := f.plan(); plan.secret != nil || plan.problem != nil {
+		f.Errorf("it does not come to rest: %+v", plan)
 	}
 }
 
 // An intermediate that is renewed under the root that clients know signs at once; one under another root, when clients know that.
 func TestRenewedIntermediate(t *testing.T) {
 	t.Parallel()
-	root, another := mint(t, "root", nil), mint(t, "another root", nil)
-	old := mint(t, "issuing", root)
+	root, another := generateCA(t, "root", nil), generateCA(t, "another root", nil)
+	old := generateCA(t, "issuing", root)
 	for name, tc := range map[string]struct {
-		root *handmade
+		root *testCA
 		lost bool
 		next bool
 	}{
@@ -130,15 +130,15 @@ func TestRenewedIntermediate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			renewed := mintWith(t, "issuing", old.key, tc.root, lives(-time.Hour, 900*time.Hour))
-			s := newScene(t, "corp")
-			s.brought = brought(t, pemOf(root), old)
-			s.sound()
-			if s.brought = brought(t, pemOf(tc.root), renewed); tc.lost {
+			renewed := generateCAWith(t, "issuing", old.key, tc.root, lives(-time.Hour, 900*time.Hour))
+			s := newFixture(t, "corp")
+			s.sourceSecret = withSourceSecret(t, pemOf(root), old)
+			s.newSourceSecretFixture()
+			if s.sourceSecret = withSourceSecret(t, pemOf(tc.root), renewed); tc.lost {
 				s.secret = nil
 			}
 			s.later(time.Hour)
-			state := s.sound()
+			state := s.newSourceSecretFixture()
 			if state.Active == nil || (state.Next != nil) != tc.next || state.Restored {
 				t.Fatalf("%v signs, next is %v", state.Active, state.Next)
 			}
@@ -152,16 +152,16 @@ func TestRenewedIntermediate(t *testing.T) {
 // An intermediate that is renewed by hand in the signing-key Secret, under whatever root, takes over by a rotation, too.
 func TestRenewedIntermediateByHand(t *testing.T) {
 	t.Parallel()
-	root, another := mint(t, "root", nil), mint(t, "another root", nil)
-	old := mint(t, "issuing", root)
-	s := asks(t, pemOf(root), old)
+	root, another := generateCA(t, "root", nil), generateCA(t, "another root", nil)
+	old := generateCA(t, "issuing", root)
+	s := newRequestFixture(t, pemOf(root), old)
 	s.serviceCA.Spec.Certificate.PrivateKey = v1alpha1.PrivateKey{Algorithm: v1alpha1.ECDSA, Size: 256}
-	s.sound()
-	s.asked = asked{}
+	s.newSourceSecretFixture()
+	s.pendingRequest = pendingRequest{}
 	s.later(time.Hour)
-	renewed := mintWith(t, "issuing", old.key, another)
+	renewed := generateCAWith(t, "issuing", old.key, another)
 	s.putIn(pemOf(renewed, another))
-	if state := s.sound(); !state.Active.Certificate().Equal(old.Certificate) || state.Next == nil || len(state.Bundle()) != 2 {
+	if state := s.newSourceSecretFixture(); !state.Active.Certificate().Equal(old.Certificate) || state.Next == nil || len(state.Bundle()) != 2 {
 		t.Fatalf("%s signs, next is %v", state.Active.Name(), state.Next)
 	}
 	if made := s.rotated(); !made.Active.Certificate().Equal(renewed.Certificate) || len(made.Bundle()) != 2 || made.Phase == v1alpha1.PhasePublishing {
@@ -172,53 +172,53 @@ func TestRenewedIntermediateByHand(t *testing.T) {
 // A renewed certificate waits for what goes before it, is dropped where something else takes over, and is refused where it is of no use.
 func TestRenewedAndNotTaken(t *testing.T) {
 	t.Parallel()
-	old := mint(t, "corp", nil)
-	renewed := mintWith(t, "corp", old.key, nil, lives(-time.Hour, 3000*time.Hour))
+	old := generateCA(t, "corp", nil)
+	renewed := generateCAWith(t, "corp", old.key, nil, lives(-time.Hour, 3000*time.Hour))
 	for name, tc := range map[string]struct {
 		source string
-		given  func(*scene)
-		put    *handmade
+		given  func(*fixture)
+		put    *testCA
 		// waits is set where the certificate stays in tls.crt, and says is what is said of it.
-		waits bool
-		says  string
+		waits   bool
+		message string
 	}{
-		"paused":          {"", func(s *scene) { s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused }, renewed, true, rotation.Paused},
-		"in a rotation":   {"", func(s *scene) { s.serviceCA.Spec.Rotation.Trigger = "now"; s.takesPlace() }, renewed, false, "a rotation to signer@"},
-		"of a brought CA": {"corp", func(*scene) {}, renewed, false, "comes from Secret corp: put a renewed certificate there"},
-		"expired":         {"", func(*scene) {}, mintWith(t, "corp", old.key, nil, lives(-time.Hour, time.Minute)), false, "tls.crt expired"},
-		"not valid yet":   {"", func(*scene) {}, mintWith(t, "corp", old.key, nil, lives(24*time.Hour, 3000*time.Hour)), true, "tls.crt is not valid before"},
-		"the key was compromised": {"", func(s *scene) {
+		"paused":          {"", func(s *fixture) { s.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused }, renewed, true, rotation.PausedMessage},
+		"in a rotation":   {"", func(s *fixture) { s.serviceCA.Spec.Rotation.Trigger = "now"; s.takesPlace() }, renewed, false, "a rotation to signer@"},
+		"of a brought CA": {"corp", func(*fixture) {}, renewed, false, "comes from Secret corp: put a renewed certificate there"},
+		"expired":         {"", func(*fixture) {}, generateCAWith(t, "corp", old.key, nil, lives(-time.Hour, time.Minute)), false, "tls.crt expired"},
+		"not valid yet":   {"", func(*fixture) {}, generateCAWith(t, "corp", old.key, nil, lives(24*time.Hour, 3000*time.Hour)), true, "tls.crt is not valid before"},
+		"the key was compromised": {"", func(s *fixture) {
 			s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 		}, renewed, false, "Compromise"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, tc.source)
-			s.brought = brought(t, nil, old)
-			s.secret = brought(t, nil, old)
+			s := newFixture(t, tc.source)
+			s.sourceSecret = withSourceSecret(t, nil, old)
+			s.secret = withSourceSecret(t, nil, old)
 			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
 			if tc.source != "" {
 				s.secret = nil
 			}
-			s.sound()
+			s.newSourceSecretFixture()
 			s.later(time.Hour)
 			tc.given(s)
 			s.putIn(pemOf(tc.put))
-			decided := s.takesPlace()
-			said := strings.Join(decided.blockedBy, " ")
-			for _, happened := range decided.events {
-				said += happened.note
+			plan := s.takesPlace()
+			message := strings.Join(plan.blockedBy, " ")
+			for _, happened := range plan.events {
+				message += happened.message
 			}
-			if decided.problem != nil {
-				said += decided.problem.message
+			if plan.problem != nil {
+				message += plan.problem.message
 			}
-			if !strings.Contains(said, tc.says) || !decided.state.Active.Certificate().Equal(old.Certificate) {
-				t.Errorf("%s signs, and it says %q", decided.state.Active.Name(), said)
+			if !strings.Contains(message, tc.message) || !plan.state.Active.Certificate().Equal(old.Certificate) {
+				t.Errorf("%s signs, and it says %q", plan.state.Active.Name(), message)
 			}
 			if waits := bytes.Equal(s.secret.Data[corev1.TLSCertKey], pemOf(tc.put)); waits != tc.waits {
 				t.Errorf("it waits in tls.crt: %v, want %v", waits, tc.waits)
 			}
-			if next := stateOf(s.now, s.secret).Next; next != nil && next.HasKeyOf(old.Certificate) {
+			if next := stateOf(s.now, s.secret).Next; next != nil && next.HasKey(old.Certificate) {
 				t.Errorf("%s is next, with the same key", next.Name())
 			}
 		})
@@ -228,40 +228,40 @@ func TestRenewedAndNotTaken(t *testing.T) {
 // A certificate in tls.crt that is of no use for the key takes nothing from it: the one before it is put back, and signs on.
 func TestUselessCertificatePutBack(t *testing.T) {
 	t.Parallel()
-	old := mint(t, "corp", nil)
+	old := generateCA(t, "corp", nil)
 	for name, tc := range map[string]struct {
-		put  []byte
-		says string
+		put     []byte
+		message string
 	}{
-		"no CA": {pemOf(mintWith(t, "corp", old.key, nil, func(c *x509.Certificate) {
+		"no CA": {pemOf(generateCAWith(t, "corp", old.key, nil, func(c *x509.Certificate) {
 			c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature
 		})), "is no CA"},
-		"an intermediate without its root": {pemOf(mintWith(t, "corp", old.key, mint(t, "root", nil))), "does not lead to a root"},
-		"of another key":                   {pemOf(mint(t, "corp", nil)), "tls.key is not the private key"},
+		"an intermediate without its root": {pemOf(generateCAWith(t, "corp", old.key, generateCA(t, "root", nil))), "does not lead to a root"},
+		"of another key":                   {pemOf(generateCA(t, "corp", nil)), "tls.key is not the private key"},
 		"a broken paste":                   {pemOf(old)[:200], "tls.crt"},
 		"nothing":                          {nil, "tls.crt"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "")
-			s.secret = brought(t, nil, old)
+			s := newFixture(t, "")
+			s.secret = withSourceSecret(t, nil, old)
 			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
-			s.sound()
+			s.newSourceSecretFixture()
 			s.later(time.Hour)
 			before := s.secret.Data
 			s.putIn(tc.put)
-			decided := s.takesPlace()
-			if decided.problem != nil || decided.state.Phase != v1alpha1.PhaseStable || !decided.state.Active.Certificate().Equal(old.Certificate) {
-				t.Fatalf("the CA does not sign on: %+v", decided)
+			plan := s.takesPlace()
+			if plan.problem != nil || plan.state.Phase != v1alpha1.PhaseStable || !plan.state.Active.Certificate().Equal(old.Certificate) {
+				t.Fatalf("the CA does not sign on: %+v", plan)
 			}
 			if !maps.EqualFunc(before, s.secret.Data, bytes.Equal) {
 				t.Error("the Secret is not as it was")
 			}
-			if events := decided.events; len(events) != 1 || events[0].reason != eventCertificatePutBack || !strings.Contains(events[0].note, tc.says) {
-				t.Errorf("it tells %v, want %s with %q", events, eventCertificatePutBack, tc.says)
+			if events := plan.events; len(events) != 1 || events[0].reason != eventCertificatePutBack || !strings.Contains(events[0].message, tc.message) {
+				t.Errorf("it tells %v, want %s with %q", events, eventCertificatePutBack, tc.message)
 			}
-			if decided := s.takesPlace(); decided.secret != nil || len(decided.events) > 0 {
-				t.Errorf("it does not come to rest: %+v", decided)
+			if plan := s.takesPlace(); plan.secret != nil || len(plan.events) > 0 {
+				t.Errorf("it does not come to rest: %+v", plan)
 			}
 		})
 	}
@@ -274,25 +274,25 @@ func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	weak := mintWith(t, "weak root", key, nil)
+	weak := generateCAWith(t, "weak root", key, nil)
 	for name, renewed := range map[string]func(crypto.Signer) []byte{
 		"expired": func(key crypto.Signer) []byte {
-			return pemOf(mintWith(t, "corp", key, nil, lives(-3*time.Hour, time.Minute)))
+			return pemOf(generateCAWith(t, "corp", key, nil, lives(-3*time.Hour, time.Minute)))
 		},
-		"too weak": func(key crypto.Signer) []byte { return pemOf(mintWith(t, "corp", key, weak), weak) },
+		"too weak": func(key crypto.Signer) []byte { return pemOf(generateCAWith(t, "corp", key, weak), weak) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "")
-			first := s.sound()
+			s := newFixture(t, "")
+			first := s.newSourceSecretFixture()
 			s.later(time.Hour)
 			s.putIn(renewed(privateKey(t, s.secret)))
-			decided := s.takesPlace()
-			if len(decided.events) != 1 || decided.events[0].reason != eventCertificatePutBack || decided.problem != nil {
-				t.Errorf("it tells %v, the problem is %+v", decided.events, decided.problem)
+			plan := s.takesPlace()
+			if len(plan.events) != 1 || plan.events[0].reason != eventCertificatePutBack || plan.problem != nil {
+				t.Errorf("it tells %v, the problem is %+v", plan.events, plan.problem)
 			}
 			s.now = first.Active.NotAfter().Add(-time.Hour)
-			if state := s.sound(); state.Next == nil || state.Reason != v1alpha1.RotationThresholdPassed {
+			if state := s.newSourceSecretFixture(); state.Next == nil || state.Reason != v1alpha1.RotationThresholdPassed {
 				t.Errorf("next is %v, reason %q", state.Next, state.Reason)
 			}
 		})
@@ -302,20 +302,20 @@ func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 // A CA that is brought with a certificate of its chain twice comes to rest.
 func TestBroughtWithDuplicate(t *testing.T) {
 	t.Parallel()
-	root := mint(t, "root", nil)
-	intermediate := mint(t, "intermediate", root)
-	ca := mint(t, "corp", intermediate)
-	for name, chain := range map[string][]*handmade{
+	root := generateCA(t, "root", nil)
+	intermediate := generateCA(t, "intermediate", root)
+	ca := generateCA(t, "corp", intermediate)
+	for name, chain := range map[string][]*testCA{
 		"the intermediate": {ca, intermediate, intermediate}, "the CA": {ca, ca, intermediate}, "neither": {ca, intermediate},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, "corp")
-			s.brought = brought(t, pemOf(root), chain...)
-			s.sound()
-			s.later(patience)
-			if decided := s.takesPlace(); decided.secret != nil || decided.state.Phase != v1alpha1.PhaseStable || len(decided.events) > 0 {
-				t.Errorf("in %s, it tells %v", decided.state.Phase, decided.events)
+			s := newFixture(t, "corp")
+			s.sourceSecret = withSourceSecret(t, pemOf(root), chain...)
+			s.newSourceSecretFixture()
+			s.later(timeout)
+			if plan := s.takesPlace(); plan.secret != nil || plan.state.Phase != v1alpha1.PhaseStable || len(plan.events) > 0 {
+				t.Errorf("in %s, it tells %v", plan.state.Phase, plan.events)
 			}
 		})
 	}
@@ -324,16 +324,16 @@ func TestBroughtWithDuplicate(t *testing.T) {
 // The certificate before the renewed one, out of a backup, takes nothing back: the key is the same.
 func TestRestoredFromBeforeARenewal(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
 	backup := s.secret
 	s.later(time.Hour)
-	renewed := mintWith(t, first.Active.Name(), privateKey(t, s.secret), nil, lives(-time.Hour, 3000*time.Hour))
+	renewed := generateCAWith(t, first.Active.Name(), privateKey(t, s.secret), nil, lives(-time.Hour, 3000*time.Hour))
 	s.putIn(pemOf(renewed))
 	s.rotated()
 	s.secret = backup
 	s.later(time.Hour)
-	restored := s.sound()
+	restored := s.newSourceSecretFixture()
 	if !restored.Active.Certificate().Equal(renewed.Certificate) || restored.Restored || restored.Next != nil || len(restored.Bundle()) != 2 {
 		t.Errorf("%s until %s signs, next is %v, %d roots are trusted", restored.Active.Name(), restored.Active.NotAfter(), restored.Next, len(restored.Bundle()))
 	}
@@ -343,8 +343,8 @@ func TestRestoredFromBeforeARenewal(t *testing.T) {
 func privateKey(t *testing.T, secret *corev1.Secret) crypto.Signer {
 	t.Helper()
 	parsed, err := keyutil.ParsePrivateKeyPEM(secret.Data[corev1.TLSPrivateKeyKey])
-	key, is := parsed.(crypto.Signer)
-	if err != nil || !is {
+	key, ok := parsed.(crypto.Signer)
+	if err != nil || !ok {
 		t.Fatal(err)
 	}
 	return key

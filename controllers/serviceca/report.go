@@ -24,12 +24,12 @@ func (r *Reconciler) writeStatus(ctx context.Context, ca *v1alpha1.ServiceCA, st
 	return nil
 }
 
-// failed reports an error that is about this ServiceCA and has lasted, or is a refusal, and returns it: it is tried again. What the status cannot
+// reportFailure reports an error that is about this ServiceCA and has lasted, or is a refusal, and returns it: it is tried again. What the status cannot
 // say, that it cannot be written itself, and what is refused or fails after it was written, the removal of what is of no use any more, is
 // recorded as an Event alone.
-func (r *Reconciler) failed(ctx context.Context, ca *v1alpha1.ServiceCA, reported bool, err error) error {
+func (r *Reconciler) reportFailure(ctx context.Context, ca *v1alpha1.ServiceCA, reported bool, err error) error {
 	now := r.Clock.Now()
-	failure, record := r.failures.Failed(client.ObjectKeyFromObject(ca), now, eventRequestRefused, err)
+	failure, record := r.failures.RecordFailure(client.ObjectKeyFromObject(ca), now, eventRequestRefused, err)
 	switch {
 	case failure == nil:
 		return err
@@ -39,28 +39,28 @@ func (r *Reconciler) failed(ctx context.Context, ca *v1alpha1.ServiceCA, reporte
 		}
 		return err
 	}
-	decided := step{
-		problem:   &problem{reason: failure.Reason, message: failure.Message, passing: true},
+	plan := changePlan{
+		problem:   &problem{reason: failure.Reason, message: failure.Message, transient: true},
 		blockedBy: []string{failure.Message},
 	}
-	r.announceProblem(ca, decided.problem)
-	return errors.Join(err, apply.IgnoreGone(r.writeStatus(ctx, ca, buildStatus(now, ca, decided, evidence{}))))
+	r.recordProblemEvent(ca, plan.problem)
+	return errors.Join(err, apply.IgnoreGone(r.writeStatus(ctx, ca, buildStatus(now, ca, plan, clusterEvidence{}))))
 }
 
-// announceEvents records what was done with the signing-key Secret.
-func (r *Reconciler) announceEvents(ca *v1alpha1.ServiceCA, decided step) {
-	for _, e := range decided.events {
-		r.Recorder.Eventf(ca, nil, e.kind, e.reason, "Rotate", "%s", e.note)
+// recordEvents records what was done with the signing-key Secret.
+func (r *Reconciler) recordEvents(ca *v1alpha1.ServiceCA, plan changePlan) {
+	for _, e := range plan.events {
+		r.Recorder.Eventf(ca, nil, e.kind, e.reason, "Rotate", "%s", e.message)
 	}
 }
 
-// announceProblem records a problem that is new. It does so once also where the status cannot be written.
-func (r *Reconciler) announceProblem(ca *v1alpha1.ServiceCA, found *problem) {
+// recordProblemEvent records a problem that is new. It does so once also where the status cannot be written.
+func (r *Reconciler) recordProblemEvent(ca *v1alpha1.ServiceCA, found *problem) {
 	if found == nil {
-		r.announced.Delete(ca.Name)
+		r.recordedProblems.Delete(ca.Name)
 		return
 	}
-	before, _ := r.announced.Swap(ca.Name, found.reason)
+	before, _ := r.recordedProblems.Swap(ca.Name, found.reason)
 	ready := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionReady)
 	if before == found.reason || (ready != nil && ready.Reason == found.reason) {
 		return

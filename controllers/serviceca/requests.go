@@ -11,7 +11,7 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/optional"
+	"github.com/servingcert/operator/controllers/internal/availability"
 )
 
 // ownedBy returns the owner of what is made to ask for a CA: the garbage collector deletes it with
@@ -27,7 +27,7 @@ func (r *Reconciler) deleteRequests(ctx context.Context, ca string) error {
 	requests, err := r.ownRequests(ctx, client.MatchingLabels{v1alpha1.LabelServiceCA: ca})
 	for i := range requests {
 		request := &requests[i]
-		if err := r.Live.Delete(ctx, request, apply.Unchanged(request)); apply.IgnoreGone(err) != nil {
+		if err := r.Live.Delete(ctx, request, apply.PreconditionsFor(request)); apply.IgnoreGone(err) != nil {
 			return err
 		}
 	}
@@ -41,16 +41,16 @@ func (r *Reconciler) ownRequests(
 ) ([]cmapi.CertificateRequest, error) {
 	var requests cmapi.CertificateRequestList
 	err := r.Live.List(ctx, &requests, client.InNamespace(r.Namespace), labelled)
-	if optional.Absent(err) || apierrors.IsForbidden(err) {
+	if availability.IsNotServed(err) || apierrors.IsForbidden(err) {
 		return nil, nil
 	}
-	var own []cmapi.CertificateRequest
+	var owned []cmapi.CertificateRequest
 	for _, request := range requests.Items {
-		if apply.MadeBy(&request, apply.ServiceCA) {
-			own = append(own, request)
+		if apply.IsManagedBy(&request, apply.ServiceCA) {
+			owned = append(owned, request)
 		}
 	}
-	return own, err
+	return owned, err
 }
 
 // afterDeletion deletes what a ServiceCA that is gone has left. Earlier versions of the operator
@@ -68,11 +68,11 @@ func (r *Reconciler) deleteLeftovers(ctx context.Context) error {
 	requests, err := r.ownRequests(ctx, client.HasLabels{v1alpha1.LabelServiceCA})
 	for _, request := range requests {
 		ca := request.Labels[v1alpha1.LabelServiceCA]
-		there := r.Live.Get(ctx, client.ObjectKey{Name: ca}, &v1alpha1.ServiceCA{})
-		if there == nil {
+		getErr := r.Live.Get(ctx, client.ObjectKey{Name: ca}, &v1alpha1.ServiceCA{})
+		if getErr == nil {
 			continue
 		}
-		if err := r.afterDeletion(ctx, ca, there); err != nil {
+		if err := r.afterDeletion(ctx, ca, getErr); err != nil {
 			return err
 		}
 	}
@@ -81,8 +81,8 @@ func (r *Reconciler) deleteLeftovers(ctx context.Context) error {
 
 // cleanUpRequests deletes leftovers once, as soon as the cluster serves CertificateRequests.
 func (r *Reconciler) cleanUpRequests(mgr ctrl.Manager) error {
-	return optional.Start(mgr, func(ctx context.Context) (bool, error) {
-		served, err := optional.Served(ctx, r.Live, &cmapi.CertificateRequestList{})
+	return availability.StartWhenAvailable(mgr, func(ctx context.Context) (bool, error) {
+		served, err := availability.IsServed(ctx, r.Live, &cmapi.CertificateRequestList{})
 		if !served || err != nil {
 			return false, err
 		}

@@ -14,8 +14,8 @@ import (
 // A backup of the signing key that is older than the CA which signed last signs again, gives up no root, and is replaced.
 func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
 	backup := s.secret
 	s.secret = nil
 	s.later(24 * time.Hour)
@@ -41,14 +41,14 @@ func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 // A backup from the middle of a rotation knows the next CA as one that has not signed: the certificates that it signed since stay trusted.
 func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	s.sound()
+	s := newFixture(t, "")
+	s.newSourceSecretFixture()
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.later(time.Hour)
-	s.sound()
+	s.newSourceSecretFixture()
 	backup := s.secret
-	s.later(patience)
-	second := s.sound()
+	s.later(timeout)
+	second := s.newSourceSecretFixture()
 	s.later(24 * time.Hour)
 	s.secret = backup
 	if restored := s.takesPlace().state; !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) {
@@ -59,12 +59,12 @@ func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
 // The key that was lost and comes back from a backup signs again at once: nothing has taken over from it yet.
 func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
 	backup := s.secret
 	s.secret = nil
 	s.later(24 * time.Hour)
-	if waiting := s.sound(); waiting.Active != nil || s.serviceCA.Status.Active != nil {
+	if waiting := s.newSourceSecretFixture(); waiting.Active != nil || s.serviceCA.Status.Active != nil {
 		t.Error("somebody signs whose root is not known yet")
 	}
 	s.secret = backup
@@ -77,8 +77,8 @@ func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 // A key that was given up because it was compromised never signs again, whoever restores it.
 func TestRestoredAfterACompromise(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
 	backup := s.secret
 	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 	s.later(time.Hour)
@@ -95,9 +95,9 @@ func TestRestoredAfterACompromise(t *testing.T) {
 // What somebody puts into the signing-key Secret by hand does not sign before its root is known, and takes no trust away.
 func TestPutInByHand(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
-	other := brought(t, nil, mint(t, "by hand", nil))
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
+	other := withSourceSecret(t, nil, generateCA(t, "by hand", nil))
 	s.secret = s.secret.DeepCopy()
 	for _, key := range []string{"tls.crt", "tls.key"} {
 		s.secret.Data[key] = other.Data[key]
@@ -112,12 +112,12 @@ func TestPutInByHand(t *testing.T) {
 // A root that somebody put into the published bundle is not taken for one of ours, whatever key identifier it bears.
 func TestForgedRootIsNotRecovered(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	ours := s.sound().Active.Certificate()
-	forged := mint(t, ours.Subject.CommonName, nil, func(c *x509.Certificate) { c.SubjectKeyId = ours.SubjectKeyId })
+	s := newFixture(t, "")
+	ours := s.newSourceSecretFixture().Active.Certificate()
+	forged := generateCA(t, ours.Subject.CommonName, nil, func(c *x509.Certificate) { c.SubjectKeyId = ours.SubjectKeyId })
 	s.published = append(s.published, pemOf(forged)...)
 	s.secret = nil
-	made := s.sound()
+	made := s.newSourceSecretFixture()
 	for _, root := range made.Bundle() {
 		if root.Equal(forged.Certificate) {
 			t.Error("a forged root is trusted")
@@ -132,23 +132,23 @@ func TestForgedRootIsNotRecovered(t *testing.T) {
 func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
 	t.Parallel()
 	const short, long = 90 * 24 * time.Hour, 365 * 24 * time.Hour
-	s := newScene(t, "")
-	s.longest = short
-	s.sound()
+	s := newFixture(t, "")
+	s.longestDuration = short
+	s.newSourceSecretFixture()
 	backup := s.secret
-	s.longest = long
-	s.sound()
-	s.longest, s.secret = short, backup
-	if restored := s.sound(); restored.Longest != long {
-		t.Errorf("certificates of %s are said to be the longest", restored.Longest)
+	s.longestDuration = long
+	s.newSourceSecretFixture()
+	s.longestDuration, s.secret = short, backup
+	if restored := s.newSourceSecretFixture(); restored.LongestDuration != long {
+		t.Errorf("certificates of %s are said to be the longest", restored.LongestDuration)
 	}
 }
 
 // A ServiceCA that was made again remembers nothing, and a backup may be from before the last rotation: what is published stays.
 func TestOldBackupWithoutAStatus(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	s.sound()
+	s := newFixture(t, "")
+	s.newSourceSecretFixture()
 	backup := s.secret
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.later(time.Hour)
@@ -162,10 +162,10 @@ func TestOldBackupWithoutAStatus(t *testing.T) {
 // What kubectl keeps of a Secret that was restored by it holds the key too, and goes with the first write.
 func TestKeyIsInNoAnnotation(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	s.sound()
+	s := newFixture(t, "")
+	s.newSourceSecretFixture()
 	s.secret.Annotations["kubectl.kubernetes.io/last-applied-configuration"] = string(s.secret.Data["tls.key"])
-	s.sound()
+	s.newSourceSecretFixture()
 	for name, value := range s.secret.Annotations {
 		if strings.Contains(value, "PRIVATE KEY") {
 			t.Errorf("annotation %s holds the key", name)

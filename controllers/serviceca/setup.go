@@ -16,39 +16,39 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/internal/wallclock"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // SetupWithManager watches ServiceCAs, the Secrets of the operator's own namespace by their metadata, and what the status counts.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, jumps *wallclock.Watcher) error {
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, clockWatcher *wallclock.Watcher) error {
 	building := ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
 		For(&v1alpha1.ServiceCA{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(r.casSharing), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.ServiceCA{}, r.later(func(ca client.Object) string { return ca.GetName() })).
-		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
-		Watches(trust.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
+		Watches(&v1alpha1.ServiceCA{}, handler.EnqueueRequestsFromMapFunc(r.casUsingSameObject), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ServiceCA{}, r.debounced(func(ca client.Object) string { return ca.GetName() })).
+		WatchesRawSource(source.Kind[client.Object](secrets, injector.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfSecret))).
+		Watches(injector.ConfigMaps.Metadata(), handler.EnqueueRequestsFromMapFunc(r.casOfConfigMap), builder.OnlyMetadata).
 		Watches(&v1alpha1.ServingCertPolicy{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, policy client.Object) []reconcile.Request {
 			return []reconcile.Request{request(caOf(policy))}
 		}), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&corev1.Secret{}, r.later(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
-		WatchesRawSource(source.Channel(r.PublishedChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
-		WatchesRawSource(source.Channel(r.RestartsChanged, r.later(func(ca client.Object) string { return ca.GetName() }))).
-		WatchesRawSource(jumps.Source(r.enqueueAll)).
+		Watches(&corev1.Secret{}, r.debounced(func(secret client.Object) string { return secret.GetLabels()[v1alpha1.LabelServiceCA] })).
+		WatchesRawSource(source.Channel(r.PublishedChanged, r.debounced(func(ca client.Object) string { return ca.GetName() }))).
+		WatchesRawSource(source.Channel(r.RestartsChanged, r.debounced(func(ca client.Object) string { return ca.GetName() }))).
+		WatchesRawSource(clockWatcher.Source(r.enqueueAll)).
 		WithOptions(retry.Options(1))
-	for _, targets := range r.Targets.Sources(r.later) {
+	for _, targets := range r.Targets.Sources(r.debounced) {
 		building.WatchesRawSource(targets)
 	}
-	built, err := building.Build(retry.Quietly(r))
+	built, err := building.Build(retry.WithQuietConflicts(r))
 	if err != nil {
 		return err
 	}
 	if err := r.cleanUpRequests(mgr); err != nil {
 		return err
 	}
-	return r.watchClusterBundles(ctx, mgr, built)
+	return r.watchClusterTrustBundles(ctx, mgr, built)
 }
 
 // enqueueAll asks for every ServiceCA.
@@ -103,9 +103,9 @@ func request(ca string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: ca}}
 }
 
-// later asks for a ServiceCA once the changes that concern its counts have gathered: status writes are bounded by time, and not by Services.
-func (r *Reconciler) later(caOf func(client.Object) string) handler.EventHandler {
-	return r.changes.Handler(func(object client.Object) (reconcile.Request, bool) {
+// debounced asks for a ServiceCA once the changes that concern its counts have gathered: status writes are bounded by time, and not by Services.
+func (r *Reconciler) debounced(caOf func(client.Object) string) handler.EventHandler {
+	return r.debouncer.Handler(func(object client.Object) (reconcile.Request, bool) {
 		ca := caOf(object)
 		return request(ca), ca != ""
 	})

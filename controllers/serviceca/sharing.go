@@ -22,16 +22,18 @@ func (in observed) sourceProblem() *problem {
 		return &problem{reason: reasonSourceInvalid, message: fmt.Sprintf("spec.source.secret and spec.signingKey are the same Secret %s, and the operator "+
 			"only reads the one and rotates the other: bring the CA in a Secret of another name", name)}
 	}
-	if other := in.other(func(ca *v1alpha1.ServiceCA) bool { return ca.SigningKeySecretName() == name || in.broughtIsKeyOf(ca) }); other != "" {
+	if other := in.otherServiceCA(func(ca *v1alpha1.ServiceCA) bool {
+		return ca.SigningKeySecretName() == name || in.sourceSecretIsKeyOf(ca)
+	}); other != "" {
 		return &problem{reason: reasonSourceInvalid, message: fmt.Sprintf("spec.source.secret: Secret %s is the signing key of ServiceCA %s, which rotates it: "+
 			"bring the CA in a Secret of another name", name, other)}
 	}
 	return nil
 }
 
-// broughtIsKeyOf reports whether the Secret of source.secret holds the state of a ServiceCA: it is its signing key under a former name.
-func (in observed) broughtIsKeyOf(ca *v1alpha1.ServiceCA) bool {
-	return in.brought != nil && in.brought.Labels[v1alpha1.LabelServiceCA] == ca.Name && in.brought.Data[rotation.RecordKey] != nil
+// sourceSecretIsKeyOf reports whether the Secret of source.secret holds the state of a ServiceCA: it is its signing key under a former name.
+func (in observed) sourceSecretIsKeyOf(ca *v1alpha1.ServiceCA) bool {
+	return in.sourceSecret != nil && in.sourceSecret.Labels[v1alpha1.LabelServiceCA] == ca.Name && in.sourceSecret.Data[rotation.RecordKey] != nil
 }
 
 // signingKeyProblem returns the problem that a Secret is not for this ServiceCA to write, or nil. The label does not hand over a Secret
@@ -45,26 +47,26 @@ func (in observed) signingKeyProblem(secret *corev1.Secret) *problem {
 	if source := ca.Spec.Source.Secret; source != nil && source.Name == secret.Name {
 		return in.sourceProblem()
 	}
-	if other := in.other(sourceIs(secret.Name)); other != "" {
+	if other := in.otherServiceCA(sourceIs(secret.Name)); other != "" {
 		return &problem{reason: reasonSigningKeyNotOur, message: fmt.Sprintf("Secret %s is left alone, because ServiceCA %s takes its CA from it: "+
 			"set spec.signingKey.secretName to another name", secret.Name, other)}
 	}
 	if labelled {
 		return nil
 	}
-	return &problem{reason: reasonSigningKeyNotOur, message: in.leftAlone("Secret", secret, "spec.signingKey.secretName", (*v1alpha1.ServiceCA).SigningKeySecretName)}
+	return &problem{reason: reasonSigningKeyNotOur, message: in.foreignObjectMessage("Secret", secret, "spec.signingKey.secretName", (*v1alpha1.ServiceCA).SigningKeySecretName)}
 }
 
 // bundleNotOurs returns the problem that the trust-bundle ConfigMap is not this ServiceCA's.
 func (in observed) bundleNotOurs(configMap *corev1.ConfigMap) *problem {
-	return &problem{reason: reasonBundleNotOurs, message: in.leftAlone("ConfigMap", configMap, "spec.trustBundle.configMapName", (*v1alpha1.ServiceCA).TrustBundleConfigMapName)}
+	return &problem{reason: reasonBundleNotOurs, message: in.foreignObjectMessage("ConfigMap", configMap, "spec.trustBundle.configMapName", (*v1alpha1.ServiceCA).TrustBundleConfigMapName)}
 }
 
-// leftAlone says why an object of the name in field is not written, and what to do. nameOf is that name for any ServiceCA: an object
+// foreignObjectMessage says why an object of the name in field is not written, and what to do. activeName is that name for any ServiceCA: an object
 // that another one uses cannot be handed over.
-func (in observed) leftAlone(kind string, object client.Object, field string, nameOf func(*v1alpha1.ServiceCA) string) string {
+func (in observed) foreignObjectMessage(kind string, object client.Object, field string, nameOf func(*v1alpha1.ServiceCA) string) string {
 	label, name := object.GetLabels()[v1alpha1.LabelServiceCA], object.GetName()
-	user := in.other(func(ca *v1alpha1.ServiceCA) bool { return ca.Name == label && nameOf(ca) == name })
+	user := in.otherServiceCA(func(ca *v1alpha1.ServiceCA) bool { return ca.Name == label && nameOf(ca) == name })
 	switch {
 	case user != "":
 		return fmt.Sprintf("%s %s is left alone, because it belongs to ServiceCA %s: set %s to another name", kind, name, user, field)
@@ -77,10 +79,10 @@ func (in observed) leftAlone(kind string, object client.Object, field string, na
 		kind, name, label, field, kind, v1alpha1.LabelServiceCA, in.serviceCA.Name)
 }
 
-// other returns the name of another ServiceCA for which is holds, or an empty string.
-func (in observed) other(is func(*v1alpha1.ServiceCA) bool) string {
+// otherServiceCA returns the name of another ServiceCA for which is holds, or an empty string.
+func (in observed) otherServiceCA(matches func(*v1alpha1.ServiceCA) bool) string {
 	for i := range in.serviceCAs {
-		if ca := &in.serviceCAs[i]; ca.Name != in.serviceCA.Name && is(ca) {
+		if ca := &in.serviceCAs[i]; ca.Name != in.serviceCA.Name && matches(ca) {
 			return ca.Name
 		}
 	}
@@ -93,10 +95,10 @@ func sourceIs(secret string) func(*v1alpha1.ServiceCA) bool {
 	}
 }
 
-// casSharing returns requests for the ServiceCAs that name an object which this one names too.
-func (r *Reconciler) casSharing(ctx context.Context, object client.Object) []reconcile.Request {
-	ca, is := object.(*v1alpha1.ServiceCA)
-	if !is {
+// casUsingSameObject returns requests for the ServiceCAs that name an object which this one names too.
+func (r *Reconciler) casUsingSameObject(ctx context.Context, object client.Object) []reconcile.Request {
+	ca, ok := object.(*v1alpha1.ServiceCA)
+	if !ok {
 		return nil
 	}
 	return r.casWhere(ctx, func(other *v1alpha1.ServiceCA) bool {

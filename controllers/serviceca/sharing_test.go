@@ -30,7 +30,7 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 		source, signingKey string
 		labels             map[string]string
 		others             []v1alpha1.ServiceCA
-		reason, says       string
+		reason, message    string
 	}{
 		"its own": {"corp", "corp", nil, nil, reasonSourceInvalid, "spec.source.secret and spec.signingKey are the same Secret corp"},
 		"its own, labelled as was advised": {"corp", "corp", map[string]string{v1alpha1.LabelServiceCA: "default"}, nil, reasonSourceInvalid,
@@ -53,13 +53,13 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, tc.source)
+			s := newFixture(t, tc.source)
 			s.serviceCA.Spec.SigningKey.SecretName = tc.signingKey
 			s.serviceCAs = slices.Concat(tc.others, []v1alpha1.ServiceCA{*s.serviceCA})
-			shared := brought(t, nil, mint(t, "Shared", nil))
+			shared := withSourceSecret(t, nil, generateCA(t, "Shared", nil))
 			shared.Labels = tc.labels
 			if tc.source != "" {
-				shared.Name, s.brought = tc.source, shared
+				shared.Name, s.sourceSecret = tc.source, shared
 			}
 			if tc.labels[v1alpha1.LabelServiceCA] == "former" {
 				shared.Data[rotation.RecordKey] = []byte("{}")
@@ -67,12 +67,12 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 			if name := s.serviceCA.SigningKeySecretName(); tc.source == "" || tc.source == name {
 				shared.Name, s.secret = name, shared
 			}
-			decided := s.plan()
-			if decided.secret != nil || decided.problem == nil || decided.problem.reason != tc.reason || !strings.Contains(decided.problem.message, tc.says) {
-				t.Fatalf("%+v", decided.problem)
+			plan := s.plan()
+			if plan.secret != nil || plan.problem == nil || plan.problem.reason != tc.reason || !strings.Contains(plan.problem.message, tc.message) {
+				t.Fatalf("%+v", plan.problem)
 			}
-			if strings.Contains(decided.problem.message, label) != (tc.says == label) {
-				t.Errorf("it advises to label the Secret: %s", decided.problem.message)
+			if strings.Contains(plan.problem.message, label) != (tc.message == label) {
+				t.Errorf("it advises to label the Secret: %s", plan.problem.message)
 			}
 		})
 	}
@@ -81,23 +81,23 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 // A ServiceCA that has a signing key goes on with it, whoever comes to name the same Secret.
 func TestSigningKeyBecomesASource(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
-	first := s.sound()
+	s := newFixture(t, "")
+	first := s.newSourceSecretFixture()
 	s.serviceCAs = []v1alpha1.ServiceCA{other("two", s.secret.Name, "")}
-	if state := s.sound(); state.Active.Fingerprint() != first.Active.Fingerprint() {
+	if state := s.newSourceSecretFixture(); state.Active.Fingerprint() != first.Active.Fingerprint() {
 		t.Error("another CA signs, because another ServiceCA names its key as a source")
 	}
-	s.serviceCA.Spec.Source.Secret, s.brought = &v1alpha1.SecretSource{Name: s.secret.Name}, s.secret
-	decided := s.takesPlace()
-	if decided.state == nil || decided.state.Active.Fingerprint() != first.Active.Fingerprint() || decided.problem.reason != reasonSourceInvalid {
-		t.Errorf("%+v", decided.problem)
+	s.serviceCA.Spec.Source.Secret, s.sourceSecret = &v1alpha1.SecretSource{Name: s.secret.Name}, s.secret
+	plan := s.takesPlace()
+	if plan.state == nil || plan.state.Active.Fingerprint() != first.Active.Fingerprint() || plan.problem.reason != reasonSourceInvalid {
+		t.Errorf("%+v", plan.problem)
 	}
 }
 
 // Two ServiceCAs that name one ConfigMap are not advised to take it from each other.
 func TestBundleOfAnother(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
+	s := newFixture(t, "")
 	two := other("two", "", "")
 	two.Spec.TrustBundle.ConfigMapName = "default-trust-bundle"
 	s.serviceCAs = []v1alpha1.ServiceCA{two}

@@ -14,7 +14,7 @@ import (
 // verifiesBy tells why a client with these roots would not verify what the server sends, whichever of these ways it goes about it; nil when
 // each would. Go tries every path. TestChains compares the others with OpenSSL and GnuTLS themselves.
 func (l leaf) verifiesBy(roots pki.Bundle, now time.Time, ways ...way) error {
-	if err := l.VerifiesBy(roots.Pool(), now); err != nil {
+	if err := l.VerifyWithRoots(roots.Pool(), now); err != nil {
 		return err
 	}
 	for _, verifies := range ways {
@@ -34,14 +34,14 @@ type meeting struct {
 
 // verifies is verifiesBy, and remembers that a client does until the next time at which a certificate begins or ends to be valid: before
 // that, time changes nothing about it.
-func (w *world) verifies(server leaf, roots pki.Bundle, ways ...way) error {
+func (sim *simulation) verifies(server leaf, roots pki.Bundle, ways ...way) error {
 	met := meeting{server.Leaf, pki.Fingerprint(roots[0], roots[1:]...), len(ways)}
-	if w.now.Before(w.verified[met]) {
+	if sim.now.Before(sim.verified[met]) {
 		return nil
 	}
-	err := server.verifiesBy(roots, w.now, ways...)
+	err := server.verifiesBy(roots, sim.now, ways...)
 	if err == nil {
-		w.verified[met] = nextChange(w.now, slices.Concat(server.sent, roots))
+		sim.verified[met] = nextChange(sim.now, slices.Concat(server.sent, roots))
 	}
 	return err
 }
@@ -105,7 +105,7 @@ func without(all, some []*x509.Certificate) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(all), func(c *x509.Certificate) bool { return slices.ContainsFunc(some, c.Equal) })
 }
 
-// issued tells whether an issuer fits a certificate by its name and its key identifier.
+// issued reports whether an issuer fits a certificate by its name and its key identifier.
 func issued(certificate, issuer *x509.Certificate) bool {
 	named, identified := certificate.AuthorityKeyId, issuer.SubjectKeyId
 	return bytes.Equal(issuer.RawSubject, certificate.RawIssuer) && (len(named) == 0 || len(identified) == 0 || bytes.Equal(named, identified))

@@ -14,7 +14,7 @@ import (
 // The simulation finds every fault that an operator could have: here are some, and each is caught.
 func TestSimulationCatchesMutants(t *testing.T) {
 	for name, broken := range map[string]mutant{
-		"Publishing is skipped": {seen: func(seen *evidence) { seen.Behind = 0 }},
+		"Publishing is skipped": {evidence: func(evidence *clusterEvidence) { evidence.OutOfDate = 0 }},
 		"Propagating is skipped": {in: func(in *observed) {
 			in.serviceCA.Spec.Rotation.Propagation.Minimum = "0s"
 		}},
@@ -35,18 +35,18 @@ func TestSimulationCatchesMutants(t *testing.T) {
 				state.Previous[i].SignedUntil = in.now.Add(time.Hour)
 			}
 		}},
-		"a compromised CA goes before its certificates": {seen: func(seen *evidence) { seen.Outstanding = 0 }, in: func(in *observed) {
+		"a compromised CA goes before its certificates": {evidence: func(evidence *clusterEvidence) { evidence.Outstanding = 0 }, in: func(in *observed) {
 			in.serviceCA.Spec.Rotation.TriggerReason = v1alpha1.TriggerCompromise
 		}},
 		"the cross-signed certificate is another's":            {out: crossSignedByAnother},
 		"the CA is cross-signed, and not its root":             {seed: 9695307100200764114, out: crossSignsBelowTheRoot},
 		"a root goes while certificates lead to it":            {seed: 8, out: neverLater},
-		"what was published is lost with the key":              {in: func(in *observed) { in.published, in.carried = nil, nil }},
+		"what was published is lost with the key":              {in: func(in *observed) { in.published, in.injectedBundles = nil, nil }},
 		"a lost key's successor signs at once":                 {out: signsAtOnce},
 		"the local clock is believed":                          {seed: 1162753235293605394, localClock: true},
-		"a target is never written":                            {seen: func(seen *evidence) { seen.Behind++ }},
-		"a certificate is never reissued":                      {seed: 1162753235293605394, seen: func(seen *evidence) { seen.Outstanding++ }},
-		"clients that have to be restarted are not waited for": {seed: 1162753235293605394, seen: func(seen *evidence) { seen.Restarts = rotation.Restarts{} }},
+		"a target is never written":                            {evidence: func(evidence *clusterEvidence) { evidence.OutOfDate++ }},
+		"a certificate is never reissued":                      {seed: 1162753235293605394, evidence: func(evidence *clusterEvidence) { evidence.Outstanding++ }},
+		"clients that have to be restarted are not waited for": {seed: 1162753235293605394, evidence: func(evidence *clusterEvidence) { evidence.Restarts = rotation.Restarts{} }},
 		"nobody is told to read the bundle again": {out: func(_ observed, state *rotation.State) {
 			state.TrustChangedAt, state.TrustChanging = time.Time{}, false
 		}},
@@ -55,7 +55,7 @@ func TestSimulationCatchesMutants(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// First the one that finds it soonest, and new ones only where the same ones do not find it any more.
 			for _, seed := range append([]uint64{cmp.Or(broken.seed, 1), 1, 1162753235293605394, 5, 7, 9695307100200764114, 2, 3, 4, 6, 8}, seeds(t, 40)...) {
-				if _, err := live(t, seed, broken); err != nil {
+				if _, err := simulate(t, seed, broken); err != nil {
 					t.Logf("seed %d: %v", seed, err)
 					return
 				}
@@ -67,7 +67,7 @@ func TestSimulationCatchesMutants(t *testing.T) {
 
 // crossSignedByAnother puts a certificate between the generations that looks right, and which another key has signed.
 func crossSignedByAnother(in observed, state *rotation.State) {
-	if state.Next == nil || state.Active == nil || len(state.Next.Bridge()) == 0 {
+	if state.Next == nil || state.Active == nil || len(state.Next.CrossSigned()) == 0 {
 		return
 	}
 	pair, err := pki.GenerateRoot(in.now, pki.RootSpec{CommonName: "another", Duration: time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}})
@@ -78,23 +78,23 @@ func crossSignedByAnother(in observed, state *rotation.State) {
 	if err != nil {
 		panic(err)
 	}
-	bridge, err := another.BridgeTo(state.Next.Authority, state.Next.Root, another.Certificate())
+	crossSigned, err := another.CrossSign(state.Next.Authority, state.Next.Root, another.Certificate())
 	if err != nil {
 		panic(err)
 	}
-	state.Next.Authority = state.Next.WithBridge(bridge)
+	state.Next.Authority = state.Next.WithCrossSigned(crossSigned)
 }
 
 // crossSignsBelowTheRoot puts two certificates of the next CA into what servers send, where that is below a root.
 func crossSignsBelowTheRoot(_ observed, state *rotation.State) {
-	if state.Next == nil || state.Active == nil || len(state.Next.Bridge()) == 0 {
+	if state.Next == nil || state.Active == nil || len(state.Next.CrossSigned()) == 0 {
 		return
 	}
-	bridge, err := state.Active.BridgeTo(state.Next.Authority, state.Next.Certificate(), state.Active.Root)
+	crossSigned, err := state.Active.CrossSign(state.Next.Authority, state.Next.Certificate(), state.Active.Root)
 	if err != nil {
 		panic(err)
 	}
-	state.Next.Authority = state.Next.WithBridge(bridge)
+	state.Next.Authority = state.Next.WithCrossSigned(crossSigned)
 }
 
 // neverLater drops a root when the certificates of its CA have ended, whatever leads to it.

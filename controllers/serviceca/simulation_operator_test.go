@@ -14,157 +14,159 @@ import (
 
 // intent is what a manager has decided, on a version of the Secret and of the status.
 type intent struct {
-	in      observed
-	decided step
-	seen    evidence
-	version int
+	in       observed
+	plan     changePlan
+	evidence clusterEvidence
+	version  int
 }
 
 // decide looks and plans, as Reconciler.decide does.
-func (w *world) decide() (intent, bool) {
+func (sim *simulation) decide() (intent, bool) {
 	in := observed{
-		now: w.now.Add(w.clockError), serviceCA: w.ca.DeepCopy(), secret: w.secret, published: w.published.content, brought: w.brought,
-		longest: w.policy.Spec.Certificate.Duration.Std(),
+		now: sim.now.Add(sim.clockError), serviceCA: sim.ca.DeepCopy(), secret: sim.secret, published: sim.published.content, sourceSecret: sim.sourceSecret,
+		longestDuration: sim.policy.Spec.Certificate.Duration.Std(),
 	}
-	for _, target := range w.targets {
-		in.carried = append(in.carried, target.content)
+	for _, target := range sim.targets {
+		in.injectedBundles = append(in.injectedBundles, target.content)
 	}
-	w.mutant.observes(&in)
-	given := resolve(in)
-	seen := w.evidence(given)
-	w.mutant.sees(&seen)
-	decided := plan(in, given, seen)
-	if decided.secret != nil || in.isBehind(given) {
-		if w.clockError > maxClockError && !w.mutant.localClock {
+	sim.mutant.observes(&in)
+	resolved := resolve(in)
+	evidence := sim.collectEvidence(resolved)
+	sim.mutant.sees(&evidence)
+	plan := makePlan(in, resolved, evidence)
+	if plan.secret != nil || in.clockIsBehind(resolved) {
+		if sim.clockError > maxClockError && !sim.mutant.localClock {
 			return intent{}, false
 		}
-		if in.now = w.now; w.mutant.localClock {
+		if in.now = sim.now; sim.mutant.localClock {
 			// It leaps again and again.
-			in.now = w.now.Add(time.Duration(w.rng.IntN(20)) * time.Minute)
+			in.now = sim.now.Add(time.Duration(sim.rng.IntN(20)) * time.Minute)
 		}
-		decided = plan(in, resolve(in), seen)
+		plan = makePlan(in, resolve(in), evidence)
 	}
-	w.mutant.decides(in, &decided)
-	return intent{in, decided, seen, w.version}, true
+	sim.mutant.decides(in, &plan)
+	return intent{in, plan, evidence, sim.version}, true
 }
 
-// carryOut writes the Secret, the bundle and the status, in this order, unless it dies before; each only over what it was decided on.
-func (w *world) carryOut(i intent, dies int) {
-	decided := i.decided
-	if decided.secret != nil {
-		if i.version != w.version || dies == 0 {
+// execute writes the Secret, the bundle and the status, in this order, unless it dies before; each only over what it was decided on.
+func (sim *simulation) execute(i intent, dies int) {
+	plan := i.plan
+	if plan.secret != nil {
+		if i.version != sim.version || dies == 0 {
 			return
 		}
-		w.remember(i)
-		w.secret = decided.secret.DeepCopy()
-		w.version++
-		i.version = w.version
-	} else if len(decided.events) > 0 {
-		w.fail("%s is recorded though nothing is written, and would be again", decided.events[0].reason)
+		sim.remember(i)
+		sim.secret = plan.secret.DeepCopy()
+		sim.version++
+		i.version = sim.version
+	} else if len(plan.events) > 0 {
+		sim.fail("%s is recorded though nothing is written, and would be again", plan.events[0].reason)
 	}
-	if decided.state == nil {
-		w.report(i)
+	if plan.state == nil {
+		sim.report(i)
 		return
 	}
-	if bundle := decided.state.Bundle().Encode(); !bytes.Equal(w.published.content, bundle) {
-		if i.version != w.version || dies == 1 {
+	if bundle := plan.state.Bundle().Encode(); !bytes.Equal(sim.published.content, bundle) {
+		if i.version != sim.version || dies == 1 {
 			return
 		}
-		if err := w.published.write(w.now, bundle); err != nil {
-			w.fail("%v", err)
+		if err := sim.published.write(sim.now, bundle); err != nil {
+			sim.fail("%v", err)
 		}
 	}
 	if dies != 2 {
-		w.report(i)
+		sim.report(i)
 	}
 }
 
-func (w *world) report(i intent) {
-	w.ca = w.ca.DeepCopy()
-	w.ca.Status = buildStatus(i.in.now, i.in.serviceCA, i.decided, i.seen)
+func (sim *simulation) report(i intent) {
+	sim.ca = sim.ca.DeepCopy()
+	sim.ca.Status = buildStatus(i.in.now, i.in.serviceCA, i.plan, i.evidence)
 }
 
 // remember notes what follows from a state that is about to be written.
-func (w *world) remember(i intent) {
-	for _, happened := range i.decided.events {
-		w.note("%s: %s", happened.reason, happened.note)
+func (sim *simulation) remember(i intent) {
+	for _, happened := range i.plan.events {
+		sim.note("%s: %s", happened.reason, happened.message)
 	}
-	state := i.decided.state
-	w.outage(i)
-	if lost := func(h happening) bool { return h.reason == eventSigningKeyLost || h.reason == eventKeyRestored }; i.in.secret == nil || slices.ContainsFunc(i.decided.events, lost) {
+	state := i.plan.state
+	sim.outage(i)
+	if lost := func(h rotationEvent) bool { return h.reason == eventSigningKeyLost || h.reason == eventKeyRestored }; i.in.secret == nil || slices.ContainsFunc(i.plan.events, lost) {
 		// What was cross-signed is lost with the Secret.
-		clear(w.bridged)
+		clear(sim.crossSigned)
 	}
-	if next := state.Next; next != nil && state.Active != nil && len(next.Bridge()) > 0 {
-		w.bridged[pki.KeyID(next.Certificate().SubjectKeyId)] = bridge{state.Active.Root, w.now, len(next.Bridge()) > 1}
+	if next := state.Next; next != nil && state.Active != nil && len(next.CrossSigned()) > 0 {
+		sim.crossSigned[pki.KeyID(next.Certificate().SubjectKeyId)] = crossSignedPath{state.Active.Root, sim.now, len(next.CrossSigned()) > 1}
 	}
 	if state.Active != nil {
-		w.rootOf[pki.KeyID(state.Active.Certificate().SubjectKeyId)] = pki.Fingerprint(state.Active.Root)
+		sim.rootOf[pki.KeyID(state.Active.Certificate().SubjectKeyId)] = pki.Fingerprint(state.Active.Root)
 	}
 	if state.Phase == v1alpha1.PhaseReissuing && state.Compromise {
 		for _, previous := range state.Previous {
-			w.compromised[pki.Fingerprint(previous.Root)] = true
+			sim.compromised[pki.Fingerprint(previous.Root)] = true
 		}
 	}
 	if i.in.secret != nil && state.Phase == v1alpha1.PhaseReissuing {
-		w.destroyed(i)
+		sim.destroyed(i)
 	}
 }
 
-// stolen tells whether a certificate leads to a root that is to be distrusted.
-func (w *world) stolen(l *pki.Leaf) bool { return w.compromised[w.rootOf[pki.KeyID(l.AuthorityKeyId)]] }
+// compromise reports whether a certificate leads to a root that is to be distrusted.
+func (sim *simulation) compromise(l *pki.Leaf) bool {
+	return sim.compromised[sim.rootOf[pki.KeyID(l.AuthorityKeyId)]]
+}
 
 // outage notes where nothing has been alive any more: servers and clients then wait for new files, and it is over sooner when they do.
-func (w *world) outage(i intent) {
-	state := i.decided.state
+func (sim *simulation) outage(i intent) {
+	state := i.plan.state
 	before := stateOf(i.in.now, i.in.secret)
-	w.restarter.excuse(w.now, before, state, i.in.serviceCA.Spec.Rotation)
-	if state.Active == nil || (i.in.secret != nil && before.Alive(i.in.now)) || slices.ContainsFunc(state.Previous, func(p rotation.Predecessor) bool {
+	sim.restarter.excuse(sim.now, before, state, i.in.serviceCA.Spec.Rotation)
+	if state.Active == nil || (i.in.secret != nil && before.AnyLeafValid(i.in.now)) || slices.ContainsFunc(state.Previous, func(p rotation.Predecessor) bool {
 		return i.in.now.Before(p.SignedUntil)
 	}) {
 		return
 	}
-	for _, f := range append([]*file{w.published}, w.targets...) {
+	for _, f := range append([]*file{sim.published}, sim.targets...) {
 		f.versions = nil
 	}
-	clear(w.restarter.frozen)
+	clear(sim.restarter.frozen)
 }
 
 // destroyed checks that no key which signs no more stands in the Secret.
-func (w *world) destroyed(i intent) {
+func (sim *simulation) destroyed(i intent) {
 	before, err := rotation.Read(i.in.now, i.in.secret)
-	if err != nil || before.Active == nil || before.Active.HasKeyOf(i.decided.state.Active.Certificate()) {
+	if err != nil || before.Active == nil || before.Active.HasKey(i.plan.state.Active.Certificate()) {
 		return
 	}
-	for key, value := range i.decided.secret.Data {
+	for key, value := range i.plan.secret.Data {
 		if bytes.Contains(value, i.in.secret.Data[corev1.TLSPrivateKeyKey]) {
-			w.fail("%s holds the private key of a CA that signs no more", key)
+			sim.fail("%s holds the private key of a CA that signs no more", key)
 		}
 	}
 }
 
 // serviceCAController reconciles until nothing is left to be done, unless it dies.
-func (w *world) serviceCAController() {
-	for range 1 + w.rng.IntN(6) {
-		mine, ok := w.decide()
+func (sim *simulation) serviceCAController() {
+	for range 1 + sim.rng.IntN(6) {
+		mine, ok := sim.decide()
 		if !ok {
 			return
 		}
-		if w.chance(5) {
+		if sim.chance(5) {
 			// Another replica does the same, and is faster.
-			if theirs, ok := w.decide(); ok {
-				w.carryOut(theirs, 3)
+			if theirs, ok := sim.decide(); ok {
+				sim.execute(theirs, 3)
 			}
 		}
 		dies := 3
-		if w.chance(10) {
-			dies = w.rng.IntN(3)
+		if sim.chance(10) {
+			dies = sim.rng.IntN(3)
 		}
-		w.carryOut(mine, dies)
+		sim.execute(mine, dies)
 		if dies < 3 {
-			w.restartManager()
+			sim.restartManager()
 		}
-		if mine.decided.secret == nil {
+		if mine.plan.secret == nil {
 			return
 		}
 	}
@@ -172,9 +174,9 @@ func (w *world) serviceCAController() {
 
 // mutant is a deliberate fault of the operator.
 type mutant struct {
-	in   func(*observed)
-	seen func(*evidence)
-	out  func(observed, *rotation.State)
+	in       func(*observed)
+	evidence func(*clusterEvidence)
+	out      func(observed, *rotation.State)
 	// localClock believes the clock of its node.
 	localClock bool
 	// seed is of a life in which it is noticed soon; 0 is that of 1.
@@ -187,39 +189,39 @@ func (m mutant) observes(in *observed) {
 	}
 }
 
-func (m mutant) sees(seen *evidence) {
-	if m.seen != nil {
-		m.seen(seen)
+func (m mutant) sees(evidence *clusterEvidence) {
+	if m.evidence != nil {
+		m.evidence(evidence)
 	}
 }
 
-func (m mutant) decides(in observed, decided *step) {
-	if m.out == nil || decided.state == nil || decided.secret == nil {
+func (m mutant) decides(in observed, plan *changePlan) {
+	if m.out == nil || plan.state == nil || plan.secret == nil {
 		return
 	}
-	m.out(in, decided.state)
-	if err := decided.compare(in); err != nil {
+	m.out(in, plan.state)
+	if err := plan.buildSecret(in); err != nil {
 		panic(err)
 	}
 }
 
 // pass lets time go by: minutes while something is under way, weeks at rest.
-func (w *world) pass() {
-	step := time.Duration(w.rng.Int64N(int64(4 * time.Minute)))
-	told := w.ca.Status.Rotation
-	if told != nil && (told.Phase == v1alpha1.PhaseStable || told.Phase == v1alpha1.PhaseRetiring) && w.chance(50) {
-		step = time.Duration(w.rng.Int64N(int64(30 * 24 * time.Hour)))
+func (sim *simulation) pass() {
+	step := time.Duration(sim.rng.Int64N(int64(4 * time.Minute)))
+	reported := sim.ca.Status.Rotation
+	if reported != nil && (reported.Phase == v1alpha1.PhaseStable || reported.Phase == v1alpha1.PhaseRetiring) && sim.chance(50) {
+		step = time.Duration(sim.rng.Int64N(int64(30 * 24 * time.Hour)))
 	}
-	if slices.ContainsFunc(w.services, w.heldUp) {
+	if slices.ContainsFunc(sim.services, sim.heldUp) {
 		// The operator has an hour for it, and looks at it more than once in this time.
 		step = min(step, 4*time.Minute)
 	}
-	w.now = w.now.Add(step.Truncate(time.Second) + time.Second)
-	w.clock.SetTime(w.now)
+	sim.now = sim.now.Add(step.Truncate(time.Second) + time.Second)
+	sim.clock.SetTime(sim.now)
 }
 
-// heldUp tells whether a certificate of a compromised CA is not reissued yet.
-func (w *world) heldUp(s *service) bool {
+// heldUp reports whether a certificate of a compromised CA is not reissued yet.
+func (sim *simulation) heldUp(s *service) bool {
 	last := len(s.leaves) - 1
-	return last >= 0 && w.stolen(s.leaves[last].Leaf) && w.now.Before(s.leaves[last].NotAfter)
+	return last >= 0 && sim.compromise(s.leaves[last].Leaf) && sim.now.Before(s.leaves[last].NotAfter)
 }

@@ -14,32 +14,32 @@ import (
 )
 
 // renews puts a renewed certificate for the same key into tls.crt by hand, sometimes with another subject.
-func (w *world) renews() {
-	if w.secret == nil {
+func (sim *simulation) renews() {
+	if sim.secret == nil {
 		return
 	}
-	state, _ := rotation.Read(w.now, w.secret)
-	parsed, err := keyutil.ParsePrivateKeyPEM(w.secret.Data[corev1.TLSPrivateKeyKey])
+	state, _ := rotation.Read(sim.now, sim.secret)
+	parsed, err := keyutil.ParsePrivateKeyPEM(sim.secret.Data[corev1.TLSPrivateKeyKey])
 	if state == nil || state.Active == nil || err != nil {
 		return
 	}
 	template := *state.Active.Certificate()
-	template.SerialNumber = big.NewInt(w.now.Unix())
-	template.NotBefore, template.NotAfter = w.now.Add(-pki.ClockSkew), w.now.Add(w.ca.Spec.Certificate.Duration.Std())
-	if template.RawSubject = nil; w.chance(50) {
-		template.Subject.CommonName = "renewed@" + w.now.Format("20060102150405")
+	template.SerialNumber = big.NewInt(sim.now.Unix())
+	template.NotBefore, template.NotAfter = sim.now.Add(-pki.ClockSkew), sim.now.Add(sim.ca.Spec.Certificate.Duration.Std())
+	if template.RawSubject = nil; sim.chance(50) {
+		template.Subject.CommonName = "renewed@" + sim.now.Format("20060102150405")
 	}
 	key, _ := parsed.(crypto.Signer)
 	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
 	if err != nil {
-		w.fail("renew: %v", err)
+		sim.fail("renew: %v", err)
 		return
 	}
 	renewed, err := x509.ParseCertificate(der)
 	if err != nil {
-		w.fail("renew: %v", err)
+		sim.fail("renew: %v", err)
 		return
 	}
-	w.note("%s is renewed by hand as %s", state.Active.Name(), pki.NameOf(renewed))
-	w.spoil(corev1.TLSCertKey, pki.Bundle{renewed}.Encode())
+	sim.note("%s is renewed by hand as %s", state.Active.Name(), pki.NameOf(renewed))
+	sim.corrupt(corev1.TLSCertKey, pki.Bundle{renewed}.Encode())
 }

@@ -37,18 +37,18 @@ func newRestarter(seed uint64) restarter {
 }
 
 // bringOver restarts some of the clients that have to read a bundle again, and starts one for each target.
-func (w *world) bringOver() {
-	r := &w.restarter
-	changed := changedAt(w.ca)
+func (sim *simulation) bringOver() {
+	r := &sim.restarter
+	changed := changedAt(sim.ca)
 	r.looked = changed
-	for _, target := range w.targets {
+	for _, target := range sim.targets {
 		client := r.frozen[target]
 		switch last := len(target.versions) - 1; {
 		case target.content == nil:
 			delete(r.frozen, target)
 		case last < 0:
-		case client == nil, client.old(changed) && (r.rng.IntN(3) == 0 || w.now.Sub(changed) > 20*time.Minute):
-			r.frozen[target] = &process{started: w.now, held: target.versions[last]}
+		case client == nil, client.old(changed) && (r.rng.IntN(3) == 0 || sim.now.Sub(changed) > 20*time.Minute):
+			r.frozen[target] = &process{started: sim.now, held: target.versions[last]}
 		}
 	}
 }
@@ -66,14 +66,14 @@ func changedAt(ca *v1alpha1.ServiceCA) time.Time {
 
 // awaited is what the rotation sees of it.
 func (r restarter) awaited(changed time.Time) rotation.Restarts {
-	seen := rotation.Restarts{Unseen: !r.looked.Equal(changed)}
+	restarts := rotation.Restarts{Unknown: !r.looked.Equal(changed)}
 	for _, client := range r.frozen {
 		if client.old(changed) {
-			seen.Clients++
-			seen.ClientNames = []string{"a client"}
+			restarts.Clients++
+			restarts.ClientNames = []string{"a client"}
 		}
 	}
-	return seen
+	return restarts
 }
 
 // excuse notes which clients a switch of the signer does not wait for: those of a rotation that is urgent, or that has waited for long enough.
@@ -81,9 +81,9 @@ func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1a
 	if before.Next == nil || after.Next != nil || after.Phase != v1alpha1.PhaseReissuing {
 		return
 	}
-	waited := now.Sub(before.Since) >= spec.Propagation.Minimum.Std()+rotation.Patience
+	waited := now.Sub(before.Since) >= spec.Propagation.Minimum.Std()+rotation.ReissueTimeout
 	if before.Active != nil {
-		waited = before.Active.NotAfter().Sub(now) <= spec.RotateBefore.Std()/2 || now.Sub(before.Since) >= rotation.RestartPatience
+		waited = before.Active.NotAfter().Sub(now) <= spec.RotateBefore.Std()/2 || now.Sub(before.Since) >= rotation.RestartTimeout
 	}
 	for _, client := range r.frozen {
 		if client.old(after.TrustChangedAt) && (after.Compromise || waited) {
@@ -93,11 +93,11 @@ func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1a
 }
 
 // frozen are the clients that were restarted when they had to be, and otherwise never; but for those that hold what others hold, too.
-func (w *world) frozen(others map[string]pki.Bundle) []*process {
+func (sim *simulation) frozen(others map[string]pki.Bundle) []*process {
 	var found []*process
 	seen := maps.Clone(others)
-	for _, target := range w.targets {
-		client := w.restarter.frozen[target]
+	for _, target := range sim.targets {
+		client := sim.restarter.frozen[target]
 		if client == nil || client.excused || seen[string(client.held.content)] != nil {
 			continue
 		}
@@ -108,14 +108,14 @@ func (w *world) frozen(others map[string]pki.Bundle) []*process {
 }
 
 // shakeHandsWithFrozen lets clients verify that only a restart brings over.
-func (w *world) shakeHandsWithFrozen(server leaf, clients []*process) {
-	if w.stolen(server.Leaf) {
+func (sim *simulation) shakeHandsWithFrozen(server leaf, clients []*process) {
+	if sim.compromise(server.Leaf) {
 		return
 	}
 	for _, client := range clients {
-		w.handshakes++
-		if err := w.verifies(server, client.held.roots, likeOpenSSL, likeGnuTLS); err != nil {
-			w.fail("a client that started %s with %s refuses a certificate of %s, made %s: %v",
+		sim.handshakes++
+		if err := sim.verifies(server, client.held.roots, likeOpenSSL, likeGnuTLS); err != nil {
+			sim.fail("a client that started %s with %s refuses a certificate of %s, made %s: %v",
 				client.started.Format(time.DateTime), names(client.held.roots), server.Issuer.CommonName, server.IssuedAt(), err)
 		}
 	}

@@ -29,87 +29,87 @@ var (
 )
 
 // run lives the life of a CA.
-func (w *world) run(steps int) error {
+func (sim *simulation) run(steps int) error {
 	for range steps {
-		if w.chance(12) {
-			w.happensUnlessFatal()
+		if sim.chance(12) {
+			sim.happensUnlessFatal()
 		}
-		w.serviceCAController()
-		w.trustController()
-		w.servingCertController()
-		w.bringOver()
-		w.shakeHands()
-		w.checkProgress()
-		if w.failure != nil {
-			return w.failure
+		sim.serviceCAController()
+		sim.trustController()
+		sim.servingCertController()
+		sim.bringOver()
+		sim.shakeHands()
+		sim.checkProgress()
+		if sim.failure != nil {
+			return sim.failure
 		}
-		w.pass()
+		sim.pass()
 	}
 	return nil
 }
 
 // checkProgress makes sure that a rotation comes on which nothing holds.
-func (w *world) checkProgress() {
-	told := w.ca.Status.Rotation
-	held := w.clockError > maxClockError || w.ca.Spec.Rotation.Mode == v1alpha1.RotationPaused || w.ca.Spec.Source.Secret != nil
-	if told == nil || held || told.Phase == v1alpha1.PhaseStable || told.Phase == v1alpha1.PhaseRetiring || told.LastTransitionTime == nil ||
-		!told.LastTransitionTime.Equal(&w.standsSince) {
-		w.stands, w.standsSince = 0, metav1.Time{}
-		if told != nil && told.LastTransitionTime != nil {
-			w.standsSince = *told.LastTransitionTime
+func (sim *simulation) checkProgress() {
+	reported := sim.ca.Status.Rotation
+	held := sim.clockError > maxClockError || sim.ca.Spec.Rotation.Mode == v1alpha1.RotationPaused || sim.ca.Spec.Source.Secret != nil
+	if reported == nil || held || reported.Phase == v1alpha1.PhaseStable || reported.Phase == v1alpha1.PhaseRetiring || reported.LastTransitionTime == nil ||
+		!reported.LastTransitionTime.Equal(&sim.stalledSince) {
+		sim.stalled, sim.stalledSince = 0, metav1.Time{}
+		if reported != nil && reported.LastTransitionTime != nil {
+			sim.stalledSince = *reported.LastTransitionTime
 		}
 		return
 	}
-	w.stands++
-	if w.stands > 40 {
-		w.fail("it stands still in %s: %v", told.Phase, told.BlockedBy)
+	sim.stalled++
+	if sim.stalled > 40 {
+		sim.fail("it stands still in %s: %v", reported.Phase, reported.BlockedBy)
 	}
 }
 
 // shakeHands lets every server that may be running, with any certificate that it may hold, be verified by every client, with any
 // bundle that it may hold.
-func (w *world) shakeHands() {
-	clients := w.clients()
-	frozen := w.frozen(clients)
-	for _, s := range w.services {
+func (sim *simulation) shakeHands() {
+	clients := sim.clients()
+	frozen := sim.frozen(clients)
+	for _, s := range sim.services {
 		s.leaves = slices.DeleteFunc(s.leaves, func(l leaf) bool {
-			given := !l.until.IsZero() && w.stolen(l.Leaf) && w.now.Sub(l.until) > bound
-			return given || !w.now.Before(l.NotAfter)
+			given := !l.until.IsZero() && sim.compromise(l.Leaf) && sim.now.Sub(l.until) > bound
+			return given || !sim.now.Before(l.NotAfter)
 		})
 		for _, server := range s.leaves {
 			for _, roots := range clients {
-				w.handshakes++
-				if err := w.verifies(server, roots, likeOpenSSL, likeGnuTLS); err != nil {
-					w.fail("a client with %s refuses a certificate of %s, made %s: %v", names(roots), server.Issuer.CommonName, server.IssuedAt(), err)
+				sim.handshakes++
+				if err := sim.verifies(server, roots, likeOpenSSL, likeGnuTLS); err != nil {
+					sim.fail("a client with %s refuses a certificate of %s, made %s: %v", names(roots), server.Issuer.CommonName, server.IssuedAt(), err)
 				}
 			}
-			w.shakeHandsOverTheBridge(server)
-			w.shakeHandsWithFrozen(server, frozen)
+			sim.shakeHandsOverCrossSigned(server)
+			sim.shakeHandsWithFrozen(server, frozen)
 		}
 	}
 }
 
-// shakeHandsOverTheBridge lets a client verify that knows nothing but the generation before, for as long as that is trusted.
-func (w *world) shakeHandsOverTheBridge(server leaf) {
-	bridge := w.bridged[pki.KeyID(server.AuthorityKeyId)]
+// shakeHandsOverCrossSigned lets a client verify that knows nothing but the generation before, for as long as that is trusted.
+func (sim *simulation) shakeHandsOverCrossSigned(server leaf) {
+	bridge := sim.crossSigned[pki.KeyID(server.AuthorityKeyId)]
 	root := bridge.root
-	if root == nil || server.IssuedAt().Before(bridge.since) || !slices.ContainsFunc(w.trusted(), root.Equal) || !w.now.Before(root.NotAfter) || len(root.PermittedDNSDomains) > 0 {
+	if root == nil || server.IssuedAt().Before(bridge.since) || !slices.ContainsFunc(sim.trusted(), root.Equal) || !sim.now.Before(root.NotAfter) || len(root.PermittedDNSDomains) > 0 {
 		return
 	}
-	if bridge.long && pki.UsefulBridge(server.sent[1:], pki.Bundle{root}) == nil {
+	if bridge.long && pki.TrimCrossSigned(server.sent[1:], pki.Bundle{root}) == nil {
 		return
 	}
-	w.handshakes++
-	if err := w.verifies(server, pki.Bundle{root}, likeOpenSSL); err != nil {
-		w.fail("a client that knows only %s refuses a certificate of %s: %v", root.Subject.CommonName, server.Issuer.CommonName, err)
+	sim.handshakes++
+	if err := sim.verifies(server, pki.Bundle{root}, likeOpenSSL); err != nil {
+		sim.fail("a client that knows only %s refuses a certificate of %s: %v", root.Subject.CommonName, server.Issuer.CommonName, err)
 	}
 }
 
 // clients are the bundles that clients may hold.
-func (w *world) clients() map[string]pki.Bundle {
+func (sim *simulation) clients() map[string]pki.Bundle {
 	found := map[string]pki.Bundle{}
-	for _, f := range append([]*file{w.published}, w.targets...) {
-		f.forget(w.now)
+	for _, f := range append([]*file{sim.published}, sim.targets...) {
+		f.forget(sim.now)
 		for _, v := range f.versions {
 			found[string(v.content)] = v.roots
 		}
@@ -118,136 +118,136 @@ func (w *world) clients() map[string]pki.Bundle {
 }
 
 // trusted is the bundle that was published last.
-func (w *world) trusted() pki.Bundle {
-	bundle, _ := pki.ParseBundle(w.published.content)
+func (sim *simulation) trusted() pki.Bundle {
+	bundle, _ := pki.ParseBundle(sim.published.content)
 	return bundle
 }
 
 func names(bundle pki.Bundle) string {
-	var found []string
+	var names []string
 	for _, root := range bundle {
-		found = append(found, root.Subject.CommonName)
+		names = append(names, root.Subject.CommonName)
 	}
-	return strings.Join(found, ", ")
+	return strings.Join(names, ", ")
 }
 
 // happensUnlessFatal undoes what leaves no trace of the bundle anywhere: Secret, ConfigMap and targets. From that nobody recovers.
-func (w *world) happensUnlessFatal() {
-	secret, published, contents := w.secret, w.published.content, map[*file][]byte{}
-	for _, target := range w.targets {
+func (sim *simulation) happensUnlessFatal() {
+	secret, published, contents := sim.secret, sim.published.content, map[*file][]byte{}
+	for _, target := range sim.targets {
 		contents[target] = target.content
 	}
-	w.happens()
-	told := w.ca.Status.TrustBundle
-	if told == nil {
+	sim.happens()
+	reported := sim.ca.Status.TrustBundle
+	if reported == nil {
 		return
 	}
-	left := [][]byte{w.published.content}
-	if w.secret != nil {
-		left = append(left, w.secret.Data[rotation.BundleKey])
+	left := [][]byte{sim.published.content}
+	if sim.secret != nil {
+		left = append(left, sim.secret.Data[rotation.BundleKey])
 	}
-	for _, target := range w.targets {
+	for _, target := range sim.targets {
 		left = append(left, target.content)
 	}
-	if slices.ContainsFunc(left, func(content []byte) bool { return pki.Hash(content) == told.Hash }) {
+	if slices.ContainsFunc(left, func(content []byte) bool { return pki.Hash(content) == reported.Hash }) {
 		return
 	}
-	w.note("undone")
-	w.secret, w.published.content, w.version = secret, published, w.version+1
+	sim.note("undone")
+	sim.secret, sim.published.content, sim.version = secret, published, sim.version+1
 	for target, content := range contents {
 		target.content = content
 	}
 }
 
 // happens does what people, Git and accidents do.
-func (w *world) happens() {
-	spec := &w.ca.Spec
-	w.ca.Generation++
-	event := w.rng.IntN(24)
-	w.note("event %d", event)
+func (sim *simulation) happens() {
+	spec := &sim.ca.Spec
+	sim.ca.Generation++
+	event := sim.rng.IntN(24)
+	sim.note("event %d", event)
 	switch event {
 	case 0, 1:
-		spec.Rotation.Trigger, spec.Rotation.TriggerReason = fmt.Sprint("routine", w.rng.IntN(1e6)), v1alpha1.TriggerRoutine
+		spec.Rotation.Trigger, spec.Rotation.TriggerReason = fmt.Sprint("routine", sim.rng.IntN(1e6)), v1alpha1.TriggerRoutine
 	case 2:
-		spec.Rotation.Trigger, spec.Rotation.TriggerReason = fmt.Sprint("stolen", w.rng.IntN(1e6)), v1alpha1.TriggerCompromise
+		spec.Rotation.Trigger, spec.Rotation.TriggerReason = fmt.Sprint("stolen", sim.rng.IntN(1e6)), v1alpha1.TriggerCompromise
 	case 3:
 		algorithms := []v1alpha1.KeyAlgorithm{v1alpha1.Ed25519, v1alpha1.ECDSA}
-		spec.Certificate.PrivateKey.Algorithm = algorithms[w.rng.IntN(2)]
+		spec.Certificate.PrivateKey.Algorithm = algorithms[sim.rng.IntN(2)]
 	case 4:
 		domains := [][]string{nil, {"svc", "cluster.local"}}
-		spec.Certificate.PermittedDNSDomains = domains[w.rng.IntN(2)]
+		spec.Certificate.PermittedDNSDomains = domains[sim.rng.IntN(2)]
 	case 5:
-		w.bring()
+		sim.bring()
 	case 6:
 		spec.Source.Secret = nil
 	case 7:
-		w.secret, w.version = nil, w.version+1
+		sim.secret, sim.version = nil, sim.version+1
 	case 8:
-		w.spoil([]string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey}[w.rng.IntN(2)], []byte("?"))
+		sim.corrupt([]string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey}[sim.rng.IntN(2)], []byte("?"))
 	case 9:
-		w.spoil([]string{rotation.NextPrivateKeyKey, rotation.RecordKey, rotation.BundleKey}[w.rng.IntN(3)], []byte("?"))
+		sim.corrupt([]string{rotation.NextPrivateKeyKey, rotation.RecordKey, rotation.BundleKey}[sim.rng.IntN(3)], []byte("?"))
 	case 10, 11:
-		w.backup()
+		sim.backup()
 	case 12:
-		if len(w.backups) > 0 {
-			w.secret, w.version = w.backups[w.rng.IntN(len(w.backups))].DeepCopy(), w.version+1
+		if len(sim.backups) > 0 {
+			sim.secret, sim.version = sim.backups[sim.rng.IntN(len(sim.backups))].DeepCopy(), sim.version+1
 		}
 	case 13:
-		w.published.content = nil
+		sim.published.content = nil
 	case 14:
-		w.published.content = []byte("by hand")
+		sim.published.content = []byte("by hand")
 	case 15:
-		w.lostAtOnce()
+		sim.lostAtOnce()
 	case 16:
-		w.targets[w.rng.IntN(len(w.targets))].remove(w.now)
+		sim.targets[sim.rng.IntN(len(sim.targets))].remove(sim.now)
 	case 17:
-		w.targets = append(w.targets, &file{content: []byte{}, made: w.now})
+		sim.targets = append(sim.targets, &file{content: []byte{}, made: sim.now})
 	case 18:
 		modes := []v1alpha1.RotationMode{v1alpha1.RotationAutomatic, v1alpha1.RotationAutomatic, v1alpha1.RotationPaused}
-		spec.Rotation.Mode = modes[w.rng.IntN(3)]
+		spec.Rotation.Mode = modes[sim.rng.IntN(3)]
 	case 19:
 		durations := []v1alpha1.Duration{"2160h", "240h", "8760h", "24h"}
-		w.policy.Spec.Certificate.Duration = durations[w.rng.IntN(4)]
+		sim.policy.Spec.Certificate.Duration = durations[sim.rng.IntN(4)]
 	case 20:
 		trusts := []v1alpha1.PreviousTrust{v1alpha1.TrustUntilExpiry, v1alpha1.TrustUntilUnused}
-		spec.Rotation.PreviousTrust = trusts[w.rng.IntN(2)]
+		spec.Rotation.PreviousTrust = trusts[sim.rng.IntN(2)]
 	case 21:
 		errors := []time.Duration{0, 0, -time.Hour, 50 * time.Minute, 30 * 24 * time.Hour, 20 * 365 * 24 * time.Hour}
-		w.clockError = errors[w.rng.IntN(6)]
+		sim.clockError = errors[sim.rng.IntN(6)]
 	case 22, 23:
-		w.renews()
+		sim.renews()
 	}
 }
 
 // lostAtOnce loses key and bundle where a target still has the bundle.
-func (w *world) lostAtOnce() {
-	for _, target := range w.targets {
-		if told := w.ca.Status.TrustBundle; told != nil && pki.Hash(target.content) == told.Hash {
-			w.secret, w.published.content, w.version = nil, nil, w.version+1
+func (sim *simulation) lostAtOnce() {
+	for _, target := range sim.targets {
+		if reported := sim.ca.Status.TrustBundle; reported != nil && pki.Hash(target.content) == reported.Hash {
+			sim.secret, sim.published.content, sim.version = nil, nil, sim.version+1
 			return
 		}
 	}
 }
 
 // bring puts another CA into the Secret that the CA then comes from: a root and, every other time, one below a root.
-func (w *world) bring() {
-	root := w.mint("root", nil)
-	ca, before := root, w.brought
+func (sim *simulation) bring() {
+	root := sim.generateCA("root", nil)
+	ca, before := root, sim.sourceSecret
 	if before == nil || bytes.Equal(before.Data[corev1.TLSCertKey], before.Data[corev1.ServiceAccountRootCAKey]) {
-		ca = w.mint("brought", root)
+		ca = sim.generateCA("brought", root)
 	}
-	w.ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp"}
-	w.brought = brought(w.t, pemOf(root), ca)
+	sim.ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp"}
+	sim.sourceSecret = withSourceSecret(sim.t, pemOf(root), ca)
 }
 
-// mint makes a CA that begins now, signed by parent or by itself.
-func (w *world) mint(name string, parent *handmade) *handmade {
+// generateCA makes a CA that begins now, signed by parent or by itself.
+func (sim *simulation) generateCA(name string, parent *testCA) *testCA {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		w.t.Fatal(err)
+		sim.t.Fatal(err)
 	}
-	return mintWith(w.t, fmt.Sprintf("%s %d", name, w.now.Unix()), key, parent, func(c *x509.Certificate) {
-		c.NotBefore, c.NotAfter = w.now, w.now.Add(20_000*time.Hour)
+	return generateCAWith(sim.t, fmt.Sprintf("%s %d", name, sim.now.Unix()), key, parent, func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = sim.now, sim.now.Add(20_000*time.Hour)
 	})
 }
 
@@ -268,11 +268,11 @@ func seeds(t *testing.T, number int) []uint64 {
 	return chosen
 }
 
-// live lives the life of a CA by a seed, which decides about everything: keys and serial numbers too.
-func live(t *testing.T, seed uint64, broken mutant) (*world, error) {
+// simulate lives the life of a CA by a seed, which decides about everything: keys and serial numbers too.
+func simulate(t *testing.T, seed uint64, broken mutant) (*simulation, error) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed)
-	w := newWorld(t, seed, broken)
+	w := newSimulation(t, seed, broken)
 	err := w.run(*simulationSteps)
 	return w, err
 }
@@ -287,7 +287,7 @@ func TestSimulation(t *testing.T) {
 		lives = seeds(t, 1)
 	}
 	for _, seed := range lives {
-		w, err := live(t, seed, mutant{})
+		w, err := simulate(t, seed, mutant{})
 		if err != nil {
 			t.Errorf("%v\nreplay: go test ./controllers/serviceca -run 'TestSimulation$' -simulation-seed=%d\n%s",
 				err, seed, strings.Join(w.log[max(0, len(w.log)-25):], "\n"))

@@ -27,20 +27,20 @@ import (
 // bound is how old a file may be that a server or a client reads: a slow kubelet. It is what propagation.minimum says.
 const bound = 10 * time.Minute
 
-// world is a cluster with one ServiceCA, in which everything is simulated but the decisions, the signatures and the verification.
-type world struct {
+// simulation is a cluster with one ServiceCA, in which everything is simulated but the decisions, the signatures and the verification.
+type simulation struct {
 	t   *testing.T
 	rng *rand.Rand
 	// now is the time, and that of the API server; the manager's clock goes wrong by clockError.
 	now        time.Time
 	clockError time.Duration
 
-	ca      *v1alpha1.ServiceCA
-	policy  *v1alpha1.ServingCertPolicy
-	brought *corev1.Secret
-	secret  *corev1.Secret
-	version int
-	backups []*corev1.Secret
+	ca           *v1alpha1.ServiceCA
+	policy       *v1alpha1.ServingCertPolicy
+	sourceSecret *corev1.Secret
+	secret       *corev1.Secret
+	version      int
+	backups      []*corev1.Secret
 
 	published *file
 	targets   []*file
@@ -51,23 +51,23 @@ type world struct {
 	signers, compromised map[string]bool
 	// rootOf is the fingerprint of the root that a CA leads to, by its key identifier.
 	rootOf map[string]string
-	// bridged are the roots that lead to a CA by its cross-signed certificate, by the key identifier of that CA.
-	bridged map[string]bridge
+	// crossSigned are the roots that lead to a CA by its cross-signed certificate, by the key identifier of that CA.
+	crossSigned map[string]crossSignedPath
 
 	restarter  restarter
 	mutant     mutant
 	handshakes int
 	// verified is until when the result of a meeting cannot change.
 	verified map[meeting]time.Time
-	// stands is for how many steps the phase that began then has not come on, though nothing holds it.
-	stands      int
-	standsSince metav1.Time
-	log         []string
-	failure     error
+	// stalled is for how many steps the phase that began then has not come on, though nothing holds it.
+	stalled      int
+	stalledSince metav1.Time
+	log          []string
+	failure      error
 }
 
-// bridge is what certificates made since then carry.
-type bridge struct {
+// crossSignedPath is what certificates made since then carry.
+type crossSignedPath struct {
 	root  *x509.Certificate
 	since time.Time
 	// long is one of more than one certificate, which is not sent where certificates may outlive the trust in its root.
@@ -105,9 +105,9 @@ type leaf struct {
 	until time.Time
 }
 
-func newWorld(t *testing.T, seed uint64, broken mutant) *world {
+func newSimulation(t *testing.T, seed uint64, broken mutant) *simulation {
 	t.Helper()
-	w := &world{
+	w := &simulation{
 		t: t, rng: rand.New(rand.NewPCG(seed, seed)), now: now.Truncate(time.Second), mutant: broken,
 		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default", Generation: 1}, Spec: v1alpha1.ServiceCASpec{
 			Certificate: v1alpha1.CACertificate{CommonName: "signer", Duration: "18960h", PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
@@ -121,7 +121,7 @@ func newWorld(t *testing.T, seed uint64, broken mutant) *world {
 				PrivateKey: v1alpha1.ServingPrivateKey{PrivateKey: v1alpha1.PrivateKey{Algorithm: v1alpha1.Ed25519}},
 			},
 		}},
-		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, rootOf: map[string]string{}, bridged: map[string]bridge{}, verified: map[meeting]time.Time{},
+		published: &file{}, signers: map[string]bool{}, compromised: map[string]bool{}, rootOf: map[string]string{}, crossSigned: map[string]crossSignedPath{}, verified: map[meeting]time.Time{},
 	}
 	w.restarter = newRestarter(seed)
 	w.restartManager()
@@ -136,36 +136,36 @@ func newWorld(t *testing.T, seed uint64, broken mutant) *world {
 }
 
 // restartManager forgets what is only in memory.
-func (w *world) restartManager() {
-	w.restarter.looked = time.Time{}
-	w.clock = clocktesting.NewFakePassiveClock(w.now)
-	w.keys = keyring.New(shelf{w: w}, "system", w.clock)
+func (sim *simulation) restartManager() {
+	sim.restarter.looked = time.Time{}
+	sim.clock = clocktesting.NewFakePassiveClock(sim.now)
+	sim.keys = keyring.New(fakeReader{w: sim}, "system", sim.clock)
 }
 
-// shelf is how the keyring reads the signing-key Secret.
-type shelf struct {
+// fakeReader is how the keyring reads the signing-key Secret.
+type fakeReader struct {
 	client.Reader
-	w *world
+	w *simulation
 }
 
-func (s shelf) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
-	if secret, ok := into.(*corev1.Secret); ok && s.w.secret != nil {
-		s.w.secret.DeepCopyInto(secret)
-		secret.ResourceVersion = strconv.Itoa(s.w.version)
+func (f fakeReader) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	if secret, ok := into.(*corev1.Secret); ok && f.w.secret != nil {
+		f.w.secret.DeepCopyInto(secret)
+		secret.ResourceVersion = strconv.Itoa(f.w.version)
 		return nil
 	}
 	return apierrors.NewNotFound(corev1.Resource("secrets"), key.Name)
 }
 
-func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
+func (sim *simulation) chance(percent int) bool { return sim.rng.IntN(100) < percent }
 
-func (w *world) note(format string, arguments ...any) {
-	w.log = append(w.log, w.now.Format(time.DateTime)+" "+fmt.Sprintf(format, arguments...))
+func (sim *simulation) note(format string, arguments ...any) {
+	sim.log = append(sim.log, sim.now.Format(time.DateTime)+" "+fmt.Sprintf(format, arguments...))
 }
 
-func (w *world) fail(format string, arguments ...any) {
-	if w.failure == nil {
-		w.failure = fmt.Errorf("%s: %s", w.now.Format(time.DateTime), fmt.Sprintf(format, arguments...))
+func (sim *simulation) fail(format string, arguments ...any) {
+	if sim.failure == nil {
+		sim.failure = fmt.Errorf("%s: %s", sim.now.Format(time.DateTime), fmt.Sprintf(format, arguments...))
 	}
 }
 
@@ -200,29 +200,29 @@ func (f *file) forget(now time.Time) {
 }
 
 // trustController brings the bundle that the status names to the targets, some time.
-func (w *world) trustController() {
-	ca, err := w.keys.Get(context.Background(), w.ca)
+func (sim *simulation) trustController() {
+	ca, err := sim.keys.Get(context.Background(), sim.ca)
 	if err != nil {
 		return
 	}
-	for _, target := range w.targets {
-		if target.content != nil && !bytes.Equal(target.content, ca.Bundle) && w.chance(60) {
-			if err := target.write(w.now, ca.Bundle); err != nil {
-				w.fail("%v", err)
+	for _, target := range sim.targets {
+		if target.content != nil && !bytes.Equal(target.content, ca.Bundle) && sim.chance(60) {
+			if err := target.write(sim.now, ca.Bundle); err != nil {
+				sim.fail("%v", err)
 			}
 		}
 	}
 }
 
 // servingCertController gives each Service its certificate, some time.
-func (w *world) servingCertController() {
-	ca, err := w.keys.Get(context.Background(), w.ca)
+func (sim *simulation) servingCertController() {
+	ca, err := sim.keys.Get(context.Background(), sim.ca)
 	if err != nil {
 		return
 	}
-	for _, s := range w.services {
-		want, _ := issuance.Rules{ClusterDomain: "cluster.local"}.Want(s.Service, w.policy)
-		if (ca.Authority != nil && ca.Longest < want.Duration) || w.chance(30) {
+	for _, s := range sim.services {
+		desired, _ := issuance.Resolver{ClusterDomain: "cluster.local"}.Desired(s.Service, sim.policy)
+		if (ca.Authority != nil && ca.LongestDuration < desired.Duration) || sim.chance(30) {
 			continue
 		}
 		var digest *corev1.Secret
@@ -230,86 +230,86 @@ func (w *world) servingCertController() {
 			digest = s.secret.DeepCopy()
 			issuance.Digest(digest)
 		}
-		if plan := want.Plan(w.now, &ca.CA, digest, nil); plan.Action == issuance.Issue {
-			if err := w.issue(s, want, ca); err != nil {
-				w.fail("issue: %v", err)
+		if plan := desired.Plan(sim.now, &ca.CA, digest, nil); plan.Action == issuance.Issue {
+			if err := sim.issue(s, desired, ca); err != nil {
+				sim.fail("issue: %v", err)
 			}
 		}
 	}
 }
 
-func (w *world) issue(s *service, want issuance.Want, ca *keyring.CA) error {
-	pair, err := ca.Authority.Issue(w.now, want.Leaf, want.Duration, nil)
+func (sim *simulation) issue(s *service, desired issuance.Desired, ca *keyring.CA) error {
+	pair, err := ca.Authority.Issue(sim.now, desired.Leaf, desired.Duration, nil)
 	if err != nil {
 		return err
 	}
 	made, err := pki.ParseLeaf(pair.Certificate)
 	// As the controller does, it writes nothing that the bundle does not verify.
-	if err != nil || made.VerifiesBy(ca.Roots, w.now) != nil {
+	if err != nil || made.VerifyWithRoots(ca.Roots, sim.now) != nil {
 		return err
 	}
-	w.signers[pki.KeyID(made.AuthorityKeyId)] = true
+	sim.signers[pki.KeyID(made.AuthorityKeyId)] = true
 	s.secret = &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: s.Namespace, Name: want.SecretName, Labels: map[string]string{v1alpha1.LabelService: s.Name, v1alpha1.LabelServiceCA: "default"},
+			Namespace: s.Namespace, Name: desired.SecretName, Labels: map[string]string{v1alpha1.LabelService: s.Name, v1alpha1.LabelServiceCA: "default"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: s.Name, UID: s.UID}},
 		},
 		Type: corev1.SecretTypeTLS,
 		Data: map[string][]byte{corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey},
 	}
 	if last := len(s.leaves) - 1; last >= 0 {
-		s.leaves[last].until = w.now
+		s.leaves[last].until = sim.now
 	}
 	sent, err := pki.ParseBundle(pair.Certificate)
 	s.leaves = append(s.leaves, leaf{Leaf: made, sent: sent})
 	return err
 }
 
-// evidence is what the cluster shows of a state.
-func (w *world) evidence(given found) evidence {
-	seen := evidence{certificates: map[string]int32{}}
-	if given.state == nil {
-		return seen
+// collectEvidence is what the cluster shows of a state.
+func (sim *simulation) collectEvidence(resolved resolution) clusterEvidence {
+	evidence := clusterEvidence{certificates: map[string]int32{}}
+	if resolved.state == nil {
+		return evidence
 	}
-	encoded := given.state.Bundle().Encode()
-	seen.targets.Count(bytes.Equal(w.published.content, encoded), false, "the ConfigMap")
-	for _, target := range w.targets {
-		if target.content != nil && (len(target.versions) > 0 || !target.made.After(given.state.Since)) {
-			seen.targets.Count(bytes.Equal(target.content, encoded), false, "a target")
+	encoded := resolved.state.Bundle().Encode()
+	evidence.targets.Count(bytes.Equal(sim.published.content, encoded), false, "the ConfigMap")
+	for _, target := range sim.targets {
+		if target.content != nil && (len(target.versions) > 0 || !target.made.After(resolved.state.Since)) {
+			evidence.targets.Count(bytes.Equal(target.content, encoded), false, "a target")
 		}
 	}
-	for _, s := range w.services {
+	for _, s := range sim.services {
 		if s.secret == nil {
 			continue
 		}
 		parsed, err := pki.ParseLeaf(s.secret.Data[corev1.TLSCertKey])
-		if err != nil || !w.now.Before(parsed.NotAfter) {
+		if err != nil || !sim.now.Before(parsed.NotAfter) {
 			continue
 		}
 		signer := pki.KeyID(parsed.AuthorityKeyId)
-		seen.certificates[signer]++
-		if given.state.Active != nil && signer != pki.KeyID(given.state.Active.Certificate().SubjectKeyId) {
-			seen.Outstanding++
+		evidence.certificates[signer]++
+		if resolved.state.Active != nil && signer != pki.KeyID(resolved.state.Active.Certificate().SubjectKeyId) {
+			evidence.Outstanding++
 		}
 	}
-	seen.Behind, seen.Restarts = seen.targets.Behind, w.restarter.awaited(given.state.TrustChangedAt)
-	seen.reissueOver = time.Duration(w.rng.IntN(600)) * time.Second
-	return seen
+	evidence.OutOfDate, evidence.Restarts = evidence.targets.OutOfDate, sim.restarter.awaited(resolved.state.TrustChangedAt)
+	evidence.reissueSpread = time.Duration(sim.rng.IntN(600)) * time.Second
+	return evidence
 }
 
 // backup keeps what the signing-key Secret holds.
-func (w *world) backup() {
-	if w.secret != nil {
-		w.backups = append(w.backups, w.secret.DeepCopy())
+func (sim *simulation) backup() {
+	if sim.secret != nil {
+		sim.backups = append(sim.backups, sim.secret.DeepCopy())
 	}
 }
 
-// spoil replaces a value of the signing-key Secret.
-func (w *world) spoil(key string, value []byte) {
-	if w.secret != nil {
-		w.secret = w.secret.DeepCopy()
-		w.secret.Data = maps.Clone(w.secret.Data)
-		w.secret.Data[key] = value
-		w.version++
+// corrupt replaces a value of the signing-key Secret.
+func (sim *simulation) corrupt(key string, value []byte) {
+	if sim.secret != nil {
+		sim.secret = sim.secret.DeepCopy()
+		sim.secret.Data = maps.Clone(sim.secret.Data)
+		sim.secret.Data[key] = value
+		sim.version++
 	}
 }

@@ -22,8 +22,8 @@ const (
 	maxPrevious = 64
 	// maxBlockedBy is how many sentences a status has of what is waited for.
 	maxBlockedBy = 16
-	// maxWait is how many bytes each of them has at most.
-	maxWait = 1024
+	// maxBlockedByBytes is how many bytes each of them has at most.
+	maxBlockedByBytes = 1024
 	// maxFailing is how many targets that cannot be written a condition names.
 	maxFailing = 3
 	// maxFingerprints is how many roots a status remembers.
@@ -31,93 +31,93 @@ const (
 )
 
 // buildStatus is the whole status of a ServiceCA.
-func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, decided step, seen evidence) v1alpha1.ServiceCAStatus {
+func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, plan changePlan, evidence clusterEvidence) v1alpha1.ServiceCAStatus {
 	status := v1alpha1.ServiceCAStatus{}
 	built := conditions.New(ca.Status.Conditions, ca.Generation, now)
-	if decided.state == nil {
+	if plan.state == nil {
 		// What the CA was is remembered, so that nothing is forgotten once the problem is put right.
 		ca.Status.DeepCopyInto(&status)
-		if status.Rotation != nil && len(decided.blockedBy) > 0 {
-			status.Rotation.BlockedBy = decided.blockedBy
+		if status.Rotation != nil && len(plan.blockedBy) > 0 {
+			status.Rotation.BlockedBy = plan.blockedBy
 		}
 	} else {
-		describe(&status, ca, decided, seen)
-		reportTrust(built, seen, meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished))
-		reportRotation(built, decided)
-		reportExpiry(built, now, &status, decided)
+		describeState(&status, ca, plan, evidence)
+		reportTrust(built, evidence, meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished))
+		reportRotation(built, plan)
+		reportExpiry(built, now, &status, plan)
 	}
-	reportReady(built, &status, decided)
+	reportReady(built, &status, plan)
 	status.ObservedGeneration = ca.Generation
 	status.Conditions = built.List()
 	return status
 }
 
-func reportReady(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, decided step) {
-	standing := v1alpha1.ConditionStalled
-	problem := decided.problem
+func reportReady(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, plan changePlan) {
+	conditionType := v1alpha1.ConditionStalled
+	problem := plan.problem
 	if problem == nil && status.Active == nil {
-		problem = withoutSigner(decided)
+		problem = noSignerProblem(plan)
 	}
 	if problem == nil {
 		message := fmt.Sprintf("%s signs until %s", status.Active.Subject, status.Active.NotAfter.UTC().Format(time.RFC3339))
 		built.Set(v1alpha1.ConditionReady, true, reasonReady, message)
 		return
 	}
-	if problem.passing {
-		standing = v1alpha1.ConditionReconciling
+	if problem.transient {
+		conditionType = v1alpha1.ConditionReconciling
 	}
 	built.Set(v1alpha1.ConditionReady, false, problem.reason, problem.message)
-	built.Set(standing, true, problem.reason, problem.message)
+	built.Set(conditionType, true, problem.reason, problem.message)
 }
 
-// withoutSigner tells that nobody may sign for now.
-func withoutSigner(decided step) *problem {
+// noSignerProblem tells that nobody may sign for now.
+func noSignerProblem(plan changePlan) *problem {
 	return &problem{
-		reason: eventSigningKeyLost, passing: true,
-		message: "the signing key was lost, and its successor does not sign yet: " + strings.Join(decided.blockedBy, "; "),
+		reason: eventSigningKeyLost, transient: true,
+		message: "the signing key was lost, and its successor does not sign yet: " + strings.Join(plan.blockedBy, "; "),
 	}
 }
 
-func describe(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, decided step, seen evidence) {
-	state := decided.state
+func describeState(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, plan changePlan, evidence clusterEvidence) {
+	state := plan.state
 	if state.Active != nil {
-		status.Active = describeSigner(state.Active, seen)
-		status.Active.LongestDurationSeconds = new(int64((state.Longest + time.Second - 1) / time.Second))
-		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-observed{serviceCA: ca}.threshold(state).RotateBefore.Std())))
+		status.Active = describeSigner(state.Active, evidence)
+		status.Active.LongestDurationSeconds = new(int64((state.LongestDuration + time.Second - 1) / time.Second))
+		status.NextRotationTime = new(metav1.NewTime(state.Active.NotAfter().Add(-observed{serviceCA: ca}.effectiveRotation(state).RotateBefore.Std())))
 	}
 	if state.Next != nil {
-		status.Next = describeSigner(state.Next, seen)
+		status.Next = describeSigner(state.Next, evidence)
 	}
 	for _, previous := range state.Previous[:min(len(state.Previous), maxPrevious)] {
-		before := generation(previous.Root, seen.certificates[previous.KeyID])
+		before := generation(previous.Root, evidence.certificates[previous.KeyID])
 		before.SignedUntil = new(metav1.NewTime(previous.SignedUntil))
 		status.Previous = append(status.Previous, *before)
 	}
 	bundle := state.Bundle()
 	status.TrustBundle = &v1alpha1.TrustBundleStatus{
 		Hash: pki.Hash(bundle.Encode()), Certificates: int32(len(bundle)),
-		Targets: seen.targets.All, CurrentTargets: seen.targets.Current, BlockedTargets: seen.targets.Blocked,
+		Targets: evidence.targets.All, CurrentTargets: evidence.targets.Current, BlockedTargets: evidence.targets.Blocked,
 		ChangedAt: timeOrNil(state.TrustChangedAt),
 	}
-	if seen.clusterBundle.served && seen.clusterBundle.refused == "" {
+	if evidence.clusterTrustBundle.served && evidence.clusterTrustBundle.rejection == "" {
 		status.TrustBundle.ClusterTrustBundleName = ca.ClusterTrustBundleName()
 	}
 	for _, root := range bundle[:min(len(bundle), maxFingerprints)] {
 		status.TrustBundle.Fingerprints = append(status.TrustBundle.Fingerprints, pki.Fingerprint(root))
 	}
 	status.Rotation = &v1alpha1.RotationStatus{
-		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: waits(decided),
+		Phase: state.Phase, LastTransitionTime: timeOrNil(state.Since), Trigger: state.Trigger, BlockedBy: truncatedBlockedBy(plan),
 	}
 	if state.Phase != v1alpha1.PhaseStable {
 		status.Rotation.StartedAt, status.Rotation.Reason = timeOrNil(state.StartedAt), state.Reason
 	}
 }
 
-// waits returns what a rotation waits for, in which issuers and tenants are quoted.
-func waits(decided step) []string {
+// truncatedBlockedBy returns what a rotation waits for, in which issuers and tenants are quoted.
+func truncatedBlockedBy(plan changePlan) []string {
 	var waits []string
-	for _, wait := range decided.blockedBy[:min(len(decided.blockedBy), maxBlockedBy)] {
-		waits = append(waits, text.Printable(wait, maxWait))
+	for _, wait := range plan.blockedBy[:min(len(plan.blockedBy), maxBlockedBy)] {
+		waits = append(waits, text.Printable(wait, maxBlockedByBytes))
 	}
 	return waits
 }
@@ -129,8 +129,8 @@ func timeOrNil(t time.Time) *metav1.Time {
 	return &metav1.Time{Time: t}
 }
 
-func describeSigner(signer *rotation.Signer, seen evidence) *v1alpha1.CAGeneration {
-	described := generation(signer.Certificate(), seen.certificates[pki.KeyID(signer.Certificate().SubjectKeyId)])
+func describeSigner(signer *rotation.Signer, evidence clusterEvidence) *v1alpha1.CAGeneration {
+	described := generation(signer.Certificate(), evidence.certificates[pki.KeyID(signer.Certificate().SubjectKeyId)])
 	described.Fingerprint, described.NotAfter = signer.Fingerprint(), metav1.NewTime(signer.NotAfter())
 	return described
 }
@@ -149,46 +149,46 @@ func generation(certificate *x509.Certificate, certificates int32) *v1alpha1.CAG
 
 // reportTrust reports whether everything trusts the bundle. While it is not known what requests got,
 // as after a restart, it says of their certificates what it said before.
-func reportTrust(built *conditions.Builder, seen evidence, before *metav1.Condition) {
-	behind := seen.targets.All - seen.targets.Current - seen.targets.Blocked
-	strangers := seen.strangers
+func reportTrust(built *conditions.Builder, evidence clusterEvidence, before *metav1.Condition) {
+	behind := evidence.targets.All - evidence.targets.Current - evidence.targets.Blocked
+	untrusted := evidence.untrusted
 	switch {
 	case behind > 0:
-		message := fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, seen.targets.All)
-		if seen.clusterBundle.awaited {
-			message += "; " + seen.clusterBundle.refused
+		message := fmt.Sprintf("%d of %d targets do not carry the current bundle yet", behind, evidence.targets.All)
+		if evidence.clusterTrustBundle.awaited {
+			message += "; " + evidence.clusterTrustBundle.rejection
 		}
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBehind", message)
-	case strangers > 0:
+	case untrusted > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
-			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", strangers))
-	case seen.RequestsUnseen && before != nil:
+			fmt.Sprintf("%d certificates were signed by a CA that is not in the bundle, and are being reissued", untrusted))
+	case evidence.RequestsUnknown && before != nil:
 		built.Set(before.Type, before.Status == metav1.ConditionTrue, before.Reason, before.Message)
-	case seen.unverified > 0:
+	case evidence.unverified > 0:
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "CertificatesBehind",
 			fmt.Sprintf("%d certificates that requests got were signed by a CA that is not in the bundle, and have to be renewed: %s",
-				seen.unverified, strings.Join(seen.unverifiedNames, ", ")))
-	case seen.clusterBundle.refused != "":
-		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.clusterBundle.refused)
-	case seen.unpublished != "":
-		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", seen.unpublished)
-	case seen.targets.Blocked > 0:
+				evidence.unverified, strings.Join(evidence.unverifiedNames, ", ")))
+	case evidence.clusterTrustBundle.rejection != "":
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", evidence.clusterTrustBundle.rejection)
+	case evidence.unpublished != "":
+		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", evidence.unpublished)
+	case evidence.targets.Blocked > 0:
 		message := fmt.Sprintf("%d of %d targets cannot be given the bundle: their annotation %s says what their owners have to do",
-			seen.targets.Blocked, seen.targets.All, v1alpha1.AnnotationError)
-		if failing := seen.targets.Failing; len(failing) > 0 {
+			evidence.targets.Blocked, evidence.targets.All, v1alpha1.AnnotationError)
+		if failing := evidence.targets.Failing; len(failing) > 0 {
 			message += "; the API server cannot write " + strings.Join(failing[:min(len(failing), maxFailing)], ", ")
 		}
 		built.Set(v1alpha1.ConditionTrustEstablished, false, "TargetsBlocked", message)
 	default:
 		built.Set(v1alpha1.ConditionTrustEstablished, true, "TrustEstablished",
-			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", seen.targets.All))
+			fmt.Sprintf("all %d targets carry the bundle, and every certificate chains to it", evidence.targets.All))
 	}
 }
 
 // reportRotation says that a rotation is under way, and what it waits for. Of one that only waits to begin, it says why.
-func reportRotation(built *conditions.Builder, decided step) {
-	waits := strings.Join(decided.blockedBy, "; ")
-	if phase := decided.state.Phase; phase != v1alpha1.PhaseStable {
+func reportRotation(built *conditions.Builder, plan changePlan) {
+	waits := strings.Join(plan.blockedBy, "; ")
+	if phase := plan.state.Phase; phase != v1alpha1.PhaseStable {
 		built.Set(v1alpha1.ConditionRotating, true, string(phase), cmp.Or(waits, "the next step follows at once"))
 		return
 	}
@@ -196,13 +196,13 @@ func reportRotation(built *conditions.Builder, decided step) {
 }
 
 // reportExpiry warns where the threshold has passed and nothing is done about it.
-func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus, decided step) {
+func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus, plan changePlan) {
 	due := status.NextRotationTime != nil && !now.Before(status.NextRotationTime.Time)
-	paused := len(decided.blockedBy) > 0 && decided.blockedBy[0] == rotation.Paused
-	if !due || (decided.state.Preparing() && !paused) {
+	paused := len(plan.blockedBy) > 0 && plan.blockedBy[0] == rotation.PausedMessage
+	if !due || (plan.state.IsPreparing() && !paused) {
 		built.Set(v1alpha1.ConditionExpiringSoon, false, "NotDue", "the CA has longer to live than spec.rotation.rotateBefore, or its successor is on its way")
 		return
 	}
 	built.Set(v1alpha1.ConditionExpiringSoon, true, "ThresholdPassed", strings.Join(append([]string{fmt.Sprintf(
-		"less than spec.rotation.rotateBefore is left: the CA expires %s", status.Active.NotAfter.UTC().Format(time.RFC3339))}, decided.blockedBy...), "; "))
+		"less than spec.rotation.rotateBefore is left: the CA expires %s", status.Active.NotAfter.UTC().Format(time.RFC3339))}, plan.blockedBy...), "; "))
 }

@@ -22,7 +22,7 @@ import (
 // what else stands in the way, is recorded all the same, and each of them once.
 func TestStatusThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, "")
+	s := newFixture(t, "")
 	resource := v1alpha1.SchemeGroupVersion.WithResource("servicecas").GroupResource()
 	away := apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`))
 	denied := apierrors.NewConflict(resource, "default", errors.New(`admission webhook "w.example.org" denied the request`))
@@ -43,15 +43,15 @@ func TestStatusThatCannotBeWritten(t *testing.T) {
 	r := newReconciler(server, passive)
 	r.Recorder = recorder
 	// That there are no ClusterTrustBundles was said already.
-	r.toldAbsent.Store(s.serviceCA.UID, true)
+	r.reportedNotServed.Store(s.serviceCA.UID, true)
 	request := ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)}
 	for _, step := range []struct {
 		name  string
 		after time.Duration
 		fault error
 		// source is the Secret that spec.source names.
-		source string
-		says   string
+		source  string
+		message string
 	}{
 		{"a CA is made", 0, away, "", "Normal CACreated "},
 		{"it fails for a moment", 4 * time.Second, away, "", ""},
@@ -81,17 +81,17 @@ func TestStatusThatCannotBeWritten(t *testing.T) {
 		if _, err := r.Reconcile(t.Context(), request); (err == nil) != (fault == nil || apierrors.IsNotFound(fault)) {
 			t.Errorf("%s: the error is %v", step.name, err)
 		}
-		said := ""
+		message := ""
 		for more := true; more; {
 			select {
 			case event := <-recorder.Events:
-				said += event
+				message += event
 			default:
 				more = false
 			}
 		}
-		if (said == "") != (step.says == "") || !strings.HasPrefix(said, step.says) || strings.Count(said, "Warning ")+strings.Count(said, "Normal ") > 1 {
-			t.Errorf("%s: the Events are %q, want %q", step.name, said, step.says)
+		if (message == "") != (step.message == "") || !strings.HasPrefix(message, step.message) || strings.Count(message, "Warning ")+strings.Count(message, "Normal ") > 1 {
+			t.Errorf("%s: the Events are %q, want %q", step.name, message, step.message)
 		}
 	}
 }

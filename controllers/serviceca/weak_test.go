@@ -18,34 +18,34 @@ import (
 )
 
 // weakRoot is a root with an RSA key of 1024 bits, which OpenSSL refuses.
-func weakRoot(t *testing.T) *handmade {
+func weakRoot(t *testing.T) *testCA {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mintWith(t, "old corp", key, nil)
+	return generateCAWith(t, "old corp", key, nil)
 }
 
 // inUse puts a CA into the signing-key Secret, as an operator that did not check the strength of keys has done.
-func (s *scene) inUse(root *handmade, below ...*handmade) {
-	s.Helper()
-	data := brought(s.T, pemOf(root), append(below, root)...).Data
+func (f *fixture) inUse(root *testCA, below ...*testCA) {
+	f.Helper()
+	data := withSourceSecret(f.T, pemOf(root), append(below, root)...).Data
 	authority, err := pki.LoadAuthority(pki.Pair{Certificate: data[corev1.TLSCertKey], PrivateKey: data[corev1.TLSPrivateKeyKey]})
 	if err != nil {
-		s.Fatal(err)
+		f.Fatal(err)
 	}
 	state := &rotation.State{Phase: v1alpha1.PhaseStable, Since: now.Truncate(time.Second).Add(-time.Hour), Active: &rotation.Signer{
 		Authority: authority, Root: root.Certificate, Source: "secret/corp",
 	}}
-	if s.serviceCA.Spec.Source.CertManager != nil {
-		state.Active.Source = issuerOf(s.serviceCA.Spec.Source.CertManager.IssuerRef)
+	if f.serviceCA.Spec.Source.CertManager != nil {
+		state.Active.Source = issuerSource(f.serviceCA.Spec.Source.CertManager.IssuerRef)
 	}
-	s.secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
-		Name: s.serviceCA.SigningKeySecretName(), Labels: map[string]string{v1alpha1.LabelServiceCA: s.serviceCA.Name},
+	f.secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Name: f.serviceCA.SigningKeySecretName(), Labels: map[string]string{v1alpha1.LabelServiceCA: f.serviceCA.Name},
 	}}
-	if err := state.Write(s.secret); err != nil {
-		s.Fatal(err)
+	if err := state.Write(f.secret); err != nil {
+		f.Fatal(err)
 	}
 }
 
@@ -56,23 +56,23 @@ func TestWeakCAIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	weak, strong := weakRoot(t), mint(t, "root", nil)
+	weak, strong := weakRoot(t), generateCA(t, "root", nil)
 	for name, tc := range map[string]struct {
-		root  *handmade
-		chain []*handmade
-		says  string
+		root    *testCA
+		chain   []*testCA
+		message string
 	}{
-		"the CA":       {weak, []*handmade{weak}, `the key of CA "old corp" is too weak`},
-		"its root":     {weak, []*handmade{mint(t, "issuing", weak)}, `the key of CA "old corp" is too weak`},
-		"intermediate": {strong, []*handmade{mintWith(t, "issuing", p224, strong)}, `the key of CA "issuing" is too weak`},
+		"the CA":       {weak, []*testCA{weak}, `the key of CA "old corp" is too weak`},
+		"its root":     {weak, []*testCA{generateCA(t, "issuing", weak)}, `the key of CA "old corp" is too weak`},
+		"intermediate": {strong, []*testCA{generateCAWith(t, "issuing", p224, strong)}, `the key of CA "issuing" is too weak`},
 	} {
-		s := newScene(t, "corp")
-		s.brought = brought(t, pemOf(tc.root), tc.chain...)
-		for source, s := range map[string]*scene{"brought": s, "cert-manager": asks(t, pemOf(tc.root), tc.chain...)} {
-			decided := s.plan()
-			if decided.state != nil || decided.problem == nil || decided.problem.reason != reasonSourceInvalid ||
-				!strings.Contains(decided.problem.message, tc.says) {
-				t.Errorf("%s, %s: state %v, problem %+v", name, source, decided.state, decided.problem)
+		s := newFixture(t, "corp")
+		s.sourceSecret = withSourceSecret(t, pemOf(tc.root), tc.chain...)
+		for source, s := range map[string]*fixture{"brought": s, "cert-manager": newRequestFixture(t, pemOf(tc.root), tc.chain...)} {
+			plan := s.plan()
+			if plan.state != nil || plan.problem == nil || plan.problem.reason != reasonSourceInvalid ||
+				!strings.Contains(plan.problem.message, tc.message) {
+				t.Errorf("%s, %s: state %v, problem %+v", name, source, plan.state, plan.problem)
 			}
 		}
 	}
@@ -82,35 +82,35 @@ func TestWeakCAIsRefused(t *testing.T) {
 func TestWeakCAInUse(t *testing.T) {
 	t.Parallel()
 	weak := weakRoot(t)
-	issuing := mint(t, "issuing", weak)
-	gone := newScene(t, "")
+	issuing := generateCA(t, "issuing", weak)
+	gone := newFixture(t, "")
 	gone.inUse(weak, issuing)
 	gone.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused
-	same := newScene(t, "corp")
+	same := newFixture(t, "corp")
 	same.inUse(weak)
-	same.brought = brought(t, nil, weak)
-	issued := asks(t, pemOf(weak), issuing)
-	issued.asked = asked{}
+	same.sourceSecret = withSourceSecret(t, nil, weak)
+	issued := newRequestFixture(t, pemOf(weak), issuing)
+	issued.pendingRequest = pendingRequest{}
 	issued.inUse(weak, issuing)
 	issued.serviceCA.Spec.Certificate.PrivateKey = v1alpha1.PrivateKey{Algorithm: v1alpha1.ECDSA, Size: 256}
 	for name, tc := range map[string]struct {
-		*scene
+		*fixture
 		reason string
 	}{
 		"whose rotation is held": {gone, reasonWeakCA}, "that is brought still": {same, reasonSourceInvalid}, "that an issuer signed": {issued, reasonWeakCA},
 	} {
 		for range 2 {
-			decided := tc.takesPlace()
-			if decided.state == nil || decided.state.Active == nil || !decided.state.Bundle()[0].Equal(weak.Certificate) || decided.state.Phase != v1alpha1.PhaseStable {
-				t.Fatalf("a weak CA %s signs no more: %+v", name, decided)
+			plan := tc.takesPlace()
+			if plan.state == nil || plan.state.Active == nil || !plan.state.Bundle()[0].Equal(weak.Certificate) || plan.state.Phase != v1alpha1.PhaseStable {
+				t.Fatalf("a weak CA %s signs no more: %+v", name, plan)
 			}
-			if problem := decided.problem; problem == nil || problem.reason != tc.reason || !strings.Contains(problem.message, `the key of CA "old corp" is too weak`) {
+			if problem := plan.problem; problem == nil || problem.reason != tc.reason || !strings.Contains(problem.message, `the key of CA "old corp" is too weak`) {
 				t.Errorf("a weak CA %s: %+v", name, problem)
 			}
 		}
 	}
-	strong := mint(t, "new corp", nil)
-	same.brought = brought(t, nil, strong)
+	strong := generateCA(t, "new corp", nil)
+	same.sourceSecret = withSourceSecret(t, nil, strong)
 	same.later(time.Hour)
 	if made := same.rotatedFrom(reasonWeakCA); !made.Active.Certificate().Equal(strong.Certificate) {
 		t.Errorf("%s signs", made.Active.Name())
@@ -118,16 +118,16 @@ func TestWeakCAInUse(t *testing.T) {
 }
 
 // rotatedFrom lets a rotation take place, all through which a problem is passing.
-func (s *scene) rotatedFrom(reason string) *rotation.State {
-	s.Helper()
+func (f *fixture) rotatedFrom(reason string) *rotation.State {
+	f.Helper()
 	for {
-		decided := s.takesPlace()
-		if decided.problem == nil {
-			return s.sound()
+		plan := f.takesPlace()
+		if plan.problem == nil {
+			return f.newSourceSecretFixture()
 		}
-		if decided.problem.reason != reason || !decided.problem.passing {
-			s.Fatalf("%+v", decided.problem)
+		if plan.problem.reason != reason || !plan.problem.transient {
+			f.Fatalf("%+v", plan.problem)
 		}
-		s.later(time.Minute)
+		f.later(time.Minute)
 	}
 }

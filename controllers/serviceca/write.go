@@ -14,9 +14,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
-// write brings the signing-key Secret to the decided state, by one call that fails where anybody was faster.
-func (r *Reconciler) write(ctx context.Context, in observed, decided step) error {
-	secret := decided.secret
+// writeSecret brings the signing-key Secret to the decided state, by one call that fails where anybody was faster.
+func (r *Reconciler) writeSecret(ctx context.Context, in observed, plan changePlan) error {
+	secret := plan.secret
 	if secret == nil {
 		return nil
 	}
@@ -35,25 +35,25 @@ func (r *Reconciler) write(ctx context.Context, in observed, decided step) error
 	return nil
 }
 
-// publish brings the trust-bundle ConfigMap up to date, and tells whether it had to. Where somebody else made that ConfigMap, a new CA
+// publish brings the trust-bundle ConfigMap up to date, and reports whether it had to. Where somebody else made that ConfigMap, a new CA
 // is not let sign.
-func (r *Reconciler) publish(ctx context.Context, in observed, decided *step) (changed bool, err error) {
-	if decided.state == nil {
+func (r *Reconciler) publish(ctx context.Context, in observed, plan *changePlan) (changed bool, err error) {
+	if plan.state == nil {
 		return false, nil
 	}
 	ca := in.serviceCA
-	name, key, bundle := ca.TrustBundleConfigMapName(), ca.Spec.TrustBundle.Key, string(decided.state.Bundle().Encode())
+	name, key, bundle := ca.TrustBundleConfigMapName(), ca.Spec.TrustBundle.Key, string(plan.state.Bundle().Encode())
 	published, err := get(ctx, r.Live, r.key(name), &corev1.ConfigMap{})
 	switch {
 	case err != nil:
 		return false, err
 	case published != nil && published.Labels[v1alpha1.LabelServiceCA] != ca.Name:
-		*decided = step{problem: in.bundleNotOurs(published)}
+		*plan = changePlan{problem: in.bundleNotOurs(published)}
 		return false, nil
 	case published != nil && published.Data[key] == bundle:
 		return false, nil
 	}
-	if err := r.stillThere(ctx, in, decided); err != nil {
+	if err := r.checkSecretUnchanged(ctx, in, plan); err != nil {
 		return false, err
 	}
 	configMap := coreac.ConfigMap(name, r.Namespace).
@@ -71,12 +71,12 @@ func (r *Reconciler) publish(ctx context.Context, in observed, decided *step) (c
 	return true, nil
 }
 
-// stillThere makes sure that the bundle to be published is that of the signing-key Secret as it is now: while two managers overlap,
+// checkSecretUnchanged makes sure that the bundle to be published is that of the signing-key Secret as it is now: while two managers overlap,
 // the slower one must not publish an older one.
-func (r *Reconciler) stillThere(ctx context.Context, in observed, decided *step) error {
+func (r *Reconciler) checkSecretUnchanged(ctx context.Context, in observed, plan *changePlan) error {
 	read := in.secret
-	if decided.secret != nil {
-		read = decided.secret
+	if plan.secret != nil {
+		read = plan.secret
 	}
 	now, err := get(ctx, r.Live, client.ObjectKeyFromObject(read), &corev1.Secret{})
 	if err == nil && (now == nil || now.ResourceVersion != read.ResourceVersion) {
@@ -86,19 +86,19 @@ func (r *Reconciler) stillThere(ctx context.Context, in observed, decided *step)
 }
 
 // cleanUp removes what this ServiceCA made under a former name, once it stands under the present one; a key that waits there never will.
-func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, decided step) error {
-	waiting := r.removeOthers(ctx, ca, "Secret", requestSecretName(ca), client.MatchingLabels{labelRequester: string(ca.UID)})
-	if decided.state == nil {
+func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, plan changePlan) error {
+	waiting := r.deleteRenamed(ctx, ca, "Secret", requestSecretName(ca), client.MatchingLabels{labelRequester: string(ca.UID)})
+	if plan.state == nil {
 		return waiting
 	}
-	made := client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name}
+	owned := client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name}
 	return errors.Join(waiting,
-		r.removeOthers(ctx, ca, "Secret", ca.SigningKeySecretName(), made),
-		r.removeOthers(ctx, ca, "ConfigMap", ca.TrustBundleConfigMapName(), made))
+		r.deleteRenamed(ctx, ca, "Secret", ca.SigningKeySecretName(), owned),
+		r.deleteRenamed(ctx, ca, "ConfigMap", ca.TrustBundleConfigMapName(), owned))
 }
 
-// removeOthers removes what we made of a kind with these labels, but for the one of that name.
-func (r *Reconciler) removeOthers(ctx context.Context, ca *v1alpha1.ServiceCA, kind, keep string, labels client.MatchingLabels) error {
+// deleteRenamed removes what we made of a kind with these labels, but for the one of that name.
+func (r *Reconciler) deleteRenamed(ctx context.Context, ca *v1alpha1.ServiceCA, kind, keep string, labels client.MatchingLabels) error {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
 	if err := r.Live.List(ctx, &list, client.InNamespace(r.Namespace), labels); err != nil {
@@ -106,22 +106,22 @@ func (r *Reconciler) removeOthers(ctx context.Context, ca *v1alpha1.ServiceCA, k
 	}
 	for i := range list.Items {
 		object := &list.Items[i]
-		if object.Name == keep || !apply.MadeBy(object, apply.ServiceCA) {
+		if object.Name == keep || !apply.IsManagedBy(object, apply.ServiceCA) {
 			continue
 		}
-		if outdated, err := r.outdated(ctx, ca); outdated || err != nil {
+		if outdated, err := r.specChanged(ctx, ca); outdated || err != nil {
 			return err
 		}
-		if err := r.Live.Delete(ctx, object, apply.Unchanged(object)); apply.IgnoreGone(err) != nil {
+		if err := r.Live.Delete(ctx, object, apply.PreconditionsFor(object)); apply.IgnoreGone(err) != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// outdated tells whether the spec has changed since it was read. While two managers overlap, each could otherwise remove the Secret
+// specChanged reports whether the spec has changed since it was read. While two managers overlap, each could otherwise remove the Secret
 // that the other one has just moved the key to.
-func (r *Reconciler) outdated(ctx context.Context, ca *v1alpha1.ServiceCA) (bool, error) {
+func (r *Reconciler) specChanged(ctx context.Context, ca *v1alpha1.ServiceCA) (bool, error) {
 	var live v1alpha1.ServiceCA
 	err := r.Live.Get(ctx, client.ObjectKeyFromObject(ca), &live)
 	return err != nil || live.UID != ca.UID || live.Generation != ca.Generation, client.IgnoreNotFound(err)

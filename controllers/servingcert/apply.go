@@ -21,41 +21,41 @@ import (
 	"github.com/servingcert/operator/controllers/metrics"
 )
 
-// errSecretThere means that a Secret lies under a name where the cache has none.
-var errSecretThere = errors.New("there is a Secret that the cache does not hold")
+// errSecretExists means that a Secret lies under a name where the cache has none.
+var errSecretExists = errors.New("there is a Secret that the cache does not hold")
 
-// errMustWait means that the private key takes long to make.
-var errMustWait = errors.New("the private key takes long to make")
+// errKeyPending means that the private key takes long to make.
+var errKeyPending = errors.New("the private key takes long to make")
 
-// carryOut does what a plan says.
-func (r *Reconciler) carryOut(ctx context.Context, found situation, plan issuance.Plan) (outcome, error) {
-	err := r.write(ctx, found, &plan)
-	key := client.ObjectKeyFromObject(found.service)
+// execute does what a plan says.
+func (r *Reconciler) execute(ctx context.Context, in input, plan issuance.Plan) (reconcileResult, error) {
+	err := r.write(ctx, in, &plan)
+	key := client.ObjectKeyFromObject(in.service)
 	switch {
-	case errors.Is(err, errSecretThere):
-		return outcome{}, errSecretThere
-	case errors.Is(err, errMustWait):
-		patience := found.patience(plan)
-		r.Line.add(key, found.want.Leaf.Key, patience == 0)
-		return outcome{inLine: true, again: patience}, nil
-	case apply.Refused(err):
-		plan.Obstacle = issuance.NewObstacle(issuance.ReasonSecretRefused, "%v", err)
-		return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: r.Refusals.When(key)}, nil
-	case apply.Going(err), apply.Conflict(err):
+	case errors.Is(err, errSecretExists):
+		return reconcileResult{}, errSecretExists
+	case errors.Is(err, errKeyPending):
+		keyWait := in.keyDeadline(plan)
+		r.KeyQueue.enqueue(key, in.desired.Leaf.Key, keyWait == 0)
+		return reconcileResult{keyPending: true, requeueAfter: keyWait}, nil
+	case apply.IsRejected(err):
+		plan.Problem = issuance.NewProblem(issuance.ReasonSecretRefused, "%v", err)
+		return reconcileResult{problem: plan.Problem, signedBy: signedBy(plan), requeueAfter: r.RejectionBackoff.When(key)}, nil
+	case apply.IsGone(err), apply.IsConflict(err):
 		// Something else was faster.
-		return outcome{silent: true, again: retryUnseen}, nil
+		return reconcileResult{keepReport: true, requeueAfter: pollInterval}, nil
 	case err != nil:
 		if plan.Action == issuance.Issue {
 			// The next look comes, and should cost no other key.
-			r.Line.giveBack(key, found.made)
+			r.KeyQueue.putBack(key, in.generatedKey)
 		}
-		return outcome{}, err
+		return reconcileResult{}, err
 	}
-	r.Refusals.Forget(key)
-	if err := r.tellSecret(ctx, found, plan); err != nil {
-		return outcome{}, err
+	r.RejectionBackoff.Forget(key)
+	if err := r.reportInjection(ctx, in, plan); err != nil {
+		return reconcileResult{}, err
 	}
-	return outcome{obstacle: plan.Obstacle, signedBy: signedBy(plan), again: untilNext(found.now, plan)}, nil
+	return reconcileResult{problem: plan.Problem, signedBy: signedBy(plan), requeueAfter: untilNext(in.now, plan)}, nil
 }
 
 // signedBy is who signed the certificate that is there and sound; empty without one.
@@ -67,127 +67,127 @@ func signedBy(plan issuance.Plan) string {
 }
 
 // write does to the Secret what a plan says.
-func (r *Reconciler) write(ctx context.Context, found situation, plan *issuance.Plan) error {
+func (r *Reconciler) write(ctx context.Context, in input, plan *issuance.Plan) error {
 	switch plan.Action {
 	case issuance.Issue:
-		return r.issue(ctx, found, plan)
+		return r.issue(ctx, in, plan)
 	case issuance.Repair:
-		return r.repair(ctx, found)
+		return r.repair(ctx, in)
 	case issuance.Keep:
-		return r.trim(ctx, found)
+		return r.removeUnexpectedKeys(ctx, in)
 	case issuance.Refuse:
 	}
 	return nil
 }
 
-// untilNext is the time until the renewal, or until an obstacle that no event would report gone is looked at again.
+// untilNext is the time until the renewal, or until a problem that no event would report gone is looked at again.
 func untilNext(now time.Time, plan issuance.Plan) time.Duration {
 	var next time.Duration
 	if !plan.RenewAt.IsZero() {
 		next = plan.RenewAt.Sub(now)
 	}
-	if plan.Obstacle != nil && plan.Obstacle.Reason == issuance.ReasonSecretNotOurs {
-		return sooner(next, retryUnseen)
+	if plan.Problem != nil && plan.Problem.Reason == issuance.ReasonSecretNotOurs {
+		return shorter(next, pollInterval)
 	}
 	return next
 }
 
-// unseen tells of which obstacles no event would report that they are gone.
-func unseen(reason string) bool {
+// needsPolling tells of which problems no event would report that they are gone.
+func needsPolling(reason string) bool {
 	return reason == issuance.ReasonSecretNotOurs || reason == issuance.ReasonSecretRefused
 }
 
 // issue makes a new certificate, by one write.
-func (r *Reconciler) issue(ctx context.Context, found situation, plan *issuance.Plan) error {
-	key, err := r.keyFor(ctx, found)
+func (r *Reconciler) issue(ctx context.Context, in input, plan *issuance.Plan) error {
+	key, err := r.keyFor(ctx, in)
 	if err != nil {
 		return err
 	}
-	if spec := found.want.Leaf.Key; spec.TakesLong() && !key.Is(spec) {
-		return errMustWait
+	if spec := in.desired.Leaf.Key; spec.IsSlow() && !key.HasSpec(spec) {
+		return errKeyPending
 	}
-	began := r.Clock.Now()
-	pair, err := found.ca.Authority.Issue(found.now, found.want.Leaf, found.want.Duration, key)
+	start := r.Clock.Now()
+	pair, err := in.ca.Authority.Issue(in.now, in.desired.Leaf, in.desired.Duration, key)
 	if err != nil {
 		return err
 	}
-	took := r.Clock.Since(began)
+	took := r.Clock.Since(start)
 	leaf, err := pair.Leaf()
 	if err != nil {
 		return err
 	}
-	if err := found.ca.Path.Verify(leaf, found.now); err != nil {
-		plan.Action, plan.Obstacle = issuance.Refuse, issuance.NewObstacle(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
+	if err := in.ca.Path.Verify(leaf, in.now); err != nil {
+		plan.Action, plan.Problem = issuance.Refuse, issuance.NewProblem(issuance.ReasonNameNotPermitted, "no client could verify it: %v", err)
 		return nil
 	}
-	found.ca.Signatures.Made(leaf, found.ca.Certificate)
-	err = r.writeSecret(ctx, found, pair)
-	if apierrors.IsAlreadyExists(err) && !apply.Refused(err) {
-		return errSecretThere
+	in.ca.Signatures.AddVerified(leaf, in.ca.Certificate)
+	err = r.writeSecret(ctx, in, pair)
+	if apierrors.IsAlreadyExists(err) && !apply.IsRejected(err) {
+		return errSecretExists
 	}
 	if err != nil {
 		return err
 	}
-	plan.CarriedOut(leaf, &found.ca.CA)
-	r.announce(found, *plan, took)
+	plan.RecordIssued(leaf, &in.ca.CA)
+	r.recordIssued(in, *plan, took)
 	return nil
 }
 
-// announce says that a certificate is new, and that it took so long to make it.
-func (r *Reconciler) announce(found situation, plan issuance.Plan, took time.Duration) {
+// recordIssued says that a certificate is new, and that it took so long to make it.
+func (r *Reconciler) recordIssued(in input, plan issuance.Plan, took time.Duration) {
 	reason := metrics.Reissued
 	switch {
-	case found.secret == nil:
+	case in.secret == nil:
 		reason = metrics.Issued
 	case plan.Renewal:
 		reason = metrics.Renewed
 	}
-	r.Metrics.Signed(controllerName, found.want.Policy.Name, reason, took)
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: found.service.Namespace, Name: plan.Want.SecretName}}
-	r.News.tell(reason, certificate{found.want.Policy, found.service, secret, plan.SignedBy, plan.NotAfter, plan.Why})
+	r.Metrics.Signed(controllerName, in.desired.Policy.Name, reason, took)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: in.service.Namespace, Name: plan.Desired.SecretName}}
+	r.Events.record(reason, issuedCertificate{in.desired.Policy, in.service, secret, plan.SignedBy, plan.NotAfter, plan.IssueReason})
 }
 
 // keyFor is the private key that a renewal keeps, if the policy says so, or the one that was made. That may have been written, though no answer came: then it
 // has its certificate.
-func (r *Reconciler) keyFor(ctx context.Context, found situation) (*pki.Key, error) {
-	if found.want.KeepsKey(found.secret, &found.ca.CA) {
-		live, err := r.readLive(ctx, found.secret)
+func (r *Reconciler) keyFor(ctx context.Context, in input) (*pki.Key, error) {
+	if in.desired.KeepsPrivateKey(in.secret, &in.ca.CA) {
+		live, err := r.readLive(ctx, in.secret)
 		if err != nil {
 			return nil, err
 		}
-		if kept := pki.ReadKey(live.Data[corev1.TLSPrivateKeyKey]); kept.Is(found.want.Leaf.Key) {
+		if kept := pki.ReadKey(live.Data[corev1.TLSPrivateKeyKey]); kept.HasSpec(in.desired.Leaf.Key) {
 			return kept, nil
 		}
 	}
-	if found.made != nil && found.secret != nil {
-		if leaf, err := issuance.Leaf(found.secret); err == nil && found.made.IsOf(leaf) {
+	if in.generatedKey != nil && in.secret != nil {
+		if leaf, err := issuance.Leaf(in.secret); err == nil && in.generatedKey.MatchesCertificate(leaf) {
 			return nil, nil
 		}
 	}
-	return found.made, nil
+	return in.generatedKey, nil
 }
 
 // repair writes a sound certificate again, with its key in the encoding that the policy wants, and with what should surround them.
-func (r *Reconciler) repair(ctx context.Context, found situation) error {
-	live, err := r.readLive(ctx, found.secret)
+func (r *Reconciler) repair(ctx context.Context, in input) error {
+	live, err := r.readLive(ctx, in.secret)
 	if err != nil {
 		return err
 	}
-	if !apply.MadeBy(live, apply.ServingCert) {
-		return r.adopt(ctx, found, live)
+	if !apply.IsManagedBy(live, apply.ServingCert) {
+		return r.takeOwnership(ctx, in, live)
 	}
-	key, err := pki.EncodeKey(live.Data[corev1.TLSPrivateKeyKey], found.want.Leaf.Encoding)
+	key, err := pki.EncodeKey(live.Data[corev1.TLSPrivateKeyKey], in.desired.Leaf.Encoding)
 	if err != nil {
 		return err
 	}
-	return r.writeSecret(ctx, found, pki.Pair{Certificate: live.Data[corev1.TLSCertKey], PrivateKey: key})
+	return r.writeSecret(ctx, in, pki.Pair{Certificate: live.Data[corev1.TLSCertKey], PrivateKey: key})
 }
 
-// adopt makes a Secret that was restored or copied without managedFields known as ours, so that it is removed when its Service wants it no more. A
+// takeOwnership makes a Secret that was restored or copied without managedFields known as ours, so that it is removed when its Service wants it no more. A
 // patch that changes nothing would not be noted; applying the labels is. What else there is to repair follows.
-func (r *Reconciler) adopt(ctx context.Context, found situation, live *corev1.Secret) error {
-	return r.count(found, r.Client.Apply(ctx, coreac.Secret(live.Name, live.Namespace).
-		WithUID(live.UID).WithResourceVersion(live.ResourceVersion).WithLabels(found.want.Labels()), apply.ServingCert, client.ForceOwnership))
+func (r *Reconciler) takeOwnership(ctx context.Context, in input, live *corev1.Secret) error {
+	return r.recordWrite(in, r.Client.Apply(ctx, coreac.Secret(live.Name, live.Namespace).
+		WithUID(live.UID).WithResourceVersion(live.ResourceVersion).WithLabels(in.desired.Labels()), apply.ServingCert, client.ForceOwnership))
 }
 
 // readLive reads a Secret with its key, in the very version of its digest.
@@ -204,114 +204,114 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 
 // writeSecret makes the Secret, or patches the one that was found, in the very version that was. Server-side apply would cost the API server
 // nearly twice as much, and would write into a Secret that the cache does not hold.
-func (r *Reconciler) writeSecret(ctx context.Context, found situation, pair pki.Pair) error {
-	if found.secret == nil {
-		secret, err := found.want.Secret(pair, found.password, &found.ca.CA)
+func (r *Reconciler) writeSecret(ctx context.Context, in input, pair pki.Pair) error {
+	if in.secret == nil {
+		secret, err := in.desired.Secret(pair, in.password, &in.ca.CA)
 		if err != nil {
 			return err
 		}
-		return r.create(ctx, found, secret)
+		return r.create(ctx, in, secret)
 	}
-	patch, err := found.want.Patch(pair, found.password, &found.ca.CA, found.secret)
+	patch, err := in.desired.Patch(pair, in.password, &in.ca.CA, in.secret)
 	if err != nil {
 		return err
 	}
-	return r.patch(ctx, found, patch)
+	return r.patch(ctx, in, patch)
 }
 
-func (r *Reconciler) create(ctx context.Context, found situation, secret *corev1.Secret) error {
-	service := client.ObjectKeyFromObject(found.service)
-	r.Expected.expect(service, secret)
+func (r *Reconciler) create(ctx context.Context, in input, secret *corev1.Secret) error {
+	service := client.ObjectKeyFromObject(in.service)
+	r.Expectations.expect(service, secret)
 	err := r.Client.Create(ctx, secret, apply.ServingCert)
 	if err != nil {
-		r.Expected.forget(service)
+		r.Expectations.forget(service)
 	}
-	return r.count(found, err)
+	return r.recordWrite(in, err)
 }
 
-func (r *Reconciler) patch(ctx context.Context, found situation, patch []byte) error {
-	r.blame(ctx, found)
-	return r.count(found, r.Client.Patch(ctx, found.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert))
+func (r *Reconciler) patch(ctx context.Context, in input, patch []byte) error {
+	r.recordOtherWriter(ctx, in)
+	return r.recordWrite(in, r.Client.Patch(ctx, in.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert))
 }
 
-// blame notes who overwrites a Secret, before the write after which we pause: as long as that is there to be seen.
-func (r *Reconciler) blame(ctx context.Context, found situation) {
-	service := client.ObjectKeyFromObject(found.service)
-	if !r.View.Pace.Exhausts(service) {
+// recordOtherWriter notes who overwrites a Secret, before the write after which we pause: as long as that is there to be seen.
+func (r *Reconciler) recordOtherWriter(ctx context.Context, in input) {
+	service := client.ObjectKeyFromObject(in.service)
+	if !r.View.Conflicts.NextWriteEndsBurst(service) {
 		return
 	}
 	live := &metav1.PartialObjectMetadata{}
 	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
-	if r.Live.Get(ctx, client.ObjectKeyFromObject(found.secret), live) == nil {
-		r.View.Pace.Blame(service, apply.Rival(live, apply.ServingCert, corev1.TLSCertKey, corev1.TLSPrivateKeyKey))
+	if r.Live.Get(ctx, client.ObjectKeyFromObject(in.secret), live) == nil {
+		r.View.Conflicts.SetOtherWriter(service, apply.OtherWriter(live, apply.ServingCert, corev1.TLSCertKey, corev1.TLSPrivateKeyKey))
 	}
 }
 
-// count counts a write, and returns its error: another bundle, another signer and another policy are nobody's fight.
-func (r *Reconciler) count(found situation, err error) error {
-	given := fmt.Sprintf("%d %.8s", found.want.Policy.Generation, pki.Hash(found.ca.Bundle))
-	if signer := found.ca.Certificate; signer != nil {
-		given += fmt.Sprintf(" %.8x", signer.SubjectKeyId)
+// recordWrite counts a write, and returns its error: another bundle, another signer and another policy are nobody's fight.
+func (r *Reconciler) recordWrite(in input, err error) error {
+	content := fmt.Sprintf("%d %.8s", in.desired.Policy.Generation, pki.Hash(in.ca.Bundle))
+	if signer := in.ca.Certificate; signer != nil {
+		content += fmt.Sprintf(" %.8x", signer.SubjectKeyId)
 	}
-	r.View.Pace.Wrote(client.ObjectKeyFromObject(found.service), given, r.Clock.Now(), err)
+	r.View.Conflicts.RecordWrite(client.ObjectKeyFromObject(in.service), content, r.Clock.Now(), err)
 	return err
 }
 
-// trim removes the keys that OpenShift's annotation does not allow.
-func (r *Reconciler) trim(ctx context.Context, found situation) error {
-	surplus := found.want.Surplus(found.secret)
-	if len(surplus) == 0 {
+// removeUnexpectedKeys removes the keys that OpenShift's annotation does not allow.
+func (r *Reconciler) removeUnexpectedKeys(ctx context.Context, in input) error {
+	unexpected := in.desired.UnexpectedKeys(in.secret)
+	if len(unexpected) == 0 {
 		return nil
 	}
 	data := map[string]any{}
-	for _, key := range surplus {
+	for _, key := range unexpected {
 		data[key] = nil
 	}
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": found.secret.UID, "resourceVersion": found.secret.ResourceVersion}, "data": data,
+		"metadata": map[string]any{"uid": in.secret.UID, "resourceVersion": in.secret.ResourceVersion}, "data": data,
 	})
 	if err != nil {
 		return err
 	}
-	if err := r.patch(ctx, found, patch); err != nil {
-		return fmt.Errorf("remove the keys %s: %w", strings.Join(surplus, ", "), err)
+	if err := r.patch(ctx, in, patch); err != nil {
+		return fmt.Errorf("remove the keys %s: %w", strings.Join(unexpected, ", "), err)
 	}
 	return nil
 }
 
-// tell writes what people read on the Service, and an Event when an obstacle is new.
-func (r *Reconciler) tell(ctx context.Context, service *corev1.Service, result outcome) error {
-	if result.silent {
+// reportStatus writes what people read on the Service, and an Event when a problem is new.
+func (r *Reconciler) reportStatus(ctx context.Context, service *corev1.Service, result reconcileResult) error {
+	if result.keepReport {
 		return nil
 	}
-	changes := r.View.Rules.Annotations(service, result.obstacle, result.signedBy)
+	changes := r.View.Resolver.AnnotationChanges(service, result.problem, result.signedBy)
 	key := client.ObjectKeyFromObject(service)
-	r.reports.Expect(key, changes)
+	r.ownAnnotations.Expect(key, changes)
 	if err := apply.Annotations(ctx, r.Client, apply.ServingCert, service.DeepCopy(), changes); err != nil {
-		r.reports.Forget(key)
+		r.ownAnnotations.Forget(key)
 		return apply.IgnoreGone(err)
 	}
-	if result.obstacle != nil && len(changes) > 0 && r.View.Pace.AllowsEvent(result.obstacle, r.Clock.Now()) {
-		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.obstacle.Reason, "Issue", "%s", result.obstacle.Message)
+	if result.problem != nil && len(changes) > 0 && r.View.Conflicts.AllowEvent(result.problem, r.Clock.Now()) {
+		r.Recorder.Eventf(service, nil, corev1.EventTypeWarning, result.problem.Reason, "Issue", "%s", result.problem.Message)
 	}
 	return nil
 }
 
-// tellSecret writes on a Secret why it gets no bundle, which an annotation on it asks for, and an Event when that is new.
-func (r *Reconciler) tellSecret(ctx context.Context, found situation, plan issuance.Plan) error {
-	if found.secret == nil || plan.Action == issuance.Refuse {
+// reportInjection writes on a Secret why it gets no bundle, which an annotation on it asks for, and an Event when that is new.
+func (r *Reconciler) reportInjection(ctx context.Context, in input, plan issuance.Plan) error {
+	if in.secret == nil || plan.Action == issuance.Refuse {
 		return nil
 	}
-	obstacle := plan.Injection
-	changes := issuance.Report(found.secret.Annotations, obstacle)
+	problem := plan.InjectionProblem
+	changes := issuance.ErrorAnnotationChanges(in.secret.Annotations, problem)
 	if len(changes) == 0 {
 		return nil
 	}
-	if obstacle != nil {
-		r.Recorder.Eventf(found.secret, nil, corev1.EventTypeWarning, obstacle.Reason, "InjectCABundle", "%s", obstacle.Message)
+	if problem != nil {
+		r.Recorder.Eventf(in.secret, nil, corev1.EventTypeWarning, problem.Reason, "InjectCABundle", "%s", problem.Message)
 	}
-	err := r.count(found, apply.Annotations(ctx, r.Client, apply.ServingCert, found.secret.DeepCopy(), changes))
-	if apply.Going(err) || apply.Refused(err) {
+	err := r.recordWrite(in, apply.Annotations(ctx, r.Client, apply.ServingCert, in.secret.DeepCopy(), changes))
+	if apply.IsGone(err) || apply.IsRejected(err) {
 		return nil
 	}
 	return err

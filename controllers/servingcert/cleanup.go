@@ -12,23 +12,23 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/inventory"
 	"github.com/servingcert/operator/controllers/internal/issuance"
+	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
-// cleanUp removes the Secrets that were made for this very Service under names that it no longer wants, as soon as no pod uses
-// them; it tells whether one does.
-func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wanted string) (inUse bool, err error) {
+// deleteUnused removes the Secrets that were made for this very Service under names that it no longer wants, as soon as no pod uses
+// them; it reports whether one does.
+func (r *Reconciler) deleteUnused(ctx context.Context, service *corev1.Service, wanted string) (inUse bool, err error) {
 	secrets, err := r.View.secretsOf(ctx, service)
 	if err != nil {
 		return false, err
 	}
 	for i := range secrets {
 		secret := &secrets[i]
-		if secret.Name == wanted || !issuance.HasOwner(secret, service) {
+		if secret.Name == wanted || !issuance.IsOwnedBy(secret, service) {
 			continue
 		}
-		used, err := r.Usage.uses(ctx, secret)
+		used, err := r.Usage.isUsed(ctx, secret)
 		if err != nil {
 			return inUse, err
 		}
@@ -36,26 +36,26 @@ func (r *Reconciler) cleanUp(ctx context.Context, service *corev1.Service, wante
 			inUse = true
 			continue
 		}
-		if err := r.remove(ctx, service, secret); err != nil {
+		if err := r.deleteSecret(ctx, service, secret); err != nil {
 			return inUse, err
 		}
 	}
 	return inUse, nil
 }
 
-// remove deletes a Secret, unless it is a copy that somebody made of ours, labels and all.
-func (r *Reconciler) remove(ctx context.Context, service *corev1.Service, secret *corev1.Secret) error {
+// deleteSecret deletes a Secret, unless it is a copy that somebody made of ours, labels and all.
+func (r *Reconciler) deleteSecret(ctx context.Context, service *corev1.Service, secret *corev1.Secret) error {
 	live := &metav1.PartialObjectMetadata{}
 	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(secret), live); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if live.UID != secret.UID || !apply.MadeBy(live, apply.ServingCert) {
+	if live.UID != secret.UID || !apply.IsManagedBy(live, apply.ServingCert) {
 		return nil
 	}
 	// The cache need not see the deletion before it is read again, and would wait for ever where it never does.
-	err := r.Client.Delete(ctx, secret, apply.Unchanged(secret), client.DisableReadYourWritesConsistency)
-	if apply.Conflict(err) || apply.Going(err) {
+	err := r.Client.Delete(ctx, secret, apply.PreconditionsFor(secret), client.DisableReadYourWritesConsistency)
+	if apply.IsConflict(err) || apply.IsGone(err) {
 		return nil
 	}
 	if err != nil {
@@ -67,53 +67,53 @@ func (r *Reconciler) remove(ctx context.Context, service *corev1.Service, secret
 }
 
 const (
-	// usageLasts is how long an answer about the pods of a namespace serves for all its Secrets.
-	usageLasts = 5 * time.Second
+	// usageTTL is how long an answer about the pods of a namespace serves for all its Secrets.
+	usageTTL = 5 * time.Second
 	// podsPerPage bounds what is held of a namespace's pods at a time.
 	podsPerPage = 250
 )
 
-// Usage knows which Secrets the pods of a namespace use. It is asked only about Secrets that nobody wants any more, and then often
+// SecretUsage knows which Secrets the pods of a namespace use. It is asked only about Secrets that nobody wants any more, and then often
 // about many: so it reads the pods of a namespace once for all of them.
-type Usage struct {
+type SecretUsage struct {
 	// Live reads without a cache.
 	Live  client.Reader
 	Clock clock.PassiveClock
 
 	mu sync.Mutex
-	// read are the namespaces that were, as long as that serves.
-	read map[string]usage
+	// namespaces are the namespaces that were, as long as that serves.
+	namespaces map[string]namespaceUsage
 }
 
-// usage are the Secrets that pods of a namespace used at a time.
-type usage struct {
+// namespaceUsage are the Secrets that pods of a namespace used at a time.
+type namespaceUsage struct {
 	asOf    time.Time
 	secrets sets.Set[string]
 }
 
-func (u *Usage) uses(ctx context.Context, secret *corev1.Secret) (bool, error) {
+func (u *SecretUsage) isUsed(ctx context.Context, secret *corev1.Secret) (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := u.Clock.Now()
-	known, ok := u.read[secret.Namespace]
-	if !ok || now.Sub(known.asOf).Abs() > usageLasts {
-		secrets, err := u.used(ctx, secret.Namespace)
+	cached, ok := u.namespaces[secret.Namespace]
+	if !ok || now.Sub(cached.asOf).Abs() > usageTTL {
+		secrets, err := u.listUsed(ctx, secret.Namespace)
 		if err != nil {
 			return false, err
 		}
-		fresh := map[string]usage{}
-		for namespace, other := range u.read {
-			if now.Sub(other.asOf).Abs() <= usageLasts {
-				fresh[namespace] = other
+		current := map[string]namespaceUsage{}
+		for namespace, other := range u.namespaces {
+			if now.Sub(other.asOf).Abs() <= usageTTL {
+				current[namespace] = other
 			}
 		}
-		known = usage{now, secrets}
-		fresh[secret.Namespace], u.read = known, fresh
+		cached = namespaceUsage{now, secrets}
+		current[secret.Namespace], u.namespaces = cached, current
 	}
-	return known.secrets.Has(secret.Name), nil
+	return cached.secrets.Has(secret.Name), nil
 }
 
-func (u *Usage) used(ctx context.Context, namespace string) (sets.Set[string], error) {
+func (u *SecretUsage) listUsed(ctx context.Context, namespace string) (sets.Set[string], error) {
 	used, page := sets.New[string](), corev1.PodList{}
 	for {
 		err := u.Live.List(ctx, &page, client.InNamespace(namespace), client.Limit(podsPerPage), client.Continue(page.Continue))
@@ -122,7 +122,7 @@ func (u *Usage) used(ctx context.Context, namespace string) (sets.Set[string], e
 		}
 		for i := range page.Items {
 			if phase := page.Items[i].Status.Phase; phase != corev1.PodSucceeded && phase != corev1.PodFailed {
-				used.Insert(inventory.Secrets(&page.Items[i].Spec)...)
+				used.Insert(podrefs.SecretNames(&page.Items[i].Spec)...)
 			}
 		}
 		if page.Continue == "" {

@@ -17,18 +17,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/ownwrites"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/metrics"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 const (
-	// retryUnseen is how often a Service looks again at what no event reports, such as somebody else's Secret in its way.
-	retryUnseen = 30 * time.Second
+	// pollInterval is how often a Service looks again at what no event reports, such as somebody else's Secret in its way.
+	pollInterval = 30 * time.Second
 	// retryInUse is how often a Secret that nobody wants any more is looked at again while a pod uses it.
 	retryInUse = 2 * time.Minute
 )
@@ -40,62 +40,62 @@ type Reconciler struct {
 	// View reads everything else from the caches.
 	View View
 	// Live reads without a cache.
-	Live     client.Reader
-	Usage    *Usage
-	Keyring  *keyring.Keyring
-	Recorder events.EventRecorder
-	News     *News
-	Expected *Expected
-	Clock    clock.PassiveClock
-	Metrics  *metrics.Signing
-	// Refusals tells when to try again a write that the API server refused: each costs a key.
-	Refusals workqueue.TypedRateLimiter[types.NamespacedName]
-	// Line is where Services wait whose private key takes long to make.
-	Line *Line
-	// Failures announces that the requests about some Service fail that cannot be told, or no longer do; sending never waits.
-	Failures chan<- event.GenericEvent
+	Live         client.Reader
+	Usage        *SecretUsage
+	Keyring      *keyring.Keyring
+	Recorder     events.EventRecorder
+	Events       *EventAggregator
+	Expectations *Expectations
+	Clock        clock.PassiveClock
+	Metrics      *metrics.Signing
+	// RejectionBackoff tells when to try again a write that the API server refused: each costs a key.
+	RejectionBackoff workqueue.TypedRateLimiter[types.NamespacedName]
+	// KeyQueue is where Services wait whose private key takes long to make.
+	KeyQueue *KeyQueue
+	// FailuresChanged announces that the requests about some Service fail that cannot be told, or no longer do; sending never waits.
+	FailuresChanged chan<- event.GenericEvent
 
-	// reports are the annotations that were written on Services, until their events come.
-	reports ownwrites.Annotations
+	// ownAnnotations are the annotations that were written on Services, until their events come.
+	ownAnnotations ownwrites.Annotations
 }
 
-// NewRefusals waits for 30 seconds first, and twice as long each time, up to a quarter of an hour.
-func NewRefusals() workqueue.TypedRateLimiter[types.NamespacedName] {
-	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryUnseen, 15*time.Minute)
+// NewRejectionBackoff waits for 30 seconds first, and twice as long each time, up to a quarter of an hour.
+func NewRejectionBackoff() workqueue.TypedRateLimiter[types.NamespacedName] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](pollInterval, 15*time.Minute)
 }
 
-// situation is what was found for one Service.
-type situation struct {
+// input is what was found for one Service.
+type input struct {
 	now     time.Time
 	service *corev1.Service
-	want    issuance.Want
+	desired issuance.Desired
 	ca      *keyring.CA
 	// secret is the digest of the Secret under the wanted name, nil when there is none.
-	secret *corev1.Secret
-	rivals []*corev1.Service
+	secret      *corev1.Secret
+	competitors []*corev1.Service
 	// password is that of the keystore; empty for none.
 	password string
-	// made is a private key that took long to make, for this look; nil for none.
-	made *pki.Key
+	// generatedKey is a private key that took long to make, for this look; nil for none.
+	generatedKey *pki.Key
 }
 
-// outcome is what a reconciliation comes to.
-type outcome struct {
-	obstacle *issuance.Obstacle
+// reconcileResult is what a reconciliation comes to.
+type reconcileResult struct {
+	problem *issuance.Problem
 	// signedBy is the common name of the CA of the Service's certificate, empty without one.
 	signedBy string
-	// silent leaves what the Service says of itself as it is: what is missing will come by itself.
-	silent bool
-	// inLine leaves everything as it is until the private key is made.
-	inLine bool
-	again  time.Duration
+	// keepReport leaves what the Service says of itself as it is: what is missing will come by itself.
+	keepReport bool
+	// keyPending leaves everything as it is until the private key is made.
+	keyPending   bool
+	requeueAfter time.Duration
 }
 
 // Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
-	r.Expected.forget(request.NamespacedName)
-	r.reports.Forget(request.NamespacedName)
-	made := r.Line.take(request.NamespacedName)
+	r.Expectations.forget(request.NamespacedName)
+	r.ownAnnotations.Forget(request.NamespacedName)
+	generatedKey := r.KeyQueue.take(request.NamespacedName)
 	var service corev1.Service
 	if err := r.Client.Get(ctx, request.NamespacedName, &service, client.UnsafeDisableDeepCopy); err != nil {
 		r.forget(request.NamespacedName)
@@ -113,175 +113,175 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return ctrl.Result{}, err
 	}
 	ruling, _ := policies.For(namespace.Labels, service.Labels)
-	want, wanted := r.View.Rules.Want(&service, ruling)
-	var result outcome
+	desired, wanted := r.View.Resolver.Desired(&service, ruling)
+	var result reconcileResult
 	if wanted {
-		result, err = r.serve(ctx, wish{want, policies, namespace.Labels, made})
+		result, err = r.ensureSecret(ctx, desiredState{desired, policies, namespace.Labels, generatedKey})
 	} else {
-		result = r.unserved(&service, ruling)
-		_, want.SecretName = r.View.Rules.Request(&service)
+		result = r.withoutCertificate(&service, ruling)
+		_, desired.SecretName = r.View.Resolver.RequestedSecret(&service)
 	}
-	if result.inLine {
-		return later(result.again), nil
+	if result.keyPending {
+		return requeue(result.requeueAfter), nil
 	}
 	// Whom an unreadable policy means is not known; nothing is removed that it may want.
-	if err == nil && !policies.Unreadable() {
+	if err == nil && !policies.HasInvalid() {
 		var inUse bool
-		if inUse, err = r.cleanUp(ctx, &service, want.SecretName); inUse {
-			result.again = sooner(result.again, retryInUse)
+		if inUse, err = r.deleteUnused(ctx, &service, desired.SecretName); inUse {
+			result.requeueAfter = shorter(result.requeueAfter, retryInUse)
 		}
 	}
 	return r.report(ctx, &service, result, err)
 }
 
-// Round is how often each Service is looked at in any case.
-const Round = 10 * time.Hour
+// ResyncPeriod is how often each Service is looked at in any case.
+const ResyncPeriod = 10 * time.Hour
 
-// later asks for a Service again, if the next round does not come before that: most renewals are months away, and ten thousand Services that wait
+// requeue asks for a Service again, if the next round does not come before that: most renewals are months away, and ten thousand Services that wait
 // for theirs in the queue would take 5 MiB. Whatever made us look now, then it is urgent.
-func later(again time.Duration) ctrl.Result {
-	if again > Round+time.Hour {
+func requeue(requeueAfter time.Duration) ctrl.Result {
+	if requeueAfter > ResyncPeriod+time.Hour {
 		return ctrl.Result{}
 	}
-	return ctrl.Result{RequeueAfter: again, Priority: new(0)}
+	return ctrl.Result{RequeueAfter: requeueAfter, Priority: new(0)}
 }
 
 // forget leaves nothing of a Service that is gone.
 func (r *Reconciler) forget(key types.NamespacedName) {
-	r.View.Pace.Told(key, true)
-	if r.View.Pace.Recovered(key) {
+	r.View.Conflicts.SetReportable(key, true)
+	if r.View.Conflicts.ClearFailure(key) {
 		r.failuresChanged()
 	}
-	r.Refusals.Forget(key)
+	r.RejectionBackoff.Forget(key)
 }
 
-// sooner is the shorter of two times; zero is never.
-func sooner(a, b time.Duration) time.Duration {
+// shorter is the shorter of two times; zero is never.
+func shorter(a, b time.Duration) time.Duration {
 	if a == 0 || b < a {
 		return b
 	}
 	return a
 }
 
-// unserved is what becomes of a Service that gets no certificate: nothing, unless it asks for one.
-func (r *Reconciler) unserved(service *corev1.Service, ruling *v1alpha1.ServingCertPolicy) outcome {
-	if family, _ := r.View.Rules.Request(service); family == issuance.NotAsked || ruling != nil {
-		return outcome{}
+// withoutCertificate is what becomes of a Service that gets no certificate: nothing, unless it asks for one.
+func (r *Reconciler) withoutCertificate(service *corev1.Service, ruling *v1alpha1.ServingCertPolicy) reconcileResult {
+	if family, _ := r.View.Resolver.RequestedSecret(service); family == issuance.NotAsked || ruling != nil {
+		return reconcileResult{}
 	}
-	return outcome{
+	return reconcileResult{
 		signedBy: issuance.SignedBy(service),
-		obstacle: issuance.NewObstacle(issuance.ReasonNoPolicy, "no ServingCertPolicy selects this Service: "+
+		problem: issuance.NewProblem(issuance.ReasonNoPolicy, "no ServingCertPolicy selects this Service: "+
 			"create one, or change the labels of the Service or its namespace; a certificate that is there is kept and not renewed"),
 	}
 }
 
-// wish is what a Service wants, by these policies and the labels of its namespace, and the key that was made for it, if one was.
-type wish struct {
-	issuance.Want
+// desiredState is what a Service wants, by these policies and the labels of its namespace, and the key that was made for it, if one was.
+type desiredState struct {
+	issuance.Desired
 
-	policies  policy.Set
-	namespace labels.Set
-	made      *pki.Key
+	policies     policy.Set
+	namespace    labels.Set
+	generatedKey *pki.Key
 }
 
-// serve brings the Secret of a Service up to date, unless it has been fought over just now.
-func (r *Reconciler) serve(ctx context.Context, want wish) (outcome, error) {
+// ensureSecret brings the Secret of a Service up to date, unless it has been fought over just now.
+func (r *Reconciler) ensureSecret(ctx context.Context, desired desiredState) (reconcileResult, error) {
 	now := r.Clock.Now()
-	if wait := r.View.Pace.Wait(client.ObjectKeyFromObject(want.Service), now); wait > 0 {
-		return r.fought(now, want, outcome{silent: true, signedBy: issuance.SignedBy(want.Service), again: wait}), nil
+	if wait := r.View.Conflicts.RetryAfter(client.ObjectKeyFromObject(desired.Service), now); wait > 0 {
+		return r.withConflict(now, desired, reconcileResult{keepReport: true, signedBy: issuance.SignedBy(desired.Service), requeueAfter: wait}), nil
 	}
-	result, err := r.serveAt(ctx, now, want)
-	if err != nil || result.silent || result.inLine || result.obstacle != nil {
+	result, err := r.ensureSecretAt(ctx, now, desired)
+	if err != nil || result.keepReport || result.keyPending || result.problem != nil {
 		return result, err
 	}
-	return r.fought(now, want, result), nil
+	return r.withConflict(now, desired, result), nil
 }
 
-// fought adds to what else there is to say of a Service that somebody keeps overwriting its Secret, if somebody does.
-func (r *Reconciler) fought(now time.Time, want wish, result outcome) outcome {
-	lasts := r.View.Pace.Fought(client.ObjectKeyFromObject(want.Service), now)
-	if lasts == 0 {
+// withConflict adds to what else there is to say of a Service that somebody keeps overwriting its Secret, if somebody does.
+func (r *Reconciler) withConflict(now time.Time, desired desiredState, result reconcileResult) reconcileResult {
+	contestedFor := r.View.Conflicts.ContestedFor(client.ObjectKeyFromObject(desired.Service), now)
+	if contestedFor == 0 {
 		return result
 	}
-	result.silent, result.again, result.obstacle = false, sooner(result.again, lasts), r.overwritten(want)
+	result.keepReport, result.requeueAfter, result.problem = false, shorter(result.requeueAfter, contestedFor), r.overwrittenProblem(desired)
 	return result
 }
 
-// overwritten says who keeps overwriting the Secret of a Service: the same for as long as it lasts.
-func (r *Reconciler) overwritten(want wish) *issuance.Obstacle {
-	told := issuance.ParseObstacle(want.Service.Annotations[v1alpha1.AnnotationError])
-	if told.Reason == issuance.ReasonSecretOverwritten {
-		return &told
+// overwrittenProblem says who keeps overwriting the Secret of a Service: the same for as long as it lasts.
+func (r *Reconciler) overwrittenProblem(desired desiredState) *issuance.Problem {
+	reported := issuance.ParseProblem(desired.Service.Annotations[v1alpha1.AnnotationError])
+	if reported.Reason == issuance.ReasonSecretOverwritten {
+		return &reported
 	}
-	rival, _ := r.View.Pace.Rival(client.ObjectKeyFromObject(want.Service))
-	return issuance.NewObstacle(issuance.ReasonSecretOverwritten, "%s keeps overwriting Secret %s, or changing it meanwhile; it is put back a few times every "+
-		"30 seconds: let that client write another Secret, or ask for another name", rival, want.SecretName)
+	otherWriter, _ := r.View.Conflicts.ReportOtherWriter(client.ObjectKeyFromObject(desired.Service))
+	return issuance.NewProblem(issuance.ReasonSecretOverwritten, "%s keeps overwriting Secret %s, or changing it meanwhile; it is put back a few times every "+
+		"30 seconds: let that client write another Secret, or ask for another name", otherWriter, desired.SecretName)
 }
 
-func (r *Reconciler) serveAt(ctx context.Context, now time.Time, want wish) (outcome, error) {
-	ca, obstacle, err := r.Keyring.Find(ctx, r.View, want.Policy.Spec.ServiceCAName)
+func (r *Reconciler) ensureSecretAt(ctx context.Context, now time.Time, desired desiredState) (reconcileResult, error) {
+	ca, problem, err := r.Keyring.Find(ctx, r.View, desired.Policy.Spec.ServiceCAName)
 	if err != nil {
-		return outcome{}, err
+		return reconcileResult{}, err
 	}
-	found := situation{now: now, service: want.Service, want: want.Want, ca: ca, made: want.made}
+	in := input{now: now, service: desired.Service, desired: desired.Desired, ca: ca, generatedKey: desired.generatedKey}
 	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
-	told := issuance.ParseObstacle(want.Service.Annotations[v1alpha1.AnnotationError])
-	if found.secret, err = r.secret(ctx, want.Want, unseen(told.Reason)); err != nil {
-		return outcome{}, err
+	reported := issuance.ParseProblem(desired.Service.Annotations[v1alpha1.AnnotationError])
+	if in.secret, err = r.getSecret(ctx, desired.Desired, needsPolling(reported.Reason)); err != nil {
+		return reconcileResult{}, err
 	}
 	if ca == nil {
 		// A Service that has a certificate need not know that its CA is away: the policy tells.
-		return outcome{obstacle: obstacle, silent: obstacle == nil || found.secret != nil, again: retryUnseen}, nil
+		return reconcileResult{problem: problem, keepReport: problem == nil || in.secret != nil, requeueAfter: pollInterval}, nil
 	}
-	if ca.Authority != nil && ca.Longest < want.Duration {
+	if ca.Authority != nil && ca.LongestDuration < desired.Duration {
 		// What is signed for longer must first be written down in the ServiceCA's state; its status then tells.
-		return outcome{silent: true}, nil
+		return reconcileResult{keepReport: true}, nil
 	}
-	if obstacle, err := r.readPassword(ctx, &found); err != nil || obstacle != nil {
+	if problem, err := r.readPassword(ctx, &in); err != nil || problem != nil {
 		// Nothing is made anew that would lack its keystore.
-		return outcome{obstacle: obstacle, signedBy: issuance.SignedBy(want.Service)}, err
+		return reconcileResult{problem: problem, signedBy: issuance.SignedBy(desired.Service)}, err
 	}
-	if found.rivals, err = r.View.rivals(ctx, want.Want, want.policies, want.namespace); err != nil {
-		return outcome{}, err
+	if in.competitors, err = r.View.competitors(ctx, desired.Desired, desired.policies, desired.namespace); err != nil {
+		return reconcileResult{}, err
 	}
-	plan := want.Plan(found.now, &ca.CA, found.secret, found.rivals)
-	result, err := r.carryOut(ctx, found, plan)
-	if !errors.Is(err, errSecretThere) {
+	plan := desired.Plan(in.now, &ca.CA, in.secret, in.competitors)
+	result, err := r.execute(ctx, in, plan)
+	if !errors.Is(err, errSecretExists) {
 		return result, err
 	}
-	if found.secret, err = r.secret(ctx, want.Want, true); err != nil {
-		return outcome{}, err
+	if in.secret, err = r.getSecret(ctx, desired.Desired, true); err != nil {
+		return reconcileResult{}, err
 	}
-	return r.carryOut(ctx, found, want.Plan(found.now, &ca.CA, found.secret, found.rivals))
+	return r.execute(ctx, in, desired.Plan(in.now, &ca.CA, in.secret, in.competitors))
 }
 
-// patience is for how long a Service whose key takes long to make may wait behind all others: until the last third of the certificate that it has, if
-// clients accept that, and nobody was told of an obstacle that may be gone. Whose Secret was refused can wait, for each try costs a key.
-func (s situation) patience(plan issuance.Plan) time.Duration {
-	told := s.service.Annotations[v1alpha1.AnnotationError]
-	if issuance.ParseObstacle(told).Reason == issuance.ReasonSecretRefused {
-		return Round
+// keyDeadline is for how long a Service whose key takes long to make may wait behind all others: until the last third of the certificate that it has, if
+// clients accept that, and nobody was told of a problem that may be gone. Whose Secret was refused can wait, for each try costs a key.
+func (in input) keyDeadline(plan issuance.Plan) time.Duration {
+	reported := in.service.Annotations[v1alpha1.AnnotationError]
+	if issuance.ParseProblem(reported).Reason == issuance.ReasonSecretRefused {
+		return ResyncPeriod
 	}
-	leaf := s.want.Serving(s.now, s.secret, &s.ca.CA)
-	if leaf == nil || plan.Renewal || told != "" {
+	leaf := in.desired.UsableLeaf(in.now, in.secret, &in.ca.CA)
+	if leaf == nil || plan.Renewal || reported != "" {
 		return 0
 	}
-	return max(0, leaf.NotAfter.Sub(s.now)-leaf.NotAfter.Sub(leaf.IssuedAt())/3)
+	return max(0, leaf.NotAfter.Sub(in.now)-leaf.NotAfter.Sub(leaf.IssuedAt())/3)
 }
 
 // readPassword reads the password of the keystore, where one is wanted.
-func (r *Reconciler) readPassword(ctx context.Context, found *situation) (obstacle *issuance.Obstacle, err error) {
-	keystore := found.want.Keystore
-	if obstacle = keystore.Check(); obstacle == nil && keystore != nil {
-		found.password, keystore.Version, obstacle, err = trust.Password(ctx, r.Live, found.service.Namespace, keystore.Password)
+func (r *Reconciler) readPassword(ctx context.Context, in *input) (problem *issuance.Problem, err error) {
+	keystore := in.desired.Keystore
+	if problem = keystore.Check(); problem == nil && keystore != nil {
+		in.password, keystore.Version, problem, err = injector.ReadPassword(ctx, r.Live, in.service.Namespace, keystore.Password)
 	}
-	return obstacle, err
+	return problem, err
 }
 
-// secret is the digest of the Secret under the wanted name, from the cache or, where that has none and live is set, from the
+// getSecret is the digest of the Secret under the wanted name, from the cache or, where that has none and live is set, from the
 // API server; nil when there is none.
-func (r *Reconciler) secret(ctx context.Context, want issuance.Want, live bool) (*corev1.Secret, error) {
-	key := client.ObjectKey{Namespace: want.Service.Namespace, Name: want.SecretName}
+func (r *Reconciler) getSecret(ctx context.Context, desired issuance.Desired, live bool) (*corev1.Secret, error) {
+	key := client.ObjectKey{Namespace: desired.Service.Namespace, Name: desired.SecretName}
 	var secret corev1.Secret
 	err := r.Client.Get(ctx, key, &secret, client.UnsafeDisableDeepCopy)
 	if err == nil {

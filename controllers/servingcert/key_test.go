@@ -42,20 +42,20 @@ func served(t *testing.T, now time.Time, duration time.Duration) (*pki.Authority
 	})
 }
 
-// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of an obstacle; all others do until then, whatever
+// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of a problem; all others do until then, whatever
 // the policy wants of the next certificate.
-func TestPatience(t *testing.T) {
+func TestKeyDeadline(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Second)
 	authority, there := served(t, now, 9*time.Hour)
 	roots := pki.NewBundle(authority.Certificate()).Pool()
 	for _, tc := range []struct {
-		name    string
-		after   time.Duration
-		secret  *corev1.Secret
-		renewal bool
-		told    string
-		want    time.Duration
+		name     string
+		after    time.Duration
+		secret   *corev1.Secret
+		renewal  bool
+		reported string
+		want     time.Duration
 	}{
 		{"at first", 0, there, false, "", 6 * time.Hour},
 		{"later", 5 * time.Hour, there, false, "", time.Hour},
@@ -64,18 +64,18 @@ func TestPatience(t *testing.T) {
 		{"ended", 10 * time.Hour, there, false, "", 0},
 		{"due for its age", time.Hour, there, true, "", 0},
 		{"told of an obstacle", time.Hour, there, false, "NoPolicy: none", 0},
-		{"refused", 0, nil, false, "SecretRefused: quota", Round},
+		{"refused", 0, nil, false, "SecretRefused: quota", ResyncPeriod},
 		{"none", 0, nil, false, "", 0},
 	} {
-		service := asking("web", "web-tls")
-		if tc.told != "" {
-			service.Annotations[v1alpha1.AnnotationError] = tc.told
+		service := serviceRequesting("web", "web-tls")
+		if tc.reported != "" {
+			service.Annotations[v1alpha1.AnnotationError] = tc.reported
 		}
-		s := situation{
+		s := input{
 			now: now.Add(tc.after), service: service, secret: tc.secret, ca: &keyring.CA{CA: issuance.CA{Roots: roots}},
-			want: issuance.Want{Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}}, Duration: 90 * time.Hour},
+			desired: issuance.Desired{Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}}, Duration: 90 * time.Hour},
 		}
-		if got := s.patience(issuance.Plan{Renewal: tc.renewal}); got != tc.want {
+		if got := s.keyDeadline(issuance.Plan{Renewal: tc.renewal}); got != tc.want {
 			t.Errorf("%s: it waits %s, want %s", tc.name, got, tc.want)
 		}
 	}
@@ -97,7 +97,7 @@ func TestKeyOutlastsFault(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l, _, _ := testLine(t)
+			l, _, _ := newTestQueue(t)
 			made, err := pki.NewKey(quick)
 			if err != nil {
 				t.Fatal(err)
@@ -107,15 +107,15 @@ func TestKeyOutlastsFault(t *testing.T) {
 					return tc.err
 				},
 			}).Build()
-			r := &Reconciler{Live: live, Line: l, Refusals: NewRefusals()}
-			service := asking("web", "web-tls")
-			found := situation{service: service, made: made, ca: &keyring.CA{}, want: issuance.Want{
-				Target: issuance.Target{Service: service, Policy: &v1alpha1.ServingCertPolicy{}}, Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}},
+			r := &Reconciler{Live: live, KeyQueue: l, RejectionBackoff: NewRejectionBackoff()}
+			service := serviceRequesting("web", "web-tls")
+			in := input{service: service, generatedKey: made, ca: &keyring.CA{}, desired: issuance.Desired{
+				SecretRef: issuance.SecretRef{Service: service, Policy: &v1alpha1.ServingCertPolicy{}}, Leaf: pki.LeafSpec{DNSNames: []string{"web.shop.svc"}},
 			}}
-			found.want.Policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
+			in.desired.Policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
 			authority, there := served(t, time.Now(), time.Hour)
-			found.secret, found.ca.Certificate = there, authority.Certificate()
-			_, err = r.carryOut(t.Context(), found, issuance.Plan{Action: tc.action})
+			in.secret, in.ca.Certificate = there, authority.Certificate()
+			_, err = r.execute(t.Context(), in, issuance.Plan{Action: tc.action})
 			if key := l.take(named("web")); (key == made) != tc.kept {
 				t.Errorf("%v, and the key is there: %t, want %t", err, key == made, tc.kept)
 			}
@@ -141,8 +141,8 @@ func TestKeyServesOnce(t *testing.T) {
 		secret *corev1.Secret
 		used   bool
 	}{"none": {nil, true}, "another": {there, true}, "its own": {after, false}} {
-		want := issuance.Want{Target: issuance.Target{Policy: &v1alpha1.ServingCertPolicy{}}}
-		key, err := (&Reconciler{}).keyFor(t.Context(), situation{secret: tc.secret, made: made, want: want, ca: &keyring.CA{}})
+		desired := issuance.Desired{SecretRef: issuance.SecretRef{Policy: &v1alpha1.ServingCertPolicy{}}}
+		key, err := (&Reconciler{}).keyFor(t.Context(), input{secret: tc.secret, generatedKey: made, desired: desired, ca: &keyring.CA{}})
 		if err != nil || (key == made) != tc.used {
 			t.Errorf("beside the certificate of %s it is used: %t, want %t; %v", name, key == made, tc.used, err)
 		}

@@ -24,12 +24,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/injector"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/policy"
 	"github.com/servingcert/operator/controllers/internal/retry"
 	"github.com/servingcert/operator/controllers/internal/wallclock"
-	"github.com/servingcert/operator/controllers/trust"
 )
 
 // controllerName is the controller's, in logs and metrics.
@@ -39,51 +39,51 @@ const controllerName = "servingcert"
 const concurrency = 16
 
 // SetupWithManager watches Services, their Secrets, and all that decides about them.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, jumps *wallclock.Watcher) error {
-	if err := setupIndices(ctx, mgr, r.View.Rules); err != nil {
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, clockWatcher *wallclock.Watcher) error {
+	if err := setupIndices(ctx, mgr, r.View.Resolver); err != nil {
 		return err
 	}
-	all := r.allBehindOthers()
-	r.Line = newLine(runtime.GOMAXPROCS(0), pki.NewKey, debug.SetGCPercent)
-	return errors.Join(r.Line.SetupWithManager(mgr), ctrl.NewControllerManagedBy(mgr).
+	all := r.allAtLowPriority()
+	r.KeyQueue = newKeyQueue(runtime.GOMAXPROCS(0), pki.NewKey, debug.SetGCPercent)
+	return errors.Join(r.KeyQueue.SetupWithManager(mgr), ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName).
-		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged(), r.notReported())).
-		WatchesRawSource(source.Func(r.nowAndThen)).
-		WatchesRawSource(jumps.Source(r.addBehindOthers)).
-		WatchesRawSource(source.Func(r.Line.wakes)).
-		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.rivalsOfService), builder.WithPredicates(notAtFirst(), r.wishChanged())).
-		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret), builder.WithPredicates(notAtFirst())).
-		WatchesRawSource(source.Kind[client.Object](secrets, trust.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword), notAtFirst())).
-		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(notAtFirst(), predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(notAtFirst(), keyring.Changed())).
+		For(&corev1.Service{}, builder.WithPredicates(ServiceChanged(), r.ignoreOwnReports())).
+		WatchesRawSource(source.Func(r.resyncPeriodically)).
+		WatchesRawSource(clockWatcher.Source(r.enqueueAllAtLowPriority)).
+		WatchesRawSource(source.Func(r.KeyQueue.bindReconcileQueue)).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.competitorsOfService), builder.WithPredicates(skipInitialList(), r.claimChanged())).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.servicesOfSecret), builder.WithPredicates(skipInitialList())).
+		WatchesRawSource(source.Kind[client.Object](secrets, injector.Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(r.servicesOfPassword), skipInitialList())).
+		Watches(&v1alpha1.ServingCertPolicy{}, all, builder.WithPredicates(skipInitialList(), predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ServiceCA{}, all, builder.WithPredicates(skipInitialList(), keyring.Changed())).
 		Watches(NamespaceMetadata(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, namespace client.Object) []reconcile.Request {
 			return r.services(ctx, client.InNamespace(namespace.GetName()))
-		}), builder.WithPredicates(notAtFirst(), predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
+		}), builder.WithPredicates(skipInitialList(), predicate.LabelChangedPredicate{}), builder.OnlyMetadata).
 		WithOptions(retry.Options(concurrency)).
-		Complete(retry.Quietly(retry.Fairly(concurrency, r))))
+		Complete(retry.WithQuietConflicts(retry.LimitSlowNamespaces(concurrency, r))))
 }
 
-// notAtFirst passes over what is there when the manager starts: every Service is then looked at once, for its own sake.
-func notAtFirst() predicate.Predicate {
+// skipInitialList passes over what is there when the manager starts: every Service is then looked at once, for its own sake.
+func skipInitialList() predicate.Predicate {
 	return predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
 }
 
-// allBehindOthers asks for every Service, behind those of which somebody waits for one.
-func (r *Reconciler) allBehindOthers() handler.EventHandler {
+// allAtLowPriority asks for every Service, behind those of which somebody waits for one.
+func (r *Reconciler) allAtLowPriority() handler.EventHandler {
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			r.addBehindOthers(ctx, q)
+			r.enqueueAllAtLowPriority(ctx, q)
 		},
 		UpdateFunc: func(ctx context.Context, _ event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			r.addBehindOthers(ctx, q)
+			r.enqueueAllAtLowPriority(ctx, q)
 		},
 		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			r.addBehindOthers(ctx, q)
+			r.enqueueAllAtLowPriority(ctx, q)
 		},
 	}
 }
 
-func (r *Reconciler) addBehindOthers(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+func (r *Reconciler) enqueueAllAtLowPriority(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 	if queue, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
 		queue.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, r.services(ctx)...)
 	}
@@ -105,37 +105,37 @@ func sameSpec(a, b *corev1.Service) bool {
 	return a.Spec.ClusterIP == b.Spec.ClusterIP && a.Spec.Type == b.Spec.Type
 }
 
-// notReported ignores the annotations by which we report on a Service.
-func (r *Reconciler) notReported() predicate.Predicate {
+// ignoreOwnReports ignores the annotations by which we report on a Service.
+func (r *Reconciler) ignoreOwnReports() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
 		after, _ := e.ObjectNew.(*corev1.Service)
-		return before == nil || after == nil || !sameSpec(before, after) || !r.reports.Observed(before, after)
+		return before == nil || after == nil || !sameSpec(before, after) || !r.ownAnnotations.Observed(before, after)
 	}}
 }
 
-// wishChanged passes over the changes of a Service that are nothing to others that want the same Secret: what it is told, too, or each of ten
+// claimChanged passes over the changes of a Service that are nothing to others that want the same Secret: what it is told, too, or each of ten
 // thousand that want one would be looked at again for each that is told so.
-func (r *Reconciler) wishChanged() predicate.Predicate {
+func (r *Reconciler) claimChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
 		after, _ := e.ObjectNew.(*corev1.Service)
 		if before == nil || after == nil {
 			return true
 		}
-		asked, wished := r.View.Rules.Request(before)
-		asks, wishes := r.View.Rules.Request(after)
-		return before.UID != after.UID || !before.DeletionTimestamp.Equal(after.DeletionTimestamp) || asked != asks || wished != wishes ||
+		familyBefore, nameBefore := r.View.Resolver.RequestedSecret(before)
+		familyAfter, nameAfter := r.View.Resolver.RequestedSecret(after)
+		return before.UID != after.UID || !before.DeletionTimestamp.Equal(after.DeletionTimestamp) || familyBefore != familyAfter || nameBefore != nameAfter ||
 			before.Spec.Type != after.Spec.Type || !maps.Equal(before.Labels, after.Labels)
 	}}
 }
 
-// nowAndThen asks for every Service each Round: so a renewal that lies far ahead comes near. The first round is the start.
-func (r *Reconciler) nowAndThen(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+// resyncPeriodically asks for every Service each Round: so a renewal that lies far ahead comes near. The first round is the start.
+func (r *Reconciler) resyncPeriodically(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	go func() {
 		// An error means that the controller ends.
-		_ = wait.PollUntilContextCancel(ctx, Round, false, func(ctx context.Context) (bool, error) {
-			r.addBehindOthers(ctx, queue)
+		_ = wait.PollUntilContextCancel(ctx, ResyncPeriod, false, func(ctx context.Context) (bool, error) {
+			r.enqueueAllAtLowPriority(ctx, queue)
 			return false, nil
 		})
 	}()
@@ -162,11 +162,11 @@ func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object)
 		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
 	}
 	requests := r.requests(ctx, policies, secret.GetNamespace(), secret.GetName())
-	made := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService]}}
-	if r.Expected.met(secret) {
-		return slices.DeleteFunc(requests, func(request reconcile.Request) bool { return request == made })
+	owner := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelService]}}
+	if r.Expectations.observed(secret) {
+		return slices.DeleteFunc(requests, func(request reconcile.Request) bool { return request == owner })
 	}
-	return append(requests, made)
+	return append(requests, owner)
 }
 
 // servicesOfPassword are the Services whose keystores have their password in a Secret.
@@ -174,10 +174,10 @@ func (r *Reconciler) servicesOfPassword(ctx context.Context, secret client.Objec
 	return r.services(ctx, client.InNamespace(secret.GetNamespace()), client.MatchingFields{indexPassword: secret.GetName()})
 }
 
-// rivalsOfService returns requests for the other Services that may want the same Secret as this one. The
+// competitorsOfService returns requests for the other Services that may want the same Secret as this one. The
 // Service itself is not among them: its own watch reconciles it, and events come to the two at different
 // times, so that it would be reconciled twice, and what was refused retried at once.
-func (r *Reconciler) rivalsOfService(ctx context.Context, object client.Object) []reconcile.Request {
+func (r *Reconciler) competitorsOfService(ctx context.Context, object client.Object) []reconcile.Request {
 	service, ok := object.(*corev1.Service)
 	if !ok {
 		return nil
@@ -187,7 +187,7 @@ func (r *Reconciler) rivalsOfService(ctx context.Context, object client.Object) 
 		ctrl.LoggerFrom(ctx).Error(err, "list the policies")
 	}
 	var requests []reconcile.Request
-	if _, name := r.View.Rules.Request(service); name != "" {
+	if _, name := r.View.Resolver.RequestedSecret(service); name != "" {
 		requests = r.requests(ctx, policies, service.Namespace, name)
 	}
 	for _, suffix := range policies.Suffixes() {

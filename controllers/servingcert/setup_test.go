@@ -11,8 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
-// Who wants the same Secret is looked at again when somebody else's wish for it changes, and not when that one is told of an obstacle.
-func TestWishChanged(t *testing.T) {
+// Who wants the same Secret is looked at again when somebody else's wish for it changes, and not when that one is told of a problem.
+func TestClaimChanged(t *testing.T) {
 	t.Parallel()
 	r := &Reconciler{}
 	for name, tc := range map[string]struct {
@@ -34,7 +34,7 @@ func TestWishChanged(t *testing.T) {
 			before := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationSecretName: "tls"}}}
 			after := before.DeepCopy()
 			tc.change(after)
-			if got := r.wishChanged().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}); got != tc.want {
+			if got := r.claimChanged().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}); got != tc.want {
 				t.Errorf("others are looked at: %t, want %t", got, tc.want)
 			}
 		})
@@ -42,11 +42,11 @@ func TestWishChanged(t *testing.T) {
 }
 
 // A change of a Service has the others reconciled that may want its Secret, and not the Service itself, which its own watch reconciles.
-func TestRivalsOfService(t *testing.T) {
+func TestCompetitorsOfService(t *testing.T) {
 	t.Parallel()
-	web := asking("web", "web-tls")
-	r := &Reconciler{View: View{Sets: &policy.Sets{}, Reader: reading(t, web, asking("rival", "web-tls"), asking("other", "other-tls"))}}
-	if got := r.rivalsOfService(t.Context(), web); len(got) != 1 || got[0].Name != "rival" {
+	web := serviceRequesting("web", "web-tls")
+	r := &Reconciler{View: View{PolicySets: &policy.SetCache{}, Reader: reading(t, web, serviceRequesting("rival", "web-tls"), serviceRequesting("other", "other-tls"))}}
+	if got := r.competitorsOfService(t.Context(), web); len(got) != 1 || got[0].Name != "rival" {
 		t.Errorf("reconciled are %v, want the rival", got)
 	}
 }

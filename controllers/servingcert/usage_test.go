@@ -34,10 +34,10 @@ func (p *pods) List(_ context.Context, into client.ObjectList, options ...client
 	if p.err != nil {
 		return p.err
 	}
-	asked := (&client.ListOptions{}).ApplyOptions(options)
-	from, _ := strconv.Atoi(asked.Continue)
-	all := p.by[asked.Namespace]
-	to := min(len(all), from+int(asked.Limit))
+	listOptions := (&client.ListOptions{}).ApplyOptions(options)
+	from, _ := strconv.Atoi(listOptions.Continue)
+	all := p.by[listOptions.Namespace]
+	to := min(len(all), from+int(listOptions.Limit))
 	*list = corev1.PodList{Items: all[from:to]}
 	if to < len(all) {
 		list.Continue = strconv.Itoa(to)
@@ -51,14 +51,14 @@ func podWith(secret string, phase corev1.PodPhase) corev1.Pod {
 	}}}
 }
 
-func newUsage(by map[string][]corev1.Pod) (*Usage, *pods, *clocktesting.FakePassiveClock) {
+func newUsage(by map[string][]corev1.Pod) (*SecretUsage, *pods, *clocktesting.FakePassiveClock) {
 	reader, passive := &pods{by: by}, clocktesting.NewFakePassiveClock(now)
-	return &Usage{Live: reader, Clock: passive}, reader, passive
+	return &SecretUsage{Live: reader, Clock: passive}, reader, passive
 }
 
-func expect(t *testing.T, usage *Usage, namespace, name string, want bool) {
+func expect(t *testing.T, usage *SecretUsage, namespace, name string, want bool) {
 	t.Helper()
-	got, err := usage.uses(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
+	got, err := usage.isUsed(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
 	if err != nil || got != want {
 		t.Errorf("Secret %s/%s is in use: %t %v, want %t", namespace, name, got, err, want)
 	}
@@ -105,13 +105,13 @@ func TestUsageInTurns(t *testing.T) {
 	}
 	passive.SetTime(now.Add(time.Minute))
 	expect(t, usage, "bank", "tls", false)
-	if len(usage.read) != 1 {
-		t.Errorf("%d namespaces are remembered, want 1", len(usage.read))
+	if len(usage.namespaces) != 1 {
+		t.Errorf("%d namespaces are remembered, want 1", len(usage.namespaces))
 	}
 }
 
 // An answer serves for one namespace and for a moment.
-func TestUsageIsReadAnew(t *testing.T) {
+func TestUsageExpires(t *testing.T) {
 	t.Parallel()
 	usage, reader, passive := newUsage(map[string][]corev1.Pod{"shop": {podWith("tls", corev1.PodRunning)}, "bank": nil})
 	expect(t, usage, "shop", "tls", true)
@@ -129,13 +129,13 @@ func TestUsageIsReadAnew(t *testing.T) {
 }
 
 // While the pods cannot be read, nothing is said to be unused, and what was known before is not taken for what is.
-func TestUsageIsNotKnown(t *testing.T) {
+func TestUsageUnknown(t *testing.T) {
 	t.Parallel()
 	usage, reader, passive := newUsage(map[string][]corev1.Pod{"shop": {podWith("tls", corev1.PodRunning)}})
 	expect(t, usage, "shop", "other", false)
 	reader.err = errors.New("away")
 	passive.SetTime(now.Add(time.Minute))
-	if _, err := usage.uses(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "other"}}); err == nil {
+	if _, err := usage.isUsed(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "other"}}); err == nil {
 		t.Error("an old answer was given")
 	}
 	reader.err = nil

@@ -18,15 +18,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/servingcert/operator/api/v1alpha1"
+	"github.com/servingcert/operator/controllers/internal/conflict"
 	"github.com/servingcert/operator/controllers/internal/issuance"
-	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
 // The indices of the caches.
 const (
-	// indexAsked indexes Services by the Secret that they ask for, where its name does not begin with theirs: those are found by that.
-	indexAsked = "servingcert.asked"
+	// indexSecretName indexes Services by the Secret that they ask for, where its name does not begin with theirs: those are found by that.
+	indexSecretName = "servingcert.asked"
 	// indexPassword indexes Services by the Secret with the password of their keystore.
 	indexPassword = "servingcert.password"
 	// indexService indexes Secrets by the Service that they were made for.
@@ -37,11 +37,11 @@ const (
 // client does: what it reads is about others. What it returns of lists is the caches' own, and not to be changed.
 type View struct {
 	client.Reader
-	Rules issuance.Rules
-	Sets  *policy.Sets
-	// Pace is that of the Services; Clock tells the time by it.
-	Pace  *pace.Pace
-	Clock clock.PassiveClock
+	Resolver   issuance.Resolver
+	PolicySets *policy.SetCache
+	// Conflicts is that of the Services; Clock tells the time by it.
+	Conflicts *conflict.Tracker
+	Clock     clock.PassiveClock
 }
 
 // Policies are all ServingCertPolicies.
@@ -50,7 +50,7 @@ func (v View) Policies(ctx context.Context) (policy.Set, error) {
 	if err := v.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return policy.Set{}, err
 	}
-	return v.Sets.Of(list.Items), nil
+	return v.PolicySets.Get(list.Items), nil
 }
 
 // Namespace is the metadata of a namespace.
@@ -66,52 +66,52 @@ func NamespaceMetadata() *metav1.PartialObjectMetadata {
 	return namespace
 }
 
-// rivals are the other Services of the namespace that want the same Secret, or ask for it although no policy serves them now.
-func (v View) rivals(ctx context.Context, want issuance.Want, policies policy.Set, namespace labels.Set) ([]*corev1.Service, error) {
-	candidates, err := v.candidates(ctx, policies, want.Service.Namespace, want.SecretName)
+// competitors are the other Services of the namespace that want the same Secret, or ask for it although no policy serves them now.
+func (v View) competitors(ctx context.Context, desired issuance.Desired, policies policy.Set, namespace labels.Set) ([]*corev1.Service, error) {
+	candidates, err := v.candidates(ctx, policies, desired.Service.Namespace, desired.SecretName)
 	return slices.DeleteFunc(candidates, func(other *corev1.Service) bool {
-		if other.Name == want.Service.Name || !other.DeletionTimestamp.IsZero() {
+		if other.Name == desired.Service.Name || !other.DeletionTimestamp.IsZero() {
 			return true
 		}
-		if _, asked := v.Rules.Request(other); asked == want.SecretName {
+		if _, requested := v.Resolver.RequestedSecret(other); requested == desired.SecretName {
 			return false
 		}
 		ruling, _ := policies.For(namespace, other.Labels)
-		theirs, wanted := v.Rules.Target(other, ruling)
-		return !wanted || theirs.SecretName != want.SecretName
+		otherRef, wanted := v.Resolver.SecretRef(other, ruling)
+		return !wanted || otherRef.SecretName != desired.SecretName
 	}), err
 }
 
 // candidates are the Services of a namespace that may want the Secret of this name: they ask for it, or a policy that serves
 // every Service would call theirs so. Most ask for a Secret that begins with their name.
 func (v View) candidates(ctx context.Context, policies policy.Set, namespace, secretName string) ([]*corev1.Service, error) {
-	var asking corev1.ServiceList
-	err := v.List(ctx, &asking, client.InNamespace(namespace), client.MatchingFields{indexAsked: secretName}, client.UnsafeDisableDeepCopy)
+	var requesting corev1.ServiceList
+	err := v.List(ctx, &requesting, client.InNamespace(namespace), client.MatchingFields{indexSecretName: secretName}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, err
 	}
-	var found []*corev1.Service
-	for i := range asking.Items {
-		found = append(found, &asking.Items[i])
+	var candidates []*corev1.Service
+	for i := range requesting.Items {
+		candidates = append(candidates, &requesting.Items[i])
 	}
-	for name, calls := range namesWithin(secretName, policies.Suffixes()) {
+	for name, bySuffix := range serviceNamesIn(secretName, policies.Suffixes()) {
 		service, err := v.service(ctx, namespace, name)
 		if err != nil {
 			return nil, err
 		}
-		if service == nil || asksOtherwise(v.Rules, service) == secretName {
+		if service == nil || requestedWithOtherPrefix(v.Resolver, service) == secretName {
 			continue
 		}
-		if _, asked := v.Rules.Request(service); calls || asked == secretName {
-			found = append(found, service)
+		if _, requested := v.Resolver.RequestedSecret(service); bySuffix || requested == secretName {
+			candidates = append(candidates, service)
 		}
 	}
-	return found, nil
+	return candidates, nil
 }
 
-// namesWithin are those of Services that a Secret's name begins with, up to a hyphen, and whether a policy with such a suffix calls theirs so. What a
+// serviceNamesIn are those of Services that a Secret's name begins with, up to a hyphen, and whether a policy with such a suffix calls theirs so. What a
 // tenant asks for may be longer than any name, and all hyphens.
-func namesWithin(secretName string, suffixes []string) map[string]bool {
+func serviceNamesIn(secretName string, suffixes []string) map[string]bool {
 	names := map[string]bool{}
 	for i := 1; i <= min(len(secretName)-1, validation.DNS1123LabelMaxLength); i++ {
 		if secretName[i] == '-' {
@@ -119,7 +119,7 @@ func namesWithin(secretName string, suffixes []string) map[string]bool {
 		}
 	}
 	for _, suffix := range suffixes {
-		if name, ends := strings.CutSuffix(secretName, suffix); ends {
+		if name, ok := strings.CutSuffix(secretName, suffix); ok {
 			names[name] = true
 		}
 	}
@@ -135,9 +135,9 @@ func (v View) service(ctx context.Context, namespace, name string) (*corev1.Serv
 	return &service, nil
 }
 
-// asksOtherwise is the Secret that a Service asks for; empty where its name is that of the Service, a hyphen, and more.
-func asksOtherwise(rules issuance.Rules, service *corev1.Service) string {
-	_, name := rules.Request(service)
+// requestedWithOtherPrefix is the Secret that a Service asks for; empty where its name is that of the Service, a hyphen, and more.
+func requestedWithOtherPrefix(resolver issuance.Resolver, service *corev1.Service) string {
+	_, name := resolver.RequestedSecret(service)
 	if strings.HasPrefix(name, service.Name+"-") {
 		return ""
 	}
@@ -148,11 +148,11 @@ func asksOtherwise(rules issuance.Rules, service *corev1.Service) string {
 type Claim struct {
 	// Wanted: a policy wants it.
 	Wanted bool
-	// InVain: nothing new will come into it, for the Service is told of an obstacle or would not be, somebody keeps undoing our writes, or it
+	// Unresolvable: nothing new will come into it, for the Service is told of a problem or would not be, somebody keeps undoing our writes, or it
 	// goes away, or moves to another CA. Nobody waits for it.
-	InVain bool
+	Unresolvable bool
 	// Failure is why the requests about the Service fail; nil while they do not.
-	Failure *issuance.Obstacle
+	Failure *issuance.Problem
 	// IncludesBundle: it carries the trust bundle, too.
 	IncludesBundle bool
 }
@@ -167,7 +167,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 	return func(secret *corev1.Secret) Claim {
 		var service corev1.Service
 		key := client.ObjectKey{Namespace: secret.Namespace, Name: secret.Labels[v1alpha1.LabelService]}
-		if v.Get(ctx, key, &service, client.UnsafeDisableDeepCopy) != nil || !issuance.HasOwner(secret, &service) {
+		if v.Get(ctx, key, &service, client.UnsafeDisableDeepCopy) != nil || !issuance.IsOwnedBy(secret, &service) {
 			return Claim{}
 		}
 		namespace, err := v.Namespace(ctx, secret.Namespace)
@@ -175,17 +175,17 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 			return Claim{}
 		}
 		ruling, _ := policies.For(namespace.Labels, service.Labels)
-		target, wanted := v.Rules.Target(&service, ruling)
+		target, wanted := v.Resolver.SecretRef(&service, ruling)
 		if !wanted || target.SecretName != secret.Name {
 			return Claim{}
 		}
-		problem, told := service.Annotations[v1alpha1.AnnotationError]
+		problem, reported := service.Annotations[v1alpha1.AnnotationError]
 		// Requests that fail are waited for within a bound.
-		told = told && issuance.ParseObstacle(problem).Reason != issuance.ReasonRequestFailed
-		going := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
-		moves := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
+		reported = reported && issuance.ParseProblem(problem).Reason != issuance.ReasonRequestFailed
+		deleting := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
+		changesCA := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
 		return Claim{
-			Wanted: true, InVain: told || going || moves || v.Pace.Hopeless(key, now), Failure: v.Pace.Failing(key, now),
+			Wanted: true, Unresolvable: reported || deleting || changesCA || v.Conflicts.Unresolvable(key, now), Failure: v.Conflicts.Failure(key, now),
 			IncludesBundle: target.CarriesBundle(secret),
 		}
 	}, nil
@@ -198,11 +198,11 @@ func (v View) secretsOf(ctx context.Context, service *corev1.Service) ([]corev1.
 	return list.Items, err
 }
 
-func setupIndices(ctx context.Context, mgr ctrl.Manager, rules issuance.Rules) error {
+func setupIndices(ctx context.Context, mgr ctrl.Manager, resolver issuance.Resolver) error {
 	return errors.Join(
-		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexAsked, func(object client.Object) string {
+		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexSecretName, func(object client.Object) string {
 			service, _ := object.(*corev1.Service)
-			return asksOtherwise(rules, service)
+			return requestedWithOtherPrefix(resolver, service)
 		}),
 		indexInNamespace(ctx, mgr.GetCache(), &corev1.Service{}, indexPassword, func(object client.Object) string {
 			secret, _ := issuance.SplitPassword(object.GetAnnotations()[v1alpha1.AnnotationKeystorePassword])
@@ -226,8 +226,8 @@ func indexInNamespace(ctx context.Context, c cache.Cache, object client.Object, 
 		if !ok {
 			return nil, fmt.Errorf("%T is no object", object)
 		}
-		if found := value(indexed); found != "" {
-			return []string{indexed.GetNamespace() + "/" + found}, nil
+		if indexValue := value(indexed); indexValue != "" {
+			return []string{indexed.GetNamespace() + "/" + indexValue}, nil
 		}
 		return nil, nil
 	}})

@@ -32,18 +32,18 @@ func TestCandidates(t *testing.T) {
 		var want []string
 		for _, service := range rapid.SliceOfNDistinct(name, 0, 8, rapid.ID).Draw(t, "Services") {
 			object := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: service}}
-			asked := rapid.OneOf(name, rapid.Just(wanted), rapid.Just(service+"-b"), rapid.Just("")).Draw(t, "asks for")
-			if asked != "" {
-				object.Annotations = map[string]string{v1alpha1.AnnotationSecretName: asked}
+			requested := rapid.OneOf(name, rapid.Just(wanted), rapid.Just(service+"-b"), rapid.Just("")).Draw(t, "asks for")
+			if requested != "" {
+				object.Annotations = map[string]string{v1alpha1.AnnotationSecretName: requested}
 			}
-			if asked == wanted || slices.ContainsFunc(policies.Suffixes(), func(suffix string) bool { return service+suffix == wanted }) {
+			if requested == wanted || slices.ContainsFunc(policies.Suffixes(), func(suffix string) bool { return service+suffix == wanted }) {
 				want = append(want, service)
 			}
 			all = append(all, object)
 		}
-		view := View{Reader: fake.NewClientBuilder().WithObjects(all...).WithIndex(&corev1.Service{}, indexAsked, func(object client.Object) []string {
+		view := View{Reader: fake.NewClientBuilder().WithObjects(all...).WithIndex(&corev1.Service{}, indexSecretName, func(object client.Object) []string {
 			service, _ := object.(*corev1.Service)
-			return []string{asksOtherwise(issuance.Rules{}, service)}
+			return []string{requestedWithOtherPrefix(issuance.Resolver{}, service)}
 		}).Build()}
 		found, err := view.candidates(t.Context(), policies, "shop", wanted)
 		if err != nil {
@@ -62,14 +62,14 @@ func TestCandidates(t *testing.T) {
 }
 
 // However long a name is that a tenant asks for, few Services are looked up.
-func TestNamesWithinAreFew(t *testing.T) {
+func TestServiceNamesInAreBounded(t *testing.T) {
 	t.Parallel()
 	longest := strings.Repeat("w", 63)
-	for asked, want := range map[string]int{
+	for requested, want := range map[string]int{
 		strings.Repeat("-", 4096): 63, strings.Repeat("w-", 2048): 32, longest + "-tls": 1, "w" + longest + "-tls": 0, "-": 0, "": 0, "-tls": 0,
 	} {
-		if got := len(namesWithin(asked, nil)); got != want {
-			t.Errorf("%d names are looked up for %.20q, of %d bytes, want %d", got, asked, len(asked), want)
+		if got := len(serviceNamesIn(requested, nil)); got != want {
+			t.Errorf("%d names are looked up for %.20q, of %d bytes, want %d", got, requested, len(requested), want)
 		}
 	}
 }

@@ -25,7 +25,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 	ac "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
-	"github.com/servingcert/operator/controllers/internal/gather"
+	"github.com/servingcert/operator/controllers/internal/debounce"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
 	"github.com/servingcert/operator/controllers/internal/policy"
@@ -35,8 +35,8 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// everyPolicy is the one request: every Service is looked at once, for all policies together.
-var everyPolicy = reconcile.Request{NamespacedName: types.NamespacedName{Name: "policies"}}
+// allPolicies is the one request: every Service is looked at once, for all policies together.
+var allPolicies = reconcile.Request{NamespacedName: types.NamespacedName{Name: "policies"}}
 
 // Reconciler reports on the policies.
 type Reconciler struct {
@@ -45,43 +45,43 @@ type Reconciler struct {
 	View     servingcert.View
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
-	// News are told when the policies are reported on.
-	News  *servingcert.News
-	Clock clock.PassiveClock
+	// Events are told when the policies are reported on.
+	Events *servingcert.EventAggregator
+	Clock  clock.PassiveClock
 	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
 	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
 	RestartsChanged <-chan event.GenericEvent
 	// FailuresChanged announces that the requests about some Service fail, or no longer do.
 	FailuresChanged <-chan event.GenericEvent
 
-	// changes gather before the policies are reported on: status writes are bounded by time, not by Services.
-	changes gather.Changes
-	// memories are what the last count found out, by policy.
-	memories map[string]memory
-	// unwritten are the policies whose status cannot be written.
-	unwritten unwritten
+	// debouncer gather before the policies are reported on: status writes are bounded by time, not by Services.
+	debouncer debounce.Debouncer
+	// caches are what the last count found out, by policy.
+	caches map[string]planCache
+	// statusFailures are the policies whose status cannot be written.
+	statusFailures statusFailures
 }
 
 // SetupWithManager watches everything that a policy reports on.
-func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, jumps *wallclock.Watcher) error {
-	later := r.changes.Handler(gather.Always(everyPolicy))
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) error {
+	debounced := r.debouncer.Handler(debounce.ConstantRequest(allPolicies))
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("servingcertpolicy").
-		Watches(&v1alpha1.ServingCertPolicy{}, later).
-		Watches(&v1alpha1.ServiceCA{}, later).
-		Watches(&corev1.Service{}, later, builder.WithPredicates(servingcert.ServiceChanged())).
-		Watches(&corev1.Secret{}, later).
-		Watches(servingcert.NamespaceMetadata(), later).
-		WatchesRawSource(source.Channel(r.RestartsChanged, later)).
-		WatchesRawSource(source.Channel(r.FailuresChanged, later)).
-		WatchesRawSource(jumps.Source(wallclock.Requests(everyPolicy))).
+		Watches(&v1alpha1.ServingCertPolicy{}, debounced).
+		Watches(&v1alpha1.ServiceCA{}, debounced).
+		Watches(&corev1.Service{}, debounced, builder.WithPredicates(servingcert.ServiceChanged())).
+		Watches(&corev1.Secret{}, debounced).
+		Watches(servingcert.NamespaceMetadata(), debounced).
+		WatchesRawSource(source.Channel(r.RestartsChanged, debounced)).
+		WatchesRawSource(source.Channel(r.FailuresChanged, debounced)).
+		WatchesRawSource(clockWatcher.Source(wallclock.Requests(allPolicies))).
 		WithOptions(retry.Options(1)).
-		Complete(retry.Quietly(r))
+		Complete(retry.WithQuietConflicts(r))
 }
 
 // Reconcile reports on every policy.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
-	begin := r.Clock.Now()
+	start := r.Clock.Now()
 	var list v1alpha1.ServingCertPolicyList
 	if err := r.Client.List(ctx, &list); err != nil {
 		return ctrl.Result{}, err
@@ -91,12 +91,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	r.News.Flush(list.Items)
-	soonest, err := r.reportAll(ctx, now, list.Items, tallies)
-	r.changes.Counted(r.Clock.Since(begin))
+	r.Events.Flush(list.Items)
+	earliestExpiry, err := r.reportAll(ctx, now, list.Items, tallies)
+	r.debouncer.RecordDuration(r.Clock.Since(start))
 	result := ctrl.Result{}
-	if !soonest.IsZero() {
-		result.RequeueAfter = soonest.Sub(now)
+	if !earliestExpiry.IsZero() {
+		result.RequeueAfter = earliestExpiry.Sub(now)
 	}
 	return result, err
 }
@@ -104,42 +104,42 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 // reportAll writes the statuses, those last that could not be written before, and returns when the next look is due.
 func (r *Reconciler) reportAll(
 	ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy, tallies map[string]*tally,
-) (soonest time.Time, err error) {
-	r.unwritten.keepOnly(policies)
+) (earliestExpiry time.Time, err error) {
+	r.statusFailures.keepOnly(policies)
 	slices.SortStableFunc(policies, func(a, b v1alpha1.ServingCertPolicy) int {
-		return r.unwritten.next(&a).Compare(r.unwritten.next(&b))
+		return r.statusFailures.nextRetry(&a).Compare(r.statusFailures.nextRetry(&b))
 	})
 	var failed []error
 	for i := range policies {
 		p := &policies[i]
-		soonest = earliest(soonest, tallies[p.Name].earliestExpiry)
-		if next := r.unwritten.next(p); now.Before(next) {
-			soonest = earliest(soonest, next)
+		earliestExpiry = earliest(earliestExpiry, tallies[p.Name].earliestExpiry)
+		if next := r.statusFailures.nextRetry(p); now.Before(next) {
+			earliestExpiry = earliest(earliestExpiry, next)
 			continue
 		}
 		if err := r.report(ctx, now, p, tallies[p.Name]); err != nil {
 			failed = append(failed, fmt.Errorf("policy %s: %w", p.Name, err))
-			if failure := r.unwritten.failed(r.Clock.Now(), p, err); failure != nil {
+			if failure := r.statusFailures.record(r.Clock.Now(), p, err); failure != nil {
 				r.Recorder.Eventf(p, nil, corev1.EventTypeWarning, failure.Reason, "Report", "%s", failure.Message)
 			}
 			continue
 		}
-		r.unwritten.written(p)
+		r.statusFailures.clear(p)
 	}
-	return soonest, errors.Join(failed...)
+	return earliestExpiry, errors.Join(failed...)
 }
 
-func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.ServingCertPolicy, counted *tally) error {
+func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.ServingCertPolicy, counts *tally) error {
 	ca := &v1alpha1.ServiceCA{}
 	if err := r.View.Get(ctx, client.ObjectKey{Name: p.Spec.ServiceCAName}, ca); client.IgnoreNotFound(err) != nil {
 		return err
 	} else if err != nil {
 		ca = nil
 	}
-	if report, known := r.Restarts(p); known {
-		counted.restarts = &report
+	if report, ok := r.Restarts(p); ok {
+		counts.restarts = &report
 	}
-	status := counted.status(now, p, ca)
+	status := counts.status(now, p, ca)
 	if err := apply.Status(ctx, r.Client, apply.Policy, p.Status, status, ac.ServingCertPolicy(p.Name)); err != nil {
 		return apply.IgnoreGone(err)
 	}
@@ -187,35 +187,35 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 			continue
 		}
 		// It may not be possible to say so on the Service.
-		plan.Obstacle = cmp.Or(r.View.Pace.Failing(client.ObjectKeyFromObject(service), now), plan.Obstacle)
+		plan.Problem = cmp.Or(r.View.Conflicts.Failure(client.ObjectKeyFromObject(service), now), plan.Problem)
 		tallies[ruling.Name].conflict(tied...)
 		for _, other := range tied {
 			tallies[other.Name].conflict(ruling)
 		}
 		tallies[ruling.Name].add(now, service, plan)
 	}
-	r.memories = map[string]memory{}
-	for name, by := range signers {
-		r.memories[name] = by.after
+	r.caches = map[string]planCache{}
+	for name, signer := range signers {
+		r.caches[name] = signer.next
 	}
 	return tallies, nil
 }
 
 // signers are those of the policies.
-func (r *Reconciler) signers(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]signer, error) {
-	signers := map[string]signer{}
+func (r *Reconciler) signers(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]policySigner, error) {
+	signers := map[string]policySigner{}
 	for i := range policies {
 		p := &policies[i]
-		ca, obstacle, err := r.Keyring.Find(ctx, r.View, p.Spec.ServiceCAName)
+		ca, problem, err := r.Keyring.Find(ctx, r.View, p.Spec.ServiceCAName)
 		if err != nil {
 			return nil, err
 		}
-		before := r.memories[p.Name]
-		by := signer{ca: ca, obstacle: obstacle, after: newMemory(now, p, ca, len(before.kept))}
-		if by.after.holds(before) {
-			by.before = before
+		previous := r.caches[p.Name]
+		signer := policySigner{ca: ca, problem: problem, next: newPlanCache(now, p, ca, len(previous.plans))}
+		if signer.next.isValidAfter(previous) {
+			signer.previous = previous
 		}
-		signers[p.Name] = by
+		signers[p.Name] = signer
 	}
 	return signers, nil
 }
@@ -226,50 +226,50 @@ func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, err
 	if err := r.View.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
 	}
-	found := map[string]labels.Set{}
+	namespaces := map[string]labels.Set{}
 	for _, namespace := range list.Items {
-		found[namespace.Name] = namespace.Labels
+		namespaces[namespace.Name] = namespace.Labels
 	}
-	return found, nil
+	return namespaces, nil
 }
 
-// signer is the CA of a policy, or what stands in its way, and what is remembered from the last count, and for the next.
-type signer struct {
-	ca            *keyring.CA
-	obstacle      *issuance.Obstacle
-	before, after memory
+// policySigner is the CA of a policy, or what stands in its way, and what is remembered from the last count, and for the next.
+type policySigner struct {
+	ca             *keyring.CA
+	problem        *issuance.Problem
+	previous, next planCache
 }
 
 // plan is what is to be done for a Service, if it wants a certificate. Who else wants its Secret is not asked here: whoever was in the way is
 // told of on the Service.
-func (r *Reconciler) plan(ctx context.Context, now time.Time, service *corev1.Service, ruling *v1alpha1.ServingCertPolicy, by signer) (issuance.Plan, bool, error) {
-	if name, known := by.before.secretOf(service); known {
+func (r *Reconciler) plan(ctx context.Context, now time.Time, service *corev1.Service, ruling *v1alpha1.ServingCertPolicy, signer policySigner) (issuance.Plan, bool, error) {
+	if name, ok := signer.previous.secretOf(service); ok {
 		secret, err := r.secret(ctx, service.Namespace, name)
 		if err != nil {
 			return issuance.Plan{}, false, err
 		}
-		if plan, same := by.before.recall(now, service, secret); same {
-			by.after.note(plan, secret)
+		if plan, same := signer.previous.lookUp(now, service, secret); same {
+			signer.next.store(plan, secret)
 			return plan, true, nil
 		}
 	}
-	want, wanted := r.View.Rules.Want(service, ruling)
+	desired, wanted := r.View.Resolver.Desired(service, ruling)
 	if !wanted {
 		return issuance.Plan{}, false, nil
 	}
-	secret, err := r.secret(ctx, service.Namespace, want.SecretName)
+	secret, err := r.secret(ctx, service.Namespace, desired.SecretName)
 	if err != nil {
 		return issuance.Plan{}, false, err
 	}
-	if by.ca == nil {
+	if signer.ca == nil {
 		// As on the Service itself: whoever has a certificate is served, though its CA is away.
-		if end := issuance.End(secret); now.Before(end) {
-			return issuance.Plan{Want: want, NotAfter: end}, true, nil
+		if notAfter := issuance.NotAfter(secret); now.Before(notAfter) {
+			return issuance.Plan{Desired: desired, NotAfter: notAfter}, true, nil
 		}
-		return issuance.Plan{Want: want, Obstacle: by.obstacle}, true, nil
+		return issuance.Plan{Desired: desired, Problem: signer.problem}, true, nil
 	}
-	plan := want.Plan(now, &by.ca.CA, secret, nil)
-	by.after.note(plan, secret)
+	plan := desired.Plan(now, &signer.ca.CA, secret, nil)
+	signer.next.store(plan, secret)
 	return plan, true, nil
 }
 

@@ -13,16 +13,16 @@ import (
 
 	"github.com/servingcert/operator/api/v1alpha1"
 	"github.com/servingcert/operator/controllers/internal/apply"
+	"github.com/servingcert/operator/controllers/internal/conflict"
 	"github.com/servingcert/operator/controllers/internal/issuance"
 	"github.com/servingcert/operator/controllers/internal/keyring"
-	"github.com/servingcert/operator/controllers/internal/pace"
 	"github.com/servingcert/operator/controllers/internal/pki"
 	"github.com/servingcert/operator/controllers/internal/rotation"
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// shelf is a cluster with one ServiceCA, its key, one policy, one Service, and its Secret as the cache has it, at a time that the test sets.
-type shelf struct {
+// fakeCache is a cluster with one ServiceCA, its key, one policy, one Service, and its Secret as the cache has it, at a time that the test sets.
+type fakeCache struct {
 	client.Reader
 	ca          *v1alpha1.ServiceCA
 	key, secret *corev1.Secret
@@ -31,36 +31,36 @@ type shelf struct {
 	clock       *clocktesting.FakePassiveClock
 }
 
-func (s *shelf) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+func (f *fakeCache) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	switch into := into.(type) {
 	case *v1alpha1.ServiceCA:
-		s.ca.DeepCopyInto(into)
+		f.ca.DeepCopyInto(into)
 	case *corev1.Secret:
-		if key.Namespace == s.key.Namespace {
-			s.key.DeepCopyInto(into)
+		if key.Namespace == f.key.Namespace {
+			f.key.DeepCopyInto(into)
 			return nil
 		}
-		s.secret.DeepCopyInto(into)
+		f.secret.DeepCopyInto(into)
 	default:
 		return fmt.Errorf("nobody should read a %T", into)
 	}
 	return nil
 }
 
-func (s *shelf) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
+func (f *fakeCache) List(_ context.Context, into client.ObjectList, _ ...client.ListOption) error {
 	switch into := into.(type) {
 	case *corev1.ServiceList:
-		into.Items = []corev1.Service{*s.service}
+		into.Items = []corev1.Service{*f.service}
 	case *metav1.PartialObjectMetadataList:
-		into.Items = []metav1.PartialObjectMetadata{{ObjectMeta: metav1.ObjectMeta{Name: s.service.Namespace}}}
+		into.Items = []metav1.PartialObjectMetadata{{ObjectMeta: metav1.ObjectMeta{Name: f.service.Namespace}}}
 	default:
 		return fmt.Errorf("nobody should list a %T", into)
 	}
 	return nil
 }
 
-// newShelf is a cluster in which all is as it should be, and a Reconciler that counts in it.
-func newShelf(t *testing.T) (*shelf, *Reconciler) {
+// newFakeCache is a cluster in which all is as it should be, and a Reconciler that counts in it.
+func newFakeCache(t *testing.T) (*fakeCache, *Reconciler) {
 	t.Helper()
 	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: 1000 * time.Hour, Key: pki.KeySpecOf(v1alpha1.PrivateKey{})})
 	if err != nil {
@@ -70,7 +70,7 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &shelf{
+	s := &fakeCache{
 		ca: readyCA(metav1.ConditionTrue), policy: newPolicy(), service: service("shop", "web", ""), clock: clocktesting.NewFakePassiveClock(now),
 	}
 	s.ca.Status.Active = &v1alpha1.CAGeneration{Fingerprint: authority.Fingerprint()}
@@ -83,18 +83,18 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 	s.service.UID, s.service.ResourceVersion = "uid-of-web", "1"
 	s.service.Annotations = map[string]string{v1alpha1.AnnotationSecretName: "web-tls"}
 
-	view := servingcert.View{Pace: &pace.Pace{}, Reader: s, Rules: issuance.Rules{ClusterDomain: "cluster.local"}, Clock: s.clock}
+	view := servingcert.View{Conflicts: &conflict.Tracker{}, Reader: s, Resolver: issuance.Resolver{ClusterDomain: "cluster.local"}, Clock: s.clock}
 	r := &Reconciler{View: view, Keyring: keyring.New(s, "system", s.clock), Clock: s.clock}
 	ca, _, err := r.Keyring.Find(t.Context(), s, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, _ := view.Rules.Want(s.service, s.policy)
-	pair, err := ca.Authority.Issue(now, want.Leaf, want.Duration, nil)
+	desired, _ := view.Resolver.Desired(s.service, s.policy)
+	pair, err := ca.Authority.Issue(now, desired.Leaf, desired.Duration, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.secret, err = want.Secret(pair, "", &ca.CA); err != nil {
+	if s.secret, err = desired.Secret(pair, "", &ca.CA); err != nil {
 		t.Fatal(err)
 	}
 	s.secret.ResourceVersion, s.secret.ManagedFields = "2", []metav1.ManagedFieldsEntry{{Manager: string(apply.ServingCert)}}
@@ -106,22 +106,22 @@ func newShelf(t *testing.T) (*shelf, *Reconciler) {
 func TestCountsOnce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(*shelf)
-		looks  bool
+		change func(*fakeCache)
+		plans  bool
 	}{
-		"nothing":     {func(*shelf) {}, false},
-		"the Secret":  {func(s *shelf) { s.secret.ResourceVersion = "3" }, true},
-		"the Service": {func(s *shelf) { s.service.ResourceVersion = "3" }, true},
-		"the policy":  {func(s *shelf) { s.policy.Generation++ }, true},
-		"the time":    {func(s *shelf) { s.clock.SetTime(now.Add(time.Hour)) }, false},
-		"the CA": {func(s *shelf) {
+		"nothing":     {func(*fakeCache) {}, false},
+		"the Secret":  {func(s *fakeCache) { s.secret.ResourceVersion = "3" }, true},
+		"the Service": {func(s *fakeCache) { s.service.ResourceVersion = "3" }, true},
+		"the policy":  {func(s *fakeCache) { s.policy.Generation++ }, true},
+		"the time":    {func(s *fakeCache) { s.clock.SetTime(now.Add(time.Hour)) }, false},
+		"the CA": {func(s *fakeCache) {
 			s.clock.SetTime(now.Add(time.Hour))
 			s.key.ResourceVersion = "3"
 		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, r := newShelf(t)
+			s, r := newFakeCache(t)
 			issued := func() int32 {
 				t.Helper()
 				tallies, err := r.count(t.Context(), s.clock.Now(), []v1alpha1.ServingCertPolicy{*s.policy})
@@ -138,8 +138,8 @@ func TestCountsOnce(t *testing.T) {
 			// What cannot happen shows who looks.
 			s.secret.StringData = map[string]string{corev1.TLSPrivateKeyKey: "spoilt"}
 			tc.change(s)
-			if looked := issued() == 0; looked != tc.looks {
-				t.Errorf("it was looked at again: %t, want %t", looked, tc.looks)
+			if looked := issued() == 0; looked != tc.plans {
+				t.Errorf("it was looked at again: %t, want %t", looked, tc.plans)
 			}
 		})
 	}

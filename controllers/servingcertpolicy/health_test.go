@@ -19,7 +19,7 @@ func TestHealth(t *testing.T) {
 	served.add(now, service("shop", "web", ""), issuance.Plan{NotAfter: now.Add(time.Hour)})
 	pending, failed, conflicted := &tally{}, &tally{}, &tally{}
 	pending.add(now, service("shop", "web", ""), issuance.Plan{})
-	failed.add(now, service("shop", "web", ""), issuance.Plan{Obstacle: obstacle()})
+	failed.add(now, service("shop", "web", ""), issuance.Plan{Problem: newProblem()})
 	conflicted.conflict(&v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: "other"}})
 	halted := &tally{restarts: &restart.Report{
 		Halted: true, Reason: "RolloutFailed", Message: "Deployment shop/web does not get ready",
@@ -61,7 +61,7 @@ func TestHealth(t *testing.T) {
 	states["progressing_generationNotSeen"].Generation++
 	states["progressing_new"] = newPolicy()
 	states["progressing_new"].Status.ObservedGeneration = -1 // as the CRD has it
-	gitops.Keep(t, "../../config/argocd/resource_customizations/servingcert.dev/ServingCertPolicy/testdata", "ServingCertPolicy", states)
+	gitops.CheckStates(t, "../../config/argocd/resource_customizations/servingcert.dev/ServingCertPolicy/testdata", "ServingCertPolicy", states)
 }
 
 func invalidWindow(p *v1alpha1.ServingCertPolicy) {

@@ -28,8 +28,8 @@ type tally struct {
 	failures       []v1alpha1.ServiceFailure
 	nextRenewal    time.Time
 	earliestExpiry time.Time
-	// rivals are the policies of the same priority that select some of the same Services.
-	rivals map[string]bool
+	// conflicting are the policies of the same priority that select some of the same Services.
+	conflicting map[string]bool
 	// restarts is what there is to say of restarts; nil as long as nobody has looked.
 	restarts *restart.Report
 }
@@ -37,37 +37,37 @@ type tally struct {
 // add counts a Service that the policy serves, by what is to be done for it.
 func (t *tally) add(now time.Time, service *corev1.Service, plan issuance.Plan) {
 	t.counts.Matched++
-	obstacle := plan.Obstacle
-	failing := obstacle != nil && obstacle.Reason == issuance.ReasonRequestFailed
-	if told := service.Annotations[v1alpha1.AnnotationError]; told != "" && !failing {
-		parsed := issuance.ParseObstacle(told)
-		obstacle = &parsed
+	problem := plan.Problem
+	failing := problem != nil && problem.Reason == issuance.ReasonRequestFailed
+	if reported := service.Annotations[v1alpha1.AnnotationError]; reported != "" && !failing {
+		parsed := issuance.ParseProblem(reported)
+		problem = &parsed
 	}
-	if obstacle != nil {
+	if problem != nil {
 		t.failures = append(t.failures, v1alpha1.ServiceFailure{
-			Namespace: service.Namespace, Service: service.Name, Reason: obstacle.Reason, Message: obstacle.Message,
+			Namespace: service.Namespace, Service: service.Name, Reason: problem.Reason, Message: problem.Message,
 		})
 	}
 	switch {
 	case now.Before(plan.NotAfter):
 		t.counts.Issued++
 		t.earliestExpiry = earliest(t.earliestExpiry, plan.NotAfter)
-		if holds(obstacle) {
+		if blocksRenewal(problem) {
 			t.counts.Held++
 			return
 		}
 		t.nextRenewal = earliest(t.nextRenewal, plan.RenewAt)
-	case obstacle != nil:
+	case problem != nil:
 		t.counts.Failed++
 	default:
 		t.counts.Pending++
 	}
 }
 
-// holds tells whether an obstacle keeps a certificate that is there from being renewed before somebody acts. Whoever has a Secret that another
+// blocksRenewal reports whether a problem keeps a certificate that is there from being renewed before somebody acts. Whoever has a Secret that another
 // Service wants too is served on, and a CA is nothing of the Service's.
-func holds(obstacle *issuance.Obstacle) bool {
-	return obstacle != nil && obstacle.Reason != issuance.ReasonSecretConflict && obstacle.Reason != issuance.ReasonServiceCANotReady
+func blocksRenewal(problem *issuance.Problem) bool {
+	return problem != nil && problem.Reason != issuance.ReasonSecretConflict && problem.Reason != issuance.ReasonServiceCANotReady
 }
 
 // earliest is the earlier of two times; zero is none.
@@ -80,11 +80,11 @@ func earliest(a, b time.Time) time.Time {
 
 // conflict remembers that policies of the same priority select the same Service.
 func (t *tally) conflict(others ...*v1alpha1.ServingCertPolicy) {
-	if t.rivals == nil {
-		t.rivals = map[string]bool{}
+	if t.conflicting == nil {
+		t.conflicting = map[string]bool{}
 	}
 	for _, other := range others {
-		t.rivals[other.Name] = true
+		t.conflicting[other.Name] = true
 	}
 }
 
@@ -113,8 +113,8 @@ func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha
 func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.ServingCertPolicyStatus) *v1alpha1.RestartCounts {
 	if t.restarts == nil {
 		for _, kind := range []string{v1alpha1.ConditionRestartHalted, v1alpha1.ConditionRestartTooLate} {
-			if said := meta.FindStatusCondition(before.Conditions, kind); said != nil {
-				built.Set(kind, said.Status == metav1.ConditionTrue, said.Reason, said.Message)
+			if previous := meta.FindStatusCondition(before.Conditions, kind); previous != nil {
+				built.Set(kind, previous.Status == metav1.ConditionTrue, previous.Reason, previous.Message)
 			}
 		}
 		return before.Restarts
@@ -125,8 +125,8 @@ func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.Servin
 		return nil
 	}
 	counts := *t.restarts.Counts
-	if said := before.Restarts; said != nil && said.LastCompletedAt != nil && (counts.LastCompletedAt == nil || counts.LastCompletedAt.Before(said.LastCompletedAt)) {
-		counts.LastCompletedAt = said.LastCompletedAt
+	if previous := before.Restarts; previous != nil && previous.LastCompletedAt != nil && (counts.LastCompletedAt == nil || counts.LastCompletedAt.Before(previous.LastCompletedAt)) {
+		counts.LastCompletedAt = previous.LastCompletedAt
 	}
 	return &counts
 }
@@ -141,9 +141,9 @@ func timeOrNil(t time.Time) *metav1.Time {
 // reportReady says whether the policy can issue. A mistake in the policy is Stalled; what its CA waits for is said on the CA, and may pass
 // without a change of the policy.
 func reportReady(built *conditions.Builder, p *v1alpha1.ServingCertPolicy, ca *v1alpha1.ServiceCA) {
-	notReady := func(standing, reason, message string) {
+	notReady := func(conditionType, reason, message string) {
 		built.Set(v1alpha1.ConditionReady, false, reason, message)
-		built.Set(standing, true, reason, message)
+		built.Set(conditionType, true, reason, message)
 	}
 	if err := policy.CheckSelectors(p); err != nil {
 		notReady(v1alpha1.ConditionStalled, "InvalidSelector", err.Error())
@@ -196,12 +196,12 @@ func (t *tally) reportServed(built *conditions.Builder) {
 }
 
 func (t *tally) reportConflicts(built *conditions.Builder) {
-	if len(t.rivals) == 0 {
+	if len(t.conflicting) == 0 {
 		built.Set(v1alpha1.ConditionConflicted, false, "NoConflict", "no other policy of this priority selects the same Services")
 		return
 	}
-	names := make([]string, 0, len(t.rivals))
-	for name := range t.rivals {
+	names := make([]string, 0, len(t.conflicting))
+	for name := range t.conflicting {
 		names = append(names, name)
 	}
 	slices.Sort(names)

@@ -19,16 +19,16 @@ import (
 // now lies far off, and between two seconds.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
-func service(namespace, name, told string) *corev1.Service {
+func service(namespace, name, reported string) *corev1.Service {
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	if told != "" {
-		s.Annotations = map[string]string{v1alpha1.AnnotationError: told}
+	if reported != "" {
+		s.Annotations = map[string]string{v1alpha1.AnnotationError: reported}
 	}
 	return s
 }
 
-func obstacle() *issuance.Obstacle {
-	return issuance.NewObstacle(issuance.ReasonSecretNotOurs, "left alone")
+func newProblem() *issuance.Problem {
+	return issuance.NewProblem(issuance.ReasonSecretNotOurs, "left alone")
 }
 
 // readyCA is a ServiceCA whose condition Ready is as given; absent where empty.
@@ -46,7 +46,7 @@ func newPolicy() *v1alpha1.ServingCertPolicy {
 	}
 }
 
-func says(status v1alpha1.ServingCertPolicyStatus, kind string) string {
+func messageOf(status v1alpha1.ServingCertPolicyStatus, kind string) string {
 	condition := meta.FindStatusCondition(status.Conditions, kind)
 	if condition == nil {
 		return "absent"
@@ -60,15 +60,15 @@ func TestCounts(t *testing.T) {
 	t.Parallel()
 	later := now.Add(time.Hour)
 	for name, tc := range map[string]struct {
-		told string
-		plan issuance.Plan
-		want v1alpha1.ServiceCounts
-		says string
+		reported string
+		plan     issuance.Plan
+		want     v1alpha1.ServiceCounts
+		message  string
 	}{
 		"sound":                     {"", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "True AllServed: all 1 Services are served; the first certificate ends 2071-03-14T16:09:26Z"},
 		"none yet":                  {"", issuance.Plan{}, v1alpha1.ServiceCounts{Matched: 1, Pending: 1}, "False Pending: 0 of 1 Services are served, and 1 will be soon"},
 		"ended":                     {"", issuance.Plan{NotAfter: now}, v1alpha1.ServiceCounts{Matched: 1, Pending: 1}, "False Pending: "},
-		"refused":                   {"", issuance.Plan{Obstacle: obstacle()}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: left alone"},
+		"refused":                   {"", issuance.Plan{Problem: newProblem()}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: left alone"},
 		"told":                      {"SecretRefused: quota", issuance.Plan{}, v1alpha1.ServiceCounts{Matched: 1, Failed: 1}, "False Failures: 0 of 1 Services are served; shop/web: quota"},
 		"sound, and told":           {"SecretConflict: wanted", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1}, "False Failures: 1 of 1 Services are served; shop/web: wanted"},
 		"told something of its own": {"nonsense", issuance.Plan{NotAfter: later}, v1alpha1.ServiceCounts{Matched: 1, Issued: 1, Held: 1}, "False Failures: "},
@@ -76,16 +76,16 @@ func TestCounts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			counted := &tally{}
-			counted.add(now, service("shop", "web", tc.told), tc.plan)
-			status := counted.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
+			counts := &tally{}
+			counts.add(now, service("shop", "web", tc.reported), tc.plan)
+			status := counts.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
 			if *status.Services != tc.want {
 				t.Errorf("the counts are %+v, want %+v", *status.Services, tc.want)
 			}
-			if got := says(status, v1alpha1.ConditionAllServed); !strings.HasPrefix(got, tc.says) {
-				t.Errorf("AllServed is %q, want %q", got, tc.says)
+			if got := messageOf(status, v1alpha1.ConditionAllServed); !strings.HasPrefix(got, tc.message) {
+				t.Errorf("AllServed is %q, want %q", got, tc.message)
 			}
-			if got := says(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, "True ") {
+			if got := messageOf(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, "True ") {
 				t.Errorf("Ready is %q: what a tenant does is no fault of the policy", got)
 			}
 			for _, failure := range status.Failures {
@@ -100,14 +100,14 @@ func TestCounts(t *testing.T) {
 // The times are those of the first certificate to be renewed, and of the first to end.
 func TestTimes(t *testing.T) {
 	t.Parallel()
-	counted := &tally{}
+	counts := &tally{}
 	for _, left := range []time.Duration{5 * time.Hour, 3 * time.Hour, 9 * time.Hour} {
-		counted.add(now, service("shop", left.String(), ""), issuance.Plan{NotAfter: now.Add(left), RenewAt: now.Add(10*time.Hour - left)})
+		counts.add(now, service("shop", left.String(), ""), issuance.Plan{NotAfter: now.Add(left), RenewAt: now.Add(10*time.Hour - left)})
 	}
-	counted.add(now, service("shop", "ends with its CA", ""), issuance.Plan{NotAfter: now.Add(20 * time.Hour)})
+	counts.add(now, service("shop", "ends with its CA", ""), issuance.Plan{NotAfter: now.Add(20 * time.Hour)})
 	// What only the owner of a Service can put right wakes nobody else.
-	counted.add(now, service("shop", "held", "SecretRefused: quota"), issuance.Plan{NotAfter: now.Add(4 * time.Hour), RenewAt: now.Add(-time.Hour)})
-	status := counted.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
+	counts.add(now, service("shop", "held", "SecretRefused: quota"), issuance.Plan{NotAfter: now.Add(4 * time.Hour), RenewAt: now.Add(-time.Hour)})
+	status := counts.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
 	if want := now.Add(3 * time.Hour).Truncate(time.Second); !status.EarliestExpiry.Time.Equal(want) {
 		t.Errorf("the earliest expiry is %s, want %s", status.EarliestExpiry, want)
 	}
@@ -145,10 +145,10 @@ func TestReady(t *testing.T) {
 				tc.adjust(p)
 			}
 			status := (&tally{}).status(now, p, tc.ca)
-			if got := says(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, tc.ready) {
+			if got := messageOf(status, v1alpha1.ConditionReady); !strings.HasPrefix(got, tc.ready) {
 				t.Errorf("Ready is %q, want %q", got, tc.ready)
 			}
-			if got := says(status, v1alpha1.ConditionStalled); !strings.HasPrefix(got, tc.stalled) {
+			if got := messageOf(status, v1alpha1.ConditionStalled); !strings.HasPrefix(got, tc.stalled) {
 				t.Errorf("Stalled is %q, want %q", got, tc.stalled)
 			}
 		})
@@ -158,12 +158,12 @@ func TestReady(t *testing.T) {
 // Ten failures at most are listed, by namespace and name, whatever the order in which they were found.
 func TestFailures(t *testing.T) {
 	t.Parallel()
-	counted := &tally{}
+	counts := &tally{}
 	for i := range 20 {
 		n := i * 7 % 20
-		counted.add(now, service(fmt.Sprintf("ns-%d", n%2), fmt.Sprintf("web-%02d", n), ""), issuance.Plan{Obstacle: obstacle()})
+		counts.add(now, service(fmt.Sprintf("ns-%d", n%2), fmt.Sprintf("web-%02d", n), ""), issuance.Plan{Problem: newProblem()})
 	}
-	status := counted.status(now, newPolicy(), nil)
+	status := counts.status(now, newPolicy(), nil)
 	if len(status.Failures) != 10 || status.Services.Failed != 20 {
 		t.Fatalf("%d failures are listed, and %d counted", len(status.Failures), status.Services.Failed)
 	}
@@ -172,7 +172,7 @@ func TestFailures(t *testing.T) {
 			t.Errorf("failure %d is that of %s/%s", i, failure.Namespace, failure.Service)
 		}
 	}
-	if got := says(status, v1alpha1.ConditionAllServed); !strings.Contains(got, "0 of 20 Services are served; ns-0/web-00: left alone") {
+	if got := messageOf(status, v1alpha1.ConditionAllServed); !strings.Contains(got, "0 of 20 Services are served; ns-0/web-00: left alone") {
 		t.Errorf("AllServed is %q", got)
 	}
 }
@@ -183,14 +183,14 @@ func TestConflicts(t *testing.T) {
 	named := func(name string) *v1alpha1.ServingCertPolicy {
 		return &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	}
-	if got := says((&tally{}).status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "False NoConflict") {
+	if got := messageOf((&tally{}).status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "False NoConflict") {
 		t.Errorf("Conflicted is %q", got)
 	}
 	for _, others := range [][]*v1alpha1.ServingCertPolicy{{named("b"), named("c")}, {named("c"), named("b"), named("c")}} {
-		counted := &tally{}
-		counted.conflict(others...)
-		counted.conflict()
-		if got := says(counted.status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "True SamePriority: policy b has the same priority") {
+		counts := &tally{}
+		counts.conflict(others...)
+		counts.conflict()
+		if got := messageOf(counts.status(now, newPolicy(), nil), v1alpha1.ConditionConflicted); !strings.HasPrefix(got, "True SamePriority: policy b has the same priority") {
 			t.Errorf("Conflicted is %q", got)
 		}
 	}
@@ -204,15 +204,15 @@ func TestRestarts(t *testing.T) {
 	before.Status = (&tally{restarts: &restart.Report{
 		Counts: &v1alpha1.RestartCounts{Pending: 3, LastCompletedAt: &long}, Reason: "Restarting", Message: "3 wait for their turn",
 	}}).status(now, before, nil)
-	if got := says(before.Status, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || before.Status.Restarts.Pending != 3 {
+	if got := messageOf(before.Status, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || before.Status.Restarts.Pending != 3 {
 		t.Fatalf("it says %q of %+v", got, before.Status.Restarts)
 	}
 	unknown := (&tally{}).status(now, before, nil)
-	if got := says(unknown, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || !reflect.DeepEqual(unknown.Restarts, before.Status.Restarts) {
+	if got := messageOf(unknown, v1alpha1.ConditionRestartHalted); got != "False Restarting: 3 wait for their turn" || !reflect.DeepEqual(unknown.Restarts, before.Status.Restarts) {
 		t.Errorf("after a restart of the manager it says %q of %+v", got, unknown.Restarts)
 	}
 	next := (&tally{restarts: &restart.Report{Counts: &v1alpha1.RestartCounts{}, Halted: true, Reason: "RolloutFailed", Message: "web"}}).status(now, before, nil)
-	if got := says(next, v1alpha1.ConditionRestartHalted); got != "True RolloutFailed: web" || next.Restarts.Pending != 0 || !next.Restarts.LastCompletedAt.Equal(&long) {
+	if got := messageOf(next, v1alpha1.ConditionRestartHalted); got != "True RolloutFailed: web" || next.Restarts.Pending != 0 || !next.Restarts.LastCompletedAt.Equal(&long) {
 		t.Errorf("it says %q of %+v, and forgot when a restart was completed", got, next.Restarts)
 	}
 	earlier := metav1.NewTime(long.Add(-time.Minute))
@@ -223,7 +223,7 @@ func TestRestarts(t *testing.T) {
 	if blind := (&tally{restarts: &restart.Report{Halted: true, Reason: "NotPermitted", Message: "no"}}).status(now, before, nil); blind.Restarts != nil {
 		t.Errorf("nobody may look, and it says %+v", blind.Restarts)
 	}
-	if fresh := (&tally{}).status(now, newPolicy(), nil); fresh.Restarts != nil || says(fresh, v1alpha1.ConditionRestartHalted) != "absent" {
+	if fresh := (&tally{}).status(now, newPolicy(), nil); fresh.Restarts != nil || messageOf(fresh, v1alpha1.ConditionRestartHalted) != "absent" {
 		t.Errorf("nobody has looked, and it says %+v", fresh)
 	}
 }

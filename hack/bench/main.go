@@ -100,7 +100,7 @@ func servicesSteps(b *bench, foreign int) []step {
 		{"rotate, and reissue everything at once", b.reissue},
 		{"issue certificates with RSA keys", b.issueRSA},
 		{"restart the manager on ConfigMaps, too", func(ctx context.Context) error { return b.restart(ctx, "a new manager, and as many ConfigMaps") }},
-		{fmt.Sprintf("restart it beside %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.foreign(ctx, foreign) }},
+		{fmt.Sprintf("restart it beside %d Secrets of 50 KiB and as many ConfigMaps of others", foreign), func(ctx context.Context) error { return b.fillWithForeignObjects(ctx, foreign) }},
 	}
 }
 

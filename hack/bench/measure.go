@@ -58,7 +58,7 @@ func service(prefix string, i int, annotations map[string]string) *corev1.Servic
 	}
 }
 
-func asks(i int) map[string]string {
+func secretNameAnnotation(i int) map[string]string {
 	return map[string]string{v1alpha1.AnnotationSecretName: fmt.Sprintf("web-%d-tls", i)}
 }
 
@@ -66,7 +66,9 @@ func (b *bench) createServices(ctx context.Context) error {
 	if err := b.createNamespaces(ctx, "shop"); err != nil {
 		return err
 	}
-	return each(ctx, b.services, func(ctx context.Context, i int) error { return b.kube.Create(ctx, service("shop", i, asks(i))) })
+	return each(ctx, b.services, func(ctx context.Context, i int) error {
+		return b.kube.Create(ctx, service("shop", i, secretNameAnnotation(i)))
+	})
 }
 
 // floor is how fast the API server takes as many ready-made TLS Secrets, in which it looks for mistakes as in any.
@@ -78,7 +80,7 @@ func (b *bench) floor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	begin := time.Now()
+	start := time.Now()
 	err = each(ctx, b.services, func(ctx context.Context, i int) error {
 		return b.kube.Create(ctx, &corev1.Secret{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace("floor", i), Name: fmt.Sprintf("web-%d-tls", i)},
@@ -86,8 +88,8 @@ func (b *bench) floor(ctx context.Context) error {
 			Data:       map[string][]byte{corev1.TLSCertKey: certificate, corev1.TLSPrivateKeyKey: privateKey},
 		})
 	})
-	b.perFloor = float64(b.services) / time.Since(begin).Seconds()
-	b.rows.add("floor: Secrets created", b.perFloor, "/s")
+	b.floorRate = float64(b.services) / time.Since(start).Seconds()
+	b.rows.add("floor: Secrets created", b.floorRate, "/s")
 	// The manager need not know of them.
 	return errors.Join(err, each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return b.kube.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(namespace("floor", i)))
@@ -145,29 +147,29 @@ func (b *bench) issue(ctx context.Context) error {
 	if err := errors.Join(err, err2, b.startManager(ctx)); err != nil {
 		return err
 	}
-	perSecond, err := b.arrivals(ctx, "Secret", there, there+b.services, time.Duration(float64(b.services)/b.perFloor*float64(time.Second)))
+	perSecond, err := b.arrivals(ctx, "Secret", there, there+b.services, time.Duration(float64(b.services)/b.floorRate*float64(time.Second)))
 	if err != nil {
 		return err
 	}
 	b.rows.add("certificates issued, ECDSA P-256", perSecond, "/s")
-	b.rows.add("… of the floor", perSecond/b.perFloor, "")
+	b.rows.add("… of the floor", perSecond/b.floorRate, "")
 	return b.costs(ctx, before)
 }
 
 // arrivals is how many objects of a kind are made in a second, from when there are more than before, at once where that is negative, until there are
 // nearly enough, which takes about so long. They are counted and not watched: a watch would cost the API server what it does not cost the floor.
 func (b *bench) arrivals(ctx context.Context, kind string, before, enough int, about time.Duration) (perSecond float64, err error) {
-	var begin time.Time
+	var start time.Time
 	first := before
 	// Counting takes the API server milliseconds.
 	err = wait.PollUntilContextTimeout(ctx, about/30, 30*time.Minute, true, func(ctx context.Context) (bool, error) {
 		now, err := b.count(ctx, kind)
 		if first == before {
-			first, begin = now, time.Now()
+			first, start = now, time.Now()
 		}
 		if now < enough || perSecond == 0 {
 			// The last ones came before they were counted, nobody knows when.
-			perSecond = float64(now-first) / time.Since(begin).Seconds()
+			perSecond = float64(now-first) / time.Since(start).Seconds()
 		}
 		return now >= enough, err
 	})
@@ -176,12 +178,12 @@ func (b *bench) arrivals(ctx context.Context, kind string, before, enough int, a
 
 // count is how many objects of a kind there are.
 func (b *bench) count(ctx context.Context, kind string) (int, error) {
-	some := &metav1.PartialObjectMetadataList{}
-	some.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
-	err := b.kube.List(ctx, some, client.Limit(1))
-	count := len(some.Items)
-	if some.RemainingItemCount != nil {
-		count += int(*some.RemainingItemCount)
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
+	err := b.kube.List(ctx, list, client.Limit(1))
+	count := len(list.Items)
+	if list.RemainingItemCount != nil {
+		count += int(*list.RemainingItemCount)
 	}
 	return count, err
 }
@@ -201,7 +203,7 @@ func (b *bench) costs(ctx context.Context, before map[string]float64) error {
 		b.rows.add("… "+what+" per certificate", made[what]/float64(b.services), "")
 	}
 	b.rows.growing("… time on the cores per certificate", spent.Seconds()/float64(b.services)*1000, "ms")
-	return b.remember(ctx, "after issuance")
+	return b.recordMemory(ctx, "after issuance")
 }
 
 // annotate is what a person waits for, at rest.
@@ -220,14 +222,14 @@ func (b *bench) latency(ctx context.Context, prefix, what string, pause time.Dur
 	}
 	var waited []time.Duration
 	for i := 0; !enough(i); i++ {
-		begin := time.Now()
-		if err := b.kube.Create(ctx, service(prefix, i, asks(i))); err != nil {
+		start := time.Now()
+		if err := b.kube.Create(ctx, service(prefix, i, secretNameAnnotation(i))); err != nil {
 			return err
 		}
 		if _, err := arrive(1); err != nil {
 			return err
 		}
-		waited = append(waited, time.Since(begin))
+		waited = append(waited, time.Since(start))
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
@@ -307,6 +309,6 @@ func (b *bench) inject(ctx context.Context) error {
 	}
 	perSecond, err := arrive(b.services)
 	b.rows.add("ConfigMaps given the bundle", perSecond, "/s")
-	b.rows.add("… ConfigMaps of the floor", perSecond/b.perFloor, "")
+	b.rows.add("… ConfigMaps of the floor", perSecond/b.floorRate, "")
 	return err
 }

@@ -47,10 +47,10 @@ func (b *bench) publishFloor(ctx context.Context) error {
 	copyIn := func(i int) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: tenant(i), Name: "floor"}, Data: bundle.Data}
 	}
-	begin := time.Now()
+	start := time.Now()
 	err := each(ctx, b.services, func(ctx context.Context, i int) error { return b.kube.Create(ctx, copyIn(i)) })
-	b.perFloor = float64(b.services) / time.Since(begin).Seconds()
-	b.rows.add("floor: ConfigMaps created", b.perFloor, "/s")
+	b.floorRate = float64(b.services) / time.Since(start).Seconds()
+	b.rows.add("floor: ConfigMaps created", b.floorRate, "/s")
 	// The manager need not know of them.
 	return errors.Join(err, each(ctx, b.services, func(ctx context.Context, i int) error { return b.kube.Delete(ctx, copyIn(i)) }))
 }
@@ -63,7 +63,7 @@ func (b *bench) publish(ctx context.Context) error {
 	if _, err := b.settle(ctx); err != nil {
 		return err
 	}
-	if err := b.remember(ctx, "beside as many namespaces"); err != nil {
+	if err := b.recordMemory(ctx, "beside as many namespaces"); err != nil {
 		return err
 	}
 	spent, err := b.cpu()
@@ -77,9 +77,9 @@ func (b *bench) publish(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		perSecond, err := b.arrivals(ctx, "ConfigMap", there, there+b.services, time.Duration(float64(b.services)/b.perFloor*float64(time.Second)))
+		perSecond, err := b.arrivals(ctx, "ConfigMap", there, there+b.services, time.Duration(float64(b.services)/b.floorRate*float64(time.Second)))
 		b.rows.add(what, perSecond, "/s")
-		b.rows.add("… of the floor, published", perSecond/b.perFloor, "")
+		b.rows.add("… of the floor, published", perSecond/b.floorRate, "")
 		return err
 	})
 	after, err2 := b.cpu()
@@ -87,7 +87,7 @@ func (b *bench) publish(ctx context.Context) error {
 		return err
 	}
 	b.rows.growing("time on the cores per ConfigMap published", (after-spent).Seconds()/float64(b.services)*1000, "ms")
-	return b.counting(ctx, "ConfigMaps at rest", func() error { return b.remember(ctx, "after publishing") })
+	return b.counting(ctx, "ConfigMaps at rest", func() error { return b.recordMemory(ctx, "after publishing") })
 }
 
 func (b *bench) patchCA(ctx context.Context, patch string) error {
@@ -138,11 +138,11 @@ func (b *bench) publishNext(ctx context.Context) error {
 		if _, err := arrive(1); err != nil {
 			return err
 		}
-		begin := time.Now()
+		start := time.Now()
 		perSecond, err := arrive(b.services - 1)
 		b.rows.add("ConfigMaps given the next root", perSecond, "/s")
-		b.rows.add("… of the floor, given the next root", perSecond/b.perFloor, "")
-		b.rows.growing("from the first ConfigMap with the next root to the last", time.Since(begin).Seconds(), "s")
+		b.rows.add("… of the floor, given the next root", perSecond/b.floorRate, "")
+		b.rows.growing("from the first ConfigMap with the next root to the last", time.Since(start).Seconds(), "s")
 		return err
 	})
 }

@@ -22,9 +22,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// mostRSA is how many certificates have RSA keys, five for each Service at most: making one takes a tenth of a second, and from half to twice as long, so
+// maxRSA is how many certificates have RSA keys, five for each Service at most: making one takes a tenth of a second, and from half to twice as long, so
 // that few would tell little.
-const mostRSA = 5000
+const maxRSA = 5000
 
 // reissue rotates the CA twice: first everything is reissued at once, then at the usual pace. Meanwhile somebody annotates Services.
 func (b *bench) reissue(ctx context.Context) error {
@@ -112,7 +112,7 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err := errors.Join(b.kube.Create(ctx, slow), b.createNamespaces(ctx, prefix)); err != nil {
 		return err
 	}
-	number := min(5*b.services, mostRSA)
+	number := min(5*b.services, maxRSA)
 	err := each(ctx, number, func(ctx context.Context, i int) error { return b.kube.Create(ctx, service(prefix, i, nil)) })
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func (b *bench) beside(ctx context.Context, slow *v1alpha1.ServingCertPolicy) er
 // makeKeys makes RSA keys on all cores.
 func makeKeys(number int) (time.Duration, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // nearly nothing but keys
-	begin := time.Now()
+	start := time.Now()
 	var making errgroup.Group
 	making.SetLimit(runtime.GOMAXPROCS(0))
 	for range number {
@@ -175,5 +175,5 @@ func makeKeys(number int) (time.Duration, error) {
 		})
 	}
 	err := making.Wait()
-	return time.Since(begin), err
+	return time.Since(start), err
 }

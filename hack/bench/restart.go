@@ -10,8 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// foreign fills the cluster with what is nobody's business, and restarts the manager.
-func (b *bench) foreign(ctx context.Context, number int) error {
+// fillWithForeignObjects fills the cluster with what is nobody's business, and restarts the manager.
+func (b *bench) fillWithForeignObjects(ctx context.Context, number int) error {
 	if number == 0 {
 		return nil
 	}
@@ -72,5 +72,5 @@ func (b *bench) restart(ctx context.Context, what string) error {
 	}
 	b.rows.add(what+" writes", writes, "")
 	b.rows.add(what+" is quiet after", took.Seconds(), "s")
-	return b.remember(ctx, "of "+what)
+	return b.recordMemory(ctx, "of "+what)
 }

@@ -32,12 +32,12 @@ func (r *rows) growing(what string, value float64, unit string) {
 	r.put(row{What: what, Value: value, Unit: unit, Grows: true})
 }
 
-func (r *rows) put(one row) {
-	if slices.ContainsFunc(*r, func(before row) bool { return before.What == one.What }) {
-		panic("there are two numbers called " + one.What)
+func (r *rows) put(added row) {
+	if slices.ContainsFunc(*r, func(before row) bool { return before.What == added.What }) {
+		panic("there are two numbers called " + added.What)
 	}
-	*r = append(*r, one)
-	fmt.Fprintf(os.Stderr, "  %s: %.3g %s\n", one.What, one.Value, one.Unit)
+	*r = append(*r, added)
+	fmt.Fprintf(os.Stderr, "  %s: %.3g %s\n", added.What, added.Value, added.Unit)
 }
 
 // column is a cluster.
@@ -51,9 +51,9 @@ type table []column
 
 // value is a number of a cluster; false where it was not taken there.
 func (c column) value(what string) (float64, bool) {
-	for _, one := range c.Rows {
-		if one.What == what {
-			return one.Value, true
+	for _, r := range c.Rows {
+		if r.What == what {
+			return r.Value, true
 		}
 	}
 	return 0, false
@@ -62,19 +62,19 @@ func (c column) value(what string) (float64, bool) {
 func (t table) print(to io.Writer) error {
 	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprint(out, "Services\t")
-	for _, each := range t {
-		fmt.Fprintf(out, "%d\t", each.Services)
+	for _, c := range t {
+		fmt.Fprintf(out, "%d\t", c.Services)
 	}
 	fmt.Fprintln(out)
-	for _, one := range t[len(t)-1].Rows {
-		fmt.Fprintf(out, "%s\t", one.What)
-		for _, each := range t {
-			if value, taken := each.value(one.What); taken {
+	for _, r := range t[len(t)-1].Rows {
+		fmt.Fprintf(out, "%s\t", r.What)
+		for _, c := range t {
+			if value, taken := c.value(r.What); taken {
 				fmt.Fprintf(out, "%.4g", value)
 			}
 			fmt.Fprint(out, "\t")
 		}
-		fmt.Fprintf(out, "%s\n", one.Unit)
+		fmt.Fprintf(out, "%s\n", r.Unit)
 	}
 	return out.Flush()
 }
@@ -87,9 +87,9 @@ const (
 // draw is an SVG of the growth: both axes are logarithmic, and the thin line is what would grow as the number of Services does.
 func (t table) draw() []byte {
 	var panels []row
-	for _, one := range t[len(t)-1].Rows {
-		if one.Grows {
-			panels = append(panels, one)
+	for _, r := range t[len(t)-1].Rows {
+		if r.Grows {
+			panels = append(panels, r)
 		}
 	}
 	lines := (len(panels) + panelsInRow - 1) / panelsInRow
@@ -97,20 +97,20 @@ func (t table) draw() []byte {
 	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`+"\n",
 		panelsInRow*panelWidth, lines*panelHeight)
 	fmt.Fprintln(&out, `<rect width="100%" height="100%" fill="white"/>`)
-	for i, one := range panels {
+	for i, r := range panels {
 		fmt.Fprintf(&out, `<g transform="translate(%d,%d)">`+"\n", i%panelsInRow*panelWidth, i/panelsInRow*panelHeight)
-		t.panel(&out, one)
+		t.panel(&out, r)
 		fmt.Fprintln(&out, `</g>`)
 	}
 	fmt.Fprintln(&out, `</svg>`)
 	return out.Bytes()
 }
 
-func (t table) panel(out io.Writer, one row) {
+func (t table) panel(out io.Writer, r row) {
 	first, last := t[0], t[len(t)-1]
 	lowest, highest := math.Inf(1), math.Inf(-1)
-	for _, each := range t {
-		if value, taken := each.value(one.What); taken && value > 0 {
+	for _, c := range t {
+		if value, taken := c.value(r.What); taken && value > 0 {
 			lowest, highest = min(lowest, value), max(highest, value)
 		}
 	}
@@ -123,23 +123,23 @@ func (t table) panel(out io.Writer, one row) {
 	y := func(value float64) float64 {
 		return panelHeight/2 - (math.Log10(value)-middle)/decades*(panelHeight-2*margin)
 	}
-	what, detail, _ := strings.Cut(one.What, ", ")
+	what, detail, _ := strings.Cut(r.What, ", ")
 	fmt.Fprintf(out, `<text x="%d" y="14" font-weight="bold">%s</text><text x="%d" y="28">%s</text>`+"\n", margin/4, what, margin/4, detail)
 	from := lowest
 	fmt.Fprintf(out, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#ccc"/>`+"\n",
 		x(first.Services), y(from), x(last.Services), y(from*float64(last.Services)/float64(first.Services)))
 	fmt.Fprint(out, `<polyline fill="none" stroke="#326ce5" stroke-width="2" points="`)
-	for _, each := range t {
-		if value, taken := each.value(one.What); taken && value > 0 {
-			fmt.Fprintf(out, "%.1f,%.1f ", x(each.Services), y(value))
+	for _, c := range t {
+		if value, taken := c.value(r.What); taken && value > 0 {
+			fmt.Fprintf(out, "%.1f,%.1f ", x(c.Services), y(value))
 		}
 	}
 	fmt.Fprintln(out, `"/>`)
-	for _, each := range t {
-		if value, taken := each.value(one.What); taken && value > 0 {
+	for _, c := range t {
+		if value, taken := c.value(r.What); taken && value > 0 {
 			fmt.Fprintf(out, `<circle cx="%.1f" cy="%.1f" r="3" fill="#326ce5"/><text x="%.1f" y="%.1f" text-anchor="middle">%.3g %s</text>`+"\n",
-				x(each.Services), y(value), x(each.Services), y(value)-7, value, one.Unit)
+				x(c.Services), y(value), x(c.Services), y(value)-7, value, r.Unit)
 		}
-		fmt.Fprintf(out, `<text x="%.1f" y="%d" text-anchor="middle" fill="#777">%d</text>`+"\n", x(each.Services), panelHeight-6, each.Services)
+		fmt.Fprintf(out, `<text x="%.1f" y="%d" text-anchor="middle" fill="#777">%d</text>`+"\n", x(c.Services), panelHeight-6, c.Services)
 	}
 }

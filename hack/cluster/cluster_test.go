@@ -14,12 +14,12 @@ const patience = 2 * time.Minute
 // start starts a cluster, and stops it with the test, whereupon nothing of it may be left.
 func start(t *testing.T, options Options) *Cluster {
 	t.Helper()
-	began := time.Now()
+	start := time.Now()
 	c, err := Start(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("ready after %s", time.Since(began))
+	t.Logf("ready after %s", time.Since(start))
 	t.Cleanup(func() {
 		if err := c.Err(); err != nil {
 			t.Error(err)

@@ -70,11 +70,11 @@ func (p *process) kill() error {
 
 // PauseNode stops a node without a word, as when its machine hangs; resume lets it go on.
 func (c *Cluster) PauseNode(name string) (resume func() error, err error) {
-	at := slices.IndexFunc(c.processes, func(p *process) bool { return p.name == name })
-	if at < 0 {
+	index := slices.IndexFunc(c.processes, func(p *process) bool { return p.name == name })
+	if index < 0 {
 		return nil, fmt.Errorf("there is no %s", name)
 	}
-	node := c.processes[at].command.Process
+	node := c.processes[index].command.Process
 	return func() error { return node.Signal(syscall.SIGCONT) }, node.Signal(syscall.SIGSTOP)
 }
 

@@ -13,8 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// patience is for a busy machine; on an idle one nothing takes more than a few seconds.
-const patience = 3 * time.Minute
+// timeout is for a busy machine; on an idle one nothing takes more than a few seconds.
+const timeout = 3 * time.Minute
 
 // Where the operator and the demo live; config/default and demo.yaml name them too.
 const (
@@ -36,7 +36,7 @@ type demo struct {
 	steps steps
 	// root is the repository, dir a folder for what is written.
 	root, dir string
-	place     place
+	target    target
 	client    client.Client
 	manager   *manager
 	// created is what was not there before.
@@ -74,7 +74,7 @@ func run(ctx context.Context, o options) error {
 // show does everything in its order.
 func (d *demo) show(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.build, d.open, d.install, d.startManager, d.applySample, d.deploy, d.awaitIssued, d.printTables, d.prove,
+		d.build, d.connectCluster, d.install, d.startManager, d.applySample, d.deploy, d.awaitIssued, d.printTables, d.prove,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -98,8 +98,8 @@ func (d *demo) tearDown() error {
 	return d.steps.do(context.Background(), "leave nothing behind", func(ctx context.Context, report func(string)) error {
 		d.manager.stop()
 		var errs []error
-		if d.place.embedded != nil {
-			errs = append(errs, d.place.embedded.Stop())
+		if d.target.embedded != nil {
+			errs = append(errs, d.target.embedded.Stop())
 		} else {
 			errs = append(errs, d.deleteCreated(ctx, report))
 		}

@@ -27,8 +27,8 @@ func TestDemo(t *testing.T) {
 	}
 	exports := strings.Join(regexp.MustCompile(`export .*`).FindAllString(printed.String(), -1), "\n")
 	for _, s := range suggestions {
-		if said, err := exec.CommandContext(t.Context(), "bash", "-c", exports+"\n"+s.command).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", s.command, err, said)
+		if output, err := exec.CommandContext(t.Context(), "bash", "-c", exports+"\n"+s.command).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", s.command, err, output)
 		}
 	}
 	interrupt()

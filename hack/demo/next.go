@@ -23,8 +23,8 @@ var suggestions = []suggestion{
 
 func (d *demo) printWhatNext() {
 	fmt.Fprintf(d.out, "\nThis stays up until Ctrl-C. In another terminal:\n")
-	if d.place.embedded != nil {
-		fmt.Fprintf(d.out, "\n  export KUBECONFIG=%s\n", d.place.embedded.Kubeconfig)
+	if d.target.embedded != nil {
+		fmt.Fprintf(d.out, "\n  export KUBECONFIG=%s\n", d.target.embedded.Kubeconfig)
 		fmt.Fprintf(d.out, "  export PATH=%s:$PATH\n", filepath.Join(d.root, "bin", "k8s"))
 	}
 	for _, s := range suggestions {

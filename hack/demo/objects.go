@@ -113,8 +113,8 @@ func decode(manifest []byte) ([]*unstructured.Unstructured, error) {
 // create applies an object as `kubectl apply --server-side` would, so that people can go on from there. One that is there already
 // is left as it is, and not removed in the end.
 func (d *demo) create(ctx context.Context, object *unstructured.Unstructured) error {
-	there, err := d.isThere(ctx, object)
-	if there || err != nil {
+	existing, err := d.isThere(ctx, object)
+	if existing || err != nil {
 		return err
 	}
 	return d.apply(ctx, object)
@@ -128,12 +128,12 @@ func (d *demo) apply(ctx context.Context, object *unstructured.Unstructured) err
 	return nil
 }
 
-// isThere tells whether an object was there before the demo. If not, it goes with the demo.
+// isThere reports whether an object was there before the demo. If not, it goes with the demo.
 func (d *demo) isThere(ctx context.Context, object *unstructured.Unstructured) (bool, error) {
-	there := object.DeepCopy()
-	err := d.client.Get(ctx, client.ObjectKeyFromObject(object), there)
+	existing := object.DeepCopy()
+	err := d.client.Get(ctx, client.ObjectKeyFromObject(object), existing)
 	if apierrors.IsNotFound(err) {
-		d.created = append(d.created, there)
+		d.created = append(d.created, existing)
 		return false, nil
 	}
 	return true, err

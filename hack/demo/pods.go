@@ -14,7 +14,7 @@ import (
 
 // material reads what the server and the client have.
 func (d *demo) material(ctx context.Context) (material, error) {
-	if d.place.embedded == nil {
+	if d.target.embedded == nil {
 		return d.materialFromAPI(ctx)
 	}
 	return d.materialFromPods(ctx)
@@ -55,7 +55,7 @@ func (d *demo) materialFromPods(ctx context.Context) (m material, err error) {
 		{server, "tls", corev1.TLSPrivateKeyKey, &m.key},
 		{caller, "trust", v1alpha1.DefaultCABundleKey, &m.bundle},
 	} {
-		folder, err := d.place.embedded.VolumePath(mounted.pod, mounted.volume)
+		folder, err := d.target.embedded.VolumePath(mounted.pod, mounted.volume)
 		if err != nil {
 			return m, err
 		}

@@ -32,27 +32,27 @@ func (d *demo) caIsMissing(ctx context.Context) string {
 // awaitIssued waits for the certificate and the bundle, and for those who report on them.
 func (d *demo) awaitIssued(ctx context.Context) error {
 	name := "wait for the certificate and the bundle"
-	if d.place.embedded != nil {
+	if d.target.embedded != nil {
 		name += ", and for the pods"
 	}
 	return d.steps.do(ctx, name, func(ctx context.Context, report func(string)) error {
 		return await(ctx, report, func(ctx context.Context) string {
 			if _, err := d.material(ctx); err != nil {
-				return d.obstacle(ctx, err)
+				return d.problem(ctx, err)
 			}
 			return d.reportIsMissing(ctx)
 		})
 	})
 }
 
-// obstacle is what the operator tells the Service, or else what is missing.
-func (d *demo) obstacle(ctx context.Context, missing error) string {
+// problem is what the operator tells the Service, or else what is missing.
+func (d *demo) problem(ctx context.Context, missing error) string {
 	var service corev1.Service
 	if err := d.client.Get(ctx, client.ObjectKey{Namespace: demoNamespace, Name: "web"}, &service); err != nil {
 		return err.Error()
 	}
-	if told := service.Annotations[v1alpha1.AnnotationError]; told != "" {
-		return "Service web: " + told
+	if reported := service.Annotations[v1alpha1.AnnotationError]; reported != "" {
+		return "Service web: " + reported
 	}
 	return missing.Error()
 }
@@ -110,7 +110,7 @@ func (d *demo) prove(ctx context.Context) error {
 	}
 	leaf := verified.PeerCertificates[0]
 	where := "What was issued and injected, read from the API server:"
-	if d.place.embedded != nil {
+	if d.target.embedded != nil {
 		where = "In the files that the kubelet mounted for the two pods:"
 	}
 	fmt.Fprintf(d.out, "\n%s\n", where)

@@ -27,11 +27,11 @@ func newSteps(out io.Writer) steps {
 
 // do does one step, which may report what it is waiting for.
 func (s steps) do(ctx context.Context, name string, work func(ctx context.Context, report func(string)) error) error {
-	begin := time.Now()
-	p := s.begin(name, begin)
+	start := time.Now()
+	p := s.begin(name, start)
 	err := work(ctx, p.set)
 	last := p.finish()
-	took := time.Since(begin).Seconds()
+	took := time.Since(start).Seconds()
 	if err == nil {
 		s.line("✓ %-58s %5.1fs\n", name, took)
 		return nil
@@ -62,7 +62,7 @@ type progress struct {
 	stopped  chan struct{}
 }
 
-func (s steps) begin(name string, begin time.Time) *progress {
+func (s steps) begin(name string, start time.Time) *progress {
 	p := &progress{stop: make(chan struct{}), stopped: make(chan struct{})}
 	interval, format := 15*time.Second, "… %s, %s%s\n"
 	if s.terminal {
@@ -82,7 +82,7 @@ func (s steps) begin(name string, begin time.Time) *progress {
 				if waitingFor != "" {
 					waitingFor = ": " + waitingFor
 				}
-				s.line(format, name, time.Since(begin).Round(time.Second), waitingFor)
+				s.line(format, name, time.Since(start).Round(time.Second), waitingFor)
 			}
 		}
 	}()
@@ -110,7 +110,7 @@ func (p *progress) finish() string {
 
 // await asks until nothing is missing any more.
 func await(ctx context.Context, report func(string), missing func(context.Context) string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done after %s", patience))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s", timeout))
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()

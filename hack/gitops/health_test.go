@@ -51,7 +51,7 @@ func TestHealth(t *testing.T) {
 			delete(untried, tc.InputPath)
 			t.Run(filepath.Base(folder)+"/"+filepath.Base(tc.InputPath), func(t *testing.T) {
 				t.Parallel()
-				judge(t, string(content), state(t, filepath.Join(folder, tc.InputPath)), tc.HealthStatus)
+				evaluate(t, string(content), state(t, filepath.Join(folder, tc.InputPath)), tc.HealthStatus)
 			})
 		}
 		for file := range untried {
@@ -60,7 +60,7 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-func judge(t *testing.T, script string, object *unstructured.Unstructured, want gitops.Health) {
+func evaluate(t *testing.T, script string, object *unstructured.Unstructured, want gitops.Health) {
 	t.Helper()
 	health, err := gitops.ArgoCD(script, object.Object)
 	if err != nil {

@@ -16,15 +16,15 @@ import (
 
 var update = flag.Bool("update", false, "write the states anew for which Argo CD's health scripts are tried")
 
-// Keep keeps the states that a controller produces in a folder, a file each, with as much of them as decides about health. It fails where the
+// CheckStates keeps the states that a controller produces in a folder, a file each, with as much of them as decides about health. It fails where the
 // folder holds others: `go test -run=TestHealth -update` writes it anew.
-func Keep[T any](tb testing.TB, folder, kind string, states map[string]*T) {
+func CheckStates[T any](tb testing.TB, folder, kind string, states map[string]*T) {
 	tb.Helper()
-	kept, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
+	existing, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	for _, file := range kept {
+	for _, file := range existing {
 		if states[name(file)] != nil {
 			continue
 		}
@@ -35,7 +35,7 @@ func Keep[T any](tb testing.TB, folder, kind string, states map[string]*T) {
 		}
 	}
 	for name, state := range states {
-		keep(tb, filepath.Join(folder, name+".yaml"), decisive(tb, kind, state))
+		checkState(tb, filepath.Join(folder, name+".yaml"), healthFields(tb, kind, state))
 	}
 }
 
@@ -44,7 +44,7 @@ func name(file string) string {
 	return base[:len(base)-len(filepath.Ext(base))]
 }
 
-func keep(tb testing.TB, file string, state []byte) {
+func checkState(tb testing.TB, file string, state []byte) {
 	tb.Helper()
 	if *update {
 		if err := os.WriteFile(file, state, 0o644); err != nil {
@@ -61,8 +61,8 @@ func keep(tb testing.TB, file string, state []byte) {
 	}
 }
 
-// decisive is what decides about health.
-func decisive(tb testing.TB, kind string, state any) []byte {
+// healthFields is what decides about health.
+func healthFields(tb testing.TB, kind string, state any) []byte {
 	tb.Helper()
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(state)
 	if err != nil {

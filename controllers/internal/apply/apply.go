@@ -68,10 +68,10 @@ func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, 
 	return c.Patch(ctx, object, client.RawPatch(types.MergePatchType, patch), owner)
 }
 
-// Refused tells whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
+// IsRejected reports whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
 // a passing fault, a right that the operator lacks, or because the namespace is going away. A webhook that gives no code denies by a bad request.
-func Refused(err error) bool {
-	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || Unpermitted(err) {
+func IsRejected(err error) bool {
+	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || IsNotPermitted(err) {
 		return false
 	}
 	// etcd's own limit comes as an internal error.
@@ -81,96 +81,96 @@ func Refused(err error) bool {
 	return tooLarge || denied || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
 }
 
-// Unpermitted reports whether the operator lacks the right to a request. No tenant causes that, and no owner of an object can end it.
-func Unpermitted(err error) bool {
+// IsNotPermitted reports whether the operator lacks the right to a request. No tenant causes that, and no owner of an object can end it.
+func IsNotPermitted(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), `is forbidden: User "`) && !strings.Contains(err.Error(), "denied the request")
 }
 
-// Failed reports whether the API server answered that it could not carry out a request, as it does while an admission webhook cannot be
+// IsServerFailure reports whether the API server answered that it could not carry out a request, as it does while an admission webhook cannot be
 // called, or while the operator lacks the right to it. It is false for what is the client's to put right (see Refused), and where no API
 // server answered: that is about every object.
-func Failed(err error) bool {
+func IsServerFailure(err error) bool {
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) || Refused(err) {
+	if !errors.As(err, &status) || IsRejected(err) {
 		return false
 	}
-	if Unpermitted(err) {
+	if IsNotPermitted(err) {
 		return true
 	}
 	code := status.Status().Code
 	return code >= http.StatusInternalServerError && code != http.StatusBadGateway && code != http.StatusServiceUnavailable
 }
 
-// Conflict reports whether another client changed an object since it was read. A webhook may deny a write with the same code: that is
+// IsConflict reports whether another client changed an object since it was read. A webhook may deny a write with the same code: that is
 // no conflict, but a refusal.
-func Conflict(err error) bool {
-	return apierrors.IsConflict(err) && !Refused(err) //nolint:forbidigo // here a denial is told apart
+func IsConflict(err error) bool {
+	return apierrors.IsConflict(err) && !IsRejected(err) //nolint:forbidigo // here a denial is told apart
 }
 
 // IgnoreGone returns nil for the error that an object is gone, and any other error as it is: a webhook may deny a write with that code, too.
 func IgnoreGone(err error) error {
-	if apierrors.IsNotFound(err) && !Refused(err) {
+	if apierrors.IsNotFound(err) && !IsRejected(err) {
 		return nil
 	}
 	return err
 }
 
-// Going tells whether an object, or the namespace around it, is on its way out.
-func Going(err error) bool {
-	return (apierrors.IsNotFound(err) && !Refused(err)) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+// IsGone reports whether an object, or the namespace around it, is on its way out.
+func IsGone(err error) bool {
+	return (apierrors.IsNotFound(err) && !IsRejected(err)) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
-// MadeBy tells whether a field manager of ours wrote the object; a copy that somebody made of it bears other managers.
-func MadeBy(object metav1.Object, owner client.FieldOwner) bool {
+// IsManagedBy reports whether a field manager of ours wrote the object; a copy that somebody made of it bears other managers.
+func IsManagedBy(object metav1.Object, owner client.FieldOwner) bool {
 	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == string(owner)
 	})
 }
 
-// Owned returns the names of the fields directly below one of an object, such as the keys of "data", that an entry of its managedFields has.
-func Owned(entry metav1.ManagedFieldsEntry, field string) []string {
+// OwnedKeys returns the names of the fields directly below one of an object, such as the keys of "data", that an entry of its managedFields has.
+func OwnedKeys(entry metav1.ManagedFieldsEntry, field string) []string {
 	var fields map[string]map[string]json.RawMessage
 	if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 		return nil
 	}
 	var names []string
 	for name := range fields["f:"+field] {
-		if name, is := strings.CutPrefix(name, "f:"); is {
+		if name, ok := strings.CutPrefix(name, "f:"); ok {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-// Rival names for a person who has last written one of the fields besides the owner. Somebody who only removes fields is in no managedFields: then it is
+// OtherWriter names for a person who has last written one of the fields besides the owner. Somebody who only removes fields is in no managedFields: then it is
 // perhaps the last one who has written anything. Empty where nobody has.
-func Rival(object metav1.Object, owner client.FieldOwner, fields ...string) string {
-	var rival, other metav1.ManagedFieldsEntry
+func OtherWriter(object metav1.Object, owner client.FieldOwner, fields ...string) string {
+	var writer, fallback metav1.ManagedFieldsEntry
 	for _, entry := range object.GetManagedFields() {
 		if entry.Manager == string(owner) || entry.Subresource != "" {
 			continue
 		}
-		last := &other
+		latest := &fallback
 		if slices.ContainsFunc(fields, func(field string) bool {
 			return entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(`"f:`+field+`"`))
 		}) {
-			last = &rival
+			latest = &writer
 		}
-		if last.Manager == "" || last.Time.Before(entry.Time) {
-			*last = entry
+		if latest.Manager == "" || latest.Time.Before(entry.Time) {
+			*latest = entry
 		}
 	}
 	switch {
-	case rival.Manager != "":
-		return fmt.Sprintf("field manager %q", rival.Manager)
-	case other.Manager != "":
-		return fmt.Sprintf("a client, perhaps field manager %q,", other.Manager)
+	case writer.Manager != "":
+		return fmt.Sprintf("field manager %q", writer.Manager)
+	case fallback.Manager != "":
+		return fmt.Sprintf("a client, perhaps field manager %q,", fallback.Manager)
 	}
 	return ""
 }
 
-// Unchanged guards a deletion: it takes effect on that very version only.
-func Unchanged(object metav1.Object) client.Preconditions {
+// PreconditionsFor guards a deletion: it takes effect on that very version only.
+func PreconditionsFor(object metav1.Object) client.Preconditions {
 	uid, version := object.GetUID(), object.GetResourceVersion()
 	return client.Preconditions{UID: &uid, ResourceVersion: &version}
 }

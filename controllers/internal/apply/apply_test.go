@@ -41,11 +41,11 @@ func denied(code int32) error {
 }
 
 // What a person has to put right is told apart from what passes, and from what needs nothing any more.
-func TestErrorsAreSorted(t *testing.T) {
+func TestErrorClassification(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		err                    error
-		refused, going, failed bool
+		err                           error
+		rejected, gone, serverFailure bool
 	}{
 		"none":                     {nil, false, false, false},
 		"a quota":                  {apierrors.NewForbidden(secrets, "web-tls", errors.New("exceeded quota")), true, false, false},
@@ -67,16 +67,16 @@ func TestErrorsAreSorted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := apply.Refused(tc.err); got != tc.refused {
-				t.Errorf("refused: %t, want %t", got, tc.refused)
+			if got := apply.IsRejected(tc.err); got != tc.rejected {
+				t.Errorf("refused: %t, want %t", got, tc.rejected)
 			}
-			if got := apply.Going(tc.err); got != tc.going {
-				t.Errorf("going: %t, want %t", got, tc.going)
+			if got := apply.IsGone(tc.err); got != tc.gone {
+				t.Errorf("going: %t, want %t", got, tc.gone)
 			}
-			if got := apply.Failed(tc.err); got != tc.failed {
-				t.Errorf("failed: %t, want %t", got, tc.failed)
+			if got := apply.IsServerFailure(tc.err); got != tc.serverFailure {
+				t.Errorf("failed: %t, want %t", got, tc.serverFailure)
 			}
-			if got := apply.Conflict(tc.err); got != (name == "a conflict") {
+			if got := apply.IsConflict(tc.err); got != (name == "a conflict") {
 				t.Errorf("a conflict: %t", got)
 			}
 			if ignored := apply.IgnoreGone(tc.err) == nil; ignored != (name == "gone" || name == "none") {
@@ -87,24 +87,24 @@ func TestErrorsAreSorted(t *testing.T) {
 }
 
 // A copy bears the labels and owners of what it was made from, but not its managers.
-func TestMadeBy(t *testing.T) {
+func TestIsManagedBy(t *testing.T) {
 	t.Parallel()
-	made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{
 		{Manager: "kubectl-edit"}, {Manager: string(apply.ServingCert), Operation: metav1.ManagedFieldsOperationApply},
 	}}}
 	copied := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl-create"}}}}
-	if !apply.MadeBy(made, apply.ServingCert) {
+	if !apply.IsManagedBy(secret, apply.ServingCert) {
 		t.Error("what we made is not known")
 	}
-	if apply.MadeBy(made, apply.ServiceCA) || apply.MadeBy(copied, apply.ServingCert) || apply.MadeBy(&corev1.Secret{}, apply.ServingCert) {
+	if apply.IsManagedBy(secret, apply.ServiceCA) || apply.IsManagedBy(copied, apply.ServingCert) || apply.IsManagedBy(&corev1.Secret{}, apply.ServingCert) {
 		t.Error("what others made is taken for ours")
 	}
 }
 
-func TestUnchanged(t *testing.T) {
+func TestPreconditionsFor(t *testing.T) {
 	t.Parallel()
 	options := &client.DeleteOptions{}
-	apply.Unchanged(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "7"}}).ApplyToDelete(options)
+	apply.PreconditionsFor(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "7"}}).ApplyToDelete(options)
 	if p := options.Preconditions; p == nil || *p.UID != "u" || *p.ResourceVersion != "7" {
 		t.Errorf("the preconditions are %+v", options.Preconditions)
 	}
@@ -139,8 +139,8 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
-// The rival is who wrote our fields, or else who wrote last, and never we ourselves.
-func TestRival(t *testing.T) {
+// The competitor is who wrote our fields, or else who wrote last, and never we ourselves.
+func TestOtherWriter(t *testing.T) {
 	t.Parallel()
 	early, late := metav1.NewTime(time.Unix(1, 0)), metav1.NewTime(time.Unix(2, 0))
 	entry := func(manager string, at *metav1.Time, fields string) metav1.ManagedFieldsEntry {
@@ -161,7 +161,7 @@ func TestRival(t *testing.T) {
 		"known without times": {[]metav1.ManagedFieldsEntry{entry("rival", nil, others)}, `a client, perhaps field manager "rival",`},
 	} {
 		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ManagedFields: tc.entries}}
-		if got := apply.Rival(object, apply.Trust, "ca.crt"); got != tc.want {
+		if got := apply.OtherWriter(object, apply.Trust, "ca.crt"); got != tc.want {
 			t.Errorf("%s: it is %q, want %q", name, got, tc.want)
 		}
 	}

@@ -39,11 +39,11 @@ func TestManagersAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := map[string]bool{}
+	reported := map[string]bool{}
 	for _, match := range documented.FindAllStringSubmatch(string(guide), -1) {
-		told[match[1]] = true
+		reported[match[1]] = true
 	}
-	if !maps.Equal(names, told) {
-		t.Errorf("docs/gitops.md tells of %v, and there are %v", slices.Sorted(maps.Keys(told)), slices.Sorted(maps.Keys(names)))
+	if !maps.Equal(names, reported) {
+		t.Errorf("docs/gitops.md tells of %v, and there are %v", slices.Sorted(maps.Keys(reported)), slices.Sorted(maps.Keys(names)))
 	}
 }

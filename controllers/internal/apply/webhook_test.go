@@ -11,12 +11,12 @@ import (
 )
 
 // A webhook that gives no code denies by a bad request without a reason, which is what most policy engines do.
-func TestWebhookRefuses(t *testing.T) {
+func TestWebhookDenial(t *testing.T) {
 	t.Parallel()
 	denied := &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusBadRequest, Message: `admission webhook "policy.example.org" denied the request: no`,
 	}}
-	if !apply.Refused(denied) || apply.Going(denied) {
+	if !apply.IsRejected(denied) || apply.IsGone(denied) {
 		t.Errorf("%v is not taken for a refusal", denied)
 	}
 }

@@ -199,13 +199,13 @@ func checkNoCA(der []byte) error {
 }
 
 func (r *Request) readUsages(der []byte) error {
-	var named []asn1.ObjectIdentifier
-	if rest, err := asn1.Unmarshal(der, &named); err != nil || len(rest) > 0 {
+	var usageOIDs []asn1.ObjectIdentifier
+	if rest, err := asn1.Unmarshal(der, &usageOIDs); err != nil || len(rest) > 0 {
 		return errors.New("the extended key usages cannot be read")
 	}
-	for _, oid := range named {
-		usage, known := usages[oid.String()]
-		if !known {
+	for _, oid := range usageOIDs {
+		usage, ok := usages[oid.String()]
+		if !ok {
 			return fmt.Errorf("extended key usage %s: only server auth and client auth are signed for", oid)
 		}
 		r.Usages = append(r.Usages, usage)
@@ -225,8 +225,8 @@ func (r *Request) AddUsage(name string) error {
 	return nil
 }
 
-// Slim cuts off what is too long to be read, so that it is still refused for that; for a cache.
-func Slim(request []byte) []byte {
+// Truncate cuts off what is too long to be read, so that it is still refused for that; for a cache.
+func Truncate(request []byte) []byte {
 	if len(request) <= MaxSize {
 		return request
 	}

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 }
 
 // What no serving certificate has is refused by its name.
-func TestRefused(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	t.Parallel()
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
@@ -63,7 +63,7 @@ func TestRefused(t *testing.T) {
 	tampered := encode(t, good, newKey(t))
 	block, _ := pem.Decode(tampered)
 	block.Bytes[len(block.Bytes)-1] ^= 1
-	for says, encoded := range map[string][]byte{
+	for message, encoded := range map[string][]byte{
 		"one PEM block":                        []byte("?"),
 		"longer than":                          make([]byte, 65<<10),
 		"must be one PEM block":                append(encode(t, good, newKey(t)), encode(t, good, newKey(t))...),
@@ -78,8 +78,8 @@ func TestRefused(t *testing.T) {
 		"extended key usage 2.5.29.37.0":       encode(t, extension(asn1.ObjectIdentifier{2, 5, 29, 37}, 0x30, 0x06, 0x06, 0x04, 0x55, 0x1d, 0x25, 0x00), newKey(t)),
 		"a subject alternative name of kind 8": encode(t, extension(asn1.ObjectIdentifier{2, 5, 29, 17}, 0x30, 0x04, 0x88, 0x02, 0x2a, 0x03), newKey(t)),
 	} {
-		if _, err := csr.Parse(encoded); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%q: %v", says, err)
+		if _, err := csr.Parse(encoded); err == nil || !strings.Contains(err.Error(), message) {
+			t.Errorf("%q: %v", message, err)
 		}
 	}
 }

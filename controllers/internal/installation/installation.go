@@ -26,16 +26,16 @@ import (
 const (
 	// interval is the time between two looks at the claim.
 	interval = 5 * time.Second
-	// lookTimeout bounds one look: a cache that cannot be filled answers never.
-	lookTimeout = 30 * time.Second
-	// reasonOther is the reason of the Event on each ServiceCA.
-	reasonOther = "AnotherInstallation"
+	// checkTimeout bounds one look: a cache that cannot be filled answers never.
+	checkTimeout = 30 * time.Second
+	// reasonAnotherInstallation is the reason of the Event on each ServiceCA.
+	reasonAnotherInstallation = "AnotherInstallation"
 	// crdName is the CRD that carries the claim: it is as old as the first installation, and goes with the last.
 	crdName = "servicecas." + v1alpha1.GroupName
 )
 
-// errHandedOver ends the manager: it starts again and waits for the claim.
-var errHandedOver = errors.New("another installation has the ServiceCAs of this cluster now")
+// errClaimLost ends the manager: it starts again and waits for the claim.
+var errClaimLost = errors.New("another installation has the ServiceCAs of this cluster now")
 
 // Claim is the claim of one installation on the ServiceCAs of the cluster.
 type Claim struct {
@@ -48,16 +48,16 @@ type Claim struct {
 	// Namespace is the operator's own.
 	Namespace string
 
-	// held is closed when the claim is ours.
-	held chan struct{}
+	// acquired is closed when the claim is ours.
+	acquired chan struct{}
 	// refusal is why it is not; nil before the first look, and when it is.
 	refusal atomic.Pointer[string]
 }
 
 // Guard returns a manager that starts what works for a leader only when the claim is ours.
 func (c *Claim) Guard(mgr ctrl.Manager) (ctrl.Manager, error) {
-	c.held = make(chan struct{})
-	return guarded{mgr, c}, mgr.Add(c)
+	c.acquired = make(chan struct{})
+	return guardedManager{mgr, c}, mgr.Add(c)
 }
 
 // Ready returns an error that says why the claim is not ours.
@@ -70,28 +70,28 @@ func (c *Claim) Ready() error {
 
 // Start takes the claim as soon as it is free, and returns an error when it was handed over to another installation.
 func (c *Claim) Start(ctx context.Context) error {
-	held := false
+	acquired := false
 	for {
-		refusal, err := c.look(ctx)
+		refusal, err := c.check(ctx)
 		switch {
-		case apply.Conflict(err):
+		case apply.IsConflict(err):
 			// Another installation wrote at the same time: the next look finds out what.
 		case err != nil:
 			ctrl.LoggerFrom(ctx).Error(err, "find out which installation has the ServiceCAs of this cluster")
-			if !held {
+			if !acquired {
 				unknown := "it is not known which installation has the ServiceCAs of this cluster: " + err.Error()
 				c.refusal.Store(&unknown)
 			}
 		case refusal == "":
 			c.refusal.Store(nil)
-			if !held {
-				close(c.held)
+			if !acquired {
+				close(c.acquired)
 			}
-			held = true
-		case held:
-			return fmt.Errorf("%w: %s", errHandedOver, refusal)
+			acquired = true
+		case acquired:
+			return fmt.Errorf("%w: %s", errClaimLost, refusal)
 		default:
-			c.refuse(ctx, refusal)
+			c.reportRefusal(ctx, refusal)
 		}
 		select {
 		case <-ctx.Done():
@@ -101,8 +101,8 @@ func (c *Claim) Start(ctx context.Context) error {
 	}
 }
 
-// refuse reports, once, why this installation does nothing.
-func (c *Claim) refuse(ctx context.Context, refusal string) {
+// reportRefusal reports, once, why this installation does nothing.
+func (c *Claim) reportRefusal(ctx context.Context, refusal string) {
 	if before := c.refusal.Swap(&refusal); before != nil && *before == refusal {
 		return
 	}
@@ -112,13 +112,13 @@ func (c *Claim) refuse(ctx context.Context, refusal string) {
 		ctrl.LoggerFrom(ctx).Error(err, "list the ServiceCAs")
 	}
 	for i := range list.Items {
-		c.Recorder.Eventf(&list.Items[i], nil, corev1.EventTypeWarning, reasonOther, "Claim", "%s", refusal)
+		c.Recorder.Eventf(&list.Items[i], nil, corev1.EventTypeWarning, reasonAnotherInstallation, "Claim", "%s", refusal)
 	}
 }
 
-// look returns why the claim is not ours, empty when it is. It asks the API server only where the caches say that it may be taken.
-func (c *Claim) look(ctx context.Context) (refusal string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+// check returns why the claim is not ours, empty when it is. It asks the API server only where the caches say that it may be taken.
+func (c *Claim) check(ctx context.Context) (refusal string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	for _, reader := range []client.Reader{c.Cache, c.Live} {
 		crd, err := readCRD(ctx, reader)
@@ -130,8 +130,8 @@ func (c *Claim) look(ctx context.Context) (refusal string, err error) {
 		}
 		refusal, err := c.refusalOf(ctx, crd)
 		if refusal == "" && err == nil && reader == c.Live {
-			if refusal, err = c.keysElsewhere(ctx); refusal == "" && err == nil {
-				err = c.take(ctx, crd)
+			if refusal, err = c.refusalForForeignKeys(ctx); refusal == "" && err == nil {
+				err = c.acquire(ctx, crd)
 			}
 		}
 		if refusal != "" || err != nil {
@@ -143,7 +143,7 @@ func (c *Claim) look(ctx context.Context) (refusal string, err error) {
 
 // readCRD reads the metadata of the CRD that carries the claim.
 func readCRD(ctx context.Context, reader client.Reader) (*metav1.PartialObjectMetadata, error) {
-	crd := partial(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	crd := partialMetadata(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
 	return crd, reader.Get(ctx, client.ObjectKey{Name: crdName}, crd)
 }
 
@@ -153,7 +153,7 @@ func (c *Claim) refusalOf(ctx context.Context, crd *metav1.PartialObjectMetadata
 	if other == "" || other == c.Namespace {
 		return "", nil
 	}
-	err := c.Live.Get(ctx, client.ObjectKey{Name: other}, partial(corev1.SchemeGroupVersion.WithKind("Namespace")))
+	err := c.Live.Get(ctx, client.ObjectKey{Name: other}, partialMetadata(corev1.SchemeGroupVersion.WithKind("Namespace")))
 	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
@@ -162,15 +162,15 @@ func (c *Claim) refusalOf(ctx context.Context, crd *metav1.PartialObjectMetadata
 		other, c.Namespace, v1alpha1.AnnotationInstallation, crdName, c.Namespace), err
 }
 
-// keysElsewhere returns a refusal where another namespace holds a signing key in use that ours does not: nobody has claimed it yet.
-func (c *Claim) keysElsewhere(ctx context.Context) (string, error) {
+// refusalForForeignKeys returns a refusal where another namespace holds a signing key in use that ours does not: nobody has claimed it yet.
+func (c *Claim) refusalForForeignKeys(ctx context.Context) (string, error) {
 	var list v1alpha1.ServiceCAList
 	if err := c.Live.List(ctx, &list); err != nil {
 		return "", err
 	}
 	for i := range list.Items {
 		ca := &list.Items[i]
-		other, err := KeyElsewhere(ctx, c.Clock.Now(), c.Live, ca, c.Namespace)
+		other, err := SigningKeyOutside(ctx, c.Clock.Now(), c.Live, ca, c.Namespace)
 		if err != nil {
 			return "", err
 		}
@@ -182,36 +182,36 @@ func (c *Claim) keysElsewhere(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// take writes the claim into the very version of the CRD that was read: of two installations that start at once, one succeeds.
-func (c *Claim) take(ctx context.Context, crd *metav1.PartialObjectMetadata) error {
+// acquire writes the claim into the very version of the CRD that was read: of two installations that start at once, one succeeds.
+func (c *Claim) acquire(ctx context.Context, crd *metav1.PartialObjectMetadata) error {
 	before := crd.DeepCopy()
 	metav1.SetMetaDataAnnotation(&crd.ObjectMeta, v1alpha1.AnnotationInstallation, c.Namespace)
 	return c.Live.Patch(ctx, crd, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), apply.ServiceCA)
 }
 
-func partial(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+func partialMetadata(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
 	object := &metav1.PartialObjectMetadata{}
 	object.SetGroupVersionKind(kind)
 	return object
 }
 
-// guarded is a manager that holds back what works for a leader.
-type guarded struct {
+// guardedManager is a manager that holds back what works for a leader.
+type guardedManager struct {
 	ctrl.Manager
 
 	claim *Claim
 }
 
 // Add adds a runnable, which waits for the claim unless it runs on every replica: caches do.
-func (g guarded) Add(runnable manager.Runnable) error {
-	if elected, is := runnable.(manager.LeaderElectionRunnable); is && !elected.NeedLeaderElection() {
+func (g guardedManager) Add(runnable manager.Runnable) error {
+	if elected, ok := runnable.(manager.LeaderElectionRunnable); ok && !elected.NeedLeaderElection() {
 		return g.Manager.Add(runnable)
 	}
 	return g.Manager.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-g.claim.held:
+		case <-g.claim.acquired:
 			return runnable.Start(ctx)
 		}
 	}))

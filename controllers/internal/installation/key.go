@@ -18,29 +18,29 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// manySecrets is how many labelled Secrets are read of another namespace. An operator's namespace has one or two for each ServiceCA; a tenant could
+// maxSecretsPerNamespace is how many labelled Secrets are read of another namespace. An operator's namespace has one or two for each ServiceCA; a tenant could
 // label so many that reading them takes longer than the operator has.
-const manySecrets = 10
+const maxSecretsPerNamespace = 10
 
-// KeyElsewhere returns the Secret of another namespace that holds the private key of the CA which the status of a ServiceCA names;
+// SigningKeyOutside returns the Secret of another namespace that holds the private key of the CA which the status of a ServiceCA names;
 // nil where namespace holds it, or none does. Anybody may copy labels and certificates: only the key counts.
-func KeyElsewhere(
+func SigningKeyOutside(
 	ctx context.Context, now time.Time, live client.Reader, ca *v1alpha1.ServiceCA, namespace string,
 ) (*types.NamespacedName, error) {
 	if ca.Status.Active == nil && ca.Status.Next == nil {
 		return nil, nil
 	}
-	var ours corev1.Secret
-	err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ca.SigningKeySecretName()}, &ours)
-	if client.IgnoreNotFound(err) != nil || holdsKey(now, ca, &ours) {
+	var ownSecret corev1.Secret
+	err := live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ca.SigningKeySecretName()}, &ownSecret)
+	if client.IgnoreNotFound(err) != nil || holdsKey(now, ca, &ownSecret) {
 		return nil, client.IgnoreNotFound(err)
 	}
 	secrets, err := signingKeys(ctx, live, ca.Name)
 	if err != nil {
 		return nil, err
 	}
-	var elsewhere *types.NamespacedName
-	for _, candidate := range few(secrets, namespace) {
+	var outside *types.NamespacedName
+	for _, candidate := range limitPerNamespace(secrets, namespace) {
 		key := client.ObjectKeyFromObject(&candidate)
 		var secret corev1.Secret
 		if err := live.Get(ctx, key, &secret); client.IgnoreNotFound(err) != nil {
@@ -51,24 +51,24 @@ func KeyElsewhere(
 		case key.Namespace == namespace:
 			return nil, nil
 		default:
-			elsewhere = &key
+			outside = &key
 		}
 	}
-	return elsewhere, nil
+	return outside, nil
 }
 
-// few returns all Secrets of a namespace, and the first few of each other one.
-func few(secrets []metav1.PartialObjectMetadata, namespace string) []metav1.PartialObjectMetadata {
-	looked := map[string]int{}
+// limitPerNamespace returns all Secrets of a namespace, and the first few of each other one.
+func limitPerNamespace(secrets []metav1.PartialObjectMetadata, namespace string) []metav1.PartialObjectMetadata {
+	perNamespace := map[string]int{}
 	return slices.DeleteFunc(secrets, func(secret metav1.PartialObjectMetadata) bool {
-		looked[secret.Namespace]++
-		return secret.Namespace != namespace && looked[secret.Namespace] > manySecrets
+		perNamespace[secret.Namespace]++
+		return secret.Namespace != namespace && perNamespace[secret.Namespace] > maxSecretsPerNamespace
 	})
 }
 
 // signingKeys lists the metadata of what bears the label of a signing-key Secret.
 func signingKeys(ctx context.Context, live client.Reader, ca string) ([]metav1.PartialObjectMetadata, error) {
-	ours, err := labels.NewRequirement(v1alpha1.LabelServiceCA, selection.Equals, []string{ca})
+	belongsToCA, err := labels.NewRequirement(v1alpha1.LabelServiceCA, selection.Equals, []string{ca})
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func signingKeys(ctx context.Context, live client.Reader, ca string) ([]metav1.P
 	}
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
-	err = live.List(ctx, &list, client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(*ours, *noCertificate)})
+	err = live.List(ctx, &list, client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(*belongsToCA, *noCertificate)})
 	return list.Items, err
 }
 
@@ -91,9 +91,9 @@ func holdsKey(now time.Time, ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool
 	if state == nil {
 		return false
 	}
-	for _, named := range []*v1alpha1.CAGeneration{ca.Status.Active, ca.Status.Next} {
+	for _, generation := range []*v1alpha1.CAGeneration{ca.Status.Active, ca.Status.Next} {
 		for _, signer := range []*rotation.Signer{state.Active, state.Next} {
-			if named != nil && signer != nil && signer.Fingerprint() == named.Fingerprint {
+			if generation != nil && signer != nil && signer.Fingerprint() == generation.Fingerprint {
 				return true
 			}
 		}
@@ -109,12 +109,12 @@ func mayHoldKey(ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool {
 		if block == nil {
 			continue
 		}
-		first, err := pki.ParseLeaf(pem.EncodeToMemory(block))
-		if err != nil || first.CheckKey(secret.Data[key]) != nil {
+		leaf, err := pki.ParseLeaf(pem.EncodeToMemory(block))
+		if err != nil || leaf.CheckKey(secret.Data[key]) != nil {
 			continue
 		}
-		for _, named := range []*v1alpha1.CAGeneration{ca.Status.Active, ca.Status.Next} {
-			if named != nil && named.SubjectKeyID == pki.KeyID(first.SubjectKeyId) {
+		for _, generation := range []*v1alpha1.CAGeneration{ca.Status.Active, ca.Status.Next} {
+			if generation != nil && generation.SubjectKeyID == pki.KeyID(leaf.SubjectKeyId) {
 				return true
 			}
 		}

@@ -43,7 +43,7 @@ func signingKey(t *testing.T, namespace string) (*corev1.Secret, v1alpha1.Servic
 }
 
 // A signing key in another namespace is found among the Secrets that a tenant has labelled like one, of which only a few are read.
-func TestKeyElsewhereAmongDecoys(t *testing.T) {
+func TestSigningKeyOutsideAmongForgeries(t *testing.T) {
 	t.Parallel()
 	secret, status := signingKey(t, "operators")
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}, Status: status}
@@ -60,7 +60,7 @@ func TestKeyElsewhereAmongDecoys(t *testing.T) {
 			return c.Get(ctx, key, object, options...)
 		},
 	}).Build()
-	found, err := KeyElsewhere(t.Context(), now, c, ca, "servingcert-system")
+	found, err := SigningKeyOutside(t.Context(), now, c, ca, "servingcert-system")
 	if err != nil || found == nil || *found != client.ObjectKeyFromObject(secret) {
 		t.Errorf("the key is found in %v (%v)", found, err)
 	}

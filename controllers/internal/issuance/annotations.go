@@ -10,27 +10,27 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Annotations are the changes that a Service's annotations need; nil removes one. signedBy is the common name of the CA of a
+// AnnotationChanges are the changes that a Service's annotations need; nil removes one. signedBy is the common name of the CA of a
 // sound certificate, empty without one.
-func (r Rules) Annotations(service *corev1.Service, obstacle *Obstacle, signedBy string) map[string]*string {
-	changes := Report(service.Annotations, obstacle)
+func (r Resolver) AnnotationChanges(service *corev1.Service, problem *Problem, signedBy string) map[string]*string {
+	changes := ErrorAnnotationChanges(service.Annotations, problem)
 	if r.OpenShiftAnnotations {
-		family, _ := r.Request(service)
-		maps.Copy(changes, reportOpenShift(service, family, obstacle, signedBy))
+		family, _ := r.RequestedSecret(service)
+		maps.Copy(changes, openShiftAnnotationChanges(service, family, problem, signedBy))
 	}
 	return changes
 }
 
-// Report are the changes that an object's annotations need to tell of an obstacle, or of none; nil removes one.
-func Report(annotations map[string]string, obstacle *Obstacle) map[string]*string {
+// ErrorAnnotationChanges are the changes that an object's annotations need to tell of a problem, or of none; nil removes one.
+func ErrorAnnotationChanges(annotations map[string]string, problem *Problem) map[string]*string {
 	wanted := map[string]string{}
-	if obstacle != nil {
-		wanted[v1alpha1.AnnotationError] = obstacle.String()
+	if problem != nil {
+		wanted[v1alpha1.AnnotationError] = problem.String()
 	}
-	return differences(annotations, wanted, []string{v1alpha1.AnnotationError})
+	return diffAnnotations(annotations, wanted, []string{v1alpha1.AnnotationError})
 }
 
-func differences(annotations, wanted map[string]string, keys []string) map[string]*string {
+func diffAnnotations(annotations, wanted map[string]string, keys []string) map[string]*string {
 	changes := map[string]*string{}
 	for _, key := range keys {
 		value, want := wanted[key]
@@ -45,24 +45,24 @@ func differences(annotations, wanted map[string]string, keys []string) map[strin
 	return changes
 }
 
-// reportOpenShift reports in both of OpenShift's families to whoever asked by one of them.
-func reportOpenShift(service *corev1.Service, asked Family, obstacle *Obstacle, signedBy string) map[string]*string {
+// openShiftAnnotationChanges reports in both of OpenShift's families to whoever asked by one of them.
+func openShiftAnnotationChanges(service *corev1.Service, requestedFamily Family, problem *Problem, signedBy string) map[string]*string {
 	wanted := map[string]string{}
 	var keys []string
 	for _, family := range openShiftFamilies {
 		keys = append(keys, family.key(suffixSignedBy), family.key(suffixError), family.key(suffixErrorNum))
-		if !asked.IsOpenShift() {
+		if !requestedFamily.IsOpenShift() {
 			continue
 		}
 		if signedBy != "" {
 			wanted[family.key(suffixSignedBy)] = signedBy
 		}
-		if obstacle != nil {
-			wanted[family.key(suffixError)] = obstacle.Message
-			wanted[family.key(suffixErrorNum)] = errorNum(service, family, obstacle.Message)
+		if problem != nil {
+			wanted[family.key(suffixError)] = problem.Message
+			wanted[family.key(suffixErrorNum)] = errorNum(service, family, problem.Message)
 		}
 	}
-	return differences(service.Annotations, wanted, keys)
+	return diffAnnotations(service.Annotations, wanted, keys)
 }
 
 // errorNum counts the different errors in a row, so that repeating one writes nothing.

@@ -46,8 +46,8 @@ func merged(all ...map[string]string) map[string]string {
 	return result
 }
 
-func TestAnnotations(t *testing.T) {
-	obstacle := &issuance.Obstacle{Reason: "SecretNotOurs", Message: "it is: another's"}
+func TestAnnotationChanges(t *testing.T) {
+	problem := &issuance.Problem{Reason: "SecretNotOurs", Message: "it is: another's"}
 	ownMessage := map[string]string{ownError: "SecretNotOurs: it is: another's"}
 	message := bothFamilies("serving-cert-generation-error", "it is: another's")
 	number := func(value string) map[string]string { return bothFamilies("serving-cert-generation-error-num", value) }
@@ -58,42 +58,42 @@ func TestAnnotations(t *testing.T) {
 	for _, tc := range []struct {
 		name          string
 		before, after map[string]string
-		obstacle      *issuance.Obstacle
+		problem       *issuance.Problem
 		signedBy      string
 	}{
 		{"own: nothing to say", asksByOwn, asksByOwn, nil, "signer@1"},
-		{"own: an obstacle", asksByOwn, merged(asksByOwn, ownMessage), obstacle, ""},
-		{"own: an obstacle beside a certificate", asksByOwn, merged(asksByOwn, ownMessage), obstacle, "signer@1"},
+		{"own: an obstacle", asksByOwn, merged(asksByOwn, ownMessage), problem, ""},
+		{"own: an obstacle beside a certificate", asksByOwn, merged(asksByOwn, ownMessage), problem, "signer@1"},
 		{"own: it is gone", merged(asksByOwn, ownMessage), asksByOwn, nil, "signer@1"},
-		{"own: another one", merged(asksByOwn, map[string]string{ownError: "NoPolicy: x"}), merged(asksByOwn, ownMessage), obstacle, ""},
+		{"own: another one", merged(asksByOwn, map[string]string{ownError: "NoPolicy: x"}), merged(asksByOwn, ownMessage), problem, ""},
 		{"beta: signed", asksByBeta, merged(asksByBeta, signed), nil, "signer@1"},
 		{"alpha: signed", asksByAlpha, merged(asksByAlpha, signed), nil, "signer@1"},
 		{"beta: signed by another CA", merged(asksByBeta, bothFamilies("serving-cert-signed-by", "signer@0")), merged(asksByBeta, signed), nil, "signer@1"},
 		{"beta: no certificate any more", merged(asksByBeta, signed), asksByBeta, nil, ""},
-		{"beta: an obstacle", asksByBeta, merged(asksByBeta, ownMessage, message, number("1")), obstacle, ""},
-		{"alpha: an obstacle", asksByAlpha, merged(asksByAlpha, ownMessage, message, number("1")), obstacle, ""},
-		{"beta: an obstacle beside a certificate", merged(asksByBeta, signed), merged(asksByBeta, signed, ownMessage, message, number("1")), obstacle, "signer@1"},
-		{"beta: the same obstacle", merged(asksByBeta, ownMessage, message, number("4")), merged(asksByBeta, ownMessage, message, number("4")), obstacle, ""},
+		{"beta: an obstacle", asksByBeta, merged(asksByBeta, ownMessage, message, number("1")), problem, ""},
+		{"alpha: an obstacle", asksByAlpha, merged(asksByAlpha, ownMessage, message, number("1")), problem, ""},
+		{"beta: an obstacle beside a certificate", merged(asksByBeta, signed), merged(asksByBeta, signed, ownMessage, message, number("1")), problem, "signer@1"},
+		{"beta: the same obstacle", merged(asksByBeta, ownMessage, message, number("4")), merged(asksByBeta, ownMessage, message, number("4")), problem, ""},
 		{"beta: another obstacle", merged(asksByBeta, bothFamilies("serving-cert-generation-error", "x"), number("4")),
-			merged(asksByBeta, ownMessage, message, number("5")), obstacle, ""},
+			merged(asksByBeta, ownMessage, message, number("5")), problem, ""},
 		{"beta: only one family was cleared by hand", merged(asksByBeta, ownMessage, map[string]string{
 			alpha + "serving-cert-generation-error": "it is: another's", alpha + "serving-cert-generation-error-num": "10"}),
 			merged(asksByBeta, ownMessage, message, map[string]string{
-				beta + "serving-cert-generation-error-num": "1", alpha + "serving-cert-generation-error-num": "10"}), obstacle, ""},
+				beta + "serving-cert-generation-error-num": "1", alpha + "serving-cert-generation-error-num": "10"}), problem, ""},
 		{"beta: it is gone", merged(asksByBeta, ownMessage, message, number("10")), merged(asksByBeta, signed), nil, "signer@1"},
-		{"beta: a number that is none", merged(asksByBeta, number("x")), merged(asksByBeta, ownMessage, message, number("1")), obstacle, ""},
-		{"beta: a number below one", merged(asksByBeta, number("-1")), merged(asksByBeta, ownMessage, message, number("1")), obstacle, ""},
+		{"beta: a number that is none", merged(asksByBeta, number("x")), merged(asksByBeta, ownMessage, message, number("1")), problem, ""},
+		{"beta: a number below one", merged(asksByBeta, number("-1")), merged(asksByBeta, ownMessage, message, number("1")), problem, ""},
 		{"it does not ask any more", merged(ownMessage, message, number("2"), signed), map[string]string{}, nil, ""},
 		{"it asks by our annotation now", merged(asksByOwn, asksByBeta, message, number("2"), signed), merged(asksByOwn, asksByBeta), nil, "signer@1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			service := newService(func(s *corev1.Service) { s.Annotations = merged(tc.before, map[string]string{"note": "x"}) })
 			want := merged(tc.after, map[string]string{"note": "x"})
-			service.Annotations = patched(service.Annotations, rules.Annotations(service, tc.obstacle, tc.signedBy))
+			service.Annotations = patched(service.Annotations, resolver.AnnotationChanges(service, tc.problem, tc.signedBy))
 			if diff := cmp.Diff(want, service.Annotations); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if again := rules.Annotations(service, tc.obstacle, tc.signedBy); len(again) > 0 {
+			if again := resolver.AnnotationChanges(service, tc.problem, tc.signedBy); len(again) > 0 {
 				t.Errorf("asked again, it changes %v", slices.Collect(maps.Keys(again)))
 			}
 		})
@@ -112,8 +112,8 @@ var inputs = []string{
 	beta + "expiry", beta + "inject-cabundle", v1alpha1.AnnotationInjectCABundle,
 }
 
-func genObstacle(t *rapid.T) *issuance.Obstacle {
-	return rapid.SampledFrom([]*issuance.Obstacle{
+func genProblem(t *rapid.T) *issuance.Problem {
+	return rapid.SampledFrom([]*issuance.Problem{
 		nil, {Reason: "NoPolicy", Message: "no policy"}, {Reason: "SecretNotOurs", Message: "it is: another's"}, {Reason: "NoPolicy", Message: "none: at all"},
 	}).Draw(t, "obstacle")
 }
@@ -124,10 +124,10 @@ func TestAnnotationsAtRest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		service := newService()
 		service.Annotations = rapid.MapOf(rapid.SampledFrom(slices.Concat(inputs, outputs)), value).Draw(t, "annotations")
-		given := issuance.Rules{OpenShiftAnnotations: rapid.Bool().Draw(t, "OpenShift's annotations")}
-		obstacle, signedBy := genObstacle(t), rapid.SampledFrom([]string{"", "signer@1", "signer@2"}).Draw(t, "signed by")
+		given := issuance.Resolver{OpenShiftAnnotations: rapid.Bool().Draw(t, "OpenShift's annotations")}
+		problem, signedBy := genProblem(t), rapid.SampledFrom([]string{"", "signer@1", "signer@2"}).Draw(t, "signed by")
 		before := maps.Clone(service.Annotations)
-		changes := given.Annotations(service, obstacle, signedBy)
+		changes := given.AnnotationChanges(service, problem, signedBy)
 		if diff := cmp.Diff(before, service.Annotations); diff != "" {
 			t.Errorf("the Service itself was changed (-before +after):\n%s", diff)
 		}
@@ -140,11 +140,11 @@ func TestAnnotationsAtRest(t *testing.T) {
 			}
 		}
 		service.Annotations = patched(before, changes)
-		if again := given.Annotations(service, obstacle, signedBy); len(again) > 0 {
+		if again := given.AnnotationChanges(service, problem, signedBy); len(again) > 0 {
 			t.Errorf("asked again, it changes %v in %v", slices.Collect(maps.Keys(again)), service.Annotations)
 		}
-		if _, has := service.Annotations[ownError]; has != (obstacle != nil) {
-			t.Errorf("it bears an error: %v, and there is one: %v", has, obstacle != nil)
+		if _, has := service.Annotations[ownError]; has != (problem != nil) {
+			t.Errorf("it bears an error: %v, and there is one: %v", has, problem != nil)
 		}
 	})
 }
@@ -152,20 +152,20 @@ func TestAnnotationsAtRest(t *testing.T) {
 // TestErrorNumber follows a Service through its errors: the number counts the different ones in a row.
 func TestErrorNumber(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		service := newService(asksBeta)
+		service := newService(betaAnnotation)
 		message, number := "", 0
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
-			obstacle := genObstacle(t)
+			problem := genProblem(t)
 			switch {
-			case obstacle == nil:
+			case problem == nil:
 				message, number = "", 0
-			case number == 0 || obstacle.Message != message:
-				message, number = obstacle.Message, number+1
+			case number == 0 || problem.Message != message:
+				message, number = problem.Message, number+1
 			}
-			service.Annotations = patched(service.Annotations, rules.Annotations(service, obstacle, ""))
+			service.Annotations = patched(service.Annotations, resolver.AnnotationChanges(service, problem, ""))
 			want := merged(map[string]string{beta + "serving-cert-secret-name": "web-cert"})
-			if obstacle != nil {
-				want = merged(want, map[string]string{ownError: obstacle.String()},
+			if problem != nil {
+				want = merged(want, map[string]string{ownError: problem.String()},
 					bothFamilies("serving-cert-generation-error", message), bothFamilies("serving-cert-generation-error-num", strconv.Itoa(number)))
 			}
 			if diff := cmp.Diff(want, service.Annotations); diff != "" {
@@ -180,12 +180,12 @@ var reasons = []string{
 	issuance.ReasonNameNotPermitted, issuance.ReasonSecretNotOurs, issuance.ReasonSecretConflict, issuance.ReasonSecretRefused,
 }
 
-// TestObstacle: what stands in the annotation is read back, is never long, and is never half a character.
-func TestObstacle(t *testing.T) {
+// TestProblem: what stands in the annotation is read back, is never long, and is never half a character.
+func TestProblem(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		message := strings.Repeat(rapid.String().Draw(t, "message"), rapid.IntRange(1, 99).Draw(t, "times"))
-		made := issuance.NewObstacle(rapid.SampledFrom(reasons).Draw(t, "reason"), "%s", message)
-		if got := issuance.ParseObstacle(made.String()); got != *made {
+		made := issuance.NewProblem(rapid.SampledFrom(reasons).Draw(t, "reason"), "%s", message)
+		if got := issuance.ParseProblem(made.String()); got != *made {
 			t.Errorf("ParseObstacle = %q, want %q", got, made)
 		}
 		if len(made.Message) > 512 || (utf8.ValidString(message) && !utf8.ValidString(made.Message)) {
@@ -200,11 +200,11 @@ func TestObstacle(t *testing.T) {
 		}
 	})
 	for _, written := range []string{"", "NoPolicy: "} {
-		if got := issuance.ParseObstacle(written + strings.Repeat("long ", 1000)); len(got.Message) > 512 {
+		if got := issuance.ParseProblem(written + strings.Repeat("long ", 1000)); len(got.Message) > 512 {
 			t.Errorf("of what a tenant wrote %d bytes are told", len(got.Message))
 		}
 	}
-	for annotation, want := range map[string]issuance.Obstacle{
+	for annotation, want := range map[string]issuance.Problem{
 		"":                    {Reason: "Unknown"},
 		"written by a tenant": {Reason: "Unknown", Message: "written by a tenant"},
 		"Hacked: by a tenant": {Reason: "Unknown", Message: "Hacked: by a tenant"},
@@ -212,31 +212,31 @@ func TestObstacle(t *testing.T) {
 		"NoPolicy: ":          {Reason: "NoPolicy"},
 		"NoPolicy:none":       {Reason: "Unknown", Message: "NoPolicy:none"},
 	} {
-		if got := issuance.ParseObstacle(annotation); got != want {
+		if got := issuance.ParseProblem(annotation); got != want {
 			t.Errorf("ParseObstacle(%q) = %+v, want %+v", annotation, got, want)
 		}
 	}
 }
 
-// TestReport: other objects than Services are told in our family alone.
-func TestReport(t *testing.T) {
-	obstacle := &issuance.Obstacle{Reason: "NoServiceCA", Message: "there is none"}
+// TestErrorAnnotationChanges: other objects than Services are told in our family alone.
+func TestErrorAnnotationChanges(t *testing.T) {
+	problem := &issuance.Problem{Reason: "NoServiceCA", Message: "there is none"}
 	for _, tc := range []struct {
 		name          string
 		before, after map[string]string
-		obstacle      *issuance.Obstacle
+		problem       *issuance.Problem
 	}{
 		{"nothing", nil, map[string]string{}, nil},
-		{"new", map[string]string{"note": "x"}, map[string]string{"note": "x", ownError: "NoServiceCA: there is none"}, obstacle},
+		{"new", map[string]string{"note": "x"}, map[string]string{"note": "x", ownError: "NoServiceCA: there is none"}, problem},
 		{"gone", map[string]string{"note": "x", ownError: "x"}, map[string]string{"note": "x"}, nil},
 		{"OpenShift's stay", bothFamilies("serving-cert-generation-error", "x"), bothFamilies("serving-cert-generation-error", "x"), nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			after := patched(tc.before, issuance.Report(tc.before, tc.obstacle))
+			after := patched(tc.before, issuance.ErrorAnnotationChanges(tc.before, tc.problem))
 			if diff := cmp.Diff(tc.after, after); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if again := issuance.Report(after, tc.obstacle); len(again) > 0 {
+			if again := issuance.ErrorAnnotationChanges(after, tc.problem); len(again) > 0 {
 				t.Errorf("asked again, it changes %v", slices.Collect(maps.Keys(again)))
 			}
 		})

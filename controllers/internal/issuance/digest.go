@@ -18,30 +18,30 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// soundKey and soundKeyPKCS1 stand for a private key that belongs to the certificate beside it, in a digest, by its encoding.
+// matchingKey and matchingKeyPKCS1 stand for a private key that belongs to the certificate beside it, in a digest, by its encoding.
 const (
-	soundKey      = "sound"
-	soundKeyPKCS1 = "sound, " + string(v1alpha1.PKCS1)
+	matchingKey      = "sound"
+	matchingKeyPKCS1 = "sound, " + string(v1alpha1.PKCS1)
 )
 
-// isSound reports whether the private key in a digest belongs to the certificate beside it.
-func isSound(digest *corev1.Secret) bool {
+// keyMatches reports whether the private key in a digest belongs to the certificate beside it.
+func keyMatches(digest *corev1.Secret) bool {
 	key := digest.StringData[corev1.TLSPrivateKeyKey]
-	return key == soundKey || key == soundKeyPKCS1
+	return key == matchingKey || key == matchingKeyPKCS1
 }
 
-// isEncoded reports whether a sound key in a digest has an encoding.
-func isEncoded(digest *corev1.Secret, encoding v1alpha1.KeyEncoding) bool {
-	return (digest.StringData[corev1.TLSPrivateKeyKey] == soundKeyPKCS1) == (encoding == v1alpha1.PKCS1)
+// hasEncoding reports whether a sound key in a digest has an encoding.
+func hasEncoding(digest *corev1.Secret, encoding v1alpha1.KeyEncoding) bool {
+	return (digest.StringData[corev1.TLSPrivateKeyKey] == matchingKeyPKCS1) == (encoding == v1alpha1.PKCS1)
 }
 
 // Where a digest has the certificate, in DER, whom that names as its signer, and in seconds when it was written and when it ends: among its labels, for a
 // map of its own would take two thirds of what it holds. A real Secret's labels of these names do not come through.
 const (
-	leafLabel   = v1alpha1.GroupName + "/leaf"
-	signerLabel = v1alpha1.GroupName + "/leaf-signer"
-	issuedLabel = v1alpha1.GroupName + "/leaf-issued"
-	endLabel    = v1alpha1.GroupName + "/leaf-end"
+	leafLabel     = v1alpha1.GroupName + "/leaf"
+	signerLabel   = v1alpha1.GroupName + "/leaf-signer"
+	issuedLabel   = v1alpha1.GroupName + "/leaf-issued"
+	notAfterLabel = v1alpha1.GroupName + "/leaf-end"
 )
 
 // Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, what may stand beside it by
@@ -51,21 +51,21 @@ func Digest(secret *corev1.Secret) {
 	if IsDigest(secret) {
 		return
 	}
-	for _, label := range []string{leafLabel, signerLabel, issuedLabel, endLabel} {
+	for _, label := range []string{leafLabel, signerLabel, issuedLabel, notAfterLabel} {
 		delete(secret.Labels, label)
 	}
 	// People put other things beside the certificates, such as the key: what is kept is only what was read.
-	leaf, unsound := pki.Inspect(pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]})
+	leaf, keyErr := pki.Inspect(pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]})
 	if leaf.Certificate != "" {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, leaf.Certificate)
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, signerLabel, leaf.Signer)
-		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, seconds(issued(secret, leaf.IssuedAt)))
-		metav1.SetMetaDataLabel(&secret.ObjectMeta, endLabel, seconds(leaf.NotAfter))
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, issuedLabel, formatUnixSeconds(issuedAt(secret, leaf.IssuedAt)))
+		metav1.SetMetaDataLabel(&secret.ObjectMeta, notAfterLabel, formatUnixSeconds(leaf.NotAfter))
 	}
-	_, marked := markedBundle(secret)
-	secret.StringData, secret.Data = digestOf(secret.Data, leaf, unsound, marked, injection(secret)), nil
-	if apply.MadeBy(secret, apply.ServingCert) {
-		secret.ManagedFields = byUs
+	_, marked := bundleMarker(secret)
+	secret.StringData, secret.Data = digestOf(secret.Data, leaf, keyErr, marked, injectionKey(secret)), nil
+	if apply.IsManagedBy(secret, apply.ServingCert) {
+		secret.ManagedFields = ownManagedFields
 	} else {
 		secret.ManagedFields = nil
 	}
@@ -76,48 +76,48 @@ func Digest(secret *corev1.Secret) {
 // IsDigest tells a digest from a Secret.
 func IsDigest(secret *corev1.Secret) bool { return secret.StringData != nil }
 
-// SameContent tells whether two digests are of Secrets with the same name, labels, annotations, owners and data, whenever they were written.
+// SameContent reports whether two digests are of Secrets with the same name, labels, annotations, owners and data, whenever they were written.
 func SameContent(a, b *corev1.Secret) bool {
-	return a.Namespace == b.Namespace && a.Name == b.Name && sameBut(issuedLabel, a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
+	return a.Namespace == b.Namespace && a.Name == b.Name && equalExcept(issuedLabel, a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
 		maps.Equal(a.StringData, b.StringData) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
 }
 
-// sameBut tells whether two maps say the same, whatever they say of one key that both have or neither.
-func sameBut(but string, a, b map[string]string) bool {
+// equalExcept reports whether two maps say the same, whatever they say of one key that both have or neither.
+func equalExcept(ignoredKey string, a, b map[string]string) bool {
 	for key, value := range a {
-		if other, there := b[key]; !there || (other != value && key != but) {
+		if other, ok := b[key]; !ok || (other != value && key != ignoredKey) {
 			return false
 		}
 	}
 	return len(a) == len(b)
 }
 
-// byUs is all that digests keep of the managed fields, one for all: nobody changes it.
-var byUs = []metav1.ManagedFieldsEntry{{Manager: string(apply.ServingCert)}}
+// ownManagedFields is all that digests keep of the managed fields, one for all: nobody changes it.
+var ownManagedFields = []metav1.ManagedFieldsEntry{{Manager: string(apply.ServingCert)}}
 
-// soundAlone are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
-var soundAlone = lru.New(64)
+// commonDigests are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
+var commonDigests = lru.New(64)
 
 // Leaf is the certificate in a digest, with its chain; the error says why there is none.
 func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
-	certificate, read := secret.Labels[leafLabel]
-	if !read {
+	certificate, ok := secret.Labels[leafLabel]
+	if !ok {
 		return nil, errors.New(secret.StringData[corev1.TLSPrivateKeyKey])
 	}
 	return pki.ParseParts(certificate, secret.StringData[corev1.TLSCertKey])
 }
 
-// Signed is whom the certificate in a digest names as its signer, by pki.KeyID, and when it ends; false without one. It is not read for that.
-func Signed(secret *corev1.Secret) (signer string, notAfter time.Time, is bool) {
-	notAfter = timeOf(secret, endLabel)
+// SignerAndExpiry is whom the certificate in a digest names as its signer, by pki.KeyID, and when it ends; false without one. It is not read for that.
+func SignerAndExpiry(secret *corev1.Secret) (signer string, notAfter time.Time, ok bool) {
+	notAfter = timeFromLabel(secret, notAfterLabel)
 	return secret.Labels[signerLabel], notAfter, !notAfter.IsZero()
 }
 
-// seconds are those since 1970: it is all that a certificate says.
-func seconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
+// formatUnixSeconds are those since 1970: it is all that a certificate says.
+func formatUnixSeconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
-// timeOf is the time in a label of a digest; zero without one.
-func timeOf(secret *corev1.Secret, label string) time.Time {
+// timeFromLabel is the time in a label of a digest; zero without one.
+func timeFromLabel(secret *corev1.Secret, label string) time.Time {
 	since, err := strconv.ParseInt(secret.Labels[label], 10, 64)
 	if err != nil {
 		return time.Time{}
@@ -126,26 +126,26 @@ func timeOf(secret *corev1.Secret, label string) time.Time {
 }
 
 // keyDigest returns what stands for a private key in a digest: its encoding, or why it does not belong to the certificate.
-func keyDigest(encoding v1alpha1.KeyEncoding, unsound error) string {
+func keyDigest(encoding v1alpha1.KeyEncoding, keyErr error) string {
 	switch {
-	case unsound != nil:
-		return unsound.Error()
+	case keyErr != nil:
+		return keyErr.Error()
 	case encoding == v1alpha1.PKCS1:
-		return soundKeyPKCS1
+		return matchingKeyPKCS1
 	}
-	return soundKey
+	return matchingKey
 }
 
-// namesKept is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
-const namesKept = 32
+// maxOtherKeys is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
+const maxOtherKeys = 32
 
-func digestOf(data map[string][]byte, leaf pki.Parts, unsound error, marked, injected string) map[string]string {
+func digestOf(data map[string][]byte, leaf pki.Parts, keyErr error, marked, injected string) map[string]string {
 	var others []string
-	digest := map[string]string{corev1.TLSPrivateKeyKey: keyDigest(leaf.Encoding, unsound)}
+	digest := map[string]string{corev1.TLSPrivateKeyKey: keyDigest(leaf.Encoding, keyErr)}
 	if leaf.Chain != "" {
 		digest[corev1.TLSCertKey] = leaf.Chain
 	}
-	alone := len(digest)
+	minimal := len(digest)
 	for key, value := range data {
 		switch key {
 		case corev1.TLSCertKey, corev1.TLSPrivateKeyKey:
@@ -155,32 +155,32 @@ func digestOf(data map[string][]byte, leaf pki.Parts, unsound error, marked, inj
 			others = append(others, key)
 		}
 	}
-	if len(others) > namesKept {
+	if len(others) > maxOtherKeys {
 		slices.Sort(others)
-		others = others[:namesKept]
+		others = others[:maxOtherKeys]
 	}
 	for _, key := range others {
 		digest[strings.Clone(key)] = ""
 	}
-	if len(digest) > alone || unsound != nil || len(leaf.Chain) > pki.LongestChain {
+	if len(digest) > minimal || keyErr != nil || len(leaf.Chain) > pki.MaxChainLength {
 		return digest
 	}
-	return shared(digest[corev1.TLSPrivateKeyKey]+leaf.Chain, digest)
+	return internDigest(digest[corev1.TLSPrivateKeyKey]+leaf.Chain, digest)
 }
 
-// shared is the one of those that are alike.
-func shared(content string, digest map[string]string) map[string]string {
-	if before, known := soundAlone.Get(content); known {
-		digest, _ = before.(map[string]string)
+// internDigest is the one of those that are alike.
+func internDigest(content string, digest map[string]string) map[string]string {
+	if cached, ok := commonDigests.Get(content); ok {
+		digest, _ = cached.(map[string]string)
 		return digest
 	}
-	soundAlone.Add(content, digest)
+	commonDigests.Add(content, digest)
 	return digest
 }
 
-// issued is when a certificate that was signed at a time was written, by the clock of the API server; where the Secret was written again later than
+// issuedAt is when a certificate that was signed at a time was written, by the clock of the API server; where the Secret was written again later than
 // clocks differ, it is when it was signed.
-func issued(secret *corev1.Secret, signed time.Time) time.Time {
+func issuedAt(secret *corev1.Secret, signed time.Time) time.Time {
 	for _, entry := range secret.ManagedFields {
 		if entry.Manager == string(apply.ServingCert) && entry.Time != nil && entry.Time.Sub(signed) < pki.ClockSkew {
 			return entry.Time.Time
@@ -189,14 +189,14 @@ func issued(secret *corev1.Secret, signed time.Time) time.Time {
 	return signed
 }
 
-// Issued is when the certificate in a digest was written, by the clock of the API server, as far as that is known. Zero without a certificate.
-func Issued(secret *corev1.Secret) time.Time { return timeOf(secret, issuedLabel) }
+// IssuedAt is when the certificate in a digest was written, by the clock of the API server, as far as that is known. Zero without a certificate.
+func IssuedAt(secret *corev1.Secret) time.Time { return timeFromLabel(secret, issuedLabel) }
 
-// End is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
-func End(secret *corev1.Secret) time.Time {
-	if secret == nil || !isSound(secret) {
+// NotAfter is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
+func NotAfter(secret *corev1.Secret) time.Time {
+	if secret == nil || !keyMatches(secret) {
 		return time.Time{}
 	}
-	_, notAfter, _ := Signed(secret)
+	_, notAfter, _ := SignerAndExpiry(secret)
 	return notAfter
 }

@@ -21,7 +21,7 @@ import (
 )
 
 func TestDigest(t *testing.T) {
-	s := servedScene(t, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude }))
+	s := newIssuedFixture(t, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude }))
 	s.secret.Data["password"] = []byte("hunter2")
 	s.secret.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert"}}
 	digest := s.digest()
@@ -32,8 +32,8 @@ func TestDigest(t *testing.T) {
 		t.Errorf("its certificate is another one: %v", err)
 	}
 	wantSigner, wantEnd := pki.KeyID(s.ca.CA.Certificate.SubjectKeyId), s.leaf().NotAfter
-	if signer, end, signed := issuance.Signed(digest); !signed || signer != wantSigner || !end.Equal(wantEnd) {
-		t.Errorf("%t: signed by %s until %s, want %s and %s", signed, signer, end, wantSigner, wantEnd)
+	if signer, notAfter, signed := issuance.SignerAndExpiry(digest); !signed || signer != wantSigner || !notAfter.Equal(wantEnd) {
+		t.Errorf("%t: signed by %s until %s, want %s and %s", signed, signer, notAfter, wantSigner, wantEnd)
 	}
 	want := map[string]string{"tls.key": "sound", "ca.crt": pki.Hash(s.ca.Bundle), "password": ""}
 	if diff := cmp.Diff(want, digest.StringData); diff != "" {
@@ -55,7 +55,7 @@ func TestDigest(t *testing.T) {
 // What is written later is the same; what says anything else is not.
 func TestSameContent(t *testing.T) {
 	t.Parallel()
-	s := servedScene(t)
+	s := newIssuedFixture(t)
 	for name, tc := range map[string]struct {
 		change func(*corev1.Secret)
 		want   bool
@@ -94,15 +94,15 @@ func TestDigestOfManyKeys(t *testing.T) {
 	for i := range many {
 		secret.Data[strconv.Itoa(i)] = nil
 	}
-	want := issuance.Want{Target: issuance.Target{Family: issuance.OpenShift}}
+	desired := issuance.Desired{SecretRef: issuance.SecretRef{Family: issuance.OpenShift}}
 	for rounds := 0; len(secret.Data) > 0; rounds++ {
 		digest := secret.DeepCopy()
 		issuance.Digest(digest)
-		surplus := want.Surplus(digest)
-		if len(digest.StringData) > 50 || len(surplus) == 0 || rounds == many {
-			t.Fatalf("of %d keys the digest holds %d, of which %d are to be removed", len(secret.Data), len(digest.StringData), len(surplus))
+		unexpected := desired.UnexpectedKeys(digest)
+		if len(digest.StringData) > 50 || len(unexpected) == 0 || rounds == many {
+			t.Fatalf("of %d keys the digest holds %d, of which %d are to be removed", len(secret.Data), len(digest.StringData), len(unexpected))
 		}
-		for _, key := range surplus {
+		for _, key := range unexpected {
 			delete(secret.Data, key)
 		}
 	}
@@ -110,8 +110,8 @@ func TestDigestOfManyKeys(t *testing.T) {
 
 // TestDigestKeepsNoKey: wherever a Secret holds a private key, its digest does not; and a digest stays what it is.
 func TestDigestKeepsNoKey(t *testing.T) {
-	s := servedScene(t)
-	sound, other := s.pair(), servedScene(t).pair()
+	s := newIssuedFixture(t)
+	sound, other := s.pair(), newIssuedFixture(t).pair()
 	values := map[string][]byte{
 		"nothing": nil, "empty": {}, "garbage": []byte("garbage"), "certificate": sound.Certificate, "key": sound.PrivateKey,
 		"another key": other.PrivateKey, "half a key": sound.PrivateKey[:120],
@@ -184,11 +184,11 @@ func whereIs(key []byte, secret *corev1.Secret) string {
 // A tenant's label is never taken for the certificate of a digest, nor for who signed it and when it ends.
 func TestDigestIgnoresTheTenantsLabel(t *testing.T) {
 	t.Parallel()
-	s := servedScene(t)
+	s := newIssuedFixture(t)
 	genuine := s.digest()
 	made := 0
 	for key := range genuine.Labels {
-		if _, there := s.secret.Labels[key]; !there {
+		if _, ok := s.secret.Labels[key]; !ok {
 			s.secret.Labels[key] = "3193700966"
 			made++
 		}
@@ -199,7 +199,7 @@ func TestDigestIgnoresTheTenantsLabel(t *testing.T) {
 	delete(s.secret.Data, "tls.crt")
 	digest := s.digest()
 	leaf, err := issuance.Leaf(digest)
-	if signer, end, signed := issuance.Signed(digest); err == nil || signed || signer != "" || !issuance.Issued(digest).IsZero() {
-		t.Errorf("a Secret without a certificate has %v, by %q, from %s until %s", leaf, signer, issuance.Issued(digest), end)
+	if signer, notAfter, signed := issuance.SignerAndExpiry(digest); err == nil || signed || signer != "" || !issuance.IssuedAt(digest).IsZero() {
+		t.Errorf("a Secret without a certificate has %v, by %q, from %s until %s", leaf, signer, issuance.IssuedAt(digest), notAfter)
 	}
 }

@@ -2,5 +2,5 @@ package issuance
 
 import "time"
 
-// Turn is for tests: when a certificate of that share is replaced.
-func (r Reissue) Turn(share float64) time.Time { return r.turn(share) }
+// ScheduledTime is for tests: when a certificate of that share is replaced.
+func (r Reissue) ScheduledTime(share float64) time.Time { return r.scheduledTime(share) }

@@ -24,7 +24,7 @@ const (
 	alpha = "service.alpha.openshift.io/"
 )
 
-var rules = issuance.Rules{ClusterDomain: "cluster.local", OpenShiftAnnotations: true}
+var resolver = issuance.Resolver{ClusterDomain: "cluster.local", OpenShiftAnnotations: true}
 
 func must[T any](t rapid.TB, value T, err error) T {
 	t.Helper()
@@ -54,9 +54,9 @@ func annotated(key, value string) func(*corev1.Service) {
 }
 
 var (
-	asksOwn   = annotated(v1alpha1.AnnotationSecretName, "web-cert")
-	asksBeta  = annotated(beta+"serving-cert-secret-name", "web-cert")
-	asksAlpha = annotated(alpha+"serving-cert-secret-name", "web-cert")
+	ownAnnotation   = annotated(v1alpha1.AnnotationSecretName, "web-cert")
+	betaAnnotation  = annotated(beta+"serving-cert-secret-name", "web-cert")
+	alphaAnnotation = annotated(alpha+"serving-cert-secret-name", "web-cert")
 )
 
 func headless(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }
@@ -106,119 +106,119 @@ func loadSigner(t rapid.TB, pair pki.Pair) *signer {
 	}}
 }
 
-// scene is one Service, and all that a plan depends on.
-type scene struct {
+// fixture is one Service, and all that a plan depends on.
+type fixture struct {
 	t       rapid.TB
 	now     time.Time
 	service *corev1.Service
 	policy  *v1alpha1.ServingCertPolicy
 	ca      *signer
 	// secret is the Secret as the API server has it, with its key; nil when there is none.
-	secret *corev1.Secret
-	rivals []*corev1.Service
+	secret      *corev1.Secret
+	competitors []*corev1.Service
 }
 
-// newScene is a Service that asks, without a Secret.
-func newScene(t rapid.TB, edits ...func(*scene)) *scene {
+// newFixture is a Service that asks, without a Secret.
+func newFixture(t rapid.TB, edits ...func(*fixture)) *fixture {
 	t.Helper()
-	s := &scene{t: t, now: now, service: newService(asksOwn), policy: newPolicy(), ca: newSigner(t, now)}
+	s := &fixture{t: t, now: now, service: newService(ownAnnotation), policy: newPolicy(), ca: newSigner(t, now)}
 	for _, edit := range edits {
 		edit(s)
 	}
 	return s
 }
 
-// servedScene is a Service whose Secret has just been made.
-func servedScene(t rapid.TB, edits ...func(*scene)) *scene {
+// newIssuedFixture is a Service whose Secret has just been made.
+func newIssuedFixture(t rapid.TB, edits ...func(*fixture)) *fixture {
 	t.Helper()
-	s := newScene(t, edits...)
-	s.carryOut(s.plan())
+	s := newFixture(t, edits...)
+	s.execute(s.plan())
 	return s
 }
 
-func (s *scene) want() issuance.Want {
-	s.t.Helper()
-	want, ok := rules.Want(s.service, s.policy)
+func (f *fixture) desired() issuance.Desired {
+	f.t.Helper()
+	desired, ok := resolver.Desired(f.service, f.policy)
 	if !ok {
-		s.t.Fatal("the policy gives the Service nothing")
+		f.t.Fatal("the policy gives the Service nothing")
 	}
-	return want
+	return desired
 }
 
 // digest is the Secret as the caches have it.
-func (s *scene) digest() *corev1.Secret {
-	if s.secret == nil {
+func (f *fixture) digest() *corev1.Secret {
+	if f.secret == nil {
 		return nil
 	}
-	digest := s.secret.DeepCopy()
+	digest := f.secret.DeepCopy()
 	issuance.Digest(digest)
 	return digest
 }
 
-func (s *scene) plan() issuance.Plan {
-	s.t.Helper()
-	return s.want().Plan(s.now, &s.ca.CA, s.digest(), s.rivals)
+func (f *fixture) plan() issuance.Plan {
+	f.t.Helper()
+	return f.desired().Plan(f.now, &f.ca.CA, f.digest(), f.competitors)
 }
 
-// carryOut does what a plan says, as the controller does.
-func (s *scene) carryOut(plan issuance.Plan) {
-	s.t.Helper()
+// execute does what a plan says, as the controller does.
+func (f *fixture) execute(plan issuance.Plan) {
+	f.t.Helper()
 	switch plan.Action {
 	case issuance.Issue:
 		var previous *pki.Key
-		if plan.Want.KeepsKey(s.digest(), &s.ca.CA) {
-			previous = pki.ReadKey(s.secret.Data["tls.key"])
+		if plan.Desired.KeepsPrivateKey(f.digest(), &f.ca.CA) {
+			previous = pki.ReadKey(f.secret.Data["tls.key"])
 		}
-		pair, err := s.ca.Issue(s.now, plan.Want.Leaf, plan.Want.Duration, previous)
-		s.write(must(s.t, pair, err))
+		pair, err := f.ca.Issue(f.now, plan.Desired.Leaf, plan.Desired.Duration, previous)
+		f.write(must(f.t, pair, err))
 	case issuance.Repair:
-		pair := s.pair()
-		key, err := pki.EncodeKey(pair.PrivateKey, plan.Want.Leaf.Encoding)
-		pair.PrivateKey = must(s.t, key, err)
-		s.write(pair)
+		pair := f.pair()
+		key, err := pki.EncodeKey(pair.PrivateKey, plan.Desired.Leaf.Encoding)
+		pair.PrivateKey = must(f.t, key, err)
+		f.write(pair)
 	case issuance.Keep, issuance.Refuse:
 	}
 }
 
 // write does as the API server does with a new Secret, or with a patch of the one that is there.
-func (s *scene) write(pair pki.Pair) {
-	s.t.Helper()
-	if s.secret == nil {
-		made, err := s.want().Secret(pair, "", &s.ca.CA)
-		s.secret = must(s.t, made, err)
-		s.secret.UID, s.secret.ManagedFields = "uid-of-secret", byUs
+func (f *fixture) write(pair pki.Pair) {
+	f.t.Helper()
+	if f.secret == nil {
+		made, err := f.desired().Secret(pair, "", &f.ca.CA)
+		f.secret = must(f.t, made, err)
+		f.secret.UID, f.secret.ManagedFields = "uid-of-secret", ownManagedFields
 		return
 	}
-	patch, err := s.want().Patch(pair, "", &s.ca.CA, s.digest())
-	before, err2 := json.Marshal(s.secret)
-	after, err3 := jsonpatch.MergePatch(must(s.t, before, err2), must(s.t, patch, err))
+	patch, err := f.desired().Patch(pair, "", &f.ca.CA, f.digest())
+	before, err2 := json.Marshal(f.secret)
+	after, err3 := jsonpatch.MergePatch(must(f.t, before, err2), must(f.t, patch, err))
 	var patched corev1.Secret
-	if err := json.Unmarshal(must(s.t, after, err3), &patched); err != nil {
-		s.t.Fatal(err)
+	if err := json.Unmarshal(must(f.t, after, err3), &patched); err != nil {
+		f.t.Fatal(err)
 	}
-	patched.ManagedFields = byUs
-	s.secret = &patched
+	patched.ManagedFields = ownManagedFields
+	f.secret = &patched
 }
 
-// byUs is what the API server notes of a write of ours.
-var byUs = []metav1.ManagedFieldsEntry{{Manager: "servingcert-certificate"}}
+// ownManagedFields is what the API server notes of a write of ours.
+var ownManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert-certificate"}}
 
-func (s *scene) pair() pki.Pair {
-	return pki.Pair{Certificate: s.secret.Data["tls.crt"], PrivateKey: s.secret.Data["tls.key"]}
+func (f *fixture) pair() pki.Pair {
+	return pki.Pair{Certificate: f.secret.Data["tls.crt"], PrivateKey: f.secret.Data["tls.key"]}
 }
 
-func (s *scene) leaf() *pki.Leaf {
-	s.t.Helper()
-	leaf, err := pki.ParseLeaf(s.secret.Data["tls.crt"])
-	return must(s.t, leaf, err)
+func (f *fixture) leaf() *pki.Leaf {
+	f.t.Helper()
+	leaf, err := pki.ParseLeaf(f.secret.Data["tls.crt"])
+	return must(f.t, leaf, err)
 }
 
 // expect fails unless the plan is of this kind, with nothing to tell anybody.
-func (s *scene) expect(action issuance.Action) issuance.Plan {
-	s.t.Helper()
-	plan := s.plan()
-	if plan.Action != action || plan.Obstacle != nil {
-		s.t.Errorf("at %s: the plan is %s because %q, obstacle %v; want %s", s.now, plan.Action, plan.Why, plan.Obstacle, action)
+func (f *fixture) expect(action issuance.Action) issuance.Plan {
+	f.t.Helper()
+	plan := f.plan()
+	if plan.Action != action || plan.Problem != nil {
+		f.t.Errorf("at %s: the plan is %s because %q, obstacle %v; want %s", f.now, plan.Action, plan.IssueReason, plan.Problem, action)
 	}
 	return plan
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // When a certificate came into its Secret is told by the API server's clock where our own may be wrong, and not by what was written later.
-func TestIssued(t *testing.T) {
+func TestIssuedAt(t *testing.T) {
 	t.Parallel()
 	authority := newSigner(t, now.Add(-day))
 	pair, err := authority.Issue(now, pki.LeafSpec{DNSNames: []string{"web.shop.svc"}, Key: pki.KeySpec{Algorithm: "Ed25519"}}, day, nil)
@@ -41,12 +41,12 @@ func TestIssued(t *testing.T) {
 				corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
 			}}
 			issuance.Digest(secret)
-			if got := issuance.Issued(secret).Sub(signed); got != tc.want {
+			if got := issuance.IssuedAt(secret).Sub(signed); got != tc.want {
 				t.Errorf("it was written %s after it was signed, want %s", got, tc.want)
 			}
 		})
 	}
-	if got := issuance.Issued(&corev1.Secret{}); !got.IsZero() {
+	if got := issuance.IssuedAt(&corev1.Secret{}); !got.IsZero() {
 		t.Errorf("no certificate was issued %s", got)
 	}
 }

@@ -30,12 +30,12 @@ func keystoreOf(service *corev1.Service, family Family) *Keystore {
 }
 
 // Check tells why there can be no such keystore; nil when there can.
-func (k *Keystore) Check() *Obstacle {
+func (k *Keystore) Check() *Problem {
 	switch {
 	case k == nil:
 		return nil
 	case k.Format != v1alpha1.KeystorePKCS12:
-		return NewObstacle(ReasonInvalidKeystore, "annotation %s: there is no format %.64q: write %s",
+		return NewProblem(ReasonInvalidKeystore, "annotation %s: there is no format %.64q: write %s",
 			v1alpha1.AnnotationKeystore, k.Format, v1alpha1.KeystorePKCS12)
 	}
 	return CheckPassword(v1alpha1.AnnotationKeystorePassword, k.Password)
@@ -51,26 +51,26 @@ func SplitPassword(annotation string) (name, key string) {
 }
 
 // CheckPassword tells why no password can be found by what an annotation says; nil when one can.
-func CheckPassword(annotation, value string) *Obstacle {
+func CheckPassword(annotation, value string) *Problem {
 	if value == "" {
 		return nil
 	}
 	name, key := SplitPassword(value)
 	if len(validation.IsDNS1123Subdomain(name)) > 0 || len(validation.IsConfigMapKey(key)) > 0 {
-		return NewObstacle(ReasonNoPassword, "annotation %s: %.64q names no Secret and key: write <name>, or <name>/<key>", annotation, value)
+		return NewProblem(ReasonNoPassword, "annotation %s: %.64q names no Secret and key: write <name>, or <name>/<key>", annotation, value)
 	}
 	return nil
 }
 
-// mark tells which keystore a Secret should have, and by which password: so that a digest says whether it has it.
-func (k *Keystore) mark(keystore []byte) string { return pki.Hash(keystore) + "/" + k.Version }
+// marker tells which keystore a Secret should have, and by which password: so that a digest says whether it has it.
+func (k *Keystore) marker(keystore []byte) string { return pki.Hash(keystore) + "/" + k.Version }
 
-// keystoreDrifted tells whether the keystore in a digest is not the one that was put there for this wish.
-func (w Want) keystoreDrifted(secret *corev1.Secret) bool {
-	mark, marked := secret.Annotations[v1alpha1.AnnotationKeystoreHash]
-	if w.Keystore == nil {
+// keystoreDrifted reports whether the keystore in a digest is not the one that was put there for this wish.
+func (d Desired) keystoreDrifted(secret *corev1.Secret) bool {
+	marker, marked := secret.Annotations[v1alpha1.AnnotationKeystoreHash]
+	if d.Keystore == nil {
 		return marked
 	}
-	hash, version, _ := strings.Cut(mark, "/")
-	return secret.StringData[v1alpha1.KeystoreKey] != hash || version != w.Keystore.Version
+	hash, version, _ := strings.Cut(marker, "/")
+	return secret.StringData[v1alpha1.KeystoreKey] != hash || version != d.Keystore.Version
 }

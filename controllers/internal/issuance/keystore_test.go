@@ -10,33 +10,33 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// What a Service says of its keystore is answered by an obstacle where it cannot be, and never for OpenShift's annotations.
+// What a Service says of its keystore is answered by a problem where it cannot be, and never for OpenShift's annotations.
 func TestKeystoreCheck(t *testing.T) {
 	for _, tc := range []struct {
 		name, format, password string
 		ask                    func(*corev1.Service)
 		reason                 string
 	}{
-		{"no password", "pkcs12", "", asksOwn, ""},
-		{"a Secret", "pkcs12", "pass.word", asksOwn, ""},
-		{"a Secret and its key", "pkcs12", "password/my_key", asksOwn, ""},
-		{"another format", "jks", "", asksOwn, issuance.ReasonInvalidKeystore},
-		{"no name of a Secret", "pkcs12", "..", asksOwn, issuance.ReasonNoPassword},
-		{"no key of one", "pkcs12", "password/..", asksOwn, issuance.ReasonNoPassword},
-		{"a path", "pkcs12", "password/a/b", asksOwn, issuance.ReasonNoPassword},
-		{"by OpenShift's annotation", "jks", "..", asksBeta, ""},
+		{"no password", "pkcs12", "", ownAnnotation, ""},
+		{"a Secret", "pkcs12", "pass.word", ownAnnotation, ""},
+		{"a Secret and its key", "pkcs12", "password/my_key", ownAnnotation, ""},
+		{"another format", "jks", "", ownAnnotation, issuance.ReasonInvalidKeystore},
+		{"no name of a Secret", "pkcs12", "..", ownAnnotation, issuance.ReasonNoPassword},
+		{"no key of one", "pkcs12", "password/..", ownAnnotation, issuance.ReasonNoPassword},
+		{"a path", "pkcs12", "password/a/b", ownAnnotation, issuance.ReasonNoPassword},
+		{"by OpenShift's annotation", "jks", "..", betaAnnotation, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newScene(t, asking(tc.ask), func(s *scene) {
+			s := newFixture(t, withAnnotation(tc.ask), func(s *fixture) {
 				s.service.Annotations[v1alpha1.AnnotationKeystore] = tc.format
 				s.service.Annotations[v1alpha1.AnnotationKeystorePassword] = tc.password
 			})
 			plan := s.plan()
 			switch {
-			case tc.reason == "" && plan.Obstacle != nil:
-				t.Errorf("it is told %v", plan.Obstacle)
-			case tc.reason != "" && (plan.Obstacle == nil || plan.Obstacle.Reason != tc.reason || !strings.Contains(plan.Obstacle.Message, "annotation")):
-				t.Errorf("it is told %v, want %s with the annotation", plan.Obstacle, tc.reason)
+			case tc.reason == "" && plan.Problem != nil:
+				t.Errorf("it is told %v", plan.Problem)
+			case tc.reason != "" && (plan.Problem == nil || plan.Problem.Reason != tc.reason || !strings.Contains(plan.Problem.Message, "annotation")):
+				t.Errorf("it is told %v, want %s with the annotation", plan.Problem, tc.reason)
 			}
 		})
 	}

@@ -21,10 +21,10 @@ func TestGrant(t *testing.T) {
 		{DNSNames: []string{"db.shop.svc", "*.db.shop.svc"}, Usages: []v1alpha1.CertificateUsage{server}, Duration: time.Minute, Policy: "short"},
 	}
 	for name, tc := range map[string]struct {
-		names  []string
-		usages []v1alpha1.CertificateUsage
-		want   issuance.Terms
-		says   string
+		names   []string
+		usages  []v1alpha1.CertificateUsage
+		want    issuance.Terms
+		message string
 	}{
 		"one name": {[]string{"web.shop.svc"}, nil, issuance.Terms{Usages: []v1alpha1.CertificateUsage{server, client}, Duration: time.Hour, Policy: "long"}, ""},
 		"of two policies": {[]string{"web.shop.svc", "db.shop.svc"}, nil, issuance.Terms{
@@ -46,23 +46,23 @@ func TestGrant(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, obstacle := offers.Grant(tc.names, tc.usages)
+			got, problem := offers.Grant(tc.names, tc.usages)
 			switch {
-			case tc.says == "" && obstacle != nil:
-				t.Fatalf("refused: %s", obstacle)
-			case tc.says == "":
+			case tc.message == "" && problem != nil:
+				t.Fatalf("refused: %s", problem)
+			case tc.message == "":
 				if tc.want.DNSNames = tc.names; !cmp.Equal(tc.want, got) {
 					t.Errorf("-want +got:\n%s", cmp.Diff(tc.want, got))
 				}
-			case obstacle == nil || !strings.Contains(obstacle.String(), tc.says):
-				t.Errorf("got %+v and %v, want it refused, saying %q", got, obstacle, tc.says)
+			case problem == nil || !strings.Contains(problem.String(), tc.message):
+				t.Errorf("got %+v and %v, want it refused, saying %q", got, problem, tc.message)
 			}
 		})
 	}
 }
 
 // The names of many Services are put together each once.
-func TestAllOfManyOffers(t *testing.T) {
+func TestCombineManyOffers(t *testing.T) {
 	t.Parallel()
 	const services = 1000
 	offers := issuance.Offers{{DNSNames: []string{"same.shop.svc"}}, {DNSNames: []string{"same.shop.svc"}}}
@@ -70,13 +70,13 @@ func TestAllOfManyOffers(t *testing.T) {
 		host := fmt.Sprintf("web-%05d.shop.svc", i)
 		offers = append(offers, issuance.Terms{DNSNames: []string{host, host + ".cluster.local"}})
 	}
-	if all, some := offers.All(); !some || len(all.DNSNames) != 1+2*services {
+	if all, ok := offers.Combine(); !ok || len(all.DNSNames) != 1+2*services {
 		t.Errorf("there are %d names, want %d", len(all.DNSNames), 1+2*services)
 	}
 }
 
 // What could be the name of a Service may come a moment later; what could not is refused at once.
-func TestMayCome(t *testing.T) {
+func TestCouldExist(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		namespace, names string
@@ -96,14 +96,14 @@ func TestMayCome(t *testing.T) {
 		{"shop", "web.shop.svc.shop.svc", false},
 		{"shop", "web.shop", false},
 	} {
-		if got := issuance.MayCome(tc.namespace, strings.Fields(tc.names), nil); got != tc.want {
+		if got := issuance.CouldExist(tc.namespace, strings.Fields(tc.names), nil); got != tc.want {
 			t.Errorf("%q in %q: %t, want %t", tc.names, tc.namespace, got, tc.want)
 		}
 	}
 }
 
 // Nor is a name refused at once that a Service could get by extraDNSNames.
-func TestMayComeByPattern(t *testing.T) {
+func TestCouldExistByPattern(t *testing.T) {
 	t.Parallel()
 	patterns := []string{"$(service)", "$(service).$(namespace)", "$(service).example.org", "fixed.example.com"}
 	for _, tc := range []struct {
@@ -118,7 +118,7 @@ func TestMayComeByPattern(t *testing.T) {
 		{"shop", ".example.org", false},
 		{"shop", "other.example.com", false},
 	} {
-		if got := issuance.MayCome(tc.namespace, strings.Fields(tc.names), patterns); got != tc.want {
+		if got := issuance.CouldExist(tc.namespace, strings.Fields(tc.names), patterns); got != tc.want {
 			t.Errorf("%q in %q: %t, want %t", tc.names, tc.namespace, got, tc.want)
 		}
 	}

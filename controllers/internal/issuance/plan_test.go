@@ -14,60 +14,60 @@ import (
 )
 
 // certificateEdit changes the certificate part of the policy.
-func certificateEdit(edit func(*v1alpha1.ServingCertificate)) func(*scene) {
-	return func(s *scene) { edit(&s.policy.Spec.Certificate) }
+func certificateEdit(edit func(*v1alpha1.ServingCertificate)) func(*fixture) {
+	return func(s *fixture) { edit(&s.policy.Spec.Certificate) }
 }
 
-func duration(value v1alpha1.Duration) func(*scene) {
+func duration(value v1alpha1.Duration) func(*fixture) {
 	return certificateEdit(func(c *v1alpha1.ServingCertificate) { c.Duration = value })
 }
 
-func asking(edits ...func(*corev1.Service)) func(*scene) {
-	return func(s *scene) { s.service = newService(edits...) }
+func withAnnotation(edits ...func(*corev1.Service)) func(*fixture) {
+	return func(s *fixture) { s.service = newService(edits...) }
 }
 
-func data(key string, value []byte) func(*scene) {
-	return func(s *scene) { s.secret.Data[key] = value }
+func data(key string, value []byte) func(*fixture) {
+	return func(s *fixture) { s.secret.Data[key] = value }
 }
 
-func none(*scene) {}
+func none(*fixture) {}
 
-func belowRoot(s *scene) { s.ca = intermediateSigner(s.t, caTemplate("upper"), caTemplate("lower")) }
+func belowRoot(s *fixture) { s.ca = intermediateSigner(s.t, caTemplate("upper"), caTemplate("lower")) }
 
 // TestPlanIssues changes one thing of a Secret that has just been made, or of what it should be.
 func TestPlanIssues(t *testing.T) {
 	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
 	for _, tc := range []struct {
-		name, why    string
-		given, after func(*scene)
+		name, reason string
+		given, after func(*fixture)
 	}{
-		{"missing", "there was none", none, func(s *scene) { s.secret = nil }},
-		{"no certificate", "tls.crt is missing", none, func(s *scene) { delete(s.secret.Data, "tls.crt") }},
+		{"missing", "there was none", none, func(s *fixture) { s.secret = nil }},
+		{"no certificate", "tls.crt is missing", none, func(s *fixture) { delete(s.secret.Data, "tls.crt") }},
 		{"a corrupt certificate", "tls.crt holds no readable certificate", none, data("tls.crt", []byte("garbage"))},
-		{"half a certificate", "tls.crt holds no readable certificate", none, func(s *scene) { s.secret.Data["tls.crt"] = s.secret.Data["tls.crt"][:200] }},
-		{"no data at all", "tls.crt is missing", none, func(s *scene) { s.secret.Data = nil }},
-		{"no key", "tls.key holds no readable private key", none, func(s *scene) { delete(s.secret.Data, "tls.key") }},
+		{"half a certificate", "tls.crt holds no readable certificate", none, func(s *fixture) { s.secret.Data["tls.crt"] = s.secret.Data["tls.crt"][:200] }},
+		{"no data at all", "tls.crt is missing", none, func(s *fixture) { s.secret.Data = nil }},
+		{"no key", "tls.key holds no readable private key", none, func(s *fixture) { delete(s.secret.Data, "tls.key") }},
 		{"a corrupt key", "tls.key holds no readable private key", none, data("tls.key", []byte("garbage"))},
-		{"another's key", "tls.key is not the private key of tls.crt", none, func(s *scene) {
-			s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"]
+		{"another's key", "tls.key is not the private key of tls.crt", none, func(s *fixture) {
+			s.secret.Data["tls.key"] = newIssuedFixture(s.t).secret.Data["tls.key"]
 		}},
-		{"another CA", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, s.now.Add(-time.Hour)) }},
-		{"another CA of the same name", `it was signed by "signer@`, none, func(s *scene) { s.ca = newSigner(s.t, now) }},
-		{"the chain is missing", "not the CA's chain", belowRoot, func(s *scene) {
+		{"another CA", `it was signed by "signer@`, none, func(s *fixture) { s.ca = newSigner(s.t, s.now.Add(-time.Hour)) }},
+		{"another CA of the same name", `it was signed by "signer@`, none, func(s *fixture) { s.ca = newSigner(s.t, now) }},
+		{"the chain is missing", "not the CA's chain", belowRoot, func(s *fixture) {
 			s.secret.Data["tls.crt"] = pki.Bundle{s.leaf().Certificate}.Encode()
 		}},
-		{"the chain is broken", "not the CA's chain", belowRoot, func(s *scene) {
+		{"the chain is broken", "not the CA's chain", belowRoot, func(s *fixture) {
 			s.secret.Data["tls.crt"] = pki.Bundle{s.leaf().Certificate, s.ca.CA.Chain[1], s.ca.CA.Chain[0]}.Encode()
 		}},
-		{"a chain where there is none", "not the CA's chain", none, func(s *scene) {
+		{"a chain where there is none", "not the CA's chain", none, func(s *fixture) {
 			s.secret.Data["tls.crt"] = append(s.secret.Data["tls.crt"], s.ca.Bundle...)
 		}},
 		{"one name more", "its names are", none, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"$(service).org"} })},
 		{"one name less", "its names are", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"a.org"} }),
 			certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = nil })},
 		{"another cluster domain", "its names are", none, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ClusterDomains = []string{"c"} })},
-		{"headless now", "its names are", none, func(s *scene) { headless(s.service) }},
-		{"not headless any more", "its names are", asking(asksOwn, headless), asking(asksOwn)},
+		{"headless now", "its names are", none, func(s *fixture) { headless(s.service) }},
+		{"not headless any more", "its names are", withAnnotation(ownAnnotation, headless), withAnnotation(ownAnnotation)},
 		{"one usage more", "its key usages", none, certificateEdit(func(c *v1alpha1.ServingCertificate) {
 			c.Usages = append(c.Usages, v1alpha1.UsageClientAuth)
 		})},
@@ -80,34 +80,34 @@ func TestPlanIssues(t *testing.T) {
 		{"a longer life", "its end was", none, duration("2161h")},
 		{"a shorter life", "its end was", none, duration("2159h59m58s")},
 		{"a life as long as the CA's", "its end was", none, duration("99999h")},
-		{"the owner is gone", "no longer belonged to this Service", none, func(s *scene) { s.secret.OwnerReferences = nil }},
-		{"it was made for a Service that does not want it any more", "no longer belonged to this Service", none, func(s *scene) {
+		{"the owner is gone", "no longer belonged to this Service", none, func(s *fixture) { s.secret.OwnerReferences = nil }},
+		{"it was made for a Service that does not want it any more", "no longer belonged to this Service", none, func(s *fixture) {
 			s.secret.Labels[v1alpha1.LabelService], s.secret.OwnerReferences = "db", nil
 			ownedBy("db", "uid-of-db")(s.secret)
 		}},
-		{"from the future", "it was not valid before", func(s *scene) { s.ca = newSigner(s.t, now.Add(-day)) }, func(s *scene) {
+		{"from the future", "it was not valid before", func(s *fixture) { s.ca = newSigner(s.t, now.Add(-day)) }, func(s *fixture) {
 			s.now = s.leaf().NotBefore.Add(-time.Nanosecond)
 		}},
-		{"the Service was made anew", "no longer belonged to this Service", none, func(s *scene) { s.service.UID = "uid-of-the-next" }},
-		{"the Service was made anew, as on OpenShift", `Service UID "uid-of-web" instead of "uid-of-the-next"`, asking(asksBeta), func(s *scene) { s.service.UID = "uid-of-the-next" }},
-		{"it asks as on OpenShift now", `Service UID "" instead of "uid-of-web"`, none, asking(asksBeta)},
-		{"it does not ask as on OpenShift any more", `Service UID "uid-of-web" instead of ""`, asking(asksAlpha), asking(asksOwn)},
-		{"corrupt, and the bundle drifted too", "tls.crt is missing", include, func(s *scene) {
+		{"the Service was made anew", "no longer belonged to this Service", none, func(s *fixture) { s.service.UID = "uid-of-the-next" }},
+		{"the Service was made anew, as on OpenShift", `Service UID "uid-of-web" instead of "uid-of-the-next"`, withAnnotation(betaAnnotation), func(s *fixture) { s.service.UID = "uid-of-the-next" }},
+		{"it asks as on OpenShift now", `Service UID "" instead of "uid-of-web"`, none, withAnnotation(betaAnnotation)},
+		{"it does not ask as on OpenShift any more", `Service UID "uid-of-web" instead of ""`, withAnnotation(alphaAnnotation), withAnnotation(ownAnnotation)},
+		{"corrupt, and the bundle drifted too", "tls.crt is missing", include, func(s *fixture) {
 			s.secret.Data, s.ca.Bundle = nil, []byte("new")
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := servedScene(t, tc.given)
+			s := newIssuedFixture(t, tc.given)
 			tc.after(s)
 			plan := s.expect(issuance.Issue)
-			if !strings.Contains(plan.Why, tc.why) {
-				t.Errorf("why = %q, want %q", plan.Why, tc.why)
+			if !strings.Contains(plan.IssueReason, tc.reason) {
+				t.Errorf("why = %q, want %q", plan.IssueReason, tc.reason)
 			}
 			if plan.Renewal || !plan.NotAfter.IsZero() || !plan.RenewAt.IsZero() {
 				t.Errorf("renewal %v, notAfter %s, renewAt %s; want none of them", plan.Renewal, plan.NotAfter, plan.RenewAt)
 			}
-			s.carryOut(plan)
+			s.execute(plan)
 			s.expect(issuance.Keep)
 		})
 	}
@@ -117,51 +117,51 @@ func TestPlanIssues(t *testing.T) {
 func TestPlanRepairs(t *testing.T) {
 	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
 	omit := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleOmit })
-	annotation := func(key, value string) func(*scene) {
-		return func(s *scene) { s.secret.Annotations[key] = value }
+	annotation := func(key, value string) func(*fixture) {
+		return func(s *fixture) { s.secret.Annotations[key] = value }
 	}
 	for _, tc := range []struct {
 		name         string
-		given, after func(*scene)
+		given, after func(*fixture)
 	}{
-		{"another label of the Service", none, func(s *scene) { s.secret.Labels[v1alpha1.LabelService] = "db" }},
-		{"no label of the Service, as on OpenShift", asking(asksBeta), func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelService) }},
-		{"no label of the CA", none, func(s *scene) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }},
-		{"no label at all, as on OpenShift", asking(asksAlpha), func(s *scene) { s.secret.Labels = nil }},
-		{"the ServiceCA is called otherwise", none, func(s *scene) { s.policy.Spec.ServiceCAName = "other" }},
-		{"another bundle is published", include, func(s *scene) { s.ca.Bundle = append(s.ca.Bundle, newSigner(s.t, now).Bundle...) }},
+		{"another label of the Service", none, func(s *fixture) { s.secret.Labels[v1alpha1.LabelService] = "db" }},
+		{"no label of the Service, as on OpenShift", withAnnotation(betaAnnotation), func(s *fixture) { delete(s.secret.Labels, v1alpha1.LabelService) }},
+		{"no label of the CA", none, func(s *fixture) { delete(s.secret.Labels, v1alpha1.LabelServiceCA) }},
+		{"no label at all, as on OpenShift", withAnnotation(alphaAnnotation), func(s *fixture) { s.secret.Labels = nil }},
+		{"the ServiceCA is called otherwise", none, func(s *fixture) { s.policy.Spec.ServiceCAName = "other" }},
+		{"another bundle is published", include, func(s *fixture) { s.ca.Bundle = append(s.ca.Bundle, newSigner(s.t, now).Bundle...) }},
 		{"the bundle was changed", include, data("ca.crt", []byte("changed"))},
-		{"the bundle was removed", include, func(s *scene) { delete(s.secret.Data, "ca.crt") }},
+		{"the bundle was removed", include, func(s *fixture) { delete(s.secret.Data, "ca.crt") }},
 		{"the bundle's hash was changed", include, annotation(v1alpha1.AnnotationCABundleHash, "0")},
 		{"the bundle is wanted now", omit, include},
 		{"the bundle is not wanted any more", include, omit},
-		{"OpenShift's UID was changed", asking(asksBeta), annotation(beta+"originating-service-uid", "0")},
-		{"OpenShift's name was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, beta+"originating-service-name") }},
-		{"OpenShift's expiry was changed", asking(asksBeta), annotation(beta+"expiry", "2001-01-01T00:00:00Z")},
-		{"OpenShift's older expiry was removed", asking(asksBeta), func(s *scene) { delete(s.secret.Annotations, alpha+"expiry") }},
+		{"OpenShift's UID was changed", withAnnotation(betaAnnotation), annotation(beta+"originating-service-uid", "0")},
+		{"OpenShift's name was removed", withAnnotation(betaAnnotation), func(s *fixture) { delete(s.secret.Annotations, beta+"originating-service-name") }},
+		{"OpenShift's expiry was changed", withAnnotation(betaAnnotation), annotation(beta+"expiry", "2001-01-01T00:00:00Z")},
+		{"OpenShift's older expiry was removed", withAnnotation(betaAnnotation), func(s *fixture) { delete(s.secret.Annotations, alpha+"expiry") }},
 		{"an annotation asks for the bundle", none, annotation(v1alpha1.AnnotationInjectCABundle, "default")},
-		{"an annotation asks for the bundle under another key, too", include, func(s *scene) {
+		{"an annotation asks for the bundle under another key, too", include, func(s *fixture) {
 			annotation(v1alpha1.AnnotationInjectCABundle, "default")(s)
 			annotation(v1alpha1.AnnotationCABundleKey, "roots.pem")(s)
 		}},
 		{"another encoding of the key is wanted", none, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.Encoding = v1alpha1.PKCS1 })},
-		{"the key was written in another encoding", none, func(s *scene) {
+		{"the key was written in another encoding", none, func(s *fixture) {
 			key, err := pki.EncodeKey(s.secret.Data["tls.key"], v1alpha1.PKCS1)
 			s.secret.Data["tls.key"] = must(s.t, key, err)
 		}},
-		{"it was restored without managedFields", none, func(s *scene) { s.secret.ManagedFields = nil }},
-		{"it asks by OpenShift's other family", asking(asksBeta), asking(asksAlpha)},
+		{"it was restored without managedFields", none, func(s *fixture) { s.secret.ManagedFields = nil }},
+		{"it asks by OpenShift's other family", withAnnotation(betaAnnotation), withAnnotation(alphaAnnotation)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := servedScene(t, tc.given)
+			s := newIssuedFixture(t, tc.given)
 			before := s.leaf()
 			tc.after(s)
 			plan := s.expect(issuance.Repair)
 			if plan.Renewal || !plan.NotAfter.Equal(before.NotAfter) || plan.RenewAt.IsZero() {
 				t.Errorf("renewal %v, notAfter %s, renewAt %s; want those of the certificate", plan.Renewal, plan.NotAfter, plan.RenewAt)
 			}
-			s.carryOut(plan)
+			s.execute(plan)
 			s.expect(issuance.Keep)
 			if !s.leaf().Equal(before.Certificate) {
 				t.Error("the certificate was made anew")
@@ -173,21 +173,21 @@ func TestPlanRepairs(t *testing.T) {
 // TestPlanRefuses: what we cannot, or may not, is said and not done.
 func TestPlanRefuses(t *testing.T) {
 	long := strings.Repeat("a", 64)
-	permitted := func(domains ...string) func(*scene) {
-		return func(s *scene) {
+	permitted := func(domains ...string) func(*fixture) {
+		return func(s *fixture) {
 			s.ca = newSigner(s.t, now, func(r *pki.RootSpec) { r.PermittedDNSDomains = domains })
 		}
 	}
-	foreign := func(edits ...func(*corev1.Secret)) func(*scene) {
-		return func(s *scene) { s.secret = secretOf(edits...) }
+	foreign := func(edits ...func(*corev1.Secret)) func(*fixture) {
+		return func(s *fixture) { s.secret = secretOf(edits...) }
 	}
-	serversOnly := func(s *scene) {
+	serversOnly := func(s *fixture) {
 		s.ca = newSigner(s.t, now, func(r *pki.RootSpec) { r.PermittedUsages = []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth} })
 		s.policy.Spec.Certificate.Usages = append(s.policy.Spec.Certificate.Usages, v1alpha1.UsageClientAuth)
 	}
 	for _, tc := range []struct {
 		name, reason, message string
-		given                 func(*scene)
+		given                 func(*fixture)
 	}{
 		{"a usage that the CA does not permit", issuance.ReasonUsageNotPermitted, "does not permit the usage client auth: take it out", serversOnly},
 		{"a foreign Secret", issuance.ReasonSecretNotOurs, "Secret web-cert was not made for this Service", foreign()},
@@ -195,12 +195,12 @@ func TestPlanRefuses(t *testing.T) {
 		{"ours, without its label", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(ownedBy("web", "uid-of-web"))},
 		{"our label, another's owner", issuance.ReasonSecretNotOurs, "was not made for this Service", foreign(labelled("web"), ownedBy("db", "uid-of-db"))},
 		{"ours, of the wrong type", issuance.ReasonSecretNotOurs, `is of type "Opaque" instead of kubernetes.io/tls`, foreign(labelled("web"), func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque })},
-		{"no name for a Secret", issuance.ReasonInvalidSecretName, `"Web_Cert" is no name for a Secret`, asking(annotated(v1alpha1.AnnotationSecretName, "Web_Cert"))},
-		{"a path for a name", issuance.ReasonInvalidSecretName, `"../web" is no name`, asking(annotated(beta+"serving-cert-secret-name", "../web"))},
-		{"a long name", issuance.ReasonInvalidSecretName, "is no name for a Secret", asking(annotated(v1alpha1.AnnotationSecretName, strings.Repeat("a", 254)))},
+		{"no name for a Secret", issuance.ReasonInvalidSecretName, `"Web_Cert" is no name for a Secret`, withAnnotation(annotated(v1alpha1.AnnotationSecretName, "Web_Cert"))},
+		{"a path for a name", issuance.ReasonInvalidSecretName, `"../web" is no name`, withAnnotation(annotated(beta+"serving-cert-secret-name", "../web"))},
+		{"a long name", issuance.ReasonInvalidSecretName, "is no name for a Secret", withAnnotation(annotated(v1alpha1.AnnotationSecretName, strings.Repeat("a", 254)))},
 		{"a long label", issuance.ReasonInvalidDNSName, long + `.org" is no DNS name`, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{long + ".org"} })},
-		{"a long label by substitution", issuance.ReasonInvalidDNSName, "of policy default", func(s *scene) {
-			s.service = newService(asksOwn, called("shop", long[:60]))
+		{"a long label by substitution", issuance.ReasonInvalidDNSName, "of policy default", func(s *fixture) {
+			s.service = newService(ownAnnotation, called("shop", long[:60]))
 			s.policy.Spec.Certificate.ExtraDNSNames = []string{"$(service)-$(namespace).org"}
 		}},
 		{"a long name altogether", issuance.ReasonInvalidDNSName, "is no DNS name", certificateEdit(func(c *v1alpha1.ServingCertificate) {
@@ -209,33 +209,33 @@ func TestPlanRefuses(t *testing.T) {
 		{"a wildcard inside", issuance.ReasonInvalidDNSName, `"a.*.org" is no DNS name`, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"a.*.org"} })},
 		{"an empty label", issuance.ReasonInvalidDNSName, `"a..org" is no DNS name`, certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"a..org"} })},
 		{"a name that the CA does not permit", issuance.ReasonNameNotPermitted, "permits only names in svc, and not web.shop.svc.cluster.local", permitted("svc")},
-		{"a wildcard that the CA does not permit", issuance.ReasonNameNotPermitted, "and not *.example.org", func(s *scene) {
+		{"a wildcard that the CA does not permit", issuance.ReasonNameNotPermitted, "and not *.example.org", func(s *fixture) {
 			permitted("svc", "cluster.local")(s)
 			s.policy.Spec.Certificate.ExtraDNSNames = []string{"*.example.org"}
 		}},
-		{"a wildcard that takes in what the CA excludes", issuance.ReasonNameNotPermitted, `excludes *.shop.org`, func(s *scene) {
-			s.ca = broughtSigner(s.t, func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"secret.shop.org"} })
+		{"a wildcard that takes in what the CA excludes", issuance.ReasonNameNotPermitted, `excludes *.shop.org`, func(s *fixture) {
+			s.ca = providedSigner(s.t, func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"secret.shop.org"} })
 			s.policy.Spec.Certificate.ExtraDNSNames = []string{"*.shop.org"}
 		}},
-		{"the API server's own Service", issuance.ReasonNameNotPermitted, "nobody else may answer", asking(asksOwn, called("default", "kubernetes"))},
-		{"the CA has ended", issuance.ReasonServiceCANotReady, "ServiceCA default: signer@", func(s *scene) { s.now = s.ca.CA.Certificate.NotAfter }},
-		{"the CA has not begun", issuance.ReasonServiceCANotReady, "is not valid before", func(s *scene) {
+		{"the API server's own Service", issuance.ReasonNameNotPermitted, "nobody else may answer", withAnnotation(ownAnnotation, called("default", "kubernetes"))},
+		{"the CA has ended", issuance.ReasonServiceCANotReady, "ServiceCA default: signer@", func(s *fixture) { s.now = s.ca.CA.Certificate.NotAfter }},
+		{"the CA has not begun", issuance.ReasonServiceCANotReady, "is not valid before", func(s *fixture) {
 			s.now = s.ca.CA.Certificate.NotBefore.Add(-time.Nanosecond)
 		}},
-		{"a name that only a CA above permits not", issuance.ReasonNameNotPermitted, `"upper" permits only names in svc`, func(s *scene) {
+		{"a name that only a CA above permits not", issuance.ReasonNameNotPermitted, `"upper" permits only names in svc`, func(s *fixture) {
 			upper := caTemplate("upper", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"svc"} })
 			s.ca = intermediateSigner(s.t, upper, caTemplate("lower"))
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, tc.given)
+			s := newFixture(t, tc.given)
 			plan := s.plan()
-			if plan.Action != issuance.Refuse || plan.Obstacle == nil {
-				t.Fatalf("the plan is %s, obstacle %v; want a refusal", plan.Action, plan.Obstacle)
+			if plan.Action != issuance.Refuse || plan.Problem == nil {
+				t.Fatalf("the plan is %s, obstacle %v; want a refusal", plan.Action, plan.Problem)
 			}
-			if plan.Obstacle.Reason != tc.reason || !strings.Contains(plan.Obstacle.Message, tc.message) {
-				t.Errorf("obstacle = %s, want %s: … %s", plan.Obstacle, tc.reason, tc.message)
+			if plan.Problem.Reason != tc.reason || !strings.Contains(plan.Problem.Message, tc.message) {
+				t.Errorf("obstacle = %s, want %s: … %s", plan.Problem, tc.reason, tc.message)
 			}
 			if !plan.NotAfter.IsZero() || !plan.RenewAt.IsZero() {
 				t.Errorf("notAfter %s, renewAt %s; want none", plan.NotAfter, plan.RenewAt)
@@ -244,15 +244,15 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
-// TestServing: a certificate serves while clients accept it, though another is wanted; not without its key, before or after its time, under another name,
+// TestUsableLeaf: a certificate serves while clients accept it, though another is wanted; not without its key, before or after its time, under another name,
 // or by another CA.
-func TestServing(t *testing.T) {
+func TestUsableLeaf(t *testing.T) {
 	pool := func(of *signer) *x509.CertPool {
 		roots := x509.NewCertPool()
 		roots.AddCert(of.CA.Certificate)
 		return roots
 	}
-	s := servedScene(t)
+	s := newIssuedFixture(t)
 	s.ca.Roots = pool(s.ca)
 	s.policy.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.RSA
 	if plan := s.plan(); plan.Action != issuance.Issue {
@@ -260,7 +260,7 @@ func TestServing(t *testing.T) {
 	}
 	keyless := s.digest().DeepCopy() // digests share what they say
 	keyless.StringData["tls.key"] = "it has no key"
-	end, host := issuance.End(s.digest()), "web.shop.svc"
+	notAfter, host := issuance.NotAfter(s.digest()), "web.shop.svc"
 	for name, tc := range map[string]struct {
 		at     time.Time
 		secret *corev1.Secret
@@ -269,8 +269,8 @@ func TestServing(t *testing.T) {
 		want   bool
 	}{
 		"now":             {now, s.digest(), s.ca.Roots, host, true},
-		"before its end":  {end.Add(-time.Second), s.digest(), s.ca.Roots, host, true},
-		"at its end":      {end, s.digest(), s.ca.Roots, host, false},
+		"before its end":  {notAfter.Add(-time.Second), s.digest(), s.ca.Roots, host, true},
+		"at its end":      {notAfter, s.digest(), s.ca.Roots, host, false},
 		"before its time": {now.Add(-day), s.digest(), s.ca.Roots, host, false},
 		"no Secret":       {now, nil, s.ca.Roots, host, false},
 		"no key":          {now, keyless, s.ca.Roots, host, false},
@@ -279,8 +279,8 @@ func TestServing(t *testing.T) {
 		"another name":    {now, s.digest(), s.ca.Roots, "api.shop.svc", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := issuance.Want{Leaf: pki.LeafSpec{DNSNames: []string{tc.name, "more.example.org"}}}
-			if got := want.Serving(tc.at, tc.secret, &issuance.CA{Roots: tc.roots}); (got != nil) != tc.want {
+			desired := issuance.Desired{Leaf: pki.LeafSpec{DNSNames: []string{tc.name, "more.example.org"}}}
+			if got := desired.UsableLeaf(tc.at, tc.secret, &issuance.CA{Roots: tc.roots}); (got != nil) != tc.want {
 				t.Errorf("it serves: %t, want %t", got != nil, tc.want)
 			}
 		})

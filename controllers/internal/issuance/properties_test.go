@@ -22,7 +22,7 @@ func genService(t *rapid.T) *corev1.Service {
 		headless(service)
 	}
 	for _, ask := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"own", "beta", "alpha"}), 0, 3, rapid.ID).Draw(t, "asks by") {
-		map[string]func(*corev1.Service){"own": asksOwn, "beta": asksBeta, "alpha": asksAlpha}[ask](service)
+		map[string]func(*corev1.Service){"own": ownAnnotation, "beta": betaAnnotation, "alpha": alphaAnnotation}[ask](service)
 	}
 	return service
 }
@@ -67,84 +67,84 @@ func genCA(t *rapid.T) *signer {
 // TestFixpoint: what a plan says, once done, is all that there was to do, and a client verifies it by every name.
 func TestFixpoint(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := newScene(t, func(s *scene) { s.service, s.policy, s.ca = genService(t), genPolicy(t), genCA(t) })
+		s := newFixture(t, func(s *fixture) { s.service, s.policy, s.ca = genService(t), genPolicy(t), genCA(t) })
 		first := s.expect(issuance.Issue)
-		s.carryOut(first)
+		s.execute(first)
 		kept := s.expect(issuance.Keep)
 		if !kept.NotAfter.Equal(s.leaf().NotAfter) {
 			t.Errorf("notAfter = %s, and the certificate's is %s", kept.NotAfter, s.leaf().NotAfter)
 		}
 		// Who has issued it knows what a second look would tell.
-		first.CarriedOut(s.leaf(), &s.ca.CA)
+		first.RecordIssued(s.leaf(), &s.ca.CA)
 		if !first.NotAfter.Equal(kept.NotAfter) || !first.RenewAt.Equal(kept.RenewAt) || first.SignedBy != kept.SignedBy {
 			t.Errorf("carried out: %v, %v, %q; a second look: %v, %v, %q",
 				first.NotAfter, first.RenewAt, first.SignedBy, kept.NotAfter, kept.RenewAt, kept.SignedBy)
 		}
 		s.expectUntilDue(kept)
-		if surplus := s.want().Surplus(s.digest()); len(surplus) > 0 {
-			t.Errorf("what was just made holds the surplus keys %v", surplus)
+		if unexpected := s.desired().UnexpectedKeys(s.digest()); len(unexpected) > 0 {
+			t.Errorf("what was just made holds the surplus keys %v", unexpected)
 		}
-		for _, name := range first.Want.Leaf.DNSNames {
+		for _, name := range first.Desired.Leaf.DNSNames {
 			if err := s.verify(strings.Replace(name, "*", "pod-0", 1)); err != nil {
 				t.Errorf("as %s: %v", name, err)
 			}
 		}
-		damage := rapid.SampledFrom([]func(*scene){
-			func(s *scene) { s.secret = nil }, func(s *scene) { s.secret.Labels = nil }, func(s *scene) { s.secret.Annotations = nil },
-			func(s *scene) { s.secret.OwnerReferences = nil }, func(s *scene) { s.secret.Data = nil },
-			func(s *scene) { s.policy = genPolicy(t) }, func(s *scene) { s.ca = genCA(t) }, func(s *scene) { s.ca.Bundle = []byte("new") },
-			func(s *scene) { s.secret.Data["tls.key"] = nil }, func(s *scene) { s.secret.Data["ca.crt"] = nil },
-			func(s *scene) { s.secret.ManagedFields = nil },
+		damage := rapid.SampledFrom([]func(*fixture){
+			func(s *fixture) { s.secret = nil }, func(s *fixture) { s.secret.Labels = nil }, func(s *fixture) { s.secret.Annotations = nil },
+			func(s *fixture) { s.secret.OwnerReferences = nil }, func(s *fixture) { s.secret.Data = nil },
+			func(s *fixture) { s.policy = genPolicy(t) }, func(s *fixture) { s.ca = genCA(t) }, func(s *fixture) { s.ca.Bundle = []byte("new") },
+			func(s *fixture) { s.secret.Data["tls.key"] = nil }, func(s *fixture) { s.secret.Data["ca.crt"] = nil },
+			func(s *fixture) { s.secret.ManagedFields = nil },
 		})
 		for _, change := range rapid.SliceOfN(damage, 1, 3).Draw(t, "damage") {
 			if s.secret != nil && s.secret.Data != nil {
 				change(s)
 			}
 		}
-		if s.secret != nil && s.secret.Labels == nil && (s.secret.ManagedFields == nil || s.secret.OwnerReferences == nil) && s.secret.Annotations[string(s.want().Family)+"/originating-service-uid"] == "" {
+		if s.secret != nil && s.secret.Labels == nil && (s.secret.ManagedFields == nil || s.secret.OwnerReferences == nil) && s.secret.Annotations[string(s.desired().Family)+"/originating-service-uid"] == "" {
 			// Nothing says any more that it is ours.
 			if plan := s.plan(); plan.Action != issuance.Refuse {
-				t.Errorf("what is not ours is touched: %s because %q", plan.Action, plan.Why)
+				t.Errorf("what is not ours is touched: %s because %q", plan.Action, plan.IssueReason)
 			}
 			return
 		}
-		s.carryOut(s.plan())
+		s.execute(s.plan())
 		s.expect(issuance.Keep)
 	})
 }
 
 // expectUntilDue lets some time go by, but not all until something is to be done: what was found out goes on being true.
-func (s *scene) expectUntilDue(kept issuance.Plan) {
-	s.t.Helper()
-	before, due := s.now, kept.RenewAt
+func (f *fixture) expectUntilDue(kept issuance.Plan) {
+	f.t.Helper()
+	before, due := f.now, kept.RenewAt
 	if due.IsZero() {
 		due = kept.NotAfter
 	}
-	s.now = before.Add(time.Duration(0.999 * float64(due.Sub(before))))
-	if later := s.expect(issuance.Keep); !later.NotAfter.Equal(kept.NotAfter) || !later.RenewAt.Equal(kept.RenewAt) {
-		s.t.Errorf("at first: %v, %v; when it is nearly due: %v, %v", kept.NotAfter, kept.RenewAt, later.NotAfter, later.RenewAt)
+	f.now = before.Add(time.Duration(0.999 * float64(due.Sub(before))))
+	if later := f.expect(issuance.Keep); !later.NotAfter.Equal(kept.NotAfter) || !later.RenewAt.Equal(kept.RenewAt) {
+		f.t.Errorf("at first: %v, %v; when it is nearly due: %v, %v", kept.NotAfter, kept.RenewAt, later.NotAfter, later.RenewAt)
 	}
-	s.now = before
+	f.now = before
 }
 
 // verify does as a client that has the bundle.
-func (s *scene) verify(host string) error {
-	s.t.Helper()
+func (f *fixture) verify(host string) error {
+	f.t.Helper()
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AppendCertsFromPEM(s.ca.Bundle)
-	intermediates.AppendCertsFromPEM(s.secret.Data["tls.crt"])
-	_, err := s.leaf().Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: s.now, DNSName: host})
+	roots.AppendCertsFromPEM(f.ca.Bundle)
+	intermediates.AppendCertsFromPEM(f.secret.Data["tls.crt"])
+	_, err := f.leaf().Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: f.now, DNSName: host})
 	return err
 }
 
 // TestPlanKeeps: nothing that does not concern a certificate touches it.
 func TestPlanKeeps(t *testing.T) {
-	spec := func(edit func(*v1alpha1.ServingCertPolicySpec)) func(*scene) {
-		return func(s *scene) { edit(&s.policy.Spec) }
+	spec := func(edit func(*v1alpha1.ServingCertPolicySpec)) func(*fixture) {
+		return func(s *fixture) { edit(&s.policy.Spec) }
 	}
 	for _, tc := range []struct {
 		name  string
-		after func(*scene)
+		after func(*fixture)
 	}{
 		{"nothing", none},
 		{"another priority", spec(func(p *v1alpha1.ServingCertPolicySpec) { p.Priority = 7 })},
@@ -154,7 +154,7 @@ func TestPlanKeeps(t *testing.T) {
 		{"restarts", spec(func(p *v1alpha1.ServingCertPolicySpec) { p.Restart.Strategy = v1alpha1.RollingRestart })},
 		{"every Service is served", spec(issueAll)},
 		{"another suffix", spec(func(p *v1alpha1.ServingCertPolicySpec) { p.SecretNameSuffix = "-cert" })},
-		{"the policy is called otherwise", func(s *scene) { s.policy.Name = "other" }},
+		{"the policy is called otherwise", func(s *fixture) { s.policy.Name = "other" }},
 		{"renewed later", renewBefore("1h")},
 		{"the key is kept", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.RotationPolicy = v1alpha1.RotateNever })},
 		{"the default encoding of the key by its name", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.PrivateKey.Encoding = v1alpha1.PKCS8 })},
@@ -162,30 +162,30 @@ func TestPlanKeeps(t *testing.T) {
 		{"the default cluster domain by its name", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ClusterDomains = []string{"cluster.local"} })},
 		{"an extra name that it has", certificateEdit(func(c *v1alpha1.ServingCertificate) { c.ExtraDNSNames = []string{"$(service).$(namespace).svc"} })},
 		{"the same duration in other units", duration("129600m")},
-		{"a bundle that it does not carry", func(s *scene) { s.ca.Bundle = []byte("new") }},
-		{"labels and annotations of others", func(s *scene) {
+		{"a bundle that it does not carry", func(s *fixture) { s.ca.Bundle = []byte("new") }},
+		{"labels and annotations of others", func(s *fixture) {
 			s.secret.Labels["app"], s.secret.Annotations = "web", map[string]string{"note": "x"}
 		}},
 		{"a key of others", data("keystore.jks", []byte("x"))},
-		{"an owner more", func(s *scene) { ownedBy("db", "uid-of-db")(s.secret) }},
-		{"labels of the Service", func(s *scene) { s.service.Labels = map[string]string{"app": "web"} }},
-		{"the Service asks by OpenShift's annotation too", func(s *scene) { asksBeta(s.service) }},
-		{"another address of the Service", func(s *scene) { s.service.Spec.ClusterIP = "10.0.0.2" }},
+		{"an owner more", func(s *fixture) { ownedBy("db", "uid-of-db")(s.secret) }},
+		{"labels of the Service", func(s *fixture) { s.service.Labels = map[string]string{"app": "web"} }},
+		{"the Service asks by OpenShift's annotation too", func(s *fixture) { betaAnnotation(s.service) }},
+		{"another address of the Service", func(s *fixture) { s.service.Spec.ClusterIP = "10.0.0.2" }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := servedScene(t)
+			s := newIssuedFixture(t)
 			tc.after(s)
 			s.expect(issuance.Keep)
 		})
 	}
 }
 
-// TestYears steps through the years, with a controller that is always late: a Service has a certificate at every instant, and no
+// TestPlanOverYears steps through the years, with a controller that is always late: a Service has a certificate at every instant, and no
 // more of them are made than its lifetime and the CAs ask for.
-func TestYears(t *testing.T) {
+func TestPlanOverYears(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := newScene(t, func(s *scene) { s.service, s.policy = genService(t), genPolicy(t) })
+		s := newFixture(t, func(s *fixture) { s.service, s.policy = genService(t), genPolicy(t) })
 		s.policy.Spec.Certificate.PrivateKey = v1alpha1.ServingPrivateKey{}
 		s.policy.Spec.Certificate.Duration = genDuration(t, "duration", time.Hour, 400*day)
 		if s.policy.Spec.Certificate.RenewBefore != nil {
@@ -195,7 +195,7 @@ func TestYears(t *testing.T) {
 		rotateBefore := time.Duration(rapid.Int64Range(int64(lifetime/10), int64(lifetime*9/10)).Draw(t, "rotateBefore"))
 		s.ca = newSigner(t, s.now, func(r *pki.RootSpec) { r.Duration = lifetime })
 		rotation, generations, issued := s.now.Add(lifetime-rotateBefore), 1, 1
-		s.carryOut(s.expect(issuance.Issue))
+		s.execute(s.expect(issuance.Issue))
 		for range 20 {
 			plan, leaf := s.expect(issuance.Keep), s.leaf()
 			due := rotation
@@ -215,15 +215,15 @@ func TestYears(t *testing.T) {
 				rotation = s.now.Add(lifetime - rotateBefore)
 				generations++
 			}
-			s.carryOut(s.expect(issuance.Issue))
+			s.execute(s.expect(issuance.Issue))
 			issued++
 		}
-		want := s.want()
-		before := want.RenewBefore
+		desired := s.desired()
+		before := desired.RenewBefore
 		if before == 0 {
-			before = want.Duration / 3
+			before = desired.Duration / 3
 		}
-		shortest := (want.Duration - before - time.Second) * 9 / 10
+		shortest := (desired.Duration - before - time.Second) * 9 / 10
 		if most := generations + 1 + int(s.now.Sub(now)/shortest); issued > most {
 			t.Errorf("%d certificates in %s under %d CAs, want at most %d", issued, s.now.Sub(now), generations, most)
 		}

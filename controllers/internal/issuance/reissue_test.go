@@ -14,8 +14,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestTurn is about single certificates: each keeps its turn, unless the manager was not there.
-func TestTurn(t *testing.T) {
+// TestScheduledTime is about single certificates: each keeps its turn, unless the manager was not there.
+func TestScheduledTime(t *testing.T) {
 	const over = 10 * time.Hour
 	for _, tc := range []struct {
 		name          string
@@ -35,16 +35,16 @@ func TestTurn(t *testing.T) {
 		{"no time is given, and it was missed", day, 0, 0.5, day},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			reissue := issuance.Reissue{From: now, Over: tc.over, Started: now.Add(tc.started)}
-			if got, want := reissue.Turn(tc.share), now.Add(tc.want); !got.Equal(want) {
+			reissue := issuance.Reissue{SwitchedAt: now, Spread: tc.over, StartedAt: now.Add(tc.started)}
+			if got, want := reissue.ScheduledTime(tc.share), now.Add(tc.want); !got.Equal(want) {
 				t.Errorf("turn = %s, want %s", got, want)
 			}
 		})
 	}
 }
 
-// TestTurnsSpread: in no second are many more certificates made than in another, whenever the manager is started again.
-func TestTurnsSpread(t *testing.T) {
+// TestScheduledTimesSpread: in no second are many more certificates made than in another, whenever the manager is started again.
+func TestScheduledTimesSpread(t *testing.T) {
 	const (
 		count = 10_000
 		over  = 1000 * time.Second
@@ -64,22 +64,22 @@ func TestTurnsSpread(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			started := now.Add(tc.started)
-			reissue := issuance.Reissue{From: now, Over: over, Started: started}
-			begin := now
-			if started.After(begin) {
-				begin = started
+			reissue := issuance.Reissue{SwitchedAt: now, Spread: over, StartedAt: started}
+			start := now
+			if started.After(start) {
+				start = started
 			}
 			perSecond := map[int]int{}
 			for i := range count {
 				share := float64(i) / count
-				at := reissue.Turn(share)
-				if original := now.Add(time.Duration(share * float64(over))); !original.Before(begin) && !at.Equal(original) {
+				at := reissue.ScheduledTime(share)
+				if original := now.Add(time.Duration(share * float64(over))); !original.Before(start) && !at.Equal(original) {
 					t.Fatalf("the turn of share %v is %s, and was %s", share, at, original)
 				}
-				if at.Before(begin) || !at.Before(begin.Add(over)) {
-					t.Fatalf("the turn of share %v is %s, want it within %s of %s", share, at, over, begin)
+				if at.Before(start) || !at.Before(start.Add(over)) {
+					t.Fatalf("the turn of share %v is %s, want it within %s of %s", share, at, over, start)
 				}
-				perSecond[int(at.Sub(begin)/time.Second)]++
+				perSecond[int(at.Sub(start)/time.Second)]++
 			}
 			for second, got := range perSecond {
 				// One more, for a turn that lies between two seconds.
@@ -95,42 +95,44 @@ func TestTurnsSpread(t *testing.T) {
 const reissueOver = 10 * time.Hour
 
 // takesOver lets another CA sign a day later, while clients trust the one before too.
-func takesOver(s *scene) {
+func takesOver(s *fixture) {
 	s.t.Helper()
 	old := s.ca
 	s.now = s.now.Add(day)
 	s.ca = newSigner(s.t, s.now)
-	bridge, err := old.BridgeTo(s.ca.Authority, s.ca.CA.Certificate, old.CA.Certificate)
-	s.ca.CA.Bridge = must(s.t, bridge, err)
-	s.ca.Authority = s.ca.WithBridge(bridge)
+	crossSigned, err := old.CrossSign(s.ca.Authority, s.ca.CA.Certificate, old.CA.Certificate)
+	s.ca.CA.CrossSigned = must(s.t, crossSigned, err)
+	s.ca.Authority = s.ca.WithCrossSigned(crossSigned)
 	s.trusts(s.ca.CA.Certificate, old.CA.Certificate)
-	s.ca.Reissue = issuance.Reissue{From: s.now, Over: reissueOver, Started: now}
+	s.ca.Reissue = issuance.Reissue{SwitchedAt: s.now, Spread: reissueOver, StartedAt: now}
 }
 
-func (s *scene) trusts(roots ...*x509.Certificate) {
+func (f *fixture) trusts(roots ...*x509.Certificate) {
 	bundle := pki.NewBundle(roots...)
-	s.ca.Bundle, s.ca.Roots = bundle.Encode(), bundle.Pool()
+	f.ca.Bundle, f.ca.Roots = bundle.Encode(), bundle.Pool()
 }
 
 // takenOver is a Service with a certificate of the CA before the one that signs, and that CA's name.
-func takenOver(t *testing.T, edits ...func(*scene)) (*scene, string) {
+func takenOver(t *testing.T, edits ...func(*fixture)) (*fixture, string) {
 	t.Helper()
-	s := servedScene(t, edits...)
+	s := newIssuedFixture(t, edits...)
 	before := s.ca.CA.Certificate.Subject.CommonName
 	takesOver(s)
 	return s, before
 }
 
-// nobodySigns is the time between the loss of a key and the day on which its successor signs.
-func nobodySigns(s *scene) { s.ca.CA.Certificate, s.ca.CA.Chain, s.ca.CA.Bridge = nil, nil, nil }
+// withoutSigner is the time between the loss of a key and the day on which its successor signs.
+func withoutSigner(s *fixture) {
+	s.ca.CA.Certificate, s.ca.CA.Chain, s.ca.CA.CrossSigned = nil, nil, nil
+}
 
-// TestReissueAtItsTurn: a certificate of the CA before serves until its turn has come, and then one takes its place that both old and
+// TestReissueAtScheduledTime: a certificate of the CA before serves until its turn has come, and then one takes its place that both old and
 // new clients accept.
-func TestReissueAtItsTurn(t *testing.T) {
+func TestReissueAtScheduledTime(t *testing.T) {
 	s, before := takenOver(t)
 	leaf, after := s.leaf(), s.ca.CA.Certificate.Subject.CommonName
 	plan := s.expect(issuance.Keep)
-	from := s.ca.Reissue.From
+	from := s.ca.Reissue.SwitchedAt
 	if plan.RenewAt.Before(from) || !plan.RenewAt.Before(from.Add(reissueOver)) {
 		t.Fatalf("its turn is %s, want it within %s of %s", plan.RenewAt, reissueOver, from)
 	}
@@ -141,21 +143,21 @@ func TestReissueAtItsTurn(t *testing.T) {
 	}
 	s.now = plan.RenewAt
 	due := s.expect(issuance.Issue)
-	if want := `it was signed by "` + before + `", and the CA is "` + after + `"`; due.Why != want || due.Renewal || due.SignedBy != before || !due.NotAfter.Equal(leaf.NotAfter) {
-		t.Errorf("why %q, renewal %v, signed by %s until %s; want %q", due.Why, due.Renewal, due.SignedBy, due.NotAfter, want)
+	if want := `it was signed by "` + before + `", and the CA is "` + after + `"`; due.IssueReason != want || due.Renewal || due.SignedBy != before || !due.NotAfter.Equal(leaf.NotAfter) {
+		t.Errorf("why %q, renewal %v, signed by %s until %s; want %q", due.IssueReason, due.Renewal, due.SignedBy, due.NotAfter, want)
 	}
-	s.carryOut(due)
+	s.execute(due)
 	if kept := s.expect(issuance.Keep); kept.SignedBy != after {
 		t.Errorf("signed by %s, want %s", kept.SignedBy, after)
 	}
 	roots, err := pki.ParseBundle(s.ca.Bundle)
 	for _, root := range must(t, roots, err) {
-		if err := s.leaf().VerifiesBy(pki.Bundle{root}.Pool(), s.now); err != nil {
+		if err := s.leaf().VerifyWithRoots(pki.Bundle{root}.Pool(), s.now); err != nil {
 			t.Errorf("by %s alone: %v", root.Subject.CommonName, err)
 		}
 	}
 	// Later the CA before is forgotten, and what leads to it is left where it is.
-	s.ca.CA.Bridge = nil
+	s.ca.CA.CrossSigned = nil
 	s.trusts(s.ca.CA.Certificate)
 	s.expect(issuance.Keep)
 }
@@ -165,14 +167,14 @@ func TestReissueWaits(t *testing.T) {
 	const farOff = 1000 * day
 	for _, tc := range []struct {
 		name string
-		edit func(*scene)
+		edit func(*fixture)
 		// renews tells that it is replaced when its age demands it.
 		renews bool
 	}{
-		{"the rotation is paused", func(s *scene) { s.ca.Reissue.Paused = true }, true},
-		{"its turn is far off", func(s *scene) { s.ca.Reissue.From = s.now.Add(farOff) }, true},
-		{"nobody signs", nobodySigns, false},
-		{"nobody signs, and the rotation is paused", func(s *scene) { nobodySigns(s); s.ca.Reissue.Paused = true }, false},
+		{"the rotation is paused", func(s *fixture) { s.ca.Reissue.Paused = true }, true},
+		{"its turn is far off", func(s *fixture) { s.ca.Reissue.SwitchedAt = s.now.Add(farOff) }, true},
+		{"nobody signs", withoutSigner, false},
+		{"nobody signs, and the rotation is paused", func(s *fixture) { withoutSigner(s); s.ca.Reissue.Paused = true }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s, before := takenOver(t)
@@ -193,8 +195,8 @@ func TestReissueWaits(t *testing.T) {
 				s.now = at
 				if !tc.renews {
 					s.expect(issuance.Keep)
-				} else if plan := s.expect(issuance.Issue); !plan.Renewal || plan.Why != "the one before it ends "+leaf.NotAfter.Format(time.RFC3339) {
-					t.Errorf("renewal %v, because %q; want one for its age", plan.Renewal, plan.Why)
+				} else if plan := s.expect(issuance.Issue); !plan.Renewal || plan.IssueReason != "the one before it ends "+leaf.NotAfter.Format(time.RFC3339) {
+					t.Errorf("renewal %v, because %q; want one for its age", plan.Renewal, plan.IssueReason)
 				}
 			}
 		})
@@ -204,18 +206,18 @@ func TestReissueWaits(t *testing.T) {
 // TestReissueRefused: where nothing may sign, what serves is left alone, and of what does not the Service is told.
 func TestReissueRefused(t *testing.T) {
 	const lost, expired = "its signing key was lost, and its successor does not sign yet", "has no successor yet"
-	ended := func(s *scene) { s.now = s.leaf().NotAfter }
+	ended := func(s *fixture) { s.now = s.leaf().NotAfter }
 	for _, tc := range []struct {
 		name, message string
-		edits         []func(*scene)
+		edits         []func(*fixture)
 		serves        bool
 	}{
-		{"there is no certificate", lost, []func(*scene){nobodySigns, func(s *scene) { s.secret = nil }}, false},
-		{"it has ended", lost, []func(*scene){nobodySigns, ended}, false},
-		{"its key is lost too", lost, []func(*scene){nobodySigns, data("tls.key", nil)}, false},
-		{"its root is not trusted", lost, []func(*scene){nobodySigns, func(s *scene) { s.trusts(newSigner(s.t, now).CA.Certificate) }}, false},
-		{"the policy wants another", lost, []func(*scene){nobodySigns, moreNames}, false},
-		{"the next CA has expired", expired, []func(*scene){func(s *scene) {
+		{"there is no certificate", lost, []func(*fixture){withoutSigner, func(s *fixture) { s.secret = nil }}, false},
+		{"it has ended", lost, []func(*fixture){withoutSigner, ended}, false},
+		{"its key is lost too", lost, []func(*fixture){withoutSigner, data("tls.key", nil)}, false},
+		{"its root is not trusted", lost, []func(*fixture){withoutSigner, func(s *fixture) { s.trusts(newSigner(s.t, now).CA.Certificate) }}, false},
+		{"the policy wants another", lost, []func(*fixture){withoutSigner, moreNames}, false},
+		{"the next CA has expired", expired, []func(*fixture){func(s *fixture) {
 			ended := newSigner(s.t, now.Add(-2*day), func(r *pki.RootSpec) { r.Duration = day }).CA
 			s.ca.CA.Certificate, s.ca.CA.NotAfter = ended.Certificate, ended.NotAfter
 			s.now = s.now.Add(reissueOver)
@@ -227,9 +229,9 @@ func TestReissueRefused(t *testing.T) {
 				edit(s)
 			}
 			plan := s.plan()
-			if plan.Action != issuance.Refuse || plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonServiceCANotReady ||
-				!strings.Contains(plan.Obstacle.Message, tc.message) {
-				t.Fatalf("the plan is %s, obstacle %v; want %s: … %s", plan.Action, plan.Obstacle, issuance.ReasonServiceCANotReady, tc.message)
+			if plan.Action != issuance.Refuse || plan.Problem == nil || plan.Problem.Reason != issuance.ReasonServiceCANotReady ||
+				!strings.Contains(plan.Problem.Message, tc.message) {
+				t.Fatalf("the plan is %s, obstacle %v; want %s: … %s", plan.Action, plan.Problem, issuance.ReasonServiceCANotReady, tc.message)
 			}
 			if plan.NotAfter.IsZero() == tc.serves {
 				t.Errorf("notAfter = %s, and it serves: %v", plan.NotAfter, tc.serves)
@@ -238,34 +240,34 @@ func TestReissueRefused(t *testing.T) {
 	}
 }
 
-func moreNames(s *scene) { s.policy.Spec.Certificate.ExtraDNSNames = []string{"$(service).org"} }
+func moreNames(s *fixture) { s.policy.Spec.Certificate.ExtraDNSNames = []string{"$(service).org"} }
 
 // TestReissueAtOnce: no turn is waited for where clients do not accept what serves, or the policy wants something else.
 func TestReissueAtOnce(t *testing.T) {
 	for _, tc := range []struct {
-		name, why string
-		edit      func(*scene)
+		name, reason string
+		edit         func(*fixture)
 	}{
-		{"its root is not trusted any more", "it was signed by", func(s *scene) { s.trusts(s.ca.CA.Certificate) }},
-		{"no root is known", "it was signed by", func(s *scene) { s.ca.Roots = nil }},
+		{"its root is not trusted any more", "it was signed by", func(s *fixture) { s.trusts(s.ca.CA.Certificate) }},
+		{"no root is known", "it was signed by", func(s *fixture) { s.ca.Roots = nil }},
 		{"another name", "its names are", moreNames},
-		{"another key", "its key is", func(s *scene) { s.policy.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.Ed25519 }},
-		{"another usage", "its key usages", func(s *scene) {
+		{"another key", "its key is", func(s *fixture) { s.policy.Spec.Certificate.PrivateKey.Algorithm = v1alpha1.Ed25519 }},
+		{"another usage", "its key usages", func(s *fixture) {
 			s.policy.Spec.Certificate.Usages = append(s.policy.Spec.Certificate.Usages, v1alpha1.UsageClientAuth)
 		}},
-		{"another Service", "no longer belonged to this Service", func(s *scene) { s.service.UID = "uid-of-the-next" }},
+		{"another Service", "no longer belonged to this Service", func(s *fixture) { s.service.UID = "uid-of-the-next" }},
 		{"its key is lost", "tls.key", data(corev1.TLSPrivateKeyKey, nil)},
-		{"paused, and another name", "its names are", func(s *scene) { s.ca.Reissue.Paused = true; moreNames(s) }},
+		{"paused, and another name", "its names are", func(s *fixture) { s.ca.Reissue.Paused = true; moreNames(s) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s, _ := takenOver(t)
 			s.expect(issuance.Keep)
 			tc.edit(s)
 			plan := s.expect(issuance.Issue)
-			if !strings.Contains(plan.Why, tc.why) || plan.Renewal || !plan.NotAfter.IsZero() || plan.SignedBy != "" {
-				t.Errorf("why %q, renewal %v, notAfter %s, signed by %q; want %q", plan.Why, plan.Renewal, plan.NotAfter, plan.SignedBy, tc.why)
+			if !strings.Contains(plan.IssueReason, tc.reason) || plan.Renewal || !plan.NotAfter.IsZero() || plan.SignedBy != "" {
+				t.Errorf("why %q, renewal %v, notAfter %s, signed by %q; want %q", plan.IssueReason, plan.Renewal, plan.NotAfter, plan.SignedBy, tc.reason)
 			}
-			s.carryOut(plan)
+			s.execute(plan)
 			if kept := s.expect(issuance.Keep); kept.SignedBy != s.ca.CA.Certificate.Subject.CommonName {
 				t.Errorf("signed by %s", kept.SignedBy)
 			}
@@ -276,7 +278,7 @@ func TestReissueAtOnce(t *testing.T) {
 // TestReissueRepairs: the new bundle does not wait for the new certificate, whoever signs meanwhile.
 func TestReissueRepairs(t *testing.T) {
 	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
-	for name, edit := range map[string]func(*scene){"its turn is to come": none, "nobody signs": nobodySigns, "paused": func(s *scene) { s.ca.Reissue.Paused = true }} {
+	for name, edit := range map[string]func(*fixture){"its turn is to come": none, "nobody signs": withoutSigner, "paused": func(s *fixture) { s.ca.Reissue.Paused = true }} {
 		t.Run(name, func(t *testing.T) {
 			s, before := takenOver(t, include)
 			edit(s)
@@ -285,7 +287,7 @@ func TestReissueRepairs(t *testing.T) {
 			if plan.SignedBy != before || !plan.NotAfter.Equal(leaf.NotAfter) {
 				t.Errorf("signed by %s until %s, want %s until %s", plan.SignedBy, plan.NotAfter, before, leaf.NotAfter)
 			}
-			s.carryOut(plan)
+			s.execute(plan)
 			s.expect(issuance.Keep)
 			if !s.leaf().Equal(leaf.Certificate) || !bytes.Equal(s.secret.Data["ca.crt"], s.ca.Bundle) {
 				t.Error("not the bundle, or more than it, was replaced")

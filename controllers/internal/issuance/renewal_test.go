@@ -11,12 +11,12 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-func renewBefore(value v1alpha1.Duration) func(*scene) {
+func renewBefore(value v1alpha1.Duration) func(*fixture) {
 	return certificateEdit(func(c *v1alpha1.ServingCertificate) { c.RenewBefore = &value })
 }
 
-func caLifetime(lifetime time.Duration) func(*scene) {
-	return func(s *scene) {
+func caLifetime(lifetime time.Duration) func(*fixture) {
+	return func(s *fixture) {
 		s.ca = newSigner(s.t, s.now, func(r *pki.RootSpec) { r.Duration = lifetime })
 	}
 }
@@ -40,7 +40,7 @@ func band(leaf *pki.Leaf, lifetime, renewBefore time.Duration) (earliest, latest
 func TestRenewal(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
-		given       func(*scene)
+		given       func(*fixture)
 		lifetime    time.Duration
 		renewBefore time.Duration
 	}{
@@ -51,7 +51,7 @@ func TestRenewal(t *testing.T) {
 		{"just shorter than the CA's", caLifetime(90*day + time.Second), 90 * day, 30 * day},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := servedScene(t, tc.given)
+			s := newIssuedFixture(t, tc.given)
 			leaf := s.leaf()
 			plan := s.expect(issuance.Keep)
 			earliest, latest := band(leaf, tc.lifetime, tc.renewBefore)
@@ -73,8 +73,8 @@ func TestRenewal(t *testing.T) {
 			if !due.Renewal || !due.NotAfter.IsZero() {
 				t.Errorf("at its end: renewal %v, notAfter %s; want a renewal, and no sound certificate", due.Renewal, due.NotAfter)
 			}
-			if want := "the one before it ends " + leaf.NotAfter.Format(time.RFC3339); due.Why != want {
-				t.Errorf("why = %q, want %q", due.Why, want)
+			if want := "the one before it ends " + leaf.NotAfter.Format(time.RFC3339); due.IssueReason != want {
+				t.Errorf("why = %q, want %q", due.IssueReason, want)
 			}
 		})
 	}
@@ -84,21 +84,21 @@ func TestRenewal(t *testing.T) {
 func TestNoRenewalAtTheEndOfTheCA(t *testing.T) {
 	for _, lifetime := range []time.Duration{time.Minute, 30 * day, 90*day - time.Second, 90 * day} {
 		t.Run(lifetime.String(), func(t *testing.T) {
-			s := servedScene(t, caLifetime(lifetime))
-			end := s.ca.CA.Certificate.NotAfter
+			s := newIssuedFixture(t, caLifetime(lifetime))
+			notAfter := s.ca.CA.Certificate.NotAfter
 			for part := range 10 {
 				s.now = now.Add(lifetime * time.Duration(part) / 10)
-				if plan := s.expect(issuance.Keep); !plan.RenewAt.IsZero() || !plan.NotAfter.Equal(end) {
-					t.Errorf("at %s: renewAt %s, notAfter %s; want none, %s", s.now, plan.RenewAt, plan.NotAfter, end)
+				if plan := s.expect(issuance.Keep); !plan.RenewAt.IsZero() || !plan.NotAfter.Equal(notAfter) {
+					t.Errorf("at %s: renewAt %s, notAfter %s; want none, %s", s.now, plan.RenewAt, plan.NotAfter, notAfter)
 				}
 			}
-			s.now = end
+			s.now = notAfter
 			plan := s.plan()
-			if plan.Action != issuance.Refuse || plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonServiceCANotReady || !plan.NotAfter.IsZero() {
-				t.Errorf("at the end: the plan is %s, obstacle %v, notAfter %s; want that the Service is told", plan.Action, plan.Obstacle, plan.NotAfter)
+			if plan.Action != issuance.Refuse || plan.Problem == nil || plan.Problem.Reason != issuance.ReasonServiceCANotReady || !plan.NotAfter.IsZero() {
+				t.Errorf("at the end: the plan is %s, obstacle %v, notAfter %s; want that the Service is told", plan.Action, plan.Problem, plan.NotAfter)
 			}
 			s.ca = newSigner(t, s.now)
-			s.carryOut(s.expect(issuance.Issue))
+			s.execute(s.expect(issuance.Issue))
 			s.expect(issuance.Keep)
 		})
 	}
@@ -106,26 +106,26 @@ func TestNoRenewalAtTheEndOfTheCA(t *testing.T) {
 
 // TestLastRenewalBeforeTheEndOfTheCA: one that ends shortly before its CA is renewed once more.
 func TestLastRenewalBeforeTheEndOfTheCA(t *testing.T) {
-	s := servedScene(t, caLifetime(91*day))
+	s := newIssuedFixture(t, caLifetime(91*day))
 	s.now = s.expect(issuance.Keep).RenewAt
-	s.carryOut(s.expect(issuance.Issue))
+	s.execute(s.expect(issuance.Issue))
 	if plan := s.expect(issuance.Keep); !plan.RenewAt.IsZero() || !plan.NotAfter.Equal(s.ca.CA.Certificate.NotAfter) {
 		t.Errorf("renewAt %s, notAfter %s; want none, the end of the CA", plan.RenewAt, plan.NotAfter)
 	}
 }
 
-// TestRenewAt: when a certificate is renewed depends on it and the policy alone.
-func TestRenewAt(t *testing.T) {
+// TestRenewalTime: when a certificate is renewed depends on it and the policy alone.
+func TestRenewalTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seconds := rapid.Int64Range(60, 3*365*86400).Draw(t, "duration")
 		lifetime := time.Duration(seconds) * time.Second
-		s := newScene(t, caLifetime(lifetime+time.Hour), duration(v1alpha1.Duration(lifetime.String())))
+		s := newFixture(t, caLifetime(lifetime+time.Hour), duration(v1alpha1.Duration(lifetime.String())))
 		before := lifetime / 3
 		if rapid.Bool().Draw(t, "renewBefore is set") {
 			before = time.Duration(rapid.Int64Range(1, seconds-1).Draw(t, "renewBefore")) * time.Second
 			renewBefore(v1alpha1.Duration(before.String()))(s)
 		}
-		s.carryOut(s.plan())
+		s.execute(s.plan())
 		plan := s.expect(issuance.Keep)
 		earliest, latest := band(s.leaf(), lifetime, before)
 		if plan.RenewAt.Before(earliest) || plan.RenewAt.After(latest) {
@@ -141,11 +141,11 @@ func TestRenewAt(t *testing.T) {
 // TestRenewalsSpread: certificates that were made at one instant are renewed over the whole band.
 func TestRenewalsSpread(t *testing.T) {
 	const count = 400
-	s := servedScene(t)
+	s := newIssuedFixture(t)
 	var tenths [10]int
 	for range count {
 		s.secret = nil
-		s.carryOut(s.plan())
+		s.execute(s.plan())
 		earliest, latest := band(s.leaf(), 90*day, 30*day)
 		at := s.expect(issuance.Keep).RenewAt
 		tenths[min(9, int(10*at.Sub(earliest)/latest.Sub(earliest)))]++

@@ -10,8 +10,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// mostReplaced is how many replaced certificates are recorded: processes that started before them hold something that has long expired.
-const mostReplaced = 3
+// maxReplaced is how many replaced certificates are recorded: processes that started before them hold something that has long expired.
+const maxReplaced = 3
 
 // Replaced is a certificate that was in a Secret before the one that is there now.
 type Replaced struct {
@@ -35,14 +35,14 @@ func ReplacedIn(secret *corev1.Secret) []Replaced {
 
 // recordReplaced returns the annotation of a Secret, of which over is the digest, with its certificate recorded; empty where the leaf is that very
 // certificate, or there was none.
-func recordReplaced(over *corev1.Secret, leaf *pki.Leaf) string {
-	before, err := Leaf(over)
+func recordReplaced(existing *corev1.Secret, leaf *pki.Leaf) string {
+	before, err := Leaf(existing)
 	if err != nil || before.Equal(leaf.Certificate) {
 		return ""
 	}
-	all := append(ReplacedIn(over), Replaced{Issued(over), before.NotAfter})
+	all := append(ReplacedIn(existing), Replaced{IssuedAt(existing), before.NotAfter})
 	var entries []string
-	for _, one := range all[max(len(all)-mostReplaced, 0):] {
+	for _, one := range all[max(len(all)-maxReplaced, 0):] {
 		entries = append(entries, one.Written.UTC().Format(time.RFC3339)+"/"+one.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return strings.Join(entries, " ")

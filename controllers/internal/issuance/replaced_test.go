@@ -12,7 +12,7 @@ import (
 
 // A Secret records the last certificates that were in it, and writing the same one again changes nothing. What nobody can read is left out.
 func TestReplaced(t *testing.T) {
-	s := servedScene(t)
+	s := newIssuedFixture(t)
 	if got := issuance.ReplacedIn(s.digest()); got != nil {
 		t.Errorf("the first certificate replaced %v", got)
 	}
@@ -20,7 +20,7 @@ func TestReplaced(t *testing.T) {
 	for range 5 {
 		want = append(want, issuance.Replaced{Written: s.now.Truncate(time.Second), NotAfter: s.leaf().NotAfter})
 		s.now = s.now.Add(time.Hour)
-		s.carryOut(issuance.Plan{Want: s.want(), Action: issuance.Issue})
+		s.execute(issuance.Plan{Desired: s.desired(), Action: issuance.Issue})
 		s.write(s.pair())
 	}
 	if diff := cmp.Diff(want[2:], issuance.ReplacedIn(s.digest())); diff != "" {

@@ -23,7 +23,7 @@ const (
 // openShiftFamilies both carry what is written for people; only one of them is asked by.
 var openShiftFamilies = []Family{OpenShift, OpenShiftAlpha}
 
-// IsOpenShift tells whether the family means what it means on OpenShift.
+// IsOpenShift reports whether the family means what it means on OpenShift.
 func (f Family) IsOpenShift() bool { return f == OpenShift || f == OpenShiftAlpha }
 
 // key is an annotation of the family.
@@ -46,16 +46,16 @@ const (
 	OwningComponent           = "service-ca"
 )
 
-// Rules hold for the whole cluster.
-type Rules struct {
+// Resolver hold for the whole cluster.
+type Resolver struct {
 	// ClusterDomain is the DNS domain of the cluster, for the policies that name none.
 	ClusterDomain string
 	// OpenShiftAnnotations are honoured, except where OpenShift's own service CA runs.
 	OpenShiftAnnotations bool
 }
 
-// Request tells by which family a Service asks, and the Secret that it names.
-func (r Rules) Request(service *corev1.Service) (Family, string) {
+// RequestedSecret tells by which family a Service asks, and the Secret that it names.
+func (r Resolver) RequestedSecret(service *corev1.Service) (Family, string) {
 	if name := service.Annotations[v1alpha1.AnnotationSecretName]; name != "" {
 		return Own, name
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// TestRequest goes through every combination of the families: absent, empty, and naming a Secret.
-func TestRequest(t *testing.T) {
+// TestRequestedSecret goes through every combination of the families: absent, empty, and naming a Secret.
+func TestRequestedSecret(t *testing.T) {
 	const absent = "absent"
 	states := func(named string) []string { return []string{absent, "", named} }
 	for _, openShift := range []bool{true, false} {
@@ -34,7 +34,7 @@ func TestRequest(t *testing.T) {
 						family, name = issuance.OpenShiftAlpha, a
 					}
 					t.Run(fmt.Sprintf("OpenShift %v, own %q, beta %q, alpha %q", openShift, own, b, a), func(t *testing.T) {
-						gotFamily, gotName := issuance.Rules{OpenShiftAnnotations: openShift}.Request(service)
+						gotFamily, gotName := issuance.Resolver{OpenShiftAnnotations: openShift}.RequestedSecret(service)
 						if gotFamily != family || gotName != name {
 							t.Errorf("Request = %q, %q; want %q, %q", gotFamily, gotName, family, name)
 						}
@@ -45,10 +45,10 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-func TestRequestWithoutAnnotations(t *testing.T) {
+func TestRequestedSecretWithoutAnnotations(t *testing.T) {
 	service := newService()
 	service.Annotations = nil
-	if family, name := rules.Request(service); family != issuance.NotAsked || name != "" {
+	if family, name := resolver.RequestedSecret(service); family != issuance.NotAsked || name != "" {
 		t.Errorf("Request = %q, %q; want nothing", family, name)
 	}
 }

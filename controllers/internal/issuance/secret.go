@@ -16,70 +16,70 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// mayReplace tells whether a Secret is this Service's to replace: it was made for a Service of its name, or for one that has not
-// the least claim any more (who still wants it is a rival, and has been asked); or it is the very Service's by OpenShift's
+// canReplace reports whether a Secret is this Service's to replace: it was made for a Service of its name, or for one that has not
+// the least claim any more (who still wants it is a competitor, and has been asked); or it is the very Service's by OpenShift's
 // annotation, to a Service that asks by one.
-func (w Want) mayReplace(secret *corev1.Secret) bool {
+func (d Desired) canReplace(secret *corev1.Secret) bool {
 	if secret.Type != corev1.SecretTypeTLS {
 		return false
 	}
-	if made := secret.Labels[v1alpha1.LabelService]; made != "" {
-		return bearsNameOf(secret, made) || HasOwner(secret, w.Service)
+	if labeled := secret.Labels[v1alpha1.LabelService]; labeled != "" {
+		return isLabeledFor(secret, labeled) || IsOwnedBy(secret, d.Service)
 	}
-	if HasOwner(secret, w.Service) && apply.MadeBy(secret, apply.ServingCert) {
+	if IsOwnedBy(secret, d.Service) && apply.IsManagedBy(secret, apply.ServingCert) {
 		// Somebody removed our label.
 		return true
 	}
-	return w.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
-		return secret.Annotations[family.key(suffixUID)] == string(w.Service.UID)
+	return d.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
+		return secret.Annotations[family.key(suffixUID)] == string(d.Service.UID)
 	})
 }
 
-// bearsNameOf tells whether a Secret was made for a Service of this name: it bears our label, and has that Service, or nobody, as
+// isLabeledFor reports whether a Secret was made for a Service of this name: it bears our label, and has that Service, or nobody, as
 // its owner.
-func bearsNameOf(secret *corev1.Secret, name string) bool {
+func isLabeledFor(secret *corev1.Secret, name string) bool {
 	return secret.Labels[v1alpha1.LabelService] == name && (len(secret.OwnerReferences) == 0 ||
 		slices.ContainsFunc(secret.OwnerReferences, func(owner metav1.OwnerReference) bool {
 			return owner.APIVersion == "v1" && owner.Kind == "Service" && owner.Name == name
 		}))
 }
 
-// KeepsKey reports whether a renewal keeps the private key in a digest: the policy wants that, and the certificate beside the
+// KeepsPrivateKey reports whether a renewal keeps the private key in a digest: the policy wants that, and the certificate beside the
 // key was signed for this very Service by the CA or by an earlier generation of it that was not compromised. Any other key may
 // be one that a tenant, or a thief of a signing key, put there.
-func (w Want) KeepsKey(secret *corev1.Secret, ca *CA) bool {
-	if w.Policy.Spec.Certificate.PrivateKey.RotationPolicy != v1alpha1.RotateNever || secret == nil ||
-		!HasOwner(secret, w.Service) || !isSound(secret) {
+func (d Desired) KeepsPrivateKey(secret *corev1.Secret, ca *CA) bool {
+	if d.Policy.Spec.Certificate.PrivateKey.RotationPolicy != v1alpha1.RotateNever || secret == nil ||
+		!IsOwnedBy(secret, d.Service) || !keyMatches(secret) {
 		return false
 	}
 	leaf, err := Leaf(secret)
-	return err == nil && leaf.VerifyHostname(w.Leaf.DNSNames[0]) == nil &&
-		slices.ContainsFunc(ca.generations(), func(one *x509.Certificate) bool { return leaf.IssuedBy(one, ca.Signatures) == nil })
+	return err == nil && leaf.VerifyHostname(d.Leaf.DNSNames[0]) == nil &&
+		slices.ContainsFunc(ca.generations(), func(one *x509.Certificate) bool { return leaf.CheckIssuer(one, ca.Signatures) == nil })
 }
 
-// HasOwner tells whether the Secret goes when this very Service goes.
-func HasOwner(secret metav1.Object, service *corev1.Service) bool {
+// IsOwnedBy reports whether the Secret goes when this very Service goes.
+func IsOwnedBy(secret metav1.Object, service *corev1.Service) bool {
 	return slices.ContainsFunc(secret.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.UID == service.UID
 	})
 }
 
 // Labels returns the labels of the Secret.
-func (w Want) Labels() map[string]string {
+func (d Desired) Labels() map[string]string {
 	return map[string]string{
-		v1alpha1.LabelService:   w.Service.Name,
-		v1alpha1.LabelServiceCA: w.Policy.Spec.ServiceCAName,
+		v1alpha1.LabelService:   d.Service.Name,
+		v1alpha1.LabelServiceCA: d.Policy.Spec.ServiceCAName,
 	}
 }
 
-func (w Want) annotations(notAfter time.Time, bundles bundles) map[string]string {
+func (d Desired) annotations(notAfter time.Time, bundles bundlePlacement) map[string]string {
 	annotations := map[string]string{}
-	if bundles.mark != "" {
-		annotations[v1alpha1.AnnotationCABundleHash] = bundles.mark
+	if bundles.marker != "" {
+		annotations[v1alpha1.AnnotationCABundleHash] = bundles.marker
 	}
-	if w.Family.IsOpenShift() {
-		annotations[w.Family.key(suffixUID)] = string(w.Service.UID)
-		annotations[w.Family.key(suffixName)] = w.Service.Name
+	if d.Family.IsOpenShift() {
+		annotations[d.Family.key(suffixUID)] = string(d.Service.UID)
+		annotations[d.Family.key(suffixName)] = d.Service.Name
 		for _, family := range openShiftFamilies {
 			annotations[family.key(suffixExpiry)] = notAfter.UTC().Format(time.RFC3339)
 		}
@@ -87,15 +87,15 @@ func (w Want) annotations(notAfter time.Time, bundles bundles) map[string]string
 	return annotations
 }
 
-// bearsMetadata tells whether a Secret has what annotations and labels say.
-func (w Want) bearsMetadata(secret *corev1.Secret, notAfter time.Time, bundles bundles) bool {
-	_, bearsBundle := secret.Annotations[v1alpha1.AnnotationCABundleHash]
-	return bearsBundle == (bundles.mark != "") &&
-		containsAll(secret.Annotations, w.annotations(notAfter, bundles)) && containsAll(secret.Labels, w.Labels())
+// hasMetadata reports whether a Secret has what annotations and labels say.
+func (d Desired) hasMetadata(secret *corev1.Secret, notAfter time.Time, bundles bundlePlacement) bool {
+	_, hasMarker := secret.Annotations[v1alpha1.AnnotationCABundleHash]
+	return hasMarker == (bundles.marker != "") &&
+		containsAll(secret.Annotations, d.annotations(notAfter, bundles)) && containsAll(secret.Labels, d.Labels())
 }
 
-func containsAll(all, some map[string]string) bool {
-	for key, value := range some {
+func containsAll(all, subset map[string]string) bool {
+	for key, value := range subset {
 		if got, ok := all[key]; !ok || got != value {
 			return false
 		}
@@ -111,46 +111,46 @@ type content struct {
 
 // content is the Secret with this certificate and key, and a keystore by this password where one is wanted. over is the digest of the one that is
 // there, nil without one.
-func (w Want) content(pair pki.Pair, password string, ca *CA, over *corev1.Secret) (content, error) {
+func (d Desired) content(pair pki.Pair, password string, ca *CA, existing *corev1.Secret) (content, error) {
 	leaf, err := pair.Leaf()
 	if err != nil {
 		return content{}, err
 	}
-	bundles := w.bundles(over, ca)
-	wanted := content{w.Labels(), w.annotations(leaf.NotAfter, bundles), map[string][]byte{
+	bundles := d.placeBundle(existing, ca)
+	wanted := content{d.Labels(), d.annotations(leaf.NotAfter, bundles), map[string][]byte{
 		corev1.TLSCertKey: pair.Certificate, corev1.TLSPrivateKeyKey: pair.PrivateKey,
 	}}
-	if over != nil {
-		if replaced := recordReplaced(over, leaf); replaced != "" {
+	if existing != nil {
+		if replaced := recordReplaced(existing, leaf); replaced != "" {
 			wanted.annotations[v1alpha1.AnnotationReplaced] = replaced
 		}
 	}
 	for _, key := range bundles.keys {
 		wanted.data[key] = ca.Bundle
 	}
-	if w.Keystore != nil {
+	if d.Keystore != nil {
 		keystore, err := pki.Keystore(pair, password)
 		if err != nil {
 			return content{}, err
 		}
-		wanted.data[v1alpha1.KeystoreKey], wanted.annotations[v1alpha1.AnnotationKeystoreHash] = keystore, w.Keystore.mark(keystore)
+		wanted.data[v1alpha1.KeystoreKey], wanted.annotations[v1alpha1.AnnotationKeystoreHash] = keystore, d.Keystore.marker(keystore)
 	}
 	return wanted, nil
 }
 
 // Secret is the Secret as it is made, where there is none.
-func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, error) {
-	wanted, err := w.content(pair, password, ca, nil)
-	if w.Family.IsOpenShift() && err == nil {
+func (d Desired) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, error) {
+	wanted, err := d.content(pair, password, ca, nil)
+	if d.Family.IsOpenShift() && err == nil {
 		// Only here: no digest says whether somebody else has claimed a Secret since.
 		wanted.annotations[AnnotationOwningComponent] = OwningComponent
 		wanted.annotations[annotationDescription] = fmt.Sprintf("The serving certificate and its key for %s.%s.svc, which Service %s asks for by %s.",
-			w.Service.Name, w.Service.Namespace, w.Service.Name, w.Family.key(suffixSecretName))
+			d.Service.Name, d.Service.Namespace, d.Service.Name, d.Family.key(suffixSecretName))
 	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: w.Service.Namespace, Name: w.SecretName, Labels: wanted.labels, Annotations: wanted.annotations,
-			OwnerReferences: []metav1.OwnerReference{w.owner()},
+			Namespace: d.Service.Namespace, Name: d.SecretName, Labels: wanted.labels, Annotations: wanted.annotations,
+			OwnerReferences: []metav1.OwnerReference{d.ownerReference()},
 		},
 		Type: corev1.SecretTypeTLS,
 		Data: wanted.data,
@@ -159,26 +159,26 @@ func (w Want) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, er
 
 // Patch is a JSON merge patch (RFC 7386) that makes a Secret as it should be, in the very version of its digest. It leaves alone what others
 // put there, and removes what was ours and is not wanted any more: what has the hash in our mark.
-func (w Want) Patch(pair pki.Pair, password string, ca *CA, over *corev1.Secret) ([]byte, error) {
-	wanted, err := w.content(pair, password, ca, over)
+func (d Desired) Patch(pair pki.Pair, password string, ca *CA, existing *corev1.Secret) ([]byte, error) {
+	wanted, err := d.content(pair, password, ca, existing)
 	if err != nil {
 		return nil, err
 	}
 	annotations, data := map[string]any{}, map[string]any{}
-	for _, mark := range []string{v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationKeystoreHash} {
-		if _, has := over.Annotations[mark]; has {
-			annotations[mark] = nil
+	for _, annotation := range []string{v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationKeystoreHash} {
+		if _, has := existing.Annotations[annotation]; has {
+			annotations[annotation] = nil
 		}
 	}
-	for _, key := range leftBundles(over, nil) {
+	for _, key := range staleBundleKeys(existing, nil) {
 		data[key] = nil
 	}
-	if hash, _, _ := strings.Cut(over.Annotations[v1alpha1.AnnotationKeystoreHash], "/"); hash != "" && over.StringData[v1alpha1.KeystoreKey] == hash {
+	if hash, _, _ := strings.Cut(existing.Annotations[v1alpha1.AnnotationKeystoreHash], "/"); hash != "" && existing.StringData[v1alpha1.KeystoreKey] == hash {
 		data[v1alpha1.KeystoreKey] = nil
 	}
 	for _, family := range openShiftFamilies {
 		for _, suffix := range []string{suffixUID, suffixName, suffixExpiry} {
-			if _, there := over.Annotations[family.key(suffix)]; there {
+			if _, ok := existing.Annotations[family.key(suffix)]; ok {
 				annotations[family.key(suffix)] = nil
 			}
 		}
@@ -191,36 +191,36 @@ func (w Want) Patch(pair pki.Pair, password string, ca *CA, over *corev1.Secret)
 	}
 	return json.Marshal(map[string]any{
 		"metadata": map[string]any{
-			"uid": over.UID, "resourceVersion": over.ResourceVersion,
-			"labels": wanted.labels, "annotations": annotations, "ownerReferences": w.owners(over),
+			"uid": existing.UID, "resourceVersion": existing.ResourceVersion,
+			"labels": wanted.labels, "annotations": annotations, "ownerReferences": d.ownerReferences(existing),
 		},
 		"data": data,
 	})
 }
 
-func (w Want) owner() metav1.OwnerReference {
-	return metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: w.Service.Name, UID: w.Service.UID}
+func (d Desired) ownerReference() metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: d.Service.Name, UID: d.Service.UID}
 }
 
-// owners are the Service, and whom else others named; but no Service that the Secret was made for before.
-func (w Want) owners(over *corev1.Secret) []metav1.OwnerReference {
-	return append(slices.DeleteFunc(slices.Clone(over.OwnerReferences), func(owner metav1.OwnerReference) bool {
-		before := owner.Name == w.Service.Name || owner.Name == over.Labels[v1alpha1.LabelService]
-		return owner.UID == w.Service.UID || (owner.APIVersion == "v1" && owner.Kind == "Service" && before)
-	}), w.owner())
+// ownerReferences are the Service, and whom else others named; but no Service that the Secret was made for before.
+func (d Desired) ownerReferences(existing *corev1.Secret) []metav1.OwnerReference {
+	return append(slices.DeleteFunc(slices.Clone(existing.OwnerReferences), func(owner metav1.OwnerReference) bool {
+		before := owner.Name == d.Service.Name || owner.Name == existing.Labels[v1alpha1.LabelService]
+		return owner.UID == d.Service.UID || (owner.APIVersion == "v1" && owner.Kind == "Service" && before)
+	}), d.ownerReference())
 }
 
-// Surplus are the keys of a Secret, a digest, that OpenShift's annotation does not allow; nil where nothing forbids them.
-func (w Want) Surplus(secret *corev1.Secret) []string {
-	if !w.Family.IsOpenShift() {
+// UnexpectedKeys are the keys of a Secret, a digest, that OpenShift's annotation does not allow; nil where nothing forbids them.
+func (d Desired) UnexpectedKeys(secret *corev1.Secret) []string {
+	if !d.Family.IsOpenShift() {
 		return nil
 	}
-	var surplus []string
+	var unexpected []string
 	for key := range secret.StringData {
 		if key != corev1.TLSCertKey && key != corev1.TLSPrivateKeyKey {
-			surplus = append(surplus, key)
+			unexpected = append(unexpected, key)
 		}
 	}
-	slices.Sort(surplus)
-	return surplus
+	slices.Sort(unexpected)
+	return unexpected
 }

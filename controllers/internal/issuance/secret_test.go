@@ -16,8 +16,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestWhoseSecret: what was made for a Service of this name, or for one without a claim, is replaced; the rest is left alone.
-func TestWhoseSecret(t *testing.T) {
+// TestCanReplace: what was made for a Service of this name, or for one without a claim, is replaced; the rest is left alone.
+func TestCanReplace(t *testing.T) {
 	ownerKind := func(apiVersion, kind string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) {
 			s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: "web", UID: "uid-of-another-web"})
@@ -62,73 +62,73 @@ func TestWhoseSecret(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			secret := secretOf(tc.secret...)
-			if got := issuance.HasOwner(secret, newService()); got != tc.owned {
+			if got := issuance.IsOwnedBy(secret, newService()); got != tc.owned {
 				t.Errorf("HasOwner = %v, want %v", got, tc.owned)
 			}
 			for _, by := range []struct {
 				ask      func(*corev1.Service)
 				replaces bool
-			}{{asksOwn, tc.own}, {asksBeta, tc.asOpenShift}, {asksAlpha, tc.asOpenShift}} {
-				s := newScene(t, asking(by.ask), func(s *scene) { s.secret = secret })
+			}{{ownAnnotation, tc.own}, {betaAnnotation, tc.asOpenShift}, {alphaAnnotation, tc.asOpenShift}} {
+				s := newFixture(t, withAnnotation(by.ask), func(s *fixture) { s.secret = secret })
 				plan := s.plan()
-				if got := plan.Action == issuance.Issue && plan.Obstacle == nil; got != by.replaces {
-					t.Errorf("asked by %s it is replaced: %v, want %v", plan.Want.Family, got, by.replaces)
+				if got := plan.Action == issuance.Issue && plan.Problem == nil; got != by.replaces {
+					t.Errorf("asked by %s it is replaced: %v, want %v", plan.Desired.Family, got, by.replaces)
 				}
-				if !by.replaces && (plan.Obstacle == nil || plan.Obstacle.Reason != issuance.ReasonSecretNotOurs) {
-					t.Errorf("asked by %s: obstacle %v", plan.Want.Family, plan.Obstacle)
+				if !by.replaces && (plan.Problem == nil || plan.Problem.Reason != issuance.ReasonSecretNotOurs) {
+					t.Errorf("asked by %s: obstacle %v", plan.Desired.Family, plan.Problem)
 				}
 			}
 		})
 	}
 }
 
-// TestKeepsKey: a key is kept only beside a certificate that this CA, or a generation before it, signed for this Service.
-func TestKeepsKey(t *testing.T) {
-	keeps := func(s *scene) {
+// TestKeepsPrivateKey: a key is kept only beside a certificate that this CA, or a generation before it, signed for this Service.
+func TestKeepsPrivateKey(t *testing.T) {
+	keeps := func(s *fixture) {
 		s.policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
 	}
 	for _, tc := range []struct {
 		name  string
-		after func(*scene)
+		after func(*fixture)
 		want  bool
 	}{
 		{"ours", none, true},
-		{"of an expired certificate", func(s *scene) { s.now = now.Add(100 * day) }, true},
-		{"of a generation before", func(s *scene) {
+		{"of an expired certificate", func(s *fixture) { s.now = now.Add(100 * day) }, true},
+		{"of a generation before", func(s *fixture) {
 			before := s.ca.CA.Certificate
 			s.ca = newSigner(s.t, now)
-			s.ca.Before = []*x509.Certificate{before}
+			s.ca.Predecessors = []*x509.Certificate{before}
 		}, true},
-		{"of a generation before, while none signs", func(s *scene) {
-			s.ca.Before, s.ca.CA.Certificate = []*x509.Certificate{s.ca.CA.Certificate}, nil
+		{"of a generation before, while none signs", func(s *fixture) {
+			s.ca.Predecessors, s.ca.CA.Certificate = []*x509.Certificate{s.ca.CA.Certificate}, nil
 		}, true},
-		{"of a CA that is unknown, or was compromised", func(s *scene) { s.ca = newSigner(s.t, now) }, false},
-		{"of a self-made certificate", func(s *scene) {
-			planted := servedScene(s.t)
+		{"of a CA that is unknown, or was compromised", func(s *fixture) { s.ca = newSigner(s.t, now) }, false},
+		{"of a self-made certificate", func(s *fixture) {
+			planted := newIssuedFixture(s.t)
 			s.secret.Data = planted.secret.Data
 		}, false},
-		{"of a self-made certificate in the name of the CA", func(s *scene) {
+		{"of a self-made certificate in the name of the CA", func(s *fixture) {
 			pair, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: day, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
 			planted := must(s.t, pair, err)
 			s.secret.Data = map[string][]byte{"tls.crt": planted.Certificate, "tls.key": planted.PrivateKey}
 		}, false},
-		{"of another Service's certificate", func(s *scene) {
-			other := servedScene(s.t, func(o *scene) { o.ca, o.service.Name = s.ca, "other" })
+		{"of another Service's certificate", func(s *fixture) {
+			other := newIssuedFixture(s.t, func(o *fixture) { o.ca, o.service.Name = s.ca, "other" })
 			s.secret.Data = other.secret.Data
 		}, false},
-		{"by default", func(s *scene) { s.policy = newPolicy() }, false},
-		{"where the policy wants a new one", func(s *scene) {
+		{"by default", func(s *fixture) { s.policy = newPolicy() }, false},
+		{"where the policy wants a new one", func(s *fixture) {
 			s.policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateAlways
 		}, false},
-		{"of the Service before this one", func(s *scene) { s.service.UID = "uid-of-the-next" }, false},
-		{"without an owner", func(s *scene) { s.secret.OwnerReferences = nil }, false},
-		{"somebody else's key", func(s *scene) { s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"] }, false},
+		{"of the Service before this one", func(s *fixture) { s.service.UID = "uid-of-the-next" }, false},
+		{"without an owner", func(s *fixture) { s.secret.OwnerReferences = nil }, false},
+		{"somebody else's key", func(s *fixture) { s.secret.Data["tls.key"] = newIssuedFixture(s.t).secret.Data["tls.key"] }, false},
 		{"beside a corrupt certificate", data("tls.crt", []byte("garbage")), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := servedScene(t, keeps)
+			s := newIssuedFixture(t, keeps)
 			tc.after(s)
-			if got := s.want().KeepsKey(s.digest(), &s.ca.CA); got != tc.want {
+			if got := s.desired().KeepsPrivateKey(s.digest(), &s.ca.CA); got != tc.want {
 				t.Errorf("KeepsKey = %v, want %v", got, tc.want)
 			}
 		})
@@ -144,19 +144,19 @@ func TestSecret(t *testing.T) {
 		ask         func(*corev1.Service)
 		annotations map[string]string
 	}{
-		{"own", asksOwn, nil},
-		{"beta", asksBeta, map[string]string{
+		{"own", ownAnnotation, nil},
+		{"beta", betaAnnotation, map[string]string{
 			beta + "originating-service-uid": "uid-of-web", beta + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry,
 			"openshift.io/owning-component": "service-ca", "openshift.io/description": described + beta + "serving-cert-secret-name."}},
-		{"alpha", asksAlpha, map[string]string{
+		{"alpha", alphaAnnotation, map[string]string{
 			alpha + "originating-service-uid": "uid-of-web", alpha + "originating-service-name": "web", beta + "expiry": expiry, alpha + "expiry": expiry,
 			"openshift.io/owning-component": "service-ca", "openshift.io/description": described + alpha + "serving-cert-secret-name."}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := servedScene(t, asking(tc.ask))
+			s := newIssuedFixture(t, withAnnotation(tc.ask))
 			want := corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{
-					Namespace: "shop", Name: "web-cert", UID: "uid-of-secret", Labels: labels, Annotations: tc.annotations, ManagedFields: byUs,
+					Namespace: "shop", Name: "web-cert", UID: "uid-of-secret", Labels: labels, Annotations: tc.annotations, ManagedFields: ownManagedFields,
 					OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}},
 				},
 				Type: corev1.SecretTypeTLS,
@@ -171,9 +171,9 @@ func TestSecret(t *testing.T) {
 
 // TestPatch: a write over a Secret takes effect on that very version only, keeps what others put there, and removes what was ours.
 func TestPatch(t *testing.T) {
-	s := servedScene(t, asking(asksBeta))
+	s := newIssuedFixture(t, withAnnotation(betaAnnotation))
 	s.secret.ResourceVersion, s.secret.UID = "42", "uid-of-secret"
-	patch, err := s.want().Patch(s.pair(), "", &s.ca.CA, s.digest())
+	patch, err := s.desired().Patch(s.pair(), "", &s.ca.CA, s.digest())
 	must(t, patch, err)
 	var version struct {
 		Metadata struct{ UID, ResourceVersion string }
@@ -189,7 +189,7 @@ func TestPatch(t *testing.T) {
 	s.secret.Annotations[v1alpha1.AnnotationCABundleHash] = pki.Hash([]byte("ours"))
 	s.secret.Annotations[v1alpha1.AnnotationKeystoreHash] = pki.Hash([]byte("ours")) + "/version"
 	before := s.secret.DeepCopy()
-	asksOwn(s.service)
+	ownAnnotation(s.service)
 	s.write(s.pair())
 
 	want := before
@@ -204,8 +204,8 @@ func TestPatch(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for name, err := range map[string]error{
-		"made":    second(s.want().Secret(pki.Pair{}, "", &s.ca.CA)),
-		"patched": second(s.want().Patch(pki.Pair{}, "", &s.ca.CA, s.digest())),
+		"made":    second(s.desired().Secret(pki.Pair{}, "", &s.ca.CA)),
+		"patched": second(s.desired().Patch(pki.Pair{}, "", &s.ca.CA, s.digest())),
 	} {
 		if err == nil {
 			t.Errorf("a Secret without a certificate was %s", name)
@@ -215,24 +215,24 @@ func TestPatch(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestSurplus: OpenShift's annotation promises two keys and no more; nobody else minds.
-func TestSurplus(t *testing.T) {
+// TestUnexpectedKeys: OpenShift's annotation promises two keys and no more; nobody else minds.
+func TestUnexpectedKeys(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		ask  func(*corev1.Service)
 		want []string
 	}{
-		{"own", asksOwn, nil},
-		{"beta", asksBeta, []string{"ca.crt", "keystore.jks"}},
-		{"alpha", asksAlpha, []string{"ca.crt", "keystore.jks"}},
+		{"own", ownAnnotation, nil},
+		{"beta", betaAnnotation, []string{"ca.crt", "keystore.jks"}},
+		{"alpha", alphaAnnotation, []string{"ca.crt", "keystore.jks"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := servedScene(t, asking(tc.ask))
-			if got := s.want().Surplus(s.digest()); got != nil {
+			s := newIssuedFixture(t, withAnnotation(tc.ask))
+			if got := s.desired().UnexpectedKeys(s.digest()); got != nil {
 				t.Errorf("at first: %v, want none", got)
 			}
 			s.secret.Data["keystore.jks"], s.secret.Data["ca.crt"] = []byte("x"), nil
-			if diff := cmp.Diff(tc.want, s.want().Surplus(s.digest())); diff != "" {
+			if diff := cmp.Diff(tc.want, s.desired().UnexpectedKeys(s.digest())); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 			s.expect(issuance.Keep)
@@ -240,27 +240,27 @@ func TestSurplus(t *testing.T) {
 	}
 }
 
-// TestEnd: a certificate that could serve ends when it says, whoever signed it; anything else ends at no time.
-func TestEnd(t *testing.T) {
-	s := servedScene(t)
-	if end := issuance.End(s.digest()); !end.Equal(s.leaf().NotAfter) {
-		t.Errorf("End = %s, want %s", end, s.leaf().NotAfter)
+// TestNotAfter: a certificate that could serve ends when it says, whoever signed it; anything else ends at no time.
+func TestNotAfter(t *testing.T) {
+	s := newIssuedFixture(t)
+	if notAfter := issuance.NotAfter(s.digest()); !notAfter.Equal(s.leaf().NotAfter) {
+		t.Errorf("End = %s, want %s", notAfter, s.leaf().NotAfter)
 	}
 	for _, tc := range []struct {
 		name  string
-		after func(*scene)
+		after func(*fixture)
 	}{
-		{"no Secret", func(s *scene) { s.secret = nil }},
-		{"no data", func(s *scene) { s.secret.Data = nil }},
-		{"no key", func(s *scene) { delete(s.secret.Data, "tls.key") }},
+		{"no Secret", func(s *fixture) { s.secret = nil }},
+		{"no data", func(s *fixture) { s.secret.Data = nil }},
+		{"no key", func(s *fixture) { delete(s.secret.Data, "tls.key") }},
 		{"a corrupt certificate", data("tls.crt", []byte("garbage"))},
-		{"another's key", func(s *scene) { s.secret.Data["tls.key"] = servedScene(s.t).secret.Data["tls.key"] }},
+		{"another's key", func(s *fixture) { s.secret.Data["tls.key"] = newIssuedFixture(s.t).secret.Data["tls.key"] }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := servedScene(t)
+			s := newIssuedFixture(t)
 			tc.after(s)
-			if end := issuance.End(s.digest()); !end.IsZero() {
-				t.Errorf("End = %s, want none", end)
+			if notAfter := issuance.NotAfter(s.digest()); !notAfter.IsZero() {
+				t.Errorf("End = %s, want none", notAfter)
 			}
 		})
 	}

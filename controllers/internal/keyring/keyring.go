@@ -29,12 +29,12 @@ import (
 // ErrNotReady means that a ServiceCA cannot sign now; a change of its status will tell when it can.
 var ErrNotReady = errors.New("is not ready")
 
-// failureLasts is how long a signing key that could not be used is not read again, however many Services ask.
-const failureLasts = 5 * time.Second
+// failureTTL is how long a signing key that could not be used is not read again, however many Services ask.
+const failureTTL = 5 * time.Second
 
-// confirmed is how long a key is used before it is looked at again: a manager that stood still must not sign with one that was
+// keyTTL is how long a key is used before it is looked at again: a manager that stood still must not sign with one that was
 // destroyed meanwhile. rotation.SigningSlack allows for it.
-const confirmed = time.Minute
+const keyTTL = time.Minute
 
 // CA is a ServiceCA whose bundle is published, and that can sign.
 type CA struct {
@@ -43,14 +43,14 @@ type CA struct {
 	Authority *pki.Authority
 	// Path leads from it to the roots; nil while nobody may sign.
 	Path *pki.Path
-	// Longest is the longest lifetime that it may sign for.
-	Longest time.Duration
+	// LongestDuration is the longest lifetime that it may sign for.
+	LongestDuration time.Duration
 
 	// Compromised is set from when somebody says that its key was stolen until the next CA signs.
 	Compromised bool
 
-	// version is that of the Secret that it was read from.
-	version string
+	// resourceVersion is that of the Secret that it was read from.
+	resourceVersion string
 }
 
 // Keyring holds the CAs in memory.
@@ -61,105 +61,105 @@ type Keyring struct {
 	clock      clock.PassiveClock
 	signatures *pki.Signatures
 
-	mu   sync.Mutex
-	held map[string]held
+	mu      sync.Mutex
+	entries map[string]cacheEntry
 }
 
 // identity is what a status says of the key that may sign, and of the bundle to verify with.
 type identity struct {
 	uid                 types.UID
 	fingerprint, bundle string
-	// longest is in seconds.
-	longest int64
+	// longestSeconds is in seconds.
+	longestSeconds int64
 	// compromise is set while the ServiceCA asks to give the key up, and nothing has been done about it.
 	compromise bool
 	// paused holds the reissuing of certificates that a CA before signed.
 	paused bool
 }
 
-// held is what was read for an identity.
-type held struct {
+// cacheEntry is what was read for an identity.
+type cacheEntry struct {
 	identity
 	ca *CA
 	// err is why there is no CA; it is forgotten after a while.
-	err  error
-	asOf time.Time
-	// reissues is since when this process reissues what CAs before signed: since it was first asked for this one, or a pause ended.
-	reissues time.Time
+	err    error
+	readAt time.Time
+	// reissueStart is since when this process reissues what CAs before signed: since it was first asked for this one, or a pause ended.
+	reissueStart time.Time
 }
 
 // New makes a keyring over the signing-key Secrets of the operator's namespace.
-func New(reader client.Reader, namespace string, passive clock.PassiveClock) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, clock: passive, signatures: pki.NewSignatures(), held: map[string]held{}}
+func New(reader client.Reader, namespace string, passiveClock clock.PassiveClock) *Keyring {
+	return &Keyring{reader: reader, namespace: namespace, clock: passiveClock, signatures: pki.NewSignatures(), entries: map[string]cacheEntry{}}
 }
 
 // Get is the CA that the status of a ServiceCA names, or ErrNotReady.
 func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, error) {
-	named := identify(serviceCA)
-	if named.bundle == "" {
+	identity := identityOf(serviceCA)
+	if identity.bundle == "" {
 		return nil, fmt.Errorf("ServiceCA %s %w: it has no bundle yet", serviceCA.Name, ErrNotReady)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	// Without the monotonic reading, which stands still while the machine is suspended.
-	now, known := k.clock.Now().Round(0), k.held[serviceCA.Name]
-	lasts := confirmed
-	if known.err != nil {
-		lasts = failureLasts
+	now, entry := k.clock.Now().Round(0), k.entries[serviceCA.Name]
+	ttl := keyTTL
+	if entry.err != nil {
+		ttl = failureTTL
 	}
-	if known.identity == named && now.Sub(known.asOf).Abs() < lasts {
-		return known.ca, known.err
+	if entry.identity == identity && now.Sub(entry.readAt).Abs() < ttl {
+		return entry.ca, entry.err
 	}
-	reissues := known.reissues
-	if known.uid != named.uid || (known.paused && !named.paused) {
+	reissueStart := entry.reissueStart
+	if entry.uid != identity.uid || (entry.paused && !identity.paused) {
 		// What was missed before, or held, is spread from now on, or all of it would come at once.
-		reissues = now
+		reissueStart = now
 	}
-	ca, err := k.read(ctx, serviceCA, named, reissues)
-	if known.identity == named && ca.same(known.ca) {
+	ca, err := k.read(ctx, serviceCA, identity, reissueStart)
+	if entry.identity == identity && ca.equals(entry.ca) {
 		// Whoever remembers something of the CA knows by this that it is the same.
-		ca = known.ca
+		ca = entry.ca
 	}
-	if err == nil || keyFails(err) {
-		k.held[serviceCA.Name] = held{identity: named, ca: ca, err: err, asOf: now, reissues: reissues}
+	if err == nil || isKeyError(err) {
+		k.entries[serviceCA.Name] = cacheEntry{identity: identity, ca: ca, err: err, readAt: now, reissueStart: reissueStart}
 	}
 	return ca, err
 }
 
-// keyFails reports whether an error is about the signing key alone, which cannot be used or read: that is reported on its ServiceCA, and not on
+// isKeyError reports whether an error is about the signing key alone, which cannot be used or read: that is reported on its ServiceCA, and not on
 // each of the objects that need it.
-func keyFails(err error) bool { return errors.Is(err, ErrNotReady) || apply.Failed(err) }
+func isKeyError(err error) bool { return errors.Is(err, ErrNotReady) || apply.IsServerFailure(err) }
 
-func identify(serviceCA *v1alpha1.ServiceCA) identity {
-	named := identity{uid: serviceCA.UID, paused: serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused}
-	asked := serviceCA.Spec.Rotation
-	named.compromise = asked.TriggerReason == v1alpha1.TriggerCompromise && asked.Trigger != "" &&
-		(serviceCA.Status.Rotation == nil || serviceCA.Status.Rotation.Trigger != asked.Trigger)
+func identityOf(serviceCA *v1alpha1.ServiceCA) identity {
+	identity := identity{uid: serviceCA.UID, paused: serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused}
+	rotation := serviceCA.Spec.Rotation
+	identity.compromise = rotation.TriggerReason == v1alpha1.TriggerCompromise && rotation.Trigger != "" &&
+		(serviceCA.Status.Rotation == nil || serviceCA.Status.Rotation.Trigger != rotation.Trigger)
 	if active := serviceCA.Status.Active; active != nil {
-		named.fingerprint = active.Fingerprint
+		identity.fingerprint = active.Fingerprint
 		if active.LongestDurationSeconds != nil {
-			named.longest = *active.LongestDurationSeconds
+			identity.longestSeconds = *active.LongestDurationSeconds
 		}
 	}
 	if bundle := serviceCA.Status.TrustBundle; bundle != nil {
-		named.bundle = bundle.Hash
+		identity.bundle = bundle.Hash
 	}
-	return named
+	return identity
 }
 
-// givesUp reports whether the key that signs was stolen, and waits for its successor.
-func (i identity) givesUp(state *rotation.State) bool {
-	return i.compromise || (state.Compromise && state.Preparing())
+// isCompromised reports whether the key that signs was stolen, and waits for its successor.
+func (i identity) isCompromised(state *rotation.State) bool {
+	return i.compromise || (state.Compromise && state.IsPreparing())
 }
 
-// same tells whether a CA that was read again, for the same identity, is the one before. Its end may be another: that of the path to its root
+// equals reports whether a CA that was read again, for the same identity, is the one before. Its end may be another: that of the path to its root
 // which is valid now.
-func (c *CA) same(before *CA) bool {
-	return c != nil && before != nil && c.version == before.version && c.NotAfter.Equal(before.NotAfter) &&
+func (c *CA) equals(before *CA) bool {
+	return c != nil && before != nil && c.resourceVersion == before.resourceVersion && c.NotAfter.Equal(before.NotAfter) &&
 		c.Compromised == before.Compromised
 }
 
-func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named identity, reissues time.Time) (*CA, error) {
+func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, identity identity, reissueStart time.Time) (*CA, error) {
 	var secret corev1.Secret
 	key := client.ObjectKey{Namespace: k.namespace, Name: serviceCA.SigningKeySecretName()}
 	switch err := k.reader.Get(ctx, key, &secret); {
@@ -174,53 +174,53 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, named
 	}
 	bundle := secret.Data[rotation.BundleKey]
 	roots, err := pki.ParseBundle(bundle)
-	signs := named.fingerprint != ""
-	other := signs && (state.Active == nil || state.Active.Fingerprint() != named.fingerprint)
-	if err != nil || other || pki.Hash(bundle) != named.bundle {
+	signs := identity.fingerprint != ""
+	other := signs && (state.Active == nil || state.Active.Fingerprint() != identity.fingerprint)
+	if err != nil || other || pki.Hash(bundle) != identity.bundle {
 		return nil, fmt.Errorf("ServiceCA %s %w: its signing key is changing", serviceCA.Name, ErrNotReady)
 	}
 	ca := &CA{
-		Longest: time.Duration(named.longest) * time.Second,
-		version: secret.ResourceVersion, Compromised: named.givesUp(state),
+		LongestDuration: time.Duration(identity.longestSeconds) * time.Second,
+		resourceVersion: secret.ResourceVersion, Compromised: identity.isCompromised(state),
 		CA: issuance.CA{
-			Bundle: bundle, Roots: roots.Pool(), Before: state.Generations(), Signatures: k.signatures,
-			Reissue: issuance.Reissue{Started: reissues, Paused: named.paused},
+			Bundle: bundle, Roots: roots.Pool(), Predecessors: state.Generations(), Signatures: k.signatures,
+			Reissue: issuance.Reissue{StartedAt: reissueStart, Paused: identity.paused},
 		},
 	}
-	if state.Preparing() || state.Phase == v1alpha1.PhaseReissuing {
-		ca.Reissue.From, ca.Reissue.Over = state.Since, state.ReissueOver
+	if state.IsPreparing() || state.Phase == v1alpha1.PhaseReissuing {
+		ca.Reissue.SwitchedAt, ca.Reissue.Spread = state.Since, state.ReissueSpread
 	}
 	if signs {
 		signer := state.Active
 		ca.NotAfter = signer.NotAfter()
 		ca.Path = pki.NewPath(ca.Roots)
-		ca.Authority, ca.Certificate, ca.Chain, ca.Bridge = signer.Authority, signer.Certificate(), signer.Chain(), signer.Bridge()
+		ca.Authority, ca.Certificate, ca.Chain, ca.CrossSigned = signer.Authority, signer.Certificate(), signer.Chain(), signer.CrossSigned()
 	}
 	return ca, nil
 }
 
-// Find is the CA of that name. Without one there is an obstacle for a person to read, or nothing at all where it will be ready
+// Find is the CA of that name. Without one there is a problem for a person to read, or nothing at all where it will be ready
 // by itself; a change of the ServiceCA tells when to ask again (see Changed).
-func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name string) (*CA, *issuance.Obstacle, error) {
+func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name string) (*CA, *issuance.Problem, error) {
 	var serviceCA v1alpha1.ServiceCA
 	switch err := serviceCAs.Get(ctx, client.ObjectKey{Name: name}, &serviceCA, client.UnsafeDisableDeepCopy); {
 	case apierrors.IsNotFound(err):
-		return nil, issuance.NewObstacle(issuance.ReasonServiceCANotReady, "there is no ServiceCA %s: create it", name), nil
+		return nil, issuance.NewProblem(issuance.ReasonServiceCANotReady, "there is no ServiceCA %s: create it", name), nil
 	case err != nil:
 		return nil, nil, err
 	}
 	ca, err := k.Get(ctx, &serviceCA)
-	if !keyFails(err) {
+	if !isKeyError(err) {
 		return ca, nil, err
 	}
-	if reason := unready(&serviceCA); reason != "" {
-		return nil, issuance.NewObstacle(issuance.ReasonServiceCANotReady, "ServiceCA %s: %s", name, reason), nil
+	if reason := notReadyReason(&serviceCA); reason != "" {
+		return nil, issuance.NewProblem(issuance.ReasonServiceCANotReady, "ServiceCA %s: %s", name, reason), nil
 	}
 	return nil, nil, nil
 }
 
-// unready says why a ServiceCA is not ready; empty when it is, or when nobody has looked yet.
-func unready(serviceCA *v1alpha1.ServiceCA) string {
+// notReadyReason says why a ServiceCA is not ready; empty when it is, or when nobody has looked yet.
+func notReadyReason(serviceCA *v1alpha1.ServiceCA) string {
 	ready := meta.FindStatusCondition(serviceCA.Status.Conditions, v1alpha1.ConditionReady)
 	if ready == nil || ready.Status == metav1.ConditionTrue {
 		return ""
@@ -231,26 +231,26 @@ func unready(serviceCA *v1alpha1.ServiceCA) string {
 // Changed lets the changes of a ServiceCA through that may change what Find answers.
 func Changed() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return answer(e.ObjectOld) != answer(e.ObjectNew)
+		return findInputs(e.ObjectOld) != findInputs(e.ObjectNew)
 	}}
 }
 
-// answer is what Find depends on.
-func answer(object client.Object) (depends struct {
+// findInputs is what Find depends on.
+func findInputs(object client.Object) (inputs struct {
 	identity
-	unready string
+	notReadyReason string
 }) {
 	if serviceCA, ok := object.(*v1alpha1.ServiceCA); ok {
-		depends.identity, depends.unready = identify(serviceCA), unready(serviceCA)
+		inputs.identity, inputs.notReadyReason = identityOf(serviceCA), notReadyReason(serviceCA)
 	}
-	return depends
+	return inputs
 }
 
 // Forget drops the key of a ServiceCA: it is gone, or there is another. Since when it reissues is no matter of the key.
 func (k *Keyring) Forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if known, is := k.held[name]; is {
-		k.held[name] = held{identity: known.identity, reissues: known.reissues}
+	if entry, ok := k.entries[name]; ok {
+		k.entries[name] = cacheEntry{identity: entry.identity, reissueStart: entry.reissueStart}
 	}
 }

@@ -28,8 +28,8 @@ import (
 // now lies far off: a stray time.Now() shows.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
-// shelf is the API server, as far as a keyring reads it: one Secret, or the error that it answers with; and one ServiceCA.
-type shelf struct {
+// fakeReader is the API server, as far as a keyring reads it: one Secret, or the error that it answers with; and one ServiceCA.
+type fakeReader struct {
 	client.Reader
 	secret    *corev1.Secret
 	err       error
@@ -37,40 +37,40 @@ type shelf struct {
 	reads     int
 }
 
-func (s *shelf) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+func (f *fakeReader) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	switch into := into.(type) {
 	case *corev1.Secret:
-		s.reads++
-		if s.err == nil && (s.secret == nil || key.Namespace != "system" || key.Name != s.secret.Name) {
+		f.reads++
+		if f.err == nil && (f.secret == nil || key.Namespace != "system" || key.Name != f.secret.Name) {
 			return apierrors.NewNotFound(corev1.Resource("secrets"), key.Name)
 		}
-		if s.err == nil {
-			s.secret.DeepCopyInto(into)
+		if f.err == nil {
+			f.secret.DeepCopyInto(into)
 		}
-		return s.err
+		return f.err
 	case *v1alpha1.ServiceCA:
-		if s.serviceCA == nil {
+		if f.serviceCA == nil {
 			return apierrors.NewNotFound(schema.GroupResource{Resource: "servicecas"}, key.Name)
 		}
-		s.serviceCA.DeepCopyInto(into)
+		f.serviceCA.DeepCopyInto(into)
 		return nil
 	}
 	return fmt.Errorf("nobody should read a %T", into)
 }
 
-// scene is a keyring over a shelf, at a time that the test sets.
-type scene struct {
+// fixture is a keyring over a shelf, at a time that the test sets.
+type fixture struct {
 	*testing.T
-	*shelf
+	*fakeReader
 	keys  *keyring.Keyring
 	clock *clocktesting.FakePassiveClock
 }
 
-// newScene is a ServiceCA that is ready, with its key on the shelf.
-func newScene(t *testing.T) scene {
+// newFixture is a ServiceCA that is ready, with its key on the shelf.
+func newFixture(t *testing.T) fixture {
 	t.Helper()
-	s := scene{T: t, shelf: &shelf{}, clock: clocktesting.NewFakePassiveClock(now)}
-	s.keys = keyring.New(s.shelf, "system", s.clock)
+	s := fixture{T: t, fakeReader: &fakeReader{}, clock: clocktesting.NewFakePassiveClock(now)}
+	s.keys = keyring.New(s.fakeReader, "system", s.clock)
 	s.secret, s.serviceCA = newCA(t)
 	return s
 }
@@ -95,69 +95,69 @@ func newCA(t *testing.T) (*corev1.Secret, *v1alpha1.ServiceCA) {
 	return secret, ca
 }
 
-// gets fails unless the keyring hands out the CA of the scene's Secret.
-func (s scene) gets() {
-	s.Helper()
-	ca, err := s.keys.Get(s.Context(), s.serviceCA)
+// expectKey fails unless the keyring hands out the CA of the scene's Secret.
+func (f fixture) expectKey() {
+	f.Helper()
+	ca, err := f.keys.Get(f.Context(), f.serviceCA)
 	if err != nil {
-		s.Fatal(err)
+		f.Fatal(err)
 	}
-	if got := ca.Authority.Fingerprint(); got != s.serviceCA.Status.Active.Fingerprint || !bytes.Equal(ca.Bundle, s.secret.Data[rotation.BundleKey]) {
-		s.Errorf("the keyring hands out the CA %s", got)
+	if got := ca.Authority.Fingerprint(); got != f.serviceCA.Status.Active.Fingerprint || !bytes.Equal(ca.Bundle, f.secret.Data[rotation.BundleKey]) {
+		f.Errorf("the keyring hands out the CA %s", got)
 	}
 }
 
-// refuses fails unless the keyring hands out nothing now, for a reason that says this.
-func (s scene) refuses(says string) {
-	s.Helper()
-	ca, err := s.keys.Get(s.Context(), s.serviceCA)
+// expectError fails unless the keyring hands out nothing now, for a reason that says this.
+func (f fixture) expectError(says string) {
+	f.Helper()
+	ca, err := f.keys.Get(f.Context(), f.serviceCA)
 	if ca != nil || !errors.Is(err, keyring.ErrNotReady) || !strings.Contains(err.Error(), says) {
-		s.Errorf("the keyring says %v, want it not ready, with %q", err, says)
+		f.Errorf("the keyring says %v, want it not ready, with %q", err, says)
 	}
 }
 
-func (s scene) hasRead(times int) {
-	s.Helper()
-	if s.reads != times {
-		s.Errorf("the key was read %d times, want %d", s.reads, times)
+func (f fixture) expectReads(times int) {
+	f.Helper()
+	if f.reads != times {
+		f.Errorf("the key was read %d times, want %d", f.reads, times)
 	}
 }
 
 // A key is read once within a minute, however many ask; a restart aside, nothing but a change of the status reads it sooner.
-func TestKeyIsReadOnce(t *testing.T) {
+func TestKeyIsCached(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	for range 3 {
-		s.gets()
+		s.expectKey()
 		s.clock.SetTime(s.clock.Now().Add(19 * time.Second))
 	}
-	s.hasRead(1)
+	s.expectReads(1)
 	s.keys.Forget("another")
-	s.gets()
-	s.hasRead(1)
+	s.expectKey()
+	s.expectReads(1)
 	s.keys.Forget("default")
-	s.gets()
-	s.hasRead(2)
+	s.expectKey()
+	s.expectReads(2)
 	s.secret, s.serviceCA = newCA(t)
-	s.gets()
-	s.hasRead(3)
+	s.expectKey()
+	s.expectReads(3)
 	// Made again under the same name, with the same key.
 	s.serviceCA.UID = "uid-of-the-next"
-	s.gets()
-	s.hasRead(4)
+	s.expectKey()
+	s.expectReads(4)
 }
 
 // A manager that stood still, and whose caches still do, does not sign with a key that was replaced meanwhile.
-func TestStandstill(t *testing.T) {
+func TestKeyIsReadAgainAfterPause(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
-	s.gets()
+	s := newFixture(t)
+	s.expectKey()
 	s.secret, _ = newCA(t)
 	if _, err := s.keys.Get(t.Context(), s.serviceCA); err != nil {
 		t.Errorf("a key that was looked at a moment ago is looked at again: %v", err)
 	}
 	s.clock.SetTime(s.clock.Now().Add(time.Hour))
-	s.refuses("its signing key is changing")
+	s.expectError("its signing key is changing")
 }
 
 // Where the status names no key, the bundle is there for those who publish it, and nothing signs.
@@ -169,7 +169,7 @@ func TestBundleWithoutASigner(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t)
+			s := newFixture(t)
 			change(s.serviceCA)
 			ca, err := s.keys.Get(t.Context(), s.serviceCA)
 			if err != nil {
@@ -186,112 +186,112 @@ func TestBundleWithoutASigner(t *testing.T) {
 func TestOnlyTheNamedKeySigns(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(s *scene)
-		says   string
+		change  func(s *fixture)
+		message string
 	}{
-		"no bundle yet": {func(s *scene) { s.serviceCA.Status.TrustBundle = nil }, "it has no bundle yet"},
-		"another key":   {func(s *scene) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
-		"another key below this bundle": {func(s *scene) {
+		"no bundle yet": {func(s *fixture) { s.serviceCA.Status.TrustBundle = nil }, "it has no bundle yet"},
+		"another key":   {func(s *fixture) { s.secret, _ = newCA(s.T) }, "its signing key is changing"},
+		"another key below this bundle": {func(s *fixture) {
 			other, _ := newCA(s.T)
 			other.Data[rotation.BundleKey] = s.secret.Data[rotation.BundleKey]
 			s.secret = other
 		}, "its signing key is changing"},
-		"another bundle":    {func(s *scene) { s.serviceCA.Status.TrustBundle.Hash = pki.Hash(nil) }, "its signing key is changing"},
-		"no bundle":         {func(s *scene) { delete(s.secret.Data, rotation.BundleKey) }, "its signing key is changing"},
-		"no Secret":         {func(s *scene) { s.secret = nil }, "not found"},
-		"another name":      {func(s *scene) { s.serviceCA.Spec.SigningKey.SecretName = "other" }, "not found"},
-		"the wrong key":     {func(s *scene) { other, _ := newCA(s.T); s.secret.Data["tls.key"] = other.Data["tls.key"] }, "tls.key is not the private key"},
-		"an unreadable key": {func(s *scene) { s.secret.Data["tls.key"] = []byte("what?") }, "tls.key holds no readable private key"},
+		"another bundle":    {func(s *fixture) { s.serviceCA.Status.TrustBundle.Hash = pki.Hash(nil) }, "its signing key is changing"},
+		"no bundle":         {func(s *fixture) { delete(s.secret.Data, rotation.BundleKey) }, "its signing key is changing"},
+		"no Secret":         {func(s *fixture) { s.secret = nil }, "not found"},
+		"another name":      {func(s *fixture) { s.serviceCA.Spec.SigningKey.SecretName = "other" }, "not found"},
+		"the wrong key":     {func(s *fixture) { other, _ := newCA(s.T); s.secret.Data["tls.key"] = other.Data["tls.key"] }, "tls.key is not the private key"},
+		"an unreadable key": {func(s *fixture) { s.secret.Data["tls.key"] = []byte("what?") }, "tls.key holds no readable private key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t)
+			s := newFixture(t)
 			tc.change(&s)
-			s.refuses(tc.says)
+			s.expectError(tc.message)
 		})
 	}
 }
 
 // A key that could not be used is not read again for every Service that asks, but soon; and a new status does not wait for that.
-func TestFailuresAreRememberedForAWhile(t *testing.T) {
+func TestFailuresAreCached(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	sound, broken := s.secret, s.secret.DeepCopy()
 	broken.Data["tls.key"] = []byte("what?")
 	s.secret = broken
 	for range 100 {
-		s.refuses("tls.key holds no readable private key")
+		s.expectError("tls.key holds no readable private key")
 	}
-	s.hasRead(1)
+	s.expectReads(1)
 	s.secret = sound
-	s.refuses("tls.key holds no readable private key")
+	s.expectError("tls.key holds no readable private key")
 	s.clock.SetTime(now.Add(time.Minute))
-	s.gets()
-	s.hasRead(2)
+	s.expectKey()
+	s.expectReads(2)
 
-	s = newScene(t)
+	s = newFixture(t)
 	s.secret = nil
-	s.refuses("not found")
+	s.expectError("not found")
 	s.secret, s.serviceCA = newCA(t)
-	s.gets()
-	s.hasRead(2)
+	s.expectKey()
+	s.expectReads(2)
 
 	// A clock that was set back makes nobody wait for it.
-	s = newScene(t)
+	s = newFixture(t)
 	sound, s.secret = s.secret, nil
-	s.refuses("not found")
+	s.expectError("not found")
 	s.secret = sound
 	s.clock.SetTime(now.Add(-1000 * time.Hour))
-	s.gets()
+	s.expectKey()
 }
 
 // That the API server did not answer says nothing of the key: the next who asks tries again.
-func TestFaultsAreNotRemembered(t *testing.T) {
+func TestServerErrorsAreNotCached(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	s.err = apierrors.NewServiceUnavailable("away")
 	if _, err := s.keys.Get(t.Context(), s.serviceCA); err == nil || errors.Is(err, keyring.ErrNotReady) {
 		t.Errorf("a fault of the API server is %v", err)
 	}
 	s.err = nil
-	s.gets()
-	s.hasRead(2)
+	s.expectKey()
+	s.expectReads(2)
 }
 
 // Who needs a CA is told why there is none, unless it will be there by itself.
 func TestFind(t *testing.T) {
 	t.Parallel()
-	unready := func(status metav1.ConditionStatus) func(*scene) {
-		return func(s *scene) {
+	unready := func(status metav1.ConditionStatus) func(*fixture) {
+		return func(s *fixture) {
 			s.serviceCA.Status = v1alpha1.ServiceCAStatus{Conditions: []metav1.Condition{
 				{Type: v1alpha1.ConditionReady, Status: status, Reason: "SourceInvalid", Message: "it expired"}}}
 		}
 	}
 	for name, tc := range map[string]struct {
-		change func(*scene)
-		says   string
-		found  bool
+		change  func(*fixture)
+		message string
+		found   bool
 	}{
-		"ready":               {func(*scene) {}, "", true},
-		"none":                {func(s *scene) { s.serviceCA = nil }, "there is no ServiceCA default: create it", false},
+		"ready":               {func(*fixture) {}, "", true},
+		"none":                {func(s *fixture) { s.serviceCA = nil }, "there is no ServiceCA default: create it", false},
 		"broken":              {unready(metav1.ConditionFalse), "ServiceCA default: it expired", false},
 		"ready in a moment":   {unready(metav1.ConditionTrue), "", false},
-		"nobody looked yet":   {func(s *scene) { s.serviceCA.Status = v1alpha1.ServiceCAStatus{} }, "", false},
-		"the key is changing": {func(s *scene) { s.secret, _ = newCA(s.T) }, "", false},
+		"nobody looked yet":   {func(s *fixture) { s.serviceCA.Status = v1alpha1.ServiceCAStatus{} }, "", false},
+		"the key is changing": {func(s *fixture) { s.secret, _ = newCA(s.T) }, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t)
+			s := newFixture(t)
 			tc.change(&s)
-			ca, obstacle, err := s.keys.Find(t.Context(), s.shelf, "default")
+			ca, problem, err := s.keys.Find(t.Context(), s.fakeReader, "default")
 			if err != nil || (ca != nil) != tc.found {
 				t.Fatalf("found %v: %v", ca, err)
 			}
-			if obstacle == nil {
-				obstacle = &issuance.Obstacle{}
+			if problem == nil {
+				problem = &issuance.Problem{}
 			}
-			if obstacle.Message != tc.says {
-				t.Errorf("it is told %q, want %q", obstacle.Message, tc.says)
+			if problem.Message != tc.message {
+				t.Errorf("it is told %q, want %q", problem.Message, tc.message)
 			}
 		})
 	}
@@ -329,12 +329,12 @@ func TestChanged(t *testing.T) {
 
 // A key is read again when the machine wakes that was suspended for longer than it is confirmed, though the monotonic clock stood still.
 func TestSuspend(t *testing.T) {
-	s := newScene(t)
+	s := newFixture(t)
 	s.clock.SetTime(time.Now())
-	s.gets()
+	s.expectKey()
 	s.clock.SetTime(suspended(s.clock.Now(), time.Hour))
-	s.gets()
-	s.hasRead(2)
+	s.expectKey()
+	s.expectReads(2)
 }
 
 // suspended returns a time that is so much later by the wall clock, with the same monotonic reading.

@@ -23,11 +23,11 @@ import (
 )
 
 // have is the CA that the keyring hands out.
-func (s scene) have() *keyring.CA {
-	s.Helper()
-	ca, err := s.keys.Get(s.Context(), s.serviceCA)
+func (f fixture) have() *keyring.CA {
+	f.Helper()
+	ca, err := f.keys.Get(f.Context(), f.serviceCA)
 	if err != nil {
-		s.Fatal(err)
+		f.Fatal(err)
 	}
 	return ca
 }
@@ -36,26 +36,26 @@ func (s scene) have() *keyring.CA {
 func TestSameCA(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(scene)
+		change func(fixture)
 		same   bool
 	}{
-		"nothing": {func(scene) {}, true},
-		"a compromise": {func(s scene) {
+		"nothing": {func(fixture) {}, true},
+		"a compromise": {func(s fixture) {
 			s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 		}, false},
-		"the Secret": {func(s scene) { s.secret.ResourceVersion = "2" }, false},
-		"the status": {func(s scene) { s.serviceCA.Status.Active.LongestDurationSeconds = ptr.To[int64](7) }, false},
+		"the Secret": {func(s fixture) { s.secret.ResourceVersion = "2" }, false},
+		"the status": {func(s fixture) { s.serviceCA.Status.Active.LongestDurationSeconds = ptr.To[int64](7) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t)
+			s := newFixture(t)
 			before := s.have()
 			s.clock.SetTime(s.clock.Now().Add(time.Hour))
 			tc.change(s)
 			if same := s.have() == before; same != tc.same {
 				t.Errorf("it is the same: %t, want %t", same, tc.same)
 			}
-			s.hasRead(2)
+			s.expectReads(2)
 		})
 	}
 }
@@ -84,7 +84,7 @@ func certify(t *testing.T, name string, serial int64, notAfter time.Time, key cr
 // A CA whose parent was renewed, and that has both, outlives the first of them, though nobody writes its Secret.
 func TestParentEnds(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	keys := make([]*ecdsa.PrivateKey, 3)
 	for i := range keys {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -113,12 +113,12 @@ func TestParentEnds(t *testing.T) {
 	}
 	s.serviceCA.Status.Active.Fingerprint = pki.Fingerprint(signer, parent, renewed)
 	s.serviceCA.Status.TrustBundle.Hash = pki.Hash(s.secret.Data[rotation.BundleKey])
-	if end := s.have().NotAfter; !end.Equal(soon) {
-		t.Errorf("it ends %s, want %s, with its parent", end, soon)
+	if notAfter := s.have().NotAfter; !notAfter.Equal(soon) {
+		t.Errorf("it ends %s, want %s, with its parent", notAfter, soon)
 	}
 	s.clock.SetTime(soon.Add(time.Minute))
-	if end := s.have().NotAfter; !end.Equal(late) {
-		t.Errorf("it ends %s, want %s, with its renewed parent", end, late)
+	if notAfter := s.have().NotAfter; !notAfter.Equal(late) {
+		t.Errorf("it ends %s, want %s, with its renewed parent", notAfter, late)
 	}
 }
 
@@ -126,12 +126,12 @@ func TestParentEnds(t *testing.T) {
 // what was missed before this process was asked for the CA.
 func TestReissueBegins(t *testing.T) {
 	t.Parallel()
-	s := newScene(t)
+	s := newFixture(t)
 	asked := now.Add(time.Hour)
 	s.clock.SetTime(asked)
 	begun := func(when time.Time) {
 		t.Helper()
-		if got := s.have().Reissue.Started; !got.Equal(when) {
+		if got := s.have().Reissue.StartedAt; !got.Equal(when) {
 			t.Errorf("at %s: it began %s, want %s", s.clock.Now(), got, when)
 		}
 		s.clock.SetTime(s.clock.Now().Add(2 * time.Minute))

@@ -43,17 +43,17 @@ func (a *Annotations) Observed(before, after metav1.Object) bool {
 	key := types.NamespacedName{Namespace: after.GetNamespace(), Name: after.GetName()}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changes, expects := a.expected[key]
-	if !expects || before.GetUID() != after.GetUID() || !before.GetDeletionTimestamp().Equal(after.GetDeletionTimestamp()) ||
-		!maps.Equal(before.GetLabels(), after.GetLabels()) || !maps.Equal(changed(before.GetAnnotations(), changes), after.GetAnnotations()) {
+	changes, ok := a.expected[key]
+	if !ok || before.GetUID() != after.GetUID() || !before.GetDeletionTimestamp().Equal(after.GetDeletionTimestamp()) ||
+		!maps.Equal(before.GetLabels(), after.GetLabels()) || !maps.Equal(withChanges(before.GetAnnotations(), changes), after.GetAnnotations()) {
 		return false
 	}
 	delete(a.expected, key)
 	return true
 }
 
-// changed returns a copy of annotations with changes.
-func changed(annotations map[string]string, changes map[string]*string) map[string]string {
+// withChanges returns a copy of annotations with changes.
+func withChanges(annotations map[string]string, changes map[string]*string) map[string]string {
 	result := map[string]string{}
 	maps.Copy(result, annotations)
 	for key, value := range changes {

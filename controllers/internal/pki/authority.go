@@ -39,9 +39,9 @@ func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
 	}
 }
 
-// Describes reports whether a CA has the key, the name constraints and the usages of the spec. What else is excluded where domains are
+// Matches reports whether a CA has the key, the name constraints and the usages of the spec. What else is excluded where domains are
 // permitted does not count: older versions excluded less, and their CAs need not be replaced for that.
-func (s RootSpec) Describes(ca *x509.Certificate) bool {
+func (s RootSpec) Matches(ca *x509.Certificate) bool {
 	return KeySpecOfPublic(ca.PublicKey) == s.Key && sameSet(ca.PermittedDNSDomains, s.PermittedDNSDomains) &&
 		slices.Equal(slices.Sorted(slices.Values(ca.ExtKeyUsage)), extKeyUsagesOf(s.PermittedUsages))
 }
@@ -62,7 +62,7 @@ func (p Pair) Leaf() (*Leaf, error) {
 	return ParseLeaf(p.Certificate)
 }
 
-// GenerateRoot makes a self-signed CA: pathLenConstraint MaxBridge, a subject that none of the generations before it bears, critical
+// GenerateRoot makes a self-signed CA: pathLenConstraint MaxCrossSigned, a subject that none of the generations before it bears, critical
 // name constraints where the spec names domains, and extended key usages where it names usages (RFC 5280 §4.2.1.9, §4.2.1.10,
 // §4.2.1.12).
 func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pair, error) {
@@ -74,15 +74,15 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 	if err != nil {
 		return Pair{}, err
 	}
-	name, begin := uniqueName(now, spec.CommonName, before)
+	name, start := uniqueName(now, spec.CommonName, before)
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             begin.Add(-ClockSkew),
+		NotBefore:             start.Add(-ClockSkew),
 		NotAfter:              now.Add(spec.Duration),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLen:            MaxBridge,
+		MaxPathLen:            MaxCrossSigned,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           extKeyUsagesOf(spec.PermittedUsages),
 	}
@@ -111,10 +111,10 @@ func constrain(ca *x509.Certificate, domains []string) {
 // uniqueName is the name and the time in seconds, or as many later as there were generations within that one; and that time, for the
 // newest generation is the one that begins last.
 func uniqueName(now time.Time, name string, before []*x509.Certificate) (string, time.Time) {
-	for begin := now; ; begin = begin.Add(time.Second) {
-		unique := fmt.Sprintf("%s@%d", name, begin.Unix())
-		if !slices.ContainsFunc(before, func(c *x509.Certificate) bool { return c.Subject.CommonName == unique }) {
-			return unique, begin
+	for start := now; ; start = start.Add(time.Second) {
+		candidate := fmt.Sprintf("%s@%d", name, start.Unix())
+		if !slices.ContainsFunc(before, func(c *x509.Certificate) bool { return c.Subject.CommonName == candidate }) {
+			return candidate, start
 		}
 	}
 }
@@ -138,11 +138,11 @@ type Authority struct {
 	certificate *x509.Certificate
 	// chain leads from the CA towards its root, without it: a server sends it, a client has the root.
 	chain []*x509.Certificate
-	// bridge leads on to the roots of the generations before it.
-	bridge []*x509.Certificate
-	key    crypto.Signer
-	// end is when the first of the CA and, once its root is found, of what leads to that ends.
-	end time.Time
+	// crossSigned leads on to the roots of the generations before it.
+	crossSigned []*x509.Certificate
+	key         crypto.Signer
+	// notAfter is when the first of the CA and, once its root is found, of what leads to that ends.
+	notAfter time.Time
 	// encoded is what the CA was read from.
 	encoded Pair
 }
@@ -161,13 +161,13 @@ func LoadAuthority(pair Pair) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.key %w", err)
 	}
-	if !belongTogether(certificates[0], key) {
+	if !keyMatches(certificates[0], key) {
 		return nil, fmt.Errorf("tls.key is not the private key of the certificate in tls.crt")
 	}
 	if err := checkCA(certificates[0]); err != nil {
 		return nil, err
 	}
-	authority := &Authority{certificate: certificates[0], key: key, encoded: pair, end: certificates[0].NotAfter}
+	authority := &Authority{certificate: certificates[0], key: key, encoded: pair, notAfter: certificates[0].NotAfter}
 	if !selfSigned(certificates[0]) {
 		authority.chain = withoutRoots(certificates)
 	}
@@ -198,23 +198,23 @@ func withoutRoots(certificates []*x509.Certificate) []*x509.Certificate {
 	return chain
 }
 
-// endsWith notes that the CA is of no use without another.
-func (a *Authority) endsWith(above *x509.Certificate) {
-	if above.NotAfter.Before(a.end) {
-		a.end = above.NotAfter
+// limitNotAfter notes that the CA is of no use without another.
+func (a *Authority) limitNotAfter(parent *x509.Certificate) {
+	if parent.NotAfter.Before(a.notAfter) {
+		a.notAfter = parent.NotAfter
 	}
 }
 
 // NotAfter is when what the CA signs ends to verify: when the CA ends or, before that, what leads to the root that was found. What else lies
 // beside it may have ended long ago.
-func (a *Authority) NotAfter() time.Time { return a.end }
+func (a *Authority) NotAfter() time.Time { return a.notAfter }
 
 // Certificate is the CA's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 
-// HasKeyOf reports whether a certificate is for the CA's key.
-func (a *Authority) HasKeyOf(certificate *x509.Certificate) bool {
-	return belongTogether(certificate, a.key)
+// HasKey reports whether a certificate is for the CA's key.
+func (a *Authority) HasKey(certificate *x509.Certificate) bool {
+	return keyMatches(certificate, a.key)
 }
 
 // WithCertificate returns the CA with another certificate for its key, which is self-signed; an error where that is none.
@@ -223,14 +223,14 @@ func (a *Authority) WithCertificate(certificate *x509.Certificate) (*Authority, 
 	if err != nil {
 		return nil, err
 	}
-	return other.WithBridge(a.bridge), nil
+	return other.WithCrossSigned(a.crossSigned), nil
 }
 
 // Save puts the CA and, where it has one, its bridge into the data of a Secret, under these keys.
-func (a *Authority) Save(data map[string][]byte, certificate, privateKey, bridge string) {
+func (a *Authority) Save(data map[string][]byte, certificate, privateKey, crossSignedKey string) {
 	data[certificate], data[privateKey] = a.encoded.Certificate, a.encoded.PrivateKey
-	if len(a.bridge) > 0 {
-		data[bridge] = encodeCertificates(a.bridge...)
+	if len(a.crossSigned) > 0 {
+		data[crossSignedKey] = encodeCertificates(a.crossSigned...)
 	}
 }
 
@@ -281,8 +281,8 @@ func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate
 	}
 	for _, chain := range chains {
 		if allowsLeaf(chain) {
-			for _, above := range chain {
-				a.endsWith(above)
+			for _, parent := range chain {
+				a.limitNotAfter(parent)
 			}
 			return chain[len(chain)-1], nil
 		}
@@ -291,7 +291,7 @@ func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate
 		"certificates; have it signed by a CA with a greater path length constraint (RFC 5280 §4.2.1.9)")
 }
 
-// allowsLeaf tells whether a certificate may stand before this chain. That the chain itself is sound does not say so: each CA
+// allowsLeaf reports whether a certificate may stand before this chain. That the chain itself is sound does not say so: each CA
 // limits how many others stand between it and the leaf.
 func allowsLeaf(chain []*x509.Certificate) bool {
 	for below, ca := range chain {

@@ -24,7 +24,7 @@ func TestLoadAuthorityKeyForms(t *testing.T) {
 	noUsage := certify(t, nil, caTemplate("root", func(c *x509.Certificate) { c.KeyUsage = 0 }), p256)
 	for _, tc := range []struct {
 		name   string
-		parent handmade
+		parent testCA
 		key    []byte
 	}{
 		{"PKCS #8, ECDSA", selfSignedBy(t, p256), pkcs8(t, p256)},
@@ -145,7 +145,7 @@ func TestIntermediate(t *testing.T) {
 			if err := verify(t, pair.Certificate, root.Certificate, now, "web.shop.svc"); err != nil {
 				t.Errorf("verify against the root alone: %v", err)
 			}
-			if err := leaf.SignedBy(authority.Certificate(), authority.Chain(), nil, nil); err != nil {
+			if err := leaf.CheckIssuerAndChain(authority.Certificate(), authority.Chain(), nil, nil); err != nil {
 				t.Errorf("SignedBy: %v", err)
 			}
 			if diff := cmp.Diff(tc.chain, tail(parseCertificates(t, pair.Certificate))); diff != "" {
@@ -155,8 +155,8 @@ func TestIntermediate(t *testing.T) {
 	}
 }
 
-// TestOutlived: nothing is signed for longer than the first of those above the CA lasts; what lies beside them does not count.
-func TestOutlived(t *testing.T) {
+// TestNotAfterOfChain: nothing is signed for longer than the first of those above the CA lasts; what lies beside them does not count.
+func TestNotAfterOfChain(t *testing.T) {
 	ends := func(after time.Duration) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotAfter = now.Add(after).Truncate(time.Second) }
 	}

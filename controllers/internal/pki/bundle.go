@@ -55,7 +55,7 @@ func (b Bundle) Unexpired(now time.Time) Bundle {
 	return unexpired
 }
 
-// Contains tells whether a certificate with this subject key identifier, in hexadecimal, is in the bundle.
+// Contains reports whether a certificate with this subject key identifier, in hexadecimal, is in the bundle.
 func (b Bundle) Contains(keyID string) bool {
 	return slices.ContainsFunc(b, func(c *x509.Certificate) bool { return KeyID(c.SubjectKeyId) == keyID })
 }

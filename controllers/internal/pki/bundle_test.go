@@ -15,11 +15,11 @@ import (
 )
 
 func names(bundle pki.Bundle) []string {
-	var found []string
+	var names []string
 	for _, certificate := range bundle {
-		found = append(found, certificate.Subject.CommonName)
+		names = append(names, certificate.Subject.CommonName)
 	}
-	return found
+	return names
 }
 
 // TestBundle: each certificate once, where it stood first, and the same again from its PEM.
@@ -82,8 +82,8 @@ func TestParseBundle(t *testing.T) {
 }
 
 func TestUnexpired(t *testing.T) {
-	ending := func(name string, end time.Time) *x509.Certificate {
-		return makeCA(t, nil, name, func(c *x509.Certificate) { c.NotAfter = end }).Certificate
+	ending := func(name string, notAfter time.Time) *x509.Certificate {
+		return makeCA(t, nil, name, func(c *x509.Certificate) { c.NotAfter = notAfter }).Certificate
 	}
 	at := now.Truncate(time.Second)
 	bundle := pki.NewBundle(ending("over", at.Add(-time.Hour)), ending("ends now", at), ending("a second left", at.Add(time.Second)), ending("young", at.Add(day)))
@@ -124,14 +124,14 @@ func TestFingerprint(t *testing.T) {
 	if got, want := pki.Fingerprint(root.Certificate), pki.Hash(root.Raw); got != want {
 		t.Errorf("Fingerprint = %s, want the SHA-256 of its DER, %s", got, want)
 	}
-	seen := map[string]bool{}
+	visited := map[string]bool{}
 	for _, certificates := range [][]*x509.Certificate{
 		{upper.Certificate}, {twin.Certificate}, {upper.Certificate, root.Certificate}, {twin.Certificate, root.Certificate}, {root.Certificate, upper.Certificate},
 	} {
-		seen[pki.Fingerprint(certificates[0], certificates[1:]...)] = true
+		visited[pki.Fingerprint(certificates[0], certificates[1:]...)] = true
 	}
-	if len(seen) != 5 {
-		t.Errorf("%d fingerprints of 5", len(seen))
+	if len(visited) != 5 {
+		t.Errorf("%d fingerprints of 5", len(visited))
 	}
 	authority := load(t, upper.pair(t))
 	if got, want := authority.Fingerprint(), pki.Fingerprint(upper.Certificate); got != want {

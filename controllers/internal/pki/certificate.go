@@ -34,12 +34,12 @@ func newSerial() (*big.Int, error) {
 	return new(big.Int).SetBytes(serial), nil
 }
 
-// longestKeyID is as long as the longest hash (RFC 7093 §2); tenants may write any.
-const longestKeyID = 64
+// maxKeyIDLength is as long as the longest hash (RFC 7093 §2); tenants may write any.
+const maxKeyIDLength = 64
 
 // KeyID is a subject or authority key identifier in hexadecimal, as the status shows it; where it is longer than any should be, its hash.
 func KeyID(id []byte) string {
-	if len(id) > longestKeyID {
+	if len(id) > maxKeyIDLength {
 		return Hash(id)
 	}
 	return hex.EncodeToString(id)
@@ -87,14 +87,14 @@ func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 // checkKeys tells of a key in tls.crt that is too long: to verify with it may take a second, and tenants may write any.
 func checkKeys(certificates []*x509.Certificate) error {
 	for _, certificate := range certificates {
-		if key, is := certificate.PublicKey.(*rsa.PublicKey); is && key.N.BitLen() > MaxRSA {
+		if key, ok := certificate.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > MaxRSA {
 			return fmt.Errorf("tls.crt holds an RSA key of %d bits, and clients take no more than %d", key.N.BitLen(), MaxRSA)
 		}
 	}
 	return nil
 }
 
-// selfSigned tells whether a certificate is a root. Where it signed itself with what is too weak today, which matters in no
+// selfSigned reports whether a certificate is a root. Where it signed itself with what is too weak today, which matters in no
 // root, its names must do.
 func selfSigned(certificate *x509.Certificate) bool {
 	if !bytes.Equal(certificate.RawIssuer, certificate.RawSubject) {

@@ -18,25 +18,25 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// stolen returns the CA of a spec as an attacker has it, who signs whatever he likes.
-func stolen(t *testing.T, edits ...func(*pki.RootSpec)) handmade {
+// compromised returns the CA of a spec as an attacker has it, who signs whatever he likes.
+func compromised(t *testing.T, edits ...func(*pki.RootSpec)) testCA {
 	t.Helper()
 	pair, err := pki.GenerateRoot(now, rootSpec(edits...))
 	certificate := parseCertificates(t, must(t, pair, err).Certificate)[0]
 	block, _ := pem.Decode(pair.PrivateKey)
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	signer, _ := must(t, key, err).(crypto.Signer)
-	return handmade{certificate, signer}
+	return testCA{certificate, signer}
 }
 
-// TestConstrainedCAIsGoodForServicesOnly: neither Go nor OpenSSL accepts anything from a CA with permitted domains and usages but
+// TestConstrainedCAVerifiesServicesOnly: neither Go nor OpenSSL accepts anything from a CA with permitted domains and usages but
 // serving certificates for names in these domains, not even below its successor, as it signs that; and both accept all of it from a
 // CA without constraints.
-func TestConstrainedCAIsGoodForServicesOnly(t *testing.T) {
+func TestConstrainedCAVerifiesServicesOnly(t *testing.T) {
 	constrained := func(s *pki.RootSpec) {
 		s.PermittedDNSDomains, s.PermittedUsages = []string{"svc"}, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
 	}
-	free, bound := stolen(t), stolen(t, constrained)
+	free, bound := compromised(t), compromised(t, constrained)
 	for name, tc := range map[string]struct {
 		edit     func(*x509.Certificate)
 		usage    x509.ExtKeyUsage
@@ -69,7 +69,7 @@ func TestConstrainedCAIsGoodForServicesOnly(t *testing.T) {
 }
 
 // verifies fails unless both Go and OpenSSL accept a leaf for a usage, or both refuse it.
-func verifies(t *testing.T, root handmade, between *x509.Certificate, leaf handmade, usage x509.ExtKeyUsage, accepted bool) {
+func verifies(t *testing.T, root testCA, between *x509.Certificate, leaf testCA, usage x509.ExtKeyUsage, accepted bool) {
 	t.Helper()
 	sent := leaf.pem()
 	options := x509.VerifyOptions{Roots: poolOf(root.Certificate), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
@@ -93,13 +93,13 @@ func verifies(t *testing.T, root handmade, between *x509.Certificate, leaf handm
 	if (err == nil) != accepted {
 		t.Errorf("OpenSSL accepts it: %v, want %v: %s", err == nil, accepted, output)
 	}
-	if said := string(output); !accepted && !strings.Contains(said, "subtree violation") && !strings.Contains(said, "purpose") {
-		t.Errorf("OpenSSL refuses it for another reason: %s", said)
+	if message := string(output); !accepted && !strings.Contains(message, "subtree violation") && !strings.Contains(message, "purpose") {
+		t.Errorf("OpenSSL refuses it for another reason: %s", message)
 	}
 }
 
-// TestDescribes: a change of the key, the domains or the usages wants another CA; that an older version excluded less does not.
-func TestDescribes(t *testing.T) {
+// TestRootSpecMatches: a change of the key, the domains or the usages wants another CA; that an older version excluded less does not.
+func TestRootSpecMatches(t *testing.T) {
 	spec := rootSpec(func(s *pki.RootSpec) {
 		s.PermittedDNSDomains, s.PermittedUsages = []string{"svc", "example.org"}, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
 	})
@@ -123,10 +123,10 @@ func TestDescribes(t *testing.T) {
 	} {
 		wanted := spec
 		tc.edit(&wanted)
-		if got := wanted.Describes(made); got != tc.want {
+		if got := wanted.Matches(made); got != tc.want {
 			t.Errorf("%s: describes the CA: %v, want %v", name, got, tc.want)
 		}
-		if got := wanted.Describes(older); got != tc.want {
+		if got := wanted.Matches(older); got != tc.want {
 			t.Errorf("%s: describes a CA of an older version: %v, want %v", name, got, tc.want)
 		}
 	}

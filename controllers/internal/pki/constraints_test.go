@@ -34,15 +34,15 @@ func TestNameConstraintsAreEnforced(t *testing.T) {
 			if err := verify(t, pair.Certificate, authority.Certificate(), now, host); (err == nil) != tc.permitted {
 				t.Errorf("verify: %v, want permitted = %v", err, tc.permitted)
 			}
-			if err := pki.Permits(authority.Certificate(), tc.name); (err == nil) != tc.permitted {
+			if err := pki.CheckNameConstraints(authority.Certificate(), tc.name); (err == nil) != tc.permitted {
 				t.Errorf("Permits: %v, want permitted = %v", err, tc.permitted)
 			}
 		})
 	}
 }
 
-// TestOneNameOutsideSpoilsAll: a certificate is refused as a whole.
-func TestOneNameOutsideSpoilsAll(t *testing.T) {
+// TestOneNameOutsideFailsAll: a certificate is refused as a whole.
+func TestOneNameOutsideFailsAll(t *testing.T) {
 	authority := generateRoot(t, now, func(s *pki.RootSpec) { s.PermittedDNSDomains = []string{"svc"} })
 	pair, _ := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.DNSNames = []string{"web.shop.svc", "web.example.org"} }))
 	if err := verify(t, pair.Certificate, authority.Certificate(), now, "web.shop.svc"); err == nil {
@@ -50,8 +50,8 @@ func TestOneNameOutsideSpoilsAll(t *testing.T) {
 	}
 }
 
-// TestPermitsAgreesWithVerify: whatever constraints a CA bears that a company brought, Permits says what clients will do.
-func TestPermitsAgreesWithVerify(t *testing.T) {
+// TestCheckNameConstraintsAgreesWithVerify: whatever constraints a CA bears that a company brought, Permits says what clients will do.
+func TestCheckNameConstraintsAgreesWithVerify(t *testing.T) {
 	label := rapid.SampledFrom([]string{"a", "b", "ab", "svc"})
 	domain := rapid.Custom(func(t *rapid.T) string {
 		return strings.Join(rapid.SliceOfN(label, 1, 3).Draw(t, "labels"), ".")
@@ -81,7 +81,7 @@ func TestPermitsAgreesWithVerify(t *testing.T) {
 		authority := load(t, ca.pair(t))
 		for _, drawn := range rapid.SliceOfNDistinct(name, 1, 6, rapid.ID).Draw(t, "names") {
 			pair, _ := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.DNSNames = []string{drawn} }))
-			permits, verified := pki.Permits(ca.Certificate, drawn), verify(t, pair.Certificate, ca.Certificate, now, "")
+			permits, verified := pki.CheckNameConstraints(ca.Certificate, drawn), verify(t, pair.Certificate, ca.Certificate, now, "")
 			if (permits == nil) != (verified == nil) {
 				t.Errorf("%s: Permits says %v, a client %v", drawn, permits, verified)
 			}
@@ -89,7 +89,7 @@ func TestPermitsAgreesWithVerify(t *testing.T) {
 	})
 }
 
-func TestPermitsSaysWhy(t *testing.T) {
+func TestCheckNameConstraintsError(t *testing.T) {
 	ca := makeCA(t, nil, "corp", func(c *x509.Certificate) {
 		c.PermittedDNSDomains, c.ExcludedDNSDomains = []string{"svc", "example.org"}, []string{"secret.svc"}
 	})
@@ -97,7 +97,7 @@ func TestPermitsSaysWhy(t *testing.T) {
 		{"web.secret.svc", `the CA "corp" excludes web.secret.svc by its name constraints`},
 		{"web.example.com", `the CA "corp" permits only names in svc, example.org, and not web.example.com`},
 	} {
-		if err := pki.Permits(ca.Certificate, tc.name); err == nil || err.Error() != tc.want {
+		if err := pki.CheckNameConstraints(ca.Certificate, tc.name); err == nil || err.Error() != tc.want {
 			t.Errorf("Permits(%s) = %v, want %s", tc.name, err, tc.want)
 		}
 	}

@@ -93,16 +93,16 @@ func parseLeaf(t rapid.TB, encoded []byte) *pki.Leaf {
 	return must(t, leaf, err)
 }
 
-// handmade is a certificate that the package under test did not make, with its key.
-type handmade struct {
+// testCA is a certificate that the package under test did not make, with its key.
+type testCA struct {
 	*x509.Certificate
 	key crypto.Signer
 }
 
-func (h handmade) pem() []byte { return pemOf(h.Certificate) }
+func (h testCA) pem() []byte { return pemOf(h.Certificate) }
 
 // pair is the certificate, followed by a chain, and its key as PKCS #8.
-func (h handmade) pair(t rapid.TB, chain ...handmade) pki.Pair {
+func (h testCA) pair(t rapid.TB, chain ...testCA) pki.Pair {
 	t.Helper()
 	certificates := h.pem()
 	for _, c := range chain {
@@ -112,12 +112,12 @@ func (h handmade) pair(t rapid.TB, chain ...handmade) pki.Pair {
 }
 
 // makeCertificate signs a certificate, for a new key, with the parent's key, or with its own where there is no parent.
-func makeCertificate(t rapid.TB, parent *handmade, template *x509.Certificate) handmade {
+func makeCertificate(t rapid.TB, parent *testCA, template *x509.Certificate) testCA {
 	t.Helper()
 	return certify(t, parent, template, newECDSA(t, elliptic.P256()))
 }
 
-func certify(t rapid.TB, parent *handmade, template *x509.Certificate, key crypto.Signer) handmade {
+func certify(t rapid.TB, parent *testCA, template *x509.Certificate, key crypto.Signer) testCA {
 	t.Helper()
 	signer, issuer := key, template
 	if parent != nil {
@@ -126,7 +126,7 @@ func certify(t rapid.TB, parent *handmade, template *x509.Certificate, key crypt
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), signer)
 	must(t, der, err)
 	certificate, err := x509.ParseCertificate(der)
-	return handmade{must(t, certificate, err), key}
+	return testCA{must(t, certificate, err), key}
 }
 
 func caTemplate(name string, edits ...func(*x509.Certificate)) *x509.Certificate {
@@ -141,13 +141,13 @@ func caTemplate(name string, edits ...func(*x509.Certificate)) *x509.Certificate
 	return template
 }
 
-func makeCA(t rapid.TB, parent *handmade, name string, edits ...func(*x509.Certificate)) handmade {
+func makeCA(t rapid.TB, parent *testCA, name string, edits ...func(*x509.Certificate)) testCA {
 	t.Helper()
 	return makeCertificate(t, parent, caTemplate(name, edits...))
 }
 
 // selfSignedBy is a root with a key of any kind.
-func selfSignedBy(t rapid.TB, key crypto.Signer) handmade {
+func selfSignedBy(t rapid.TB, key crypto.Signer) testCA {
 	t.Helper()
 	return certify(t, nil, caTemplate("root"), key)
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // A pair that was made here is known when it comes back; one with a chain that is too long to be kept is not.
-func TestFreshPairs(t *testing.T) {
+func TestRecentPairs(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	authority := newRoot(t, now)
 	for _, links := range []int{0, 100} {
@@ -20,20 +20,20 @@ func TestFreshPairs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		parts, known := recall(pair)
+		parts, ok := lookUpRecent(pair)
 		made := pair.leaf.Parts()
 		made.Encoding = "PKCS8"
-		if want := links == 0; known != want || (known && parts != made) {
-			t.Errorf("with %d certificates after it: known %t, want %t", links, known, want)
+		if want := links == 0; ok != want || (ok && parts != made) {
+			t.Errorf("with %d certificates after it: known %t, want %t", links, ok, want)
 		}
 	}
 }
 
 // By an offset a certificate may end in a year that no API takes.
-func TestWithin(t *testing.T) {
+func TestClampTime(t *testing.T) {
 	last := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
 	for _, tc := range []struct{ at, want time.Time }{{last.Add(-time.Second), last.Add(-time.Second)}, {last, last}, {last.Add(12 * time.Hour), last}} {
-		if got := within(tc.at); !got.Equal(tc.want) {
+		if got := clampTime(tc.at); !got.Equal(tc.want) {
 			t.Errorf("within(%s) = %s, want %s", tc.at, got, tc.want)
 		}
 	}

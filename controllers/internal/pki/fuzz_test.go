@@ -34,10 +34,10 @@ func FuzzParseLeaf(f *testing.F) {
 		if leaf.Certificate == nil {
 			t.Fatal("a leaf without a certificate")
 		}
-		if leaf.SignedBy(upper.Certificate, []*x509.Certificate{upper.Certificate}, nil, nil) == nil && !bytes.Equal(leaf.RawIssuer, upper.RawSubject) {
+		if leaf.CheckIssuerAndChain(upper.Certificate, []*x509.Certificate{upper.Certificate}, nil, nil) == nil && !bytes.Equal(leaf.RawIssuer, upper.RawSubject) {
 			t.Error("signed by a CA that it does not name")
 		}
-		if leaf.Satisfies(leafSpec()) == nil && len(leaf.DNSNames) == 0 {
+		if leaf.CheckSpec(leafSpec()) == nil && len(leaf.DNSNames) == 0 {
 			t.Error("satisfied without a name")
 		}
 		if pki.CheckPair(pki.Pair{Certificate: encoded, PrivateKey: pair.PrivateKey}) == nil && keyKind(leaf.PublicKey) != p256Key {
@@ -88,7 +88,7 @@ func FuzzLoadAuthority(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if err := parseLeaf(t, pair.Certificate).SignedBy(ca, authority.Chain(), nil, nil); err != nil {
+		if err := parseLeaf(t, pair.Certificate).CheckIssuerAndChain(ca, authority.Chain(), nil, nil); err != nil {
 			t.Errorf("SignedBy: %v", err)
 		}
 	})

@@ -47,36 +47,36 @@ type Parts struct {
 func (l *Leaf) Parts() Parts {
 	return Parts{
 		Certificate: string(l.Raw), Chain: string(encodeCertificates(l.chain...)),
-		Signer: shared(KeyID(l.AuthorityKeyId)), IssuedAt: l.IssuedAt(), NotAfter: within(l.NotAfter),
+		Signer: internKeyID(KeyID(l.AuthorityKeyId)), IssuedAt: l.IssuedAt(), NotAfter: clampTime(l.NotAfter),
 	}
 }
 
-// within is a time, or the last one that there is (RFC 5280 §4.1.2.5): a tenant may write one that no API has.
-func within(at time.Time) time.Time {
-	if last := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC); at.After(last) {
-		return last
+// clampTime is a time, or the last one that there is (RFC 5280 §4.1.2.5): a tenant may write one that no API has.
+func clampTime(at time.Time) time.Time {
+	if maxTime := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC); at.After(maxTime) {
+		return maxTime
 	}
 	return at
 }
 
-// signers are the KeyIDs of the last few: the same few sign all certificates.
-var signers = lru.New(64)
+// knownKeyIDs are the KeyIDs of the last few: the same few sign all certificates.
+var knownKeyIDs = lru.New(64)
 
-// shared is the one of those that are alike.
-func shared(signer string) string {
-	if one, known := signers.Get(signer); known {
-		signer, _ = one.(string)
+// internKeyID is the one of those that are alike.
+func internKeyID(signer string) string {
+	if cached, ok := knownKeyIDs.Get(signer); ok {
+		signer, _ = cached.(string)
 		return signer
 	}
-	signers.Add(signer, signer)
+	knownKeyIDs.Add(signer, signer)
 	return signer
 }
 
-// LongestChain is longer than those get in PEM that a CA of ours makes; tenants may write any.
-const LongestChain = 16 << 10
+// MaxChainLength is longer than those get in PEM that a CA of ours makes; tenants may write any.
+const MaxChainLength = 16 << 10
 
-// chains are those that were read: the same few follow all certificates.
-var chains = lru.New(64)
+// parsedChains are those that were read: the same few follow all certificates.
+var parsedChains = lru.New(64)
 
 // ParseParts reads the certificate and the chain that Parts gave.
 func ParseParts(certificate, chain string) (*Leaf, error) {
@@ -88,23 +88,23 @@ func ParseParts(certificate, chain string) (*Leaf, error) {
 	if chain == "" {
 		return leaf, nil
 	}
-	if read, known := chains.Get(chain); known {
-		leaf.chain, _ = read.([]*x509.Certificate)
+	if cached, ok := parsedChains.Get(chain); ok {
+		leaf.chain, _ = cached.([]*x509.Certificate)
 		return leaf, nil
 	}
 	if leaf.chain, err = parseCertificates([]byte(chain)); err != nil {
 		return nil, fmt.Errorf("tls.crt %w", err)
 	}
-	if len(chain) <= LongestChain {
-		chains.Add(chain, leaf.chain)
+	if len(chain) <= MaxChainLength {
+		parsedChains.Add(chain, leaf.chain)
 	}
 	return leaf, nil
 }
 
 // Inspect takes the certificate of a pair apart, with the chain after it, or tells why it cannot be read or is not the private key's. Of a pair that
 // was made here a moment ago all of that is known.
-func Inspect(pair Pair) (parts Parts, unsound error) {
-	if parts, made := recall(pair); made {
+func Inspect(pair Pair) (parts Parts, keyErr error) {
+	if parts, ok := lookUpRecent(pair); ok {
 		return parts, nil
 	}
 	leaf, err := ParseLeaf(pair.Certificate)
@@ -116,24 +116,24 @@ func Inspect(pair Pair) (parts Parts, unsound error) {
 	return parts, leaf.CheckKey(pair.PrivateKey)
 }
 
-// fresh are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
-var fresh = lru.New(128)
+// recentPairs are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
+var recentPairs = lru.New(128)
 
 // remember keeps in mind what Inspect will say of a pair that was made here. What is too long for that is read, like everybody's.
 func (p Pair) remember() {
 	parts := p.leaf.Parts()
-	if parts.Encoding = encodingOf(p.PrivateKey); len(parts.Chain) <= LongestChain {
-		fresh.Add(hashOf(p), parts)
+	if parts.Encoding = encodingOf(p.PrivateKey); len(parts.Chain) <= MaxChainLength {
+		recentPairs.Add(hashOf(p), parts)
 	}
 }
 
-func recall(pair Pair) (parts Parts, made bool) {
-	if fresh.Len() == 0 || len(pair.Certificate) > maxCertificatesSize || len(pair.PrivateKey) > maxKeySize {
+func lookUpRecent(pair Pair) (parts Parts, ok bool) {
+	if recentPairs.Len() == 0 || len(pair.Certificate) > maxCertificatesSize || len(pair.PrivateKey) > maxKeySize {
 		return Parts{}, false
 	}
-	known, made := fresh.Get(hashOf(pair))
-	parts, _ = known.(Parts)
-	return parts, made
+	cached, ok := recentPairs.Get(hashOf(pair))
+	parts, _ = cached.(Parts)
+	return parts, ok
 }
 
 // hashOf is one hash of each half of a pair: nobody can move a byte from one to the other.
@@ -156,40 +156,40 @@ func (l *Leaf) CheckKey(encoded []byte) error {
 	if err != nil {
 		return fmt.Errorf("tls.key %w", err)
 	}
-	if !belongTogether(l.Certificate, key) {
+	if !keyMatches(l.Certificate, key) {
 		return fmt.Errorf("tls.key is not the private key of tls.crt")
 	}
 	return nil
 }
 
-// IssuedBy returns why a CA did not issue the leaf, whatever chain follows it; nil when it did. Signatures that are known are not
+// CheckIssuer returns why a CA did not issue the leaf, whatever chain follows it; nil when it did. Signatures that are known are not
 // verified again.
-func (l *Leaf) IssuedBy(ca *x509.Certificate, known *Signatures) error {
+func (l *Leaf) CheckIssuer(ca *x509.Certificate, signatures *Signatures) error {
 	if !bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId) || !bytes.Equal(l.RawIssuer, ca.RawSubject) {
 		return fmt.Errorf("it was signed by %q, and the CA is %q", l.Issuer.CommonName, ca.Subject.CommonName)
 	}
-	if err := known.check(l.Certificate, ca); err != nil {
+	if err := signatures.check(l.Certificate, ca); err != nil {
 		return fmt.Errorf("the signature of the CA does not verify: %w", err)
 	}
 	return nil
 }
 
-// SignedBy returns why a leaf is not this CA's, with this CA's chain and, as far as it lasts, its bridge after it; nil when it is. A bridge
+// CheckIssuerAndChain returns why a leaf is not this CA's, with this CA's chain and, as far as it lasts, its bridge after it; nil when it is. A bridge
 // that was longer when the leaf was made does no harm.
-func (l *Leaf) SignedBy(ca *x509.Certificate, chain, bridge []*x509.Certificate, known *Signatures) error {
-	if err := l.IssuedBy(ca, known); err != nil {
+func (l *Leaf) CheckIssuerAndChain(ca *x509.Certificate, chain, crossSigned []*x509.Certificate, signatures *Signatures) error {
+	if err := l.CheckIssuer(ca, signatures); err != nil {
 		return err
 	}
-	path := slices.Concat(chain, lasting(bridge, l.NotAfter))
+	path := slices.Concat(chain, validUntil(crossSigned, l.NotAfter))
 	sent := min(len(l.chain), len(path))
-	if !slices.EqualFunc(l.chain[:sent], path, (*x509.Certificate).Equal) || !leadsOn(ca, path, l.chain[sent:]) {
+	if !slices.EqualFunc(l.chain[:sent], path, (*x509.Certificate).Equal) || !chainsFrom(ca, path, l.chain[sent:]) {
 		return fmt.Errorf("the certificates after it in tls.crt are not the CA's chain")
 	}
 	return nil
 }
 
-// VerifiesBy tells why a client with these roots would not verify the leaf, for one of its names; nil when it would.
-func (l *Leaf) VerifiesBy(roots *x509.CertPool, now time.Time) error {
+// VerifyWithRoots tells why a client with these roots would not verify the leaf, for one of its names; nil when it would.
+func (l *Leaf) VerifyWithRoots(roots *x509.CertPool, now time.Time) error {
 	_, err := l.paths(roots, now)
 	return err
 }
@@ -203,8 +203,8 @@ func (l *Leaf) paths(roots *x509.CertPool, now time.Time) ([][]*x509.Certificate
 	return l.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now})
 }
 
-// Satisfies tells in what a leaf differs from its spec, its validity aside; nil when it does not.
-func (l *Leaf) Satisfies(spec LeafSpec) error {
+// CheckSpec tells in what a leaf differs from its spec, its validity aside; nil when it does not.
+func (l *Leaf) CheckSpec(spec LeafSpec) error {
 	usages := slices.Sorted(slices.Values(l.ExtKeyUsage))
 	switch {
 	case l.IsCA:

@@ -76,10 +76,10 @@ func TestInspect(t *testing.T) {
 	parts.Encoding = v1alpha1.PKCS8
 	inspect := func(when, want string, pair pki.Pair) {
 		t.Helper()
-		gotParts, unsound := pki.Inspect(pair)
+		gotParts, keyErr := pki.Inspect(pair)
 		got := ""
-		if unsound != nil {
-			got = unsound.Error()
+		if keyErr != nil {
+			got = keyErr.Error()
 		}
 		if gotParts != parts || got != want {
 			t.Errorf("%s: the parts are what they are: %t; %q, want %q", when, gotParts == parts, got, want)
@@ -128,12 +128,12 @@ func TestCheckPair(t *testing.T) {
 	}
 }
 
-func TestSignedBy(t *testing.T) {
+func TestCheckIssuerAndChain(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
 	lower := makeCA(t, &upper, "lower")
 	twin := makeCA(t, &upper, "lower")
-	impostor := makeCA(t, &upper, "lower", func(c *x509.Certificate) { c.SubjectKeyId = lower.SubjectKeyId })
+	forged := makeCA(t, &upper, "lower", func(c *x509.Certificate) { c.SubjectKeyId = lower.SubjectKeyId })
 	renamed := makeCA(t, &upper, "renamed", func(c *x509.Certificate) { c.SubjectKeyId = lower.SubjectKeyId })
 	pair, _ := issue(t, load(t, lower.pair(t, upper)), now, day, leafSpec())
 	sent := parseCertificates(t, pair.Certificate)
@@ -142,13 +142,13 @@ func TestSignedBy(t *testing.T) {
 	for _, tc := range []struct {
 		name, want string
 		sent       []byte
-		ca         handmade
+		ca         testCA
 		chain      []*x509.Certificate
 	}{
 		{"its CA", "", pair.Certificate, lower, chain},
 		{"a CA of the same name", `was signed by "lower", and the CA is "lower"`, pair.Certificate, twin, chain},
 		{"a CA of another name with the same key identifier", `was signed by "lower", and the CA is "renamed"`, pair.Certificate, renamed, chain},
-		{"a CA of the same name and key identifier", "signature", pair.Certificate, impostor, chain},
+		{"a CA of the same name and key identifier", "signature", pair.Certificate, forged, chain},
 		{"the CA above", `was signed by "lower", and the CA is "upper"`, pair.Certificate, upper, chain},
 		{"a tampered signature", "signature", tampered, lower, chain},
 		{"no chain after it", "not the CA's chain", pemOf(sent[0]), lower, chain},
@@ -161,7 +161,7 @@ func TestSignedBy(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			leaf := parseLeaf(t, tc.sent)
-			wantError(t, leaf.SignedBy(tc.ca.Certificate, tc.chain, nil, nil), tc.want)
+			wantError(t, leaf.CheckIssuerAndChain(tc.ca.Certificate, tc.chain, nil, nil), tc.want)
 		})
 	}
 }
@@ -186,14 +186,14 @@ func wantError(t rapid.TB, err error, want string) {
 	}
 }
 
-// TestVerifiesBy does as a client that trusts some roots, and has what the server sends.
-func TestVerifiesBy(t *testing.T) {
+// TestVerifyWithRoots does as a client that trusts some roots, and has what the server sends.
+func TestVerifyWithRoots(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	constrained := makeCA(t, nil, "constrained", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"svc.cluster.local"} })
 	upper, narrow := makeCA(t, &root, "upper"), makeCA(t, &constrained, "narrow")
 	for _, tc := range []struct {
 		name, want string
-		ca         handmade
+		ca         testCA
 		roots      []*x509.Certificate
 		late       time.Duration
 	}{
@@ -208,13 +208,13 @@ func TestVerifiesBy(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, leaf := issue(t, load(t, tc.ca.pair(t)), now, day, leafSpec())
-			wantError(t, leaf.VerifiesBy(pki.Bundle(tc.roots).Pool(), now.Add(tc.late)), tc.want)
+			wantError(t, leaf.VerifyWithRoots(pki.Bundle(tc.roots).Pool(), now.Add(tc.late)), tc.want)
 		})
 	}
 }
 
-// TestSatisfiesWanted changes what is wanted, in every way.
-func TestSatisfiesWanted(t *testing.T) {
+// TestCheckSpecWanted changes what is wanted, in every way.
+func TestCheckSpecWanted(t *testing.T) {
 	const uid = "0e6cf9a6-2f5f-4b1f-9a3e-1d1f6f2b8d11"
 	authority := generateRoot(t, now)
 	_, leaf := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.ServiceUID = uid }))
@@ -239,13 +239,13 @@ func TestSatisfiesWanted(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			wanted := leafSpec(func(s *pki.LeafSpec) { s.ServiceUID = uid }, tc.edit)
-			wantError(t, leaf.Satisfies(wanted), tc.want)
+			wantError(t, leaf.CheckSpec(wanted), tc.want)
 		})
 	}
 }
 
-// TestSatisfiesFound changes what is found, in ways in which this package makes no certificate.
-func TestSatisfiesFound(t *testing.T) {
+// TestCheckSpecFound changes what is found, in ways in which this package makes no certificate.
+func TestCheckSpecFound(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	for _, tc := range []struct {
 		name, want string
@@ -277,7 +277,7 @@ func TestSatisfiesFound(t *testing.T) {
 				c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 			}, tc.edit)
 			leaf := parseLeaf(t, makeCertificate(t, &root, template).pem())
-			wantError(t, leaf.Satisfies(spec), tc.want)
+			wantError(t, leaf.CheckSpec(spec), tc.want)
 		})
 	}
 }

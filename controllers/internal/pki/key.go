@@ -61,8 +61,8 @@ func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	return KeySpec{}
 }
 
-// TakesLong tells whether making such a key takes a core for a tenth of a second and longer.
-func (s KeySpec) TakesLong() bool { return s.Algorithm == v1alpha1.RSA }
+// IsSlow reports whether making such a key takes a core for a tenth of a second and longer.
+func (s KeySpec) IsSlow() bool { return s.Algorithm == v1alpha1.RSA }
 
 // Key is a private key; nil is none.
 type Key struct{ signer crypto.Signer }
@@ -85,11 +85,15 @@ func ReadKey(encoded []byte) *Key {
 	return &Key{signer}
 }
 
-// IsOf tells whether a key is a certificate's; none is of any.
-func (k *Key) IsOf(leaf *Leaf) bool { return k != nil && belongTogether(leaf.Certificate, k.signer) }
+// MatchesCertificate reports whether a key is a certificate's; none is of any.
+func (k *Key) MatchesCertificate(leaf *Leaf) bool {
+	return k != nil && keyMatches(leaf.Certificate, k.signer)
+}
 
-// Is tells whether a key is of that kind; none is of any.
-func (k *Key) Is(spec KeySpec) bool { return k != nil && KeySpecOfPublic(k.signer.Public()) == spec }
+// HasSpec reports whether a key is of that kind; none is of any.
+func (k *Key) HasSpec(spec KeySpec) bool {
+	return k != nil && KeySpecOfPublic(k.signer.Public()) == spec
+}
 
 func generateKey(spec KeySpec) (crypto.Signer, error) {
 	switch spec {
@@ -191,8 +195,8 @@ func isEncrypted(encoded []byte) bool {
 	return false
 }
 
-// belongTogether tells whether a private key is a certificate's.
-func belongTogether(certificate *x509.Certificate, key crypto.Signer) bool {
+// keyMatches reports whether a private key is a certificate's.
+func keyMatches(certificate *x509.Certificate, key crypto.Signer) bool {
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	return ok && public.Equal(certificate.PublicKey)
 }

@@ -76,8 +76,8 @@ func (s LeafSpec) extensions() ([]pkix.Extension, error) {
 
 // NotAfter is when a certificate made now ends: after its duration, and never after its CA.
 func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
-	if end := now.Add(duration).Truncate(time.Second); end.Before(ca) {
-		return end
+	if notAfter := now.Add(duration).Truncate(time.Second); notAfter.Before(ca) {
+		return notAfter
 	}
 	return ca
 }
@@ -85,11 +85,11 @@ func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
 // Issue signs a certificate that is valid for duration, as far as the CA is. The key is the one that is
 // given, where that satisfies the spec, or a new one.
 func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, key *Key) (Pair, error) {
-	notAfter := NotAfter(now, duration, a.end)
+	notAfter := NotAfter(now, duration, a.notAfter)
 	if !notAfter.After(now) {
 		return Pair{}, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
 	}
-	if !key.Is(spec.Key) {
+	if !key.HasSpec(spec.Key) {
 		var err error
 		if key, err = NewKey(spec.Key); err != nil {
 			return Pair{}, err
@@ -99,18 +99,18 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	if err != nil {
 		return Pair{}, err
 	}
-	pair, err := encodePair(der, a.path(notAfter), key.signer, spec.Encoding)
+	pair, err := encodePair(der, a.sentChain(notAfter), key.signer, spec.Encoding)
 	if err == nil {
 		pair.remember()
 	}
 	return pair, err
 }
 
-// Endorse signs a key that somebody else holds: the certificate, and the CA's chain after it, in PEM. spec.Key is that key's kind. It does not
+// SignPublicKey signs a key that somebody else holds: the certificate, and the CA's chain after it, in PEM. spec.Key is that key's kind. It does not
 // outlive the CA.
-func (a *Authority) Endorse(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
-	if notAfter.After(a.end) {
-		notAfter = a.end
+func (a *Authority) SignPublicKey(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
+	if notAfter.After(a.notAfter) {
+		notAfter = a.notAfter
 	}
 	if !notAfter.After(notBefore) {
 		return nil, fmt.Errorf("the CA %s has expired", a.certificate.Subject.CommonName)
@@ -123,7 +123,7 @@ func (a *Authority) Endorse(spec LeafSpec, key crypto.PublicKey, notBefore, notA
 	if err != nil {
 		return nil, err
 	}
-	return encodeCertificates(append([]*x509.Certificate{leaf}, a.path(notAfter)...)...), nil
+	return encodeCertificates(append([]*x509.Certificate{leaf}, a.sentChain(notAfter)...)...), nil
 }
 
 // sign is a certificate in DER.
@@ -183,11 +183,11 @@ func PermitsUsage(ca *x509.Certificate, usage v1alpha1.CertificateUsage) bool {
 		slices.Contains(ca.ExtKeyUsage, x509.ExtKeyUsageAny) || slices.Contains(ca.ExtKeyUsage, extKeyUsages[usage])
 }
 
-// Permits tells why the name constraints of a CA forbid a name, which may be a wildcard; nil when they do not (RFC 5280
+// CheckNameConstraints tells why the name constraints of a CA forbid a name, which may be a wildcard; nil when they do not (RFC 5280
 // §4.2.1.10, as crypto/x509 and OpenSSL read it).
-func Permits(ca *x509.Certificate, name string) error {
+func CheckNameConstraints(ca *x509.Certificate, name string) error {
 	within := func(domain string) bool { return isWithin(name, domain) }
-	excluded := func(domain string) bool { return isWithin(name, domain) || covers(name, domain) }
+	excluded := func(domain string) bool { return isWithin(name, domain) || wildcardCovers(name, domain) }
 	switch {
 	case slices.ContainsFunc(ca.ExcludedDNSDomains, excluded):
 		return fmt.Errorf("the CA %q excludes %s by its name constraints", ca.Subject.CommonName, name)
@@ -198,7 +198,7 @@ func Permits(ca *x509.Certificate, name string) error {
 	return nil
 }
 
-// isWithin tells whether a name lies in a domain: an empty one is every domain, one with a leading dot has only subdomains.
+// isWithin reports whether a name lies in a domain: an empty one is every domain, one with a leading dot has only subdomains.
 func isWithin(name, domain string) bool {
 	name, domain = strings.ToLower(name), strings.ToLower(domain)
 	if domain == "" || strings.HasPrefix(domain, ".") {
@@ -207,8 +207,8 @@ func isWithin(name, domain string) bool {
 	return name == domain || strings.HasSuffix(name, "."+domain)
 }
 
-// covers tells whether a name is a wildcard that takes in a domain.
-func covers(name, domain string) bool {
+// wildcardCovers reports whether a name is a wildcard that takes in a domain.
+func wildcardCovers(name, domain string) bool {
 	_, parent, _ := strings.Cut(domain, ".")
 	return strings.EqualFold(name, "*."+parent)
 }

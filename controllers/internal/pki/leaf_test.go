@@ -46,7 +46,7 @@ func TestIssue(t *testing.T) {
 			if err := pki.CheckPair(pair); err != nil {
 				t.Errorf("CheckPair: %v", err)
 			}
-			if err := leaf.Satisfies(spec); err != nil {
+			if err := leaf.CheckSpec(spec); err != nil {
 				t.Errorf("Satisfies: %v", err)
 			}
 			if err := verify(t, pair.Certificate, authority.Certificate(), now, "web.shop.svc"); err != nil {
@@ -62,7 +62,7 @@ func TestIssue(t *testing.T) {
 // TestSubjectKeyID: a leaf's is made as crypto/x509 makes that of a CA, and one without, of an older version, is as good.
 func TestSubjectKeyID(t *testing.T) {
 	authority := generateRoot(t, now)
-	chain, err := authority.Endorse(leafSpec(), authority.Certificate().PublicKey, now, now.Add(day))
+	chain, err := authority.SignPublicKey(leafSpec(), authority.Certificate().PublicKey, now, now.Add(day))
 	leaf := parseLeaf(t, must(t, chain, err))
 	if !cmp.Equal(leaf.SubjectKeyId, authority.Certificate().SubjectKeyId) {
 		t.Errorf("subject key identifier = %x, want %x, that of the CA with the same key", leaf.SubjectKeyId, authority.Certificate().SubjectKeyId)
@@ -71,7 +71,7 @@ func TestSubjectKeyID(t *testing.T) {
 	template := *leaf.Certificate
 	template.SubjectKeyId = nil
 	older := parseLeaf(t, makeCertificate(t, &ca, &template).pem())
-	if err := older.Satisfies(leafSpec()); len(older.SubjectKeyId) > 0 || err != nil {
+	if err := older.CheckSpec(leafSpec()); len(older.SubjectKeyId) > 0 || err != nil {
 		t.Errorf("with the subject key identifier %x: %v, want none, and nil", older.SubjectKeyId, err)
 	}
 }
@@ -149,13 +149,13 @@ func TestIssueValidity(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		lifetime := time.Duration(rapid.Int64Range(int64(time.Hour), int64(20*365*day)).Draw(t, "CA lifetime"))
 		authority := generateRoot(t, now, func(s *pki.RootSpec) { s.Duration = lifetime })
-		end := authority.Certificate().NotAfter
-		at := now.Add(time.Duration(rapid.Int64Range(0, int64(end.Sub(now))-1).Draw(t, "CA age")))
+		notAfter := authority.Certificate().NotAfter
+		at := now.Add(time.Duration(rapid.Int64Range(0, int64(notAfter.Sub(now))-1).Draw(t, "CA age")))
 		duration := time.Duration(rapid.Int64Range(int64(time.Minute), int64(30*365*day)).Draw(t, "duration"))
 		_, leaf := issue(t, authority, at, duration, leafSpec())
 		want := at.Add(duration).Truncate(time.Second)
-		if want.After(end) {
-			want = end
+		if want.After(notAfter) {
+			want = notAfter
 		}
 		if !leaf.NotAfter.Equal(want) || !pki.NotAfter(at, duration, authority.NotAfter()).Equal(want) {
 			t.Errorf("notAfter = %s, NotAfter() = %s, want %s", leaf.NotAfter, pki.NotAfter(at, duration, authority.NotAfter()), want)
@@ -171,13 +171,13 @@ func TestIssueValidity(t *testing.T) {
 
 func TestIssueByExpiredCA(t *testing.T) {
 	authority := generateRoot(t, now, func(s *pki.RootSpec) { s.Duration = time.Hour })
-	end := authority.Certificate().NotAfter
-	for _, at := range []time.Time{end, end.Add(time.Nanosecond), end.Add(365 * day)} {
+	notAfter := authority.Certificate().NotAfter
+	for _, at := range []time.Time{notAfter, notAfter.Add(time.Nanosecond), notAfter.Add(365 * day)} {
 		if _, err := authority.Issue(at, leafSpec(), day, nil); err == nil || !strings.Contains(err.Error(), "expired") {
 			t.Errorf("at %s: error = %v, want that the CA has expired", at, err)
 		}
 	}
-	if _, err := authority.Issue(end.Add(-time.Nanosecond), leafSpec(), day, nil); err != nil {
+	if _, err := authority.Issue(notAfter.Add(-time.Nanosecond), leafSpec(), day, nil); err != nil {
 		t.Errorf("just before its end: %v", err)
 	}
 }
@@ -242,9 +242,9 @@ func TestKeyEncoding(t *testing.T) {
 				// A pair that was just made is known without being read; so the second is one that never was.
 				for _, encoded := range [][]byte{pair.PrivateKey, append([]byte("\n"), pair.PrivateKey...)} {
 					block, _ := pem.Decode(encoded)
-					parts, unsound := pki.Inspect(pki.Pair{Certificate: pair.Certificate, PrivateKey: encoded})
-					if block.Type != want || unsound != nil || !pki.ReadKey(encoded).IsOf(leaf) {
-						t.Errorf("the key is %q in PEM: %v; want %q", block.Type, unsound, want)
+					parts, keyErr := pki.Inspect(pki.Pair{Certificate: pair.Certificate, PrivateKey: encoded})
+					if block.Type != want || keyErr != nil || !pki.ReadKey(encoded).MatchesCertificate(leaf) {
+						t.Errorf("the key is %q in PEM: %v; want %q", block.Type, keyErr, want)
 					}
 					if (parts.Encoding == v1alpha1.PKCS1) != (want != "PRIVATE KEY") {
 						t.Errorf("the encoding is %s of %q", parts.Encoding, want)

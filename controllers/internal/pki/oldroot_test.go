@@ -53,10 +53,10 @@ func TestOldIntermediate(t *testing.T) {
 	unidentified.SubjectKeyId = nil
 	for _, tc := range []struct {
 		name    string
-		issuer  handmade
+		issuer  testCA
 		subject string
 	}{
-		{"of another name", handmade{&unidentified, root.key}, "upper"},
+		{"of another name", testCA{&unidentified, root.key}, "upper"},
 		{"of another name, which names the issuer's key", root, "upper"},
 		{"of the root's name, with a key of its own", root, "root"},
 	} {
@@ -64,7 +64,7 @@ func TestOldIntermediate(t *testing.T) {
 			upper := certify(t, &tc.issuer, caTemplate(tc.subject, func(c *x509.Certificate) {
 				c.AuthorityKeyId = tc.issuer.SubjectKeyId
 			}), newECDSA(t, elliptic.P256()))
-			old := withSHA1(t, handmade{upper.Certificate, root.key})
+			old := withSHA1(t, testCA{upper.Certificate, root.key})
 			if chain := load(t, pki.Pair{Certificate: old.pem(), PrivateKey: pkcs8(t, upper.key)}).Chain(); len(chain) != 1 {
 				t.Errorf("the chain has %d certificates, want the intermediate", len(chain))
 			}
@@ -73,7 +73,7 @@ func TestOldIntermediate(t *testing.T) {
 }
 
 // withSHA1 signs a certificate again, with the given key and SHA-1, which crypto/x509 refuses to do.
-func withSHA1(t *testing.T, signed handmade) handmade {
+func withSHA1(t *testing.T, signed testCA) testCA {
 	t.Helper()
 	prefix := []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1}
 	tbs := bytes.Replace(signed.RawTBSCertificate, append(prefix, 11), append(prefix, 5), 1)
@@ -93,5 +93,5 @@ func withSHA1(t *testing.T, signed handmade) handmade {
 	if certificate.SignatureAlgorithm != x509.SHA1WithRSA {
 		t.Fatalf("signed with %v", certificate.SignatureAlgorithm)
 	}
-	return handmade{certificate, signed.key}
+	return testCA{certificate, signed.key}
 }

@@ -61,7 +61,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 				t.Errorf("openssl refuses for another reason: %s", output)
 			}
 			for _, name := range tc.dnsNames {
-				if err := pki.Permits(tc.authority.Certificate(), name); (err == nil) != tc.accepted {
+				if err := pki.CheckNameConstraints(tc.authority.Certificate(), name); (err == nil) != tc.accepted {
 					t.Errorf("Permits: %v, and openssl says %s", err, output)
 				}
 			}

@@ -13,36 +13,36 @@ import (
 // Path remembers that what a CA signs verifies by the roots of a bundle, and until when: the path between them is the same for all of it. What
 // differs is the signature, which the library verifies that makes it, and the names, which matter where a CA on the path has name constraints.
 type Path struct {
-	roots *x509.CertPool
-	until sync.Map
+	roots      *x509.CertPool
+	validUntil sync.Map
 }
 
 // NewPath leads from a CA to one of these roots.
 func NewPath(roots *x509.CertPool) *Path { return &Path{roots: roots} }
 
 // Verify tells why a client with the roots would not verify a leaf that the CA of this path has just made; nil when it would.
-func (p *Path) Verify(made *Leaf, now time.Time) error {
-	usages := fmt.Sprint(made.ExtKeyUsage)
-	remembered, _ := p.until.Load(usages)
-	if until, sound := remembered.(time.Time); sound && now.Before(until) {
+func (p *Path) Verify(leaf *Leaf, now time.Time) error {
+	usages := fmt.Sprint(leaf.ExtKeyUsage)
+	cached, _ := p.validUntil.Load(usages)
+	if until, sound := cached.(time.Time); sound && now.Before(until) {
 		return nil
 	}
-	paths, err := made.paths(p.roots, now)
+	paths, err := leaf.paths(p.roots, now)
 	if err != nil {
 		return err
 	}
-	var above []*x509.Certificate
+	var issuers []*x509.Certificate
 	for _, path := range paths {
-		above = append(above, path[1:]...)
+		issuers = append(issuers, path[1:]...)
 	}
-	if !slices.ContainsFunc(above, constrained) {
-		p.until.Store(usages, slices.MinFunc(above, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter)
+	if !slices.ContainsFunc(issuers, hasNameConstraints) {
+		p.validUntil.Store(usages, slices.MinFunc(issuers, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter)
 	}
 	return nil
 }
 
-// constrained tells whether a CA has name constraints (RFC 5280 §4.2.1.10).
-func constrained(certificate *x509.Certificate) bool {
+// hasNameConstraints reports whether a CA has name constraints (RFC 5280 §4.2.1.10).
+func hasNameConstraints(certificate *x509.Certificate) bool {
 	return slices.ContainsFunc(certificate.Extensions, func(extension pkix.Extension) bool { return extension.Id.Equal(oidNameConstraints) })
 }
 

@@ -26,8 +26,8 @@ func TestPath(t *testing.T) {
 	forClients := leafSpec(func(s *pki.LeafSpec) { s.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageClientAuth} })
 	for _, tc := range []struct {
 		name  string
-		ca    handmade
-		chain []handmade
+		ca    testCA
+		chain []testCA
 		roots []*x509.Certificate
 		steps []step
 	}{
@@ -46,7 +46,7 @@ func TestPath(t *testing.T) {
 			{"within", "", within, 0},
 			{"without, after it", "not permitted", without, 0},
 		}},
-		{"under name constraints", below, []handmade{constrained}, trusted, []step{
+		{"under name constraints", below, []testCA{constrained}, trusted, []step{
 			{"within", "", within, 0},
 			{"without, after it", "not permitted", without, 0},
 		}},

@@ -39,30 +39,30 @@ func encoder(password string, seed, context []byte) *pkcs12.Encoder {
 	if password == "" {
 		return pkcs12.Passwordless
 	}
-	return pkcs12.Modern2023.WithRand(&stream{seed: seed, context: context})
+	return pkcs12.Modern2023.WithRand(&deterministicReader{seed: seed, context: context})
 }
 
-// stream is a stream of bytes that look random, and depend on nothing but a seed and its context: HMAC-SHA-256 in counter mode (NIST SP 800-108).
-type stream struct {
+// deterministicReader is a stream of bytes that look random, and depend on nothing but a seed and its context: HMAC-SHA-256 in counter mode (NIST SP 800-108).
+type deterministicReader struct {
 	seed, context []byte
 	counter       uint32
-	left          []byte
+	remaining     []byte
 }
 
-var _ io.Reader = (*stream)(nil)
+var _ io.Reader = (*deterministicReader)(nil)
 
 // Read implements io.Reader.
-func (s *stream) Read(into []byte) (int, error) {
+func (s *deterministicReader) Read(into []byte) (int, error) {
 	for n := 0; n < len(into); {
-		if len(s.left) == 0 {
+		if len(s.remaining) == 0 {
 			s.counter++
 			mac := hmac.New(sha256.New, s.seed)
 			mac.Write(binary.BigEndian.AppendUint32(nil, s.counter))
 			mac.Write(s.context)
-			s.left = mac.Sum(nil)
+			s.remaining = mac.Sum(nil)
 		}
-		copied := copy(into[n:], s.left)
-		n, s.left = n+copied, s.left[copied:]
+		copied := copy(into[n:], s.remaining)
+		n, s.remaining = n+copied, s.remaining[copied:]
 	}
 	return len(into), nil
 }

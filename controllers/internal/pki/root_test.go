@@ -56,7 +56,7 @@ func TestGenerateRoot(t *testing.T) {
 			if want := signatureOf(key); root.SignatureAlgorithm != want {
 				t.Errorf("signature = %v, want %v", root.SignatureAlgorithm, want)
 			}
-			if !root.BasicConstraintsValid || !root.IsCA || root.MaxPathLen != pki.MaxBridge {
+			if !root.BasicConstraintsValid || !root.IsCA || root.MaxPathLen != pki.MaxCrossSigned {
 				t.Errorf("basic constraints: valid %v, CA %v, path length %d (zero: %v)",
 					root.BasicConstraintsValid, root.IsCA, root.MaxPathLen, root.MaxPathLenZero)
 			}
@@ -125,17 +125,17 @@ func TestGenerationsDiffer(t *testing.T) {
 func TestSerials(t *testing.T) {
 	const count = 200
 	authority := generateRoot(t, now)
-	seen, widest := map[string]bool{authority.Certificate().SerialNumber.String(): true}, 0
+	visited, widest := map[string]bool{authority.Certificate().SerialNumber.String(): true}, 0
 	for range count {
 		_, leaf := issue(t, authority, now, day, leafSpec())
 		serial := leaf.SerialNumber
 		if serial.Sign() <= 0 || serial.BitLen() > 128 {
 			t.Errorf("serial %s is not a positive number of at most 128 bits", serial)
 		}
-		seen[serial.String()], widest = true, max(widest, serial.BitLen())
+		visited[serial.String()], widest = true, max(widest, serial.BitLen())
 	}
-	if len(seen) != count+1 {
-		t.Errorf("%d different serials of %d", len(seen), count+1)
+	if len(visited) != count+1 {
+		t.Errorf("%d different serials of %d", len(visited), count+1)
 	}
 	if widest < 120 {
 		t.Errorf("the widest serial has %d bits of 128", widest)

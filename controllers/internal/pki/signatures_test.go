@@ -38,24 +38,24 @@ func TestSignatures(t *testing.T) {
 }
 
 // What is looked up goes on being remembered, however many others come; what is not, is forgotten.
-func TestSignaturesForget(t *testing.T) {
+func TestSignaturesAreBounded(t *testing.T) {
 	t.Parallel()
 	signatures := NewSignatures()
-	used, unused := pair{1}, pair{2}
+	used, unused := signaturePair{1}, signaturePair{2}
 	signatures.remember(used)
 	signatures.remember(unused)
-	for i := range uint64(3 * rememberedSignatures) {
-		other := pair{3}
+	for i := range uint64(3 * maxRecentSignatures) {
+		other := signaturePair{3}
 		binary.BigEndian.PutUint64(other[1:], i)
 		signatures.remember(other)
-		if !signatures.knows(used) {
+		if !signatures.contains(used) {
 			t.Fatalf("one that is looked up is forgotten after %d others", i+1)
 		}
 	}
-	if signatures.knows(unused) {
+	if signatures.contains(unused) {
 		t.Error("one that nobody looks up is never forgotten")
 	}
-	if held := len(signatures.recent) + len(signatures.before); held > 2*rememberedSignatures {
+	if held := len(signatures.recent) + len(signatures.previous); held > 2*maxRecentSignatures {
 		t.Errorf("%d are held", held)
 	}
 }

@@ -25,28 +25,28 @@ func rsaOf(t *testing.T, bits int) *rsa.PrivateKey {
 func TestCheckStrength(t *testing.T) {
 	strong := selfSignedBy(t, newRSA(t))
 	weakRoot := selfSignedBy(t, rsaOf(t, 1024))
-	below := func(parent handmade, key crypto.Signer) handmade {
+	below := func(parent testCA, key crypto.Signer) testCA {
 		return certify(t, &parent, caTemplate("upper"), key)
 	}
 	upper := below(strong, newRSA(t))
-	sha1 := handmade{withSHA1(t, handmade{upper.Certificate, strong.key}).Certificate, upper.key}
+	sha1 := testCA{withSHA1(t, testCA{upper.Certificate, strong.key}).Certificate, upper.key}
 	for _, tc := range []struct {
 		name     string
-		says     string
+		message  string
 		verifies bool
-		chain    []handmade
+		chain    []testCA
 	}{
-		{"RSA 2048", "", true, []handmade{strong}},
-		{"RSA 1024", "clients accept RSA keys of 2048 to 8192 bits, and this one has 1024", false, []handmade{weakRoot}},
-		{"P-256", "", true, []handmade{selfSignedBy(t, newECDSA(t, elliptic.P256()))}},
-		{"P-521", "", true, []handmade{selfSignedBy(t, newECDSA(t, elliptic.P521()))}},
+		{"RSA 2048", "", true, []testCA{strong}},
+		{"RSA 1024", "clients accept RSA keys of 2048 to 8192 bits, and this one has 1024", false, []testCA{weakRoot}},
+		{"P-256", "", true, []testCA{selfSignedBy(t, newECDSA(t, elliptic.P256()))}},
+		{"P-521", "", true, []testCA{selfSignedBy(t, newECDSA(t, elliptic.P521()))}},
 		// OpenSSL accepts it, but TLS 1.3 and web browsers do not know the curve.
-		{"P-224", "P-256, P-384 or P-521, and this one is on a curve of 224 bits", true, []handmade{selfSignedBy(t, newECDSA(t, elliptic.P224()))}},
-		{"a root that signed itself with SHA-1", "", true, []handmade{withSHA1(t, selfSignedBy(t, newRSA(t)))}},
-		{"an intermediate", "", true, []handmade{below(strong, newRSA(t)), strong}},
-		{"an intermediate signed with SHA-1", `CA "upper" is signed with SHA1-RSA`, false, []handmade{sha1, strong}},
-		{"a weak root", `the key of CA "root" is too weak`, false, []handmade{below(weakRoot, newRSA(t)), weakRoot}},
-		{"a weak intermediate", `the key of CA "upper" is too weak`, false, []handmade{below(strong, rsaOf(t, 1024)), strong}},
+		{"P-224", "P-256, P-384 or P-521, and this one is on a curve of 224 bits", true, []testCA{selfSignedBy(t, newECDSA(t, elliptic.P224()))}},
+		{"a root that signed itself with SHA-1", "", true, []testCA{withSHA1(t, selfSignedBy(t, newRSA(t)))}},
+		{"an intermediate", "", true, []testCA{below(strong, newRSA(t)), strong}},
+		{"an intermediate signed with SHA-1", `CA "upper" is signed with SHA1-RSA`, false, []testCA{sha1, strong}},
+		{"a weak root", `the key of CA "root" is too weak`, false, []testCA{below(weakRoot, newRSA(t)), weakRoot}},
+		{"a weak intermediate", `the key of CA "upper" is too weak`, false, []testCA{below(strong, rsaOf(t, 1024)), strong}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -55,8 +55,8 @@ func TestCheckStrength(t *testing.T) {
 				cas = append(cas, ca.Certificate)
 			}
 			err := pki.CheckStrength(cas...)
-			if (err != nil) != (tc.says != "") || (err != nil && !strings.Contains(err.Error(), tc.says)) {
-				t.Errorf("CheckStrength = %v, want %q", err, tc.says)
+			if (err != nil) != (tc.message != "") || (err != nil && !strings.Contains(err.Error(), tc.message)) {
+				t.Errorf("CheckStrength = %v, want %q", err, tc.message)
 			}
 			opensslVerifies(t, tc.chain, tc.verifies)
 		})
@@ -67,7 +67,7 @@ func TestCheckStrength(t *testing.T) {
 }
 
 // opensslVerifies fails unless OpenSSL, at security level 2, verifies what the first of these CAs signs, or refuses it.
-func opensslVerifies(t *testing.T, chain []handmade, want bool) {
+func opensslVerifies(t *testing.T, chain []testCA, want bool) {
 	t.Helper()
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {

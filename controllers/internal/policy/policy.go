@@ -16,12 +16,12 @@ import (
 
 // Set is all policies of a cluster.
 type Set struct {
-	// readable are those whose selectors can be read, in the order in which they rule.
-	readable   []compiled
-	unreadable bool
+	// valid are those whose selectors can be read, in the order in which they rule.
+	valid      []compiledPolicy
+	hasInvalid bool
 }
 
-type compiled struct {
+type compiledPolicy struct {
 	policy              *v1alpha1.ServingCertPolicy
 	namespaces, service labels.Selector
 }
@@ -33,12 +33,12 @@ func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 	for i := range policies {
 		c, err := compile(&policies[i])
 		if err != nil {
-			set.unreadable = true
+			set.hasInvalid = true
 			continue
 		}
-		set.readable = append(set.readable, c)
+		set.valid = append(set.valid, c)
 	}
-	slices.SortFunc(set.readable, func(a, b compiled) int {
+	slices.SortFunc(set.valid, func(a, b compiledPolicy) int {
 		return cmp.Or(
 			cmp.Compare(b.policy.Spec.Priority, a.policy.Spec.Priority),
 			a.policy.CreationTimestamp.Compare(b.policy.CreationTimestamp.Time),
@@ -48,8 +48,8 @@ func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 	return set
 }
 
-// Sets makes Sets, and the same one for as long as the policies are the same: every look at a Service needs it.
-type Sets struct {
+// SetCache makes Sets, and the same one for as long as the policies are the same: every look at a Service needs it.
+type SetCache struct {
 	mu       sync.Mutex
 	versions map[string]version
 	set      Set
@@ -61,31 +61,31 @@ type version struct {
 	resourceVersion string
 }
 
-// Of is the Set of these policies, which are not to be changed after that.
-func (s *Sets) Of(policies []v1alpha1.ServingCertPolicy) Set {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	same := len(policies) == len(s.versions)
+// Get is the Set of these policies, which are not to be changed after that.
+func (c *SetCache) Get(policies []v1alpha1.ServingCertPolicy) Set {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	same := len(policies) == len(c.versions)
 	for i := range policies {
-		before, known := s.versions[policies[i].Name]
-		same = same && known && before == versionOf(&policies[i])
+		previous, ok := c.versions[policies[i].Name]
+		same = same && ok && previous == versionOf(&policies[i])
 	}
 	if same {
-		return s.set
+		return c.set
 	}
-	s.set, s.versions = NewSet(policies), make(map[string]version, len(policies))
+	c.set, c.versions = NewSet(policies), make(map[string]version, len(policies))
 	for i := range policies {
-		s.versions[policies[i].Name] = versionOf(&policies[i])
+		c.versions[policies[i].Name] = versionOf(&policies[i])
 	}
-	return s.set
+	return c.set
 }
 
 func versionOf(policy *v1alpha1.ServingCertPolicy) version {
 	return version{policy.UID, policy.ResourceVersion}
 }
 
-// Unreadable tells whether there is a policy of which nobody knows whom it means.
-func (s Set) Unreadable() bool { return s.unreadable }
+// HasInvalid reports whether there is a policy of which nobody knows whom it means.
+func (s Set) HasInvalid() bool { return s.hasInvalid }
 
 // CheckSelectors tells which selector of a policy cannot be read, and why.
 func CheckSelectors(policy *v1alpha1.ServingCertPolicy) error {
@@ -93,22 +93,22 @@ func CheckSelectors(policy *v1alpha1.ServingCertPolicy) error {
 	return err
 }
 
-func compile(policy *v1alpha1.ServingCertPolicy) (compiled, error) {
+func compile(policy *v1alpha1.ServingCertPolicy) (compiledPolicy, error) {
 	namespaces, err := metav1.LabelSelectorAsSelector(&policy.Spec.NamespaceSelector)
 	if err != nil {
-		return compiled{}, fmt.Errorf("spec.namespaceSelector: %w", err)
+		return compiledPolicy{}, fmt.Errorf("spec.namespaceSelector: %w", err)
 	}
 	service, err := metav1.LabelSelectorAsSelector(&policy.Spec.ServiceSelector)
 	if err != nil {
-		return compiled{}, fmt.Errorf("spec.serviceSelector: %w", err)
+		return compiledPolicy{}, fmt.Errorf("spec.serviceSelector: %w", err)
 	}
-	return compiled{policy: policy, namespaces: namespaces, service: service}, nil
+	return compiledPolicy{policy: policy, namespaces: namespaces, service: service}, nil
 }
 
 // For is the policy that rules a Service with these labels, nil when none does, and the policies of the same priority that
 // would, but for the tie.
 func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPolicy, tied []*v1alpha1.ServingCertPolicy) {
-	for _, c := range s.readable {
+	for _, c := range s.valid {
 		switch {
 		case ruling != nil && c.policy.Spec.Priority != ruling.Spec.Priority:
 			return ruling, tied
@@ -127,11 +127,11 @@ func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPol
 func (s Set) ForWorkload(namespace labels.Set, services ...labels.Set) *v1alpha1.ServingCertPolicy {
 	var ruling []*v1alpha1.ServingCertPolicy
 	for _, service := range services {
-		if one, _ := s.For(namespace, service); one != nil {
-			ruling = append(ruling, one)
+		if policy, _ := s.For(namespace, service); policy != nil {
+			ruling = append(ruling, policy)
 		}
 	}
-	for _, c := range s.readable {
+	for _, c := range s.valid {
 		if slices.Contains(ruling, c.policy) || (len(ruling) == 0 && c.namespaces.Matches(namespace)) {
 			return c.policy
 		}
@@ -142,7 +142,7 @@ func (s Set) ForWorkload(namespace labels.Set, services ...labels.Set) *v1alpha1
 // Suffixes are the secretNameSuffixes of the policies that serve every Service, each once.
 func (s Set) Suffixes() []string {
 	var suffixes []string
-	for _, c := range s.readable {
+	for _, c := range s.valid {
 		if c.policy.Spec.Issuance == v1alpha1.IssueAll && !slices.Contains(suffixes, c.policy.Spec.SecretNameSuffix) {
 			suffixes = append(suffixes, c.policy.Spec.SecretNameSuffix)
 		}

@@ -154,7 +154,7 @@ func before(a, b v1alpha1.ServingCertPolicy) bool {
 	return a.Name < b.Name
 }
 
-func readable(p v1alpha1.ServingCertPolicy) bool {
+func validPolicies(p v1alpha1.ServingCertPolicy) bool {
 	return !slices.ContainsFunc(append(p.Spec.NamespaceSelector.MatchExpressions, p.Spec.ServiceSelector.MatchExpressions...),
 		func(e metav1.LabelSelectorRequirement) bool { return e.Operator == "Like" })
 }
@@ -169,14 +169,14 @@ func TestPrecedence(t *testing.T) {
 
 		var want *v1alpha1.ServingCertPolicy
 		for _, p := range policies {
-			if readable(p) && matches(p.Spec.NamespaceSelector, "env", namespace) && matches(p.Spec.ServiceSelector, "app", service) &&
+			if validPolicies(p) && matches(p.Spec.NamespaceSelector, "env", namespace) && matches(p.Spec.ServiceSelector, "app", service) &&
 				(want == nil || before(p, *want)) {
 				want = &p
 			}
 		}
 		var wantTied []string
 		for _, p := range policies {
-			if want != nil && p.Name != want.Name && p.Spec.Priority == want.Spec.Priority && readable(p) &&
+			if want != nil && p.Name != want.Name && p.Spec.Priority == want.Spec.Priority && validPolicies(p) &&
 				matches(p.Spec.NamespaceSelector, "env", namespace) && matches(p.Spec.ServiceSelector, "app", service) {
 				wantTied = append(wantTied, p.Name)
 			}
@@ -218,7 +218,7 @@ func TestCheckSelectors(t *testing.T) {
 				t.Errorf("CheckSelectors = %v, want %q", err, tc.want)
 			}
 			set := policy.NewSet([]v1alpha1.ServingCertPolicy{newPolicy("sound"), p})
-			if got := set.Unreadable(); got != (tc.want != "") {
+			if got := set.HasInvalid(); got != (tc.want != "") {
 				t.Errorf("Unreadable = %v, and CheckSelectors = %v", got, err)
 			}
 		})
@@ -254,15 +254,15 @@ func TestSuffixes(t *testing.T) {
 	}
 }
 
-// TestSets: a Set serves for as long as no policy comes, goes, or changes, in whatever order they are listed.
-func TestSets(t *testing.T) {
+// TestSetCache: a Set serves for as long as no policy comes, goes, or changes, in whatever order they are listed.
+func TestSetCache(t *testing.T) {
 	version := func(name, uid, resourceVersion string, edits ...func(*v1alpha1.ServingCertPolicy)) v1alpha1.ServingCertPolicy {
 		made := newPolicy(name, edits...)
 		made.UID, made.ResourceVersion = types.UID(uid), resourceVersion
 		return made
 	}
 	a, b := version("a", "1", "10", priority(1)), version("b", "2", "11")
-	var sets policy.Sets
+	var sets policy.SetCache
 	for _, step := range []struct {
 		name, ruling string
 		policies     []v1alpha1.ServingCertPolicy
@@ -277,7 +277,7 @@ func TestSets(t *testing.T) {
 		{name: "one in the place of another", policies: []v1alpha1.ServingCertPolicy{version("c", "3", "13"), version("b", "2", "14")}, ruling: "b"},
 		{name: "none again"},
 	} {
-		ruling, _ := sets.Of(step.policies).For(nil, nil)
+		ruling, _ := sets.Get(step.policies).For(nil, nil)
 		switch {
 		case step.ruling == "" && ruling != nil:
 			t.Errorf("%s: %s rules", step.name, ruling.Name)
@@ -285,8 +285,8 @@ func TestSets(t *testing.T) {
 			t.Errorf("%s: %v rules, want %s", step.name, ruling, step.ruling)
 		}
 	}
-	if one, _ := sets.Of([]v1alpha1.ServingCertPolicy{a, b}).For(nil, nil); one != nil {
-		if other, _ := sets.Of([]v1alpha1.ServingCertPolicy{b, a}).For(nil, nil); one != other {
+	if policy, _ := sets.Get([]v1alpha1.ServingCertPolicy{a, b}).For(nil, nil); policy != nil {
+		if other, _ := sets.Get([]v1alpha1.ServingCertPolicy{b, a}).For(nil, nil); policy != other {
 			t.Error("the same policies are compiled again")
 		}
 	}

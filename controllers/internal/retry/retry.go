@@ -18,8 +18,8 @@ const (
 	firstDelay = 5 * time.Millisecond
 	// MaxDelay is the longest time between two tries: what a person has put right is noticed by then.
 	MaxDelay = time.Minute
-	// afterConflict gives the cache time to see what somebody else wrote.
-	afterConflict = time.Second
+	// conflictDelay gives the cache time to see what somebody else wrote.
+	conflictDelay = time.Second
 )
 
 // Options returns the options of a controller that reconciles so many objects at a time.
@@ -30,27 +30,27 @@ func Options(concurrency int) controller.Options {
 	}
 }
 
-// Quietly returns a reconciler that tries again after a conflict without logging an error: somebody else was faster, which is no fault.
-func Quietly(r reconcile.Reconciler) reconcile.Reconciler {
+// WithQuietConflicts returns a reconciler that tries again after a conflict without logging an error: somebody else was faster, which is no fault.
+func WithQuietConflicts(r reconcile.Reconciler) reconcile.Reconciler {
 	return reconcile.Func(func(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 		result, err := r.Reconcile(ctx, request)
 		if !isConflict(err) {
 			return result, err
 		}
 		ctrl.LoggerFrom(ctx).V(1).Info("somebody else was faster", "error", err.Error())
-		return ctrl.Result{RequeueAfter: afterConflict}, nil
+		return ctrl.Result{RequeueAfter: conflictDelay}, nil
 	})
 }
 
 // isConflict reports whether an error is a conflict, and nothing else besides.
 func isConflict(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, one := range joined.Unwrap() {
-			if !isConflict(one) {
+		for _, wrapped := range joined.Unwrap() {
+			if !isConflict(wrapped) {
 				return false
 			}
 		}
 		return true
 	}
-	return apply.Conflict(err)
+	return apply.IsConflict(err)
 }

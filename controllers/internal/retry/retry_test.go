@@ -19,36 +19,36 @@ import (
 	"github.com/servingcert/operator/controllers/internal/retry"
 )
 
-func TestQuietly(t *testing.T) {
+func TestWithQuietConflicts(t *testing.T) {
 	t.Parallel()
 	conflict, fault := apierrors.NewConflict(corev1.Resource("secrets"), "web-tls", errors.New("changed")), errors.New("no route to host")
 	denied := apierrors.NewConflict(corev1.Resource("secrets"), "web-tls", errors.New(`admission webhook "w.example.org" denied the request: no`))
 	for name, tc := range map[string]struct {
-		err  error
-		loud bool
+		err    error
+		logged bool
 	}{
 		"none":                     {},
 		"a conflict":               {err: conflict},
 		"a conflict, explained":    {err: fmt.Errorf("write the Secret: %w", conflict)},
 		"conflicts":                {err: errors.Join(conflict, fmt.Errorf("policy default: %w", conflict))},
-		"another error":            {err: fault, loud: true},
-		"a webhook that denies":    {err: denied, loud: true},
-		"a denial and a conflict":  {err: errors.Join(conflict, denied), loud: true},
-		"a conflict and an error":  {err: errors.Join(conflict, fault), loud: true},
-		"an error and a conflict":  {err: errors.Join(fault, conflict), loud: true},
-		"that object exists now":   {err: apierrors.NewAlreadyExists(corev1.Resource("secrets"), "web-tls"), loud: true},
-		"a conflict beside others": {err: errors.Join(errors.Join(conflict, fault), conflict), loud: true},
+		"another error":            {err: fault, logged: true},
+		"a webhook that denies":    {err: denied, logged: true},
+		"a denial and a conflict":  {err: errors.Join(conflict, denied), logged: true},
+		"a conflict and an error":  {err: errors.Join(conflict, fault), logged: true},
+		"an error and a conflict":  {err: errors.Join(fault, conflict), logged: true},
+		"that object exists now":   {err: apierrors.NewAlreadyExists(corev1.Resource("secrets"), "web-tls"), logged: true},
+		"a conflict beside others": {err: errors.Join(errors.Join(conflict, fault), conflict), logged: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			usual := ctrl.Result{RequeueAfter: time.Hour}
-			result, err := retry.Quietly(reconcile.Func(func(context.Context, ctrl.Request) (ctrl.Result, error) {
+			result, err := retry.WithQuietConflicts(reconcile.Func(func(context.Context, ctrl.Request) (ctrl.Result, error) {
 				return usual, tc.err
 			})).Reconcile(t.Context(), ctrl.Request{})
-			if (err != nil) != tc.loud {
-				t.Errorf("it says %v, want an error: %t", err, tc.loud)
+			if (err != nil) != tc.logged {
+				t.Errorf("it says %v, want an error: %t", err, tc.logged)
 			}
-			if soon := result.RequeueAfter < time.Minute; soon != (tc.err != nil && !tc.loud) {
+			if soon := result.RequeueAfter < time.Minute; soon != (tc.err != nil && !tc.logged) {
 				t.Errorf("it is tried again after %s", result.RequeueAfter)
 			}
 		})
@@ -72,7 +72,7 @@ func TestDelayIsBounded(t *testing.T) {
 }
 
 // No controller goes by the defaults of controller-runtime, which wait for up to 17 minutes, and log conflicts as errors.
-func TestEveryControllerRetriesSo(t *testing.T) {
+func TestEveryControllerUsesOptions(t *testing.T) {
 	t.Parallel()
 	controllers := 0
 	err := filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
@@ -82,7 +82,7 @@ func TestEveryControllerRetriesSo(t *testing.T) {
 		content, err := os.ReadFile(path)
 		if made := strings.Count(string(content), "NewControllerManagedBy("); made > 0 {
 			controllers += made
-			for _, part := range []string{"retry.Options(", "retry.Quietly("} {
+			for _, part := range []string{"retry.Options(", "retry.WithQuietConflicts("} {
 				if strings.Count(string(content), part) != made {
 					t.Errorf("%s has %d controllers, and another number of %s", path, made, part)
 				}

@@ -19,16 +19,16 @@ import (
 
 // TestBegin: a trigger is acted on once, whatever it was that made the rotation due.
 func TestBegin(t *testing.T) {
-	was := func(trigger string, compromise bool) func(*scene) {
-		return func(s *scene) { s.State.Trigger, s.State.Compromise = trigger, compromise }
+	was := func(trigger string, compromise bool) func(*fixture) {
+		return func(s *fixture) { s.State.Trigger, s.State.Compromise = trigger, compromise }
 	}
-	nextHasEnded := func(s *scene) {
+	nextHasEnded := func(s *fixture) {
 		in(v1alpha1.PhasePropagating)(s)
 		s.State.Next, s.State.Reason = generate(s, "ended", now.Add(-2*time.Hour), time.Hour), v1alpha1.RotationCompromise
 	}
 	for _, tc := range []struct {
 		name       string
-		given      []func(*scene)
+		given      []func(*fixture)
 		reason     v1alpha1.RotationReason
 		trigger    string
 		compromise bool
@@ -44,7 +44,7 @@ func TestBegin(t *testing.T) {
 		{"it has, and there is another trigger", given(nextHasEnded, was("now", true), trigger("again", routine)), v1alpha1.RotationCompromise, "again", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newScene(t, tc.given...)
+			s := newFixture(t, tc.given...)
 			old, next := s.State.Active, generate(t, "new", s.Now, lifetime)
 			s.move(rotation.Begin, next)
 			got := s.State
@@ -62,11 +62,11 @@ func TestBegin(t *testing.T) {
 	}
 }
 
-// TestBeginBridges: the bridge to the next CA is made while both keys exist, where there is one to be made.
-func TestBeginBridges(t *testing.T) {
+// TestBeginCrossSigns: the bridge to the next CA is made while both keys exist, where there is one to be made.
+func TestBeginCrossSigns(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		given []func(*scene)
+		given []func(*fixture)
 		want  int
 	}{
 		{"from the CA that signs", given(trigger("now", routine)), 1},
@@ -74,25 +74,25 @@ func TestBeginBridges(t *testing.T) {
 		{"from one that is lost", given(in(v1alpha1.PhasePropagating), keyLost, after(lifetime)), 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newScene(t, tc.given...)
+			s := newFixture(t, tc.given...)
 			active, next := s.State.Active, generate(t, "new", s.Now, lifetime)
 			s.move(rotation.Begin, next)
-			if got := s.State.Next.Bridge(); len(got) != tc.want {
+			if got := s.State.Next.CrossSigned(); len(got) != tc.want {
 				t.Fatalf("a bridge of %d certificates, want %d", len(got), tc.want)
 			}
-			if len(next.Bridge()) != 0 {
+			if len(next.CrossSigned()) != 0 {
 				t.Error("the CA that was given has a bridge")
 			}
-			if tc.want > 0 && s.State.Next.Bridge()[0].CheckSignatureFrom(active.Root) != nil {
+			if tc.want > 0 && s.State.Next.CrossSigned()[0].CheckSignatureFrom(active.Root) != nil {
 				t.Error("the CA that signs did not sign it")
 			}
 		})
 	}
 }
 
-// TestComesBack: a CA that is brought back is trusted as what it is now, once.
-func TestComesBack(t *testing.T) {
-	s := newScene(t, trigger("away", routine), func(s *scene) { s.Spec.Propagation.Minimum = "0s" })
+// TestRotationBackToAFormerCA: a CA that is brought back is trusted as what it is now, once.
+func TestRotationBackToAFormerCA(t *testing.T) {
+	s := newFixture(t, trigger("away", routine), func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 	first, second := s.State.Active, generate(t, "second", now, lifetime)
 	for _, next := range []*rotation.Signer{second, first} {
 		for _, move := range []rotation.Move{rotation.Begin, rotation.Propagate, rotation.Switch} {
@@ -112,7 +112,7 @@ func TestComesBack(t *testing.T) {
 // TestSwitchCompromise: who had one key, may have had every key that ever stood beside it.
 func TestSwitchCompromise(t *testing.T) {
 	for _, compromise := range []bool{true, false} {
-		s := newScene(t, in(v1alpha1.PhasePropagating), follows(day), olderToo(day), at(minimum), func(s *scene) {
+		s := newFixture(t, in(v1alpha1.PhasePropagating), follows(day), olderToo(day), at(minimum), func(s *fixture) {
 			s.State.Compromise = compromise
 			s.State.Previous[1].Compromised = true
 		})
@@ -171,7 +171,7 @@ func certify(t *testing.T, name string, parent *x509.Certificate, parentKey *ecd
 // TestSwitchUnderOneRoot: where the next CA is under the same root, nobody comes to trust another, and no CA is one before.
 func TestSwitchUnderOneRoot(t *testing.T) {
 	root, key := certify(t, "root", nil, nil)
-	s := newScene(t, in(v1alpha1.PhasePropagating), at(minimum), func(s *scene) {
+	s := newFixture(t, in(v1alpha1.PhasePropagating), at(minimum), func(s *fixture) {
 		s.State.Active, s.State.Next = below(t, root, key, "first"), below(t, root, key, "second")
 	})
 	s.move(rotation.Switch, nil)

@@ -16,9 +16,9 @@ import (
 )
 
 // broken is the Secret of a CA that is propagating its next one, where some keys hold garbage.
-func broken(t *testing.T, phase v1alpha1.CAPhase, keys ...string) (*scene, *corev1.Secret) {
+func broken(t *testing.T, phase v1alpha1.CAPhase, keys ...string) (*fixture, *corev1.Secret) {
 	t.Helper()
-	s := newScene(t, in(phase), func(s *scene) {
+	s := newFixture(t, in(phase), func(s *fixture) {
 		if s.State.Next != nil {
 			s.State.Next.Source = "secret/corp"
 		}
@@ -54,7 +54,7 @@ func TestReadLostKey(t *testing.T) {
 				if diff := cmp.Diff(s.State.Bundle().Encode(), got.Bundle().Encode()); diff != "" {
 					t.Error("clients trust something else")
 				}
-				comesBack(t, got)
+				roundTrips(t, got)
 			})
 		}
 	}
@@ -101,7 +101,7 @@ func TestReadBrokenNext(t *testing.T) {
 			if diff := cmp.Diff(s.State.Bundle().Encode(), got.Bundle().Encode()); diff != "" {
 				t.Error("clients trust something else")
 			}
-			comesBack(t, got)
+			roundTrips(t, got)
 		})
 	}
 }
@@ -142,7 +142,7 @@ func TestReadWithoutRoot(t *testing.T) {
 
 // TestWriteKeeps what it does not know, and destroys the keys of ours that are not in the state.
 func TestWriteKeeps(t *testing.T) {
-	s := newScene(t, trigger("now", routine), func(s *scene) { s.Spec.Propagation.Minimum = "0s" })
+	s := newFixture(t, trigger("now", routine), func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 	next := generate(t, "next", now, lifetime)
 	s.move(rotation.Begin, next)
 	s.move(rotation.Propagate, nil)
@@ -165,10 +165,10 @@ func TestWriteKeeps(t *testing.T) {
 			s.move(rotation.Switch, nil)
 		}
 	}
-	if len(secret.Data[rotation.BridgeKey]) == 0 {
+	if len(secret.Data[rotation.CrossSignedKey]) == 0 {
 		t.Error("there is no bridge")
 	}
-	s.State.Active.Authority = s.State.Active.WithBridge(nil)
+	s.State.Active.Authority = s.State.Active.WithCrossSigned(nil)
 	if err := s.State.Write(secret); err != nil {
 		t.Fatal(err)
 	}

@@ -15,24 +15,24 @@ import (
 // decision is a case of what is decided: a move with its reason, or all that is waited for.
 type decision struct {
 	name   string
-	given  []func(*scene)
+	given  []func(*fixture)
 	move   rotation.Move
 	reason v1alpha1.RotationReason
 	waits  []string
 }
 
-func given(edits ...func(*scene)) []func(*scene) { return edits }
+func given(edits ...func(*fixture)) []func(*fixture) { return edits }
 
 func decide(t *testing.T, cases []decision) {
 	t.Helper()
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, tc.given...)
+			s := newFixture(t, tc.given...)
 			got := s.decided()
 			// The source is asked for another CA whenever one is waited for, but by a rotation that is held.
 			wanted := s.Spec.Mode != v1alpha1.RotationPaused && slices.ContainsFunc(tc.waits, func(wait string) bool { return strings.HasSuffix(wait, "and there is no other: put one there") })
-			want := rotation.Decision{Move: tc.move, Reason: tc.reason, BlockedBy: tc.waits, Wanted: wanted}
+			want := rotation.Decision{Move: tc.move, Reason: tc.reason, BlockedBy: tc.waits, NeedsCA: wanted}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -45,26 +45,26 @@ const (
 	compromise = v1alpha1.TriggerCompromise
 )
 
-func acted(s *scene) { s.State.Trigger = "now" }
+func acted(s *fixture) { s.State.Trigger = "now" }
 
 // TestDecideBegin: what makes a rotation due, in the order in which it is told.
 func TestDecideBegin(t *testing.T) {
 	const begin = rotation.Begin
 	spec := cause(v1alpha1.RotationSpecChanged)
 	decide(t, []decision{
-		{"nothing is due", nil, rotation.Stay, "", nil},
-		{"an instant more than the threshold is left", given(left(rotateBefore + 1)), rotation.Stay, "", nil},
+		{"nothing is due", nil, rotation.NoMove, "", nil},
+		{"an instant more than the threshold is left", given(left(rotateBefore + 1)), rotation.NoMove, "", nil},
 		{"the threshold is left", given(left(rotateBefore)), begin, v1alpha1.RotationThresholdPassed, nil},
 		{"an instant is left", given(left(1)), begin, v1alpha1.RotationThresholdPassed, nil},
 		{"the CA has just ended", given(left(0)), begin, v1alpha1.RotationCAExpired, nil},
 		{"the CA ended long ago", given(left(-lifetime)), begin, v1alpha1.RotationCAExpired, nil},
 		{"a trigger", given(trigger("now", routine)), begin, v1alpha1.RotationTriggered, nil},
 		{"a trigger after another", given(acted, trigger("again", routine)), begin, v1alpha1.RotationTriggered, nil},
-		{"a trigger that was acted on", given(acted, trigger("now", routine)), rotation.Stay, "", nil},
-		{"a trigger that was acted on, now a compromise", given(acted, trigger("now", compromise)), rotation.Stay, "", nil},
-		{"a trigger that was removed", given(acted), rotation.Stay, "", nil},
+		{"a trigger that was acted on", given(acted, trigger("now", routine)), rotation.NoMove, "", nil},
+		{"a trigger that was acted on, now a compromise", given(acted, trigger("now", compromise)), rotation.NoMove, "", nil},
+		{"a trigger that was removed", given(acted), rotation.NoMove, "", nil},
 		{"a compromise", given(trigger("now", compromise)), begin, v1alpha1.RotationCompromise, nil},
-		{"no trigger, only its reason", given(trigger("", compromise)), rotation.Stay, "", nil},
+		{"no trigger, only its reason", given(trigger("", compromise)), rotation.NoMove, "", nil},
 		{"another specification", given(spec), begin, v1alpha1.RotationSpecChanged, nil},
 		{"another source", given(cause(v1alpha1.RotationSourceChanged)), begin, v1alpha1.RotationSourceChanged, nil},
 		{"from a backup", given(restored), begin, v1alpha1.RotationSigningKeyRestored, nil},
@@ -85,17 +85,17 @@ func TestDecideWithoutSuccessor(t *testing.T) {
 		return "a rotation is due (" + reason + "), and there is no other: put one there"
 	}
 	decide(t, []decision{
-		{"nothing is due", given(noSuccessor), rotation.Stay, "", nil},
-		{"a trigger", given(noSuccessor, trigger("now", routine)), rotation.Stay, "", []string{due("Triggered")}},
-		{"the CA has ended", given(noSuccessor, left(0)), rotation.Stay, "", []string{due("CAExpired")}},
-		{"while certificates are reissued", given(in(v1alpha1.PhaseReissuing), noSuccessor, outstanding("a"), trigger("now", routine)), rotation.Stay, "",
+		{"nothing is due", given(noSuccessor), rotation.NoMove, "", nil},
+		{"a trigger", given(noSuccessor, trigger("now", routine)), rotation.NoMove, "", []string{due("Triggered")}},
+		{"the CA has ended", given(noSuccessor, left(0)), rotation.NoMove, "", []string{due("CAExpired")}},
+		{"while certificates are reissued", given(in(v1alpha1.PhaseReissuing), noSuccessor, outstanding("a"), trigger("now", routine)), rotation.NoMove, "",
 			[]string{due("Triggered"), "1 certificates of CAs before ACTIVE are not reissued yet: a"}},
 		{"once they are", given(in(v1alpha1.PhaseReissuing), noSuccessor, trigger("now", routine)), rotation.Retire, "", []string{due("Triggered")}},
 		{"a root is forgotten", given(in(v1alpha1.PhaseRetiring), noSuccessor, untilUnused, at(60*day), trigger("now", routine)),
-			rotation.Forget, "", []string{due("Triggered")}},
+			rotation.DropRoots, "", []string{due("Triggered")}},
 		{"the CA before has retired", given(in(v1alpha1.PhaseRetiring), noSuccessor, at(60*day), trigger("now", routine)),
-			rotation.Settle, "", []string{due("Triggered")}},
-		{"the next CA has ended", given(in(v1alpha1.PhasePropagating), noSuccessor, after(lifetime)), rotation.Stay, "",
+			rotation.Complete, "", []string{due("Triggered")}},
+		{"the next CA has ended", given(in(v1alpha1.PhasePropagating), noSuccessor, after(lifetime)), rotation.NoMove, "",
 			[]string{"NEXT has expired before it signed, and there is no other: put one there"}},
 	})
 }
@@ -108,49 +108,51 @@ func TestDecidePrepare(t *testing.T) {
 		reading = "every target carries the bundle with NEXT, and until 2071-03-14T15:19:26Z clients are given the time to read it"
 		second  = `spec.rotation.trigger "again" waits until this rotation has switched the signer`
 	)
-	two, again := behind("ConfigMap a/b", "ConfigMap c/d"), trigger("again", compromise)
-	soonOver := func(s *scene) { s.State.Next = generate(s, "soon over", now.Add(-time.Hour), 2*time.Hour) }
+	two, again := outOfDate("ConfigMap a/b", "ConfigMap c/d"), trigger("again", compromise)
+	soonOver := func(s *fixture) { s.State.Next = generate(s, "soon over", now.Add(-time.Hour), 2*time.Hour) }
 	decide(t, []decision{
-		{"targets lack the bundle", given(publishing, two), rotation.Stay, "", []string{lacks}},
-		{"long after", given(publishing, two, after(300*day)), rotation.Stay, "", []string{lacks}},
-		{"many targets lack it", given(publishing, behind("1", "2", "3", "4", "5", "6")), rotation.Stay, "",
+		{"targets lack the bundle", given(publishing, two), rotation.NoMove, "", []string{lacks}},
+		{"long after", given(publishing, two, after(300*day)), rotation.NoMove, "", []string{lacks}},
+		{"many targets lack it", given(publishing, outOfDate("1", "2", "3", "4", "5", "6")), rotation.NoMove, "",
 			[]string{"6 targets do not carry the bundle with NEXT yet: 1, 2, 3, 4, 5, …"}},
 		{"every target has it", given(publishing), rotation.Propagate, "", nil},
-		{"clients read it", given(propagating), rotation.Stay, "", []string{reading}},
-		{"for an instant more", given(propagating, at(minimum-1)), rotation.Stay, "", []string{reading}},
+		{"clients read it", given(propagating), rotation.NoMove, "", []string{reading}},
+		{"for an instant more", given(propagating, at(minimum-1)), rotation.NoMove, "", []string{reading}},
 		{"clients have read it", given(propagating, at(minimum)), rotation.Switch, "", nil},
-		{"no time is given", given(propagating, func(s *scene) { s.Spec.Propagation.Minimum = "0s" }), rotation.Switch, "", nil},
-		{"a target that is new lacks it", given(propagating, two, at(minimum)), rotation.Stay, "", []string{lacks}},
-		{"a second trigger while targets lack it", given(publishing, two, again), rotation.Stay, "", []string{second, lacks}},
-		{"a second trigger while clients read it", given(propagating, again), rotation.Stay, "", []string{second, reading}},
+		{"no time is given", given(propagating, func(s *fixture) { s.Spec.Propagation.Minimum = "0s" }), rotation.Switch, "", nil},
+		{"a target that is new lacks it", given(propagating, two, at(minimum)), rotation.NoMove, "", []string{lacks}},
+		{"a second trigger while targets lack it", given(publishing, two, again), rotation.NoMove, "", []string{second, lacks}},
+		{"a second trigger while clients read it", given(propagating, again), rotation.NoMove, "", []string{second, reading}},
 		{"a second trigger stops nothing", given(propagating, again, at(minimum)), rotation.Switch, "", nil},
-		{"another specification meanwhile", given(propagating, cause(v1alpha1.RotationSpecChanged)), rotation.Stay, "", []string{
+		{"another specification meanwhile", given(propagating, cause(v1alpha1.RotationSpecChanged)), rotation.NoMove, "", []string{
 			"a change of the spec or of the source (SpecChanged) waits until this rotation has switched the signer", reading,
 		}},
-		{"the threshold passes meanwhile", given(propagating, two, left(1)), rotation.Stay, "", []string{lacks}},
-		{"the next CA ends in an instant", given(propagating, soonOver, two, at(time.Hour-1)), rotation.Stay, "", []string{lacks}},
+		{"the threshold passes meanwhile", given(propagating, two, left(1)), rotation.NoMove, "", []string{lacks}},
+		{"the next CA ends in an instant", given(propagating, soonOver, two, at(time.Hour-1)), rotation.NoMove, "", []string{lacks}},
 		{"the next CA has ended", given(propagating, soonOver, two, at(time.Hour)), rotation.Begin, v1alpha1.RotationTriggered, nil},
 		{"both CAs have ended", given(publishing, soonOver, left(0)), rotation.Begin, v1alpha1.RotationTriggered, nil},
 	})
 }
 
-// TestDecideNobodyAlive: where no certificate is valid that another CA signed, nobody is made to wait for a bundle.
-func TestDecideNobodyAlive(t *testing.T) {
+// TestDecideNoLeafValid: where no certificate is valid that another CA signed, nobody is made to wait for a bundle.
+func TestDecideNoLeafValid(t *testing.T) {
 	lacks := []string{"1 targets do not carry the bundle with NEXT yet: a"}
 	for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhasePublishing, v1alpha1.PhasePropagating} {
 		t.Run(string(phase), func(t *testing.T) {
-			waiting := func(edits ...func(*scene)) []func(*scene) { return append(given(in(phase), behind("a")), edits...) }
-			endless := func(s *scene) { s.State.Next = generate(s, "next", now, 10*lifetime) }
+			waiting := func(edits ...func(*fixture)) []func(*fixture) {
+				return append(given(in(phase), outOfDate("a")), edits...)
+			}
+			endless := func(s *fixture) { s.State.Next = generate(s, "next", now, 10*lifetime) }
 			decide(t, []decision{
-				{"the CA that signs ends in an instant", waiting(left(1)), rotation.Stay, "", lacks},
+				{"the CA that signs ends in an instant", waiting(left(1)), rotation.NoMove, "", lacks},
 				{"the CA that signs has ended", waiting(left(0)), rotation.Switch, "", nil},
 				{"it has, and so has the root before it", waiting(follows(900*day), left(0)), rotation.Switch, "", nil},
-				{"it has, and certificates of the one before live on", waiting(follows(day), func(s *scene) {
+				{"it has, and certificates of the one before live on", waiting(follows(day), func(s *fixture) {
 					s.State.Active = generate(s, "active", now.Add(-day), day)
-				}), rotation.Stay, "", lacks},
+				}), rotation.NoMove, "", lacks},
 				{"the key is lost, with nothing before", waiting(keyLost), rotation.Switch, "", nil},
-				{"the key is lost, and its certificates live", waiting(keyLost, follows(day)), rotation.Stay, "", lacks},
-				{"their last instant", waiting(keyLost, follows(day), at(day-1)), rotation.Stay, "", lacks},
+				{"the key is lost, and its certificates live", waiting(keyLost, follows(day)), rotation.NoMove, "", lacks},
+				{"their last instant", waiting(keyLost, follows(day), at(day-1)), rotation.NoMove, "", lacks},
 				{"they have ended", waiting(keyLost, follows(day), at(day)), rotation.Switch, "", nil},
 				{"their root has ended", waiting(keyLost, follows(900*day), endless, at(301*day)), rotation.Switch, "", nil},
 			})

@@ -31,18 +31,18 @@ func keysWith(t *testing.T, secret *corev1.Secret, key []byte) []string {
 	}
 	// The end of a PKCS #8 key may be the public one, which certificates hold too; its middle is what nobody may have.
 	line := bytes.Split(key, []byte("\n"))[1]
-	var found []string
+	var names []string
 	for name, value := range secret.Data {
 		if bytes.Contains(value, line) || bytes.Contains(value, block.Bytes) {
-			found = append(found, name)
+			names = append(names, name)
 		}
 	}
-	return slices.Sorted(slices.Values(found))
+	return slices.Sorted(slices.Values(names))
 }
 
 // TestSwitchDestroysKey: the write that lets the next CA sign leaves nothing of the key before it.
 func TestSwitchDestroysKey(t *testing.T) {
-	s := newScene(t, in(v1alpha1.PhasePropagating), at(minimum))
+	s := newFixture(t, in(v1alpha1.PhasePropagating), at(minimum))
 	oldKey, newKey := privateKey(s.State.Active), privateKey(s.State.Next)
 	secret := &corev1.Secret{}
 	for _, tc := range []struct {
@@ -76,7 +76,7 @@ func TestRotation(t *testing.T) {
 		{"a clock that goes on", time.Hour}, {"one that stands still", 0}, {"one that goes back", -time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newScene(t, trigger("now", routine), func(s *scene) { s.Spec.Propagation.Minimum = "0s" })
+			s := newFixture(t, trigger("now", routine), func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 			s.State.Since = second
 			old, next, bundle := s.State.Active, generate(t, "next", now, lifetime), []byte(nil)
 			for _, turn := range []struct {
@@ -84,12 +84,12 @@ func TestRotation(t *testing.T) {
 				phase v1alpha1.CAPhase
 			}{
 				{rotation.Begin, v1alpha1.PhasePublishing}, {rotation.Propagate, v1alpha1.PhasePropagating},
-				{rotation.Switch, v1alpha1.PhaseReissuing}, {rotation.Retire, v1alpha1.PhaseRetiring}, {rotation.Settle, v1alpha1.PhaseStable},
+				{rotation.Switch, v1alpha1.PhaseReissuing}, {rotation.Retire, v1alpha1.PhaseRetiring}, {rotation.Complete, v1alpha1.PhaseStable},
 			} {
 				before := s.State.Since
 				if s.Now = s.Now.Add(tc.step); turn.move == rotation.Switch && s.Now.Before(before) {
 					s.Now = before
-				} else if turn.move == rotation.Settle {
+				} else if turn.move == rotation.Complete {
 					s.State.Previous[0].SignedUntil = s.Now
 				}
 				s.move(turn.move, next)
@@ -106,8 +106,8 @@ func TestRotation(t *testing.T) {
 			if want := (pki.Bundle{next.Root, old.Root}); !slices.EqualFunc(s.State.Bundle(), want, (*x509.Certificate).Equal) {
 				t.Error("the bundle is not the new root and the old one")
 			}
-			if s.State.Active.Name() != next.Name() || s.State.Next != nil || s.State.ReissueOver != time.Hour {
-				t.Errorf("active %s, next %v, reissued over %s", s.State.Active.Name(), s.State.Next, s.State.ReissueOver)
+			if s.State.Active.Name() != next.Name() || s.State.Next != nil || s.State.ReissueSpread != time.Hour {
+				t.Errorf("active %s, next %v, reissued over %s", s.State.Active.Name(), s.State.Next, s.State.ReissueSpread)
 			}
 		})
 	}
@@ -117,22 +117,22 @@ func TestRotation(t *testing.T) {
 func TestMoveChangesNothing(t *testing.T) {
 	for _, tc := range []struct {
 		move  rotation.Move
-		given []func(*scene)
+		given []func(*fixture)
 	}{
-		{rotation.Stay, given(in(v1alpha1.PhasePropagating))},
+		{rotation.NoMove, given(in(v1alpha1.PhasePropagating))},
 		{rotation.Begin, given(in(v1alpha1.PhaseRetiring), trigger("now", compromise))},
 		{rotation.Propagate, given(in(v1alpha1.PhasePublishing))},
-		{rotation.Switch, given(in(v1alpha1.PhasePropagating), follows(day), func(s *scene) { s.State.Compromise = true }, at(minimum))},
+		{rotation.Switch, given(in(v1alpha1.PhasePropagating), follows(day), func(s *fixture) { s.State.Compromise = true }, at(minimum))},
 		{rotation.Retire, given(in(v1alpha1.PhaseReissuing))},
-		{rotation.Settle, given(in(v1alpha1.PhaseRetiring), at(60*day))},
-		{rotation.Forget, given(in(v1alpha1.PhaseRetiring), at(60*day), untilUnused)},
+		{rotation.Complete, given(in(v1alpha1.PhaseRetiring), at(60*day))},
+		{rotation.DropRoots, given(in(v1alpha1.PhaseRetiring), at(60*day), untilUnused)},
 	} {
 		t.Run("move "+string(tc.move), func(t *testing.T) {
-			s := newScene(t, tc.given...)
+			s := newFixture(t, tc.given...)
 			before, given := viewOf(s.State), s.State
 			s.move(tc.move, generate(t, "another", now, lifetime))
 			same(t, before, viewOf(given))
-			if tc.move == rotation.Stay {
+			if tc.move == rotation.NoMove {
 				same(t, before, viewOf(s.State))
 			} else if s.State == given {
 				t.Error("it is the same state")
@@ -149,16 +149,16 @@ func TestSignedUntil(t *testing.T) {
 		ends    time.Duration
 		want    time.Duration
 	}{
-		{"the longest certificate", longest, lifetime, longest + rotation.SigningSlack},
+		{"the longest certificate", longestDuration, lifetime, longestDuration + rotation.SigningSlack},
 		{"nothing was signed", 0, lifetime, rotation.SigningSlack},
-		{"the CA ends just after it", longest, longest + rotation.SigningSlack + time.Second, longest + rotation.SigningSlack},
-		{"the CA ends just before it", longest, longest + rotation.SigningSlack - time.Second, longest + rotation.SigningSlack - time.Second},
-		{"the CA ends soon", longest, time.Hour, time.Hour},
-		{"the CA has ended", longest, -time.Hour, -time.Hour},
+		{"the CA ends just after it", longestDuration, longestDuration + rotation.SigningSlack + time.Second, longestDuration + rotation.SigningSlack},
+		{"the CA ends just before it", longestDuration, longestDuration + rotation.SigningSlack - time.Second, longestDuration + rotation.SigningSlack - time.Second},
+		{"the CA ends soon", longestDuration, time.Hour, time.Hour},
+		{"the CA has ended", longestDuration, -time.Hour, -time.Hour},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newScene(t, in(v1alpha1.PhasePropagating), func(s *scene) {
-				s.State.Longest = tc.longest
+			s := newFixture(t, in(v1alpha1.PhasePropagating), func(s *fixture) {
+				s.State.LongestDuration = tc.longest
 				s.State.Active = generate(s, "active", second.Add(tc.ends-lifetime), lifetime)
 				s.Now = second
 				s.State.Since = second.Add(-minimum)

@@ -17,12 +17,12 @@ import (
 const (
 	// BundleKey holds the roots that are trusted.
 	BundleKey = "ca-bundle.crt"
-	// BridgeKey holds what leads from the CA that signs to the roots before it, as on OpenShift.
-	BridgeKey = "intermediate-ca.crt"
-	// NextCertKey, NextPrivateKeyKey and NextBridgeKey hold the next CA.
-	NextCertKey       = "next.crt"
-	NextPrivateKeyKey = "next.key"
-	NextBridgeKey     = "next-intermediate-ca.crt"
+	// CrossSignedKey holds what leads from the CA that signs to the roots before it, as on OpenShift.
+	CrossSignedKey = "intermediate-ca.crt"
+	// NextCertKey, NextPrivateKeyKey and NextCrossSignedKey hold the next CA.
+	NextCertKey        = "next.crt"
+	NextPrivateKeyKey  = "next.key"
+	NextCrossSignedKey = "next-intermediate-ca.crt"
 	// RecordKey holds the rest of the state.
 	RecordKey = "rotation.json"
 )
@@ -39,16 +39,16 @@ type record struct {
 	// NoSigner is set while tls.crt and tls.key are the next CA's.
 	NoSigner        bool            `json:"noSigner,omitempty"`
 	LongestDuration metav1.Duration `json:"longestDuration"`
-	ReissueOver     metav1.Duration `json:"reissueOver,omitzero"`
+	ReissueSpread   metav1.Duration `json:"reissueOver,omitzero"`
 	TrustChangedAt  metav1.Time     `json:"trustChangedAt,omitzero"`
 	TrustChanging   bool            `json:"trustChanging,omitempty"`
 	NextSource      string          `json:"nextSource,omitempty"`
 	// Certificate is what was written to tls.crt for the active CA: another one there for the same key was put there by hand.
-	Certificate string   `json:"certificate,omitempty"`
-	Previous    []former `json:"previous,omitempty"`
+	Certificate string              `json:"certificate,omitempty"`
+	Previous    []predecessorRecord `json:"previous,omitempty"`
 }
 
-type former struct {
+type predecessorRecord struct {
 	// Fingerprint is that of the root.
 	Fingerprint string      `json:"fingerprint"`
 	KeyID       string      `json:"keyID"`
@@ -60,41 +60,41 @@ type former struct {
 // signs and, unless the next is sound, there is no state. Where only tls.crt is of no use, and tls.key is that of the certificate in the
 // record, the CA signs on with that, and the error says what is wrong with tls.crt. Without a record, which the Secrets of other tools and versions lack, the worst is assumed.
 func Read(now time.Time, secret *corev1.Secret) (*State, error) {
-	kept, recorded := recordOf(secret)
-	state := kept.state()
-	first, lost := readSigner(now, secret, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
-	written, noRecord := loadSigner(now, secret, []byte(kept.Certificate), corev1.TLSPrivateKeyKey, BridgeKey)
-	if lost != nil && noRecord == nil {
-		first = written
+	rec, recorded := readRecord(secret)
+	state := rec.state()
+	first, loadErr := readSigner(now, secret, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, CrossSignedKey)
+	lastWritten, noRecord := loadSigner(now, secret, []byte(rec.Certificate), corev1.TLSPrivateKeyKey, CrossSignedKey)
+	if loadErr != nil && noRecord == nil {
+		first = lastWritten
 	}
-	next, noNext := readSigner(now, secret, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
+	next, nextErr := readSigner(now, secret, NextCertKey, NextPrivateKeyKey, NextCrossSignedKey)
 	switch {
-	case !state.Preparing():
+	case !state.IsPreparing():
 		state.Active = first
-	case kept.NoSigner:
+	case rec.NoSigner:
 		state.Next = first
 	default:
 		state.Active, state.Next = first, next
 	}
 	if state.Active == nil && state.Next == nil {
-		return nil, lost
+		return nil, loadErr
 	}
 	if noRecord == nil && state.Active != nil {
-		state.Reinstate(written)
+		state.RestoreActive(lastWritten)
 	}
-	state.describe(secret.Annotations[v1alpha1.AnnotationSource], kept, recorded)
-	if state.Next == nil && noNext != nil && state.Preparing() {
+	state.addSources(secret.Annotations[v1alpha1.AnnotationSource], rec, recorded)
+	if state.Next == nil && nextErr != nil && state.IsPreparing() {
 		// The next CA is lost before it signed: what led to it leads to another.
 		state.Phase, state.Trigger = v1alpha1.PhaseReissuing, ""
 	}
-	state.knowTrusted(secret.Data[BundleKey], kept)
-	return state, lost
+	state.addTrusted(secret.Data[BundleKey], rec)
+	return state, loadErr
 }
 
-// describe adds what is known of the CAs besides their certificates.
-func (s *State) describe(source string, kept record, recorded bool) {
+// addSources adds what is known of the CAs besides their certificates.
+func (s *State) addSources(source string, rec record, recorded bool) {
 	if s.Next != nil {
-		s.Next.Source = kept.NextSource
+		s.Next.Source = rec.NextSource
 	}
 	if s.Active == nil {
 		return
@@ -108,28 +108,28 @@ func (s *State) describe(source string, kept record, recorded bool) {
 		s.Renewed.Source = source
 	}
 	if !recorded {
-		s.Longest = s.Active.NotAfter().Sub(s.Active.Certificate().NotBefore)
+		s.LongestDuration = s.Active.NotAfter().Sub(s.Active.Certificate().NotBefore)
 	}
 }
 
-// Reinstate makes a CA with the key of the active one the active one again: what was found with another certificate is its renewal, which
+// RestoreActive makes a CA with the key of the active one the active one again: what was found with another certificate is its renewal, which
 // signs after a rotation to it.
-func (s *State) Reinstate(before *Signer) {
+func (s *State) RestoreActive(before *Signer) {
 	if before.Fingerprint() == s.Active.Fingerprint() {
 		return
 	}
 	renewed := *s.Active
-	renewed.Authority = s.Active.WithBridge(nil)
+	renewed.Authority = s.Active.WithCrossSigned(nil)
 	s.Active, s.Renewed = before, &renewed
 	s.Previous = slices.DeleteFunc(s.Previous, func(p Predecessor) bool { return p.Root.Equal(before.Root) })
 }
 
-// knowTrusted adds the CAs that sign no more, by their roots in the bundle; among them one that signed before and is to sign again.
-func (s *State) knowTrusted(encoded []byte, kept record) {
+// addTrusted adds the CAs that sign no more, by their roots in the bundle; among them one that signed before and is to sign again.
+func (s *State) addTrusted(encoded []byte, rec record) {
 	bundle, _ := pki.ParseBundle(encoded)
 	for _, root := range bundle {
-		if again := s.Next != nil && s.Next.Root.Equal(root) && kept.knows(root); again || !s.signs(root) {
-			s.Previous = append(s.Previous, kept.predecessor(root))
+		if signsAgain := s.Next != nil && s.Next.Root.Equal(root) && rec.hasPredecessor(root); signsAgain || !s.isSignerRoot(root) {
+			s.Previous = append(s.Previous, rec.predecessor(root))
 		}
 	}
 	s.sortPrevious()
@@ -139,42 +139,42 @@ var phases = []v1alpha1.CAPhase{
 	v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
 }
 
-// recordOf is the record in a Secret; that of a CA which nothing is known of where there is none that makes sense as a whole.
-func recordOf(secret *corev1.Secret) (kept record, recorded bool) {
-	if json.Unmarshal(secret.Data[RecordKey], &kept) != nil || !slices.Contains(phases, kept.Phase) {
+// readRecord is the record in a Secret; that of a CA which nothing is known of where there is none that makes sense as a whole.
+func readRecord(secret *corev1.Secret) (rec record, recorded bool) {
+	if json.Unmarshal(secret.Data[RecordKey], &rec) != nil || !slices.Contains(phases, rec.Phase) {
 		return record{Phase: v1alpha1.PhaseStable}, false
 	}
-	return kept, true
+	return rec, true
 }
 
 func (r record) state() *State {
 	return &State{
 		Phase: r.Phase, Since: r.LastTransitionTime.Time, StartedAt: r.StartedAt.Time, Reason: r.Reason, Trigger: r.Trigger,
-		Compromise: r.Compromise, Restored: r.Restored, Longest: r.LongestDuration.Duration, ReissueOver: r.ReissueOver.Duration,
+		Compromise: r.Compromise, Restored: r.Restored, LongestDuration: r.LongestDuration.Duration, ReissueSpread: r.ReissueSpread.Duration,
 		TrustChangedAt: r.TrustChangedAt.Time, TrustChanging: r.TrustChanging,
 	}
 }
 
-func (r record) knows(root *x509.Certificate) bool {
+func (r record) hasPredecessor(root *x509.Certificate) bool {
 	fingerprint := pki.Fingerprint(root)
-	return slices.ContainsFunc(r.Previous, func(f former) bool { return f.Fingerprint == fingerprint })
+	return slices.ContainsFunc(r.Previous, func(f predecessorRecord) bool { return f.Fingerprint == fingerprint })
 }
 
 // predecessor is what is known of the CA that a root belongs to: of an unknown one that it may have signed until its end.
 func (r record) predecessor(root *x509.Certificate) Predecessor {
 	fingerprint := pki.Fingerprint(root)
-	if i := slices.IndexFunc(r.Previous, func(f former) bool { return f.Fingerprint == fingerprint }); i >= 0 {
-		known := r.Previous[i]
-		return Predecessor{Root: root, KeyID: known.KeyID, SignedUntil: known.SignedUntil.Time, Compromised: known.Compromised}
+	if i := slices.IndexFunc(r.Previous, func(f predecessorRecord) bool { return f.Fingerprint == fingerprint }); i >= 0 {
+		rec := r.Previous[i]
+		return Predecessor{Root: root, KeyID: rec.KeyID, SignedUntil: rec.SignedUntil.Time, Compromised: rec.Compromised}
 	}
 	return Predecessor{Root: root, KeyID: pki.KeyID(root.SubjectKeyId), SignedUntil: root.NotAfter}
 }
 
-func readSigner(now time.Time, secret *corev1.Secret, certificate, privateKey, bridge string) (*Signer, error) {
-	return loadSigner(now, secret, secret.Data[certificate], privateKey, bridge)
+func readSigner(now time.Time, secret *corev1.Secret, certificate, privateKey, crossSignedKey string) (*Signer, error) {
+	return loadSigner(now, secret, secret.Data[certificate], privateKey, crossSignedKey)
 }
 
-func loadSigner(now time.Time, secret *corev1.Secret, certificate []byte, privateKey, bridge string) (*Signer, error) {
+func loadSigner(now time.Time, secret *corev1.Secret, certificate []byte, privateKey, crossSignedKey string) (*Signer, error) {
 	authority, err := pki.LoadAuthority(pki.Pair{Certificate: certificate, PrivateKey: secret.Data[privateKey]})
 	if err != nil {
 		return nil, err
@@ -187,7 +187,7 @@ func loadSigner(now time.Time, secret *corev1.Secret, certificate []byte, privat
 	if err != nil {
 		return nil, err
 	}
-	return &Signer{Authority: authority.WithBridge(pki.ParseBridge(secret.Data[bridge])), Root: root}, nil
+	return &Signer{Authority: authority.WithCrossSigned(pki.ParseCrossSigned(secret.Data[crossSignedKey])), Root: root}, nil
 }
 
 // EncodeKeys changes the encoding in which Write writes the signing keys.
@@ -211,18 +211,18 @@ func (s *State) Write(secret *corev1.Secret) error {
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
 	}
-	for _, key := range []string{NextCertKey, NextPrivateKeyKey, NextBridgeKey, BridgeKey} {
+	for _, key := range []string{NextCertKey, NextPrivateKeyKey, NextCrossSignedKey, CrossSignedKey} {
 		delete(secret.Data, key)
 	}
 	first, source := s.Active, ""
 	if s.Active == nil {
 		first = s.Next
 	} else if s.Next != nil {
-		s.Next.Save(secret.Data, NextCertKey, NextPrivateKeyKey, NextBridgeKey)
+		s.Next.Save(secret.Data, NextCertKey, NextPrivateKeyKey, NextCrossSignedKey)
 	}
-	first.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+	first.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, CrossSignedKey)
 	if s.Renewed != nil {
-		s.Renewed.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, BridgeKey)
+		s.Renewed.Save(secret.Data, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, CrossSignedKey)
 	}
 	if s.Active != nil {
 		source = s.Active.Source
@@ -237,14 +237,14 @@ func (s *State) Write(secret *corev1.Secret) error {
 }
 
 func (s *State) record() record {
-	kept := record{
+	rec := record{
 		Phase: s.Phase, LastTransitionTime: metav1.NewTime(s.Since), StartedAt: metav1.NewTime(s.StartedAt), Reason: s.Reason,
 		Trigger: s.Trigger, Compromise: s.Compromise, Restored: s.Restored, NoSigner: s.Active == nil,
-		LongestDuration: metav1.Duration{Duration: s.Longest}, ReissueOver: metav1.Duration{Duration: s.ReissueOver},
+		LongestDuration: metav1.Duration{Duration: s.LongestDuration}, ReissueSpread: metav1.Duration{Duration: s.ReissueSpread},
 		TrustChangedAt: metav1.NewTime(s.TrustChangedAt), TrustChanging: s.TrustChanging,
 	}
 	if s.Next != nil {
-		kept.NextSource = s.Next.Source
+		rec.NextSource = s.Next.Source
 	}
 	if s.Active != nil {
 		chain := s.Active.Chain()
@@ -252,12 +252,12 @@ func (s *State) record() record {
 			chain = []*x509.Certificate{s.Active.Certificate()}
 		}
 		// The chain begins with the CA. With the duplicates in it: it is read back with the same fingerprint.
-		kept.Certificate = string(pki.Bundle(chain).Encode())
+		rec.Certificate = string(pki.Bundle(chain).Encode())
 	}
 	for _, p := range s.Previous {
-		kept.Previous = append(kept.Previous, former{
+		rec.Previous = append(rec.Previous, predecessorRecord{
 			Fingerprint: pki.Fingerprint(p.Root), KeyID: p.KeyID, SignedUntil: metav1.NewTime(p.SignedUntil), Compromised: p.Compromised,
 		})
 	}
-	return kept
+	return rec
 }

@@ -32,12 +32,12 @@ type predecessorView struct {
 }
 
 func viewOf(s *rotation.State) view {
-	seen := view{State: *s, Active: viewOfSigner(s.Active), Next: viewOfSigner(s.Next)}
-	seen.State.Active, seen.State.Next, seen.State.Previous = nil, nil, nil
+	view := view{State: *s, Active: viewOfSigner(s.Active), Next: viewOfSigner(s.Next)}
+	view.State.Active, view.State.Next, view.State.Previous = nil, nil, nil
 	for _, p := range s.Previous {
-		seen.Previous = append(seen.Previous, predecessorView{pki.Fingerprint(p.Root), p.KeyID, p.SignedUntil, p.Compromised})
+		view.Previous = append(view.Previous, predecessorView{pki.Fingerprint(p.Root), p.KeyID, p.SignedUntil, p.Compromised})
 	}
-	return seen
+	return view
 }
 
 func viewOfSigner(s *rotation.Signer) *signerView {
@@ -72,8 +72,8 @@ func read(t rapid.TB, secret *corev1.Secret) *rotation.State {
 	return must(t, state, err)
 }
 
-// comesBack fails unless a state is read as it was written, and is written again as it was.
-func comesBack(t rapid.TB, s *rotation.State) {
+// roundTrips fails unless a state is read as it was written, and is written again as it was.
+func roundTrips(t rapid.TB, s *rotation.State) {
 	t.Helper()
 	secret := write(t, s)
 	found := read(t, secret)
@@ -86,36 +86,36 @@ func comesBack(t rapid.TB, s *rotation.State) {
 // TestRoundTrip goes through the shapes that a Secret has in a rotation.
 func TestRoundTrip(t *testing.T) {
 	root, key := certify(t, "root", nil, nil)
-	for name, given := range map[string][]func(*scene){
+	for name, given := range map[string][]func(*fixture){
 		"a CA alone":           nil,
 		"published":            given(in(v1alpha1.PhasePublishing)),
 		"propagating":          given(in(v1alpha1.PhasePropagating), follows(day)),
 		"the key is lost":      given(in(v1alpha1.PhasePropagating), keyLost, follows(day)),
 		"the only CA to come":  given(in(v1alpha1.PhasePublishing), keyLost),
-		"reissuing":            given(in(v1alpha1.PhaseReissuing), func(s *scene) { s.State.ReissueOver = 90 * time.Minute }),
+		"reissuing":            given(in(v1alpha1.PhaseReissuing), func(s *fixture) { s.State.ReissueSpread = 90 * time.Minute }),
 		"compromised":          given(in(v1alpha1.PhaseRetiring), compromised, olderToo(day)),
 		"from a backup":        given(restored),
-		"an intermediate":      given(func(s *scene) { s.State.Active = below(t, root, key, "corp") }),
-		"an intermediate next": given(in(v1alpha1.PhasePublishing), func(s *scene) { s.State.Next = below(t, root, key, "corp") }),
-		"it has ended":         given(func(s *scene) { s.State.Active = generate(s, "ended", now.Add(-3*day), day) }),
+		"an intermediate":      given(func(s *fixture) { s.State.Active = below(t, root, key, "corp") }),
+		"an intermediate next": given(in(v1alpha1.PhasePublishing), func(s *fixture) { s.State.Next = below(t, root, key, "corp") }),
+		"it has ended":         given(func(s *fixture) { s.State.Active = generate(s, "ended", now.Add(-3*day), day) }),
 	} {
-		t.Run(name, func(t *testing.T) { comesBack(t, newScene(t, given...).State) })
+		t.Run(name, func(t *testing.T) { roundTrips(t, newFixture(t, given...).State) })
 	}
 }
 
-// TestRoundTripBridged: so it is with bridges, at each step of two rotations.
-func TestRoundTripBridged(t *testing.T) {
-	s := newScene(t, func(s *scene) { s.Spec.Propagation.Minimum = "0s" })
+// TestRoundTripCrossSigned: so it is with bridges, at each step of two rotations.
+func TestRoundTripCrossSigned(t *testing.T) {
+	s := newFixture(t, func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 	for _, value := range []string{"1", "2"} {
 		s.Spec.Trigger = value
 		for _, move := range []rotation.Move{rotation.Begin, rotation.Propagate, rotation.Switch} {
 			s.Now = second.Add(s.Now.Sub(second).Truncate(time.Second) + time.Minute)
 			s.move(move, generate(t, "next", s.Now, lifetime))
-			comesBack(t, s.State)
+			roundTrips(t, s.State)
 		}
 	}
-	if len(s.State.Active.Bridge()) != 2 {
-		t.Errorf("a bridge of %d, want 2", len(s.State.Active.Bridge()))
+	if len(s.State.Active.CrossSigned()) != 2 {
+		t.Errorf("a bridge of %d, want 2", len(s.State.Active.CrossSigned()))
 	}
 }
 
@@ -138,21 +138,21 @@ func TestRoundTripOfAny(t *testing.T) {
 			Phase: rapid.SampledFrom(phases).Draw(t, "phase"), Since: moment.Draw(t, "since"), StartedAt: moment.Draw(t, "startedAt"),
 			Reason: v1alpha1.RotationReason(rapid.String().Draw(t, "reason")), Trigger: rapid.String().Draw(t, "trigger"),
 			Compromise: rapid.Bool().Draw(t, "compromise"), Restored: rapid.Bool().Draw(t, "restored"),
-			Longest: span.Draw(t, "longest"), ReissueOver: span.Draw(t, "reissueOver"),
+			LongestDuration: span.Draw(t, "longest"), ReissueSpread: span.Draw(t, "reissueOver"),
 		}
-		if s.Preparing() {
+		if s.IsPreparing() {
 			s.Next = pool[0]
 		}
 		if s.Next == nil || rapid.Bool().Draw(t, "signs") {
 			s.Active = pool[1]
 		}
 		for _, former := range pool[2:rapid.IntRange(2, len(pool)).Draw(t, "predecessors")] {
-			s.Know(rotation.Predecessor{
+			s.AddPredecessors(rotation.Predecessor{
 				Root: former.Root, KeyID: pki.KeyID(former.Root.SubjectKeyId),
 				SignedUntil: moment.Draw(t, "signedUntil"), Compromised: rapid.Bool().Draw(t, "compromised"),
 			})
 		}
-		comesBack(t, s)
+		roundTrips(t, s)
 	})
 }
 
@@ -164,21 +164,21 @@ func TestReadUnrecorded(t *testing.T) {
 		`{"phase":"Reissuing","lastTransitionTime":"2071-03-14T15:09:26Z","longestDuration":"7 bananas","previous":[]}`,
 	} {
 		t.Run(kept, func(t *testing.T) {
-			s := newScene(t, follows(day))
+			s := newFixture(t, follows(day))
 			active, before := s.State.Active, s.State.Previous[0].Root
 			secret := write(t, s.State)
 			secret.Data[rotation.RecordKey] = []byte(kept)
 			got := read(t, secret)
 			want := &rotation.State{
-				Phase: v1alpha1.PhaseStable, Longest: active.NotAfter().Sub(active.Certificate().NotBefore), Active: active,
+				Phase: v1alpha1.PhaseStable, LongestDuration: active.NotAfter().Sub(active.Certificate().NotBefore), Active: active,
 				Previous: []rotation.Predecessor{{Root: before, KeyID: pki.KeyID(before.SubjectKeyId), SignedUntil: before.NotAfter}},
 			}
 			same(t, viewOf(want), viewOf(got))
-			comesBack(t, got)
+			roundTrips(t, got)
 		})
 	}
 	t.Run("nothing but the pair", func(t *testing.T) {
-		s := newScene(t)
+		s := newFixture(t)
 		secret := write(t, s.State)
 		maps.DeleteFunc(secret.Data, func(key string, _ []byte) bool { return !strings.HasPrefix(key, "tls.") })
 		got := read(t, secret)

@@ -63,10 +63,10 @@ type State struct {
 	Compromise bool
 	// Restored is set when the CA came back from a backup, after another had taken over.
 	Restored bool
-	// Longest is the longest lifetime of a certificate that the active CA may have signed: nothing longer is signed before it stands here.
-	Longest time.Duration
-	// ReissueOver is the time over which the certificates are reissued after the last switch.
-	ReissueOver time.Duration
+	// LongestDuration is the longest lifetime of a certificate that the active CA may have signed: nothing longer is signed before it stands here.
+	LongestDuration time.Duration
+	// ReissueSpread is the time over which the certificates are reissued after the last switch.
+	ReissueSpread time.Duration
 	// TrustChangedAt is when every target carried the last change of the bundle that running processes must read: a root that was added, or a
 	// compromised one that was dropped. Zero before the first. TrustChanging is set while there is a later one.
 	TrustChangedAt time.Time
@@ -93,8 +93,8 @@ func (s *State) Generations() []*x509.Certificate {
 	return generations
 }
 
-// Preparing tells whether the phase is one in which the next CA is made known.
-func (s *State) Preparing() bool {
+// IsPreparing reports whether the phase is one in which the next CA is made known.
+func (s *State) IsPreparing() bool {
 	return s.Phase == v1alpha1.PhasePublishing || s.Phase == v1alpha1.PhasePropagating
 }
 
@@ -116,23 +116,23 @@ func (s *State) Bundle() pki.Bundle {
 	return bundle
 }
 
-// signs tells whether a root belongs to a CA that signs or is going to.
-func (s *State) signs(root *x509.Certificate) bool {
+// isSignerRoot reports whether a root belongs to a CA that signs or is going to.
+func (s *State) isSignerRoot(root *x509.Certificate) bool {
 	return (s.Active != nil && s.Active.Root.Equal(root)) || (s.Next != nil && s.Next.Root.Equal(root))
 }
 
-// Know adds predecessors whose roots are not in the bundle yet.
-func (s *State) Know(predecessors ...Predecessor) {
-	for _, one := range predecessors {
-		if !slices.ContainsFunc(s.Bundle(), one.Root.Equal) {
-			s.Previous = append(s.Previous, one)
+// AddPredecessors adds predecessors whose roots are not in the bundle yet.
+func (s *State) AddPredecessors(predecessors ...Predecessor) {
+	for _, predecessor := range predecessors {
+		if !slices.ContainsFunc(s.Bundle(), predecessor.Root.Equal) {
+			s.Previous = append(s.Previous, predecessor)
 		}
 	}
 	s.sortPrevious()
 }
 
-// Alive tells whether a certificate that another CA than the next signed may still be valid somewhere.
-func (s *State) Alive(now time.Time) bool {
+// AnyLeafValid reports whether a certificate that another CA than the next signed may still be valid somewhere.
+func (s *State) AnyLeafValid(now time.Time) bool {
 	// Another CA under the same root may have signed for longer than this one lives.
 	if s.Active != nil && now.Before(s.Active.Root.NotAfter) {
 		return true
@@ -140,31 +140,31 @@ func (s *State) Alive(now time.Time) bool {
 	return slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return now.Before(p.SignedUntil) && now.Before(p.Root.NotAfter) })
 }
 
-// Moments are when the clock alone may change what is to be done.
-func (s *State) Moments(spec v1alpha1.CARotation) []time.Time {
-	var moments []time.Time
-	if s.Preparing() || s.Phase == v1alpha1.PhaseRetiring {
-		moments = append(moments, s.Since.Add(spec.Propagation.Minimum.Std()))
+// NextTransitions are when the clock alone may change what is to be done.
+func (s *State) NextTransitions(spec v1alpha1.CARotation) []time.Time {
+	var times []time.Time
+	if s.IsPreparing() || s.Phase == v1alpha1.PhaseRetiring {
+		times = append(times, s.Since.Add(spec.Propagation.Minimum.Std()))
 	}
 	if s.Phase == v1alpha1.PhasePropagating {
-		moments = append(moments, s.clientsUntil(spec))
+		times = append(times, s.clientsDeadline(spec))
 	}
 	if s.Compromise {
-		moments = append(moments, s.Since.Add(s.ReissueOver+Patience))
+		times = append(times, s.Since.Add(s.ReissueSpread+ReissueTimeout))
 	}
 	if slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return p.Compromised }) {
 		// A later rotation may be under way by then, which is no compromise.
-		moments = append(moments, s.Since.Add(RestartPatience), s.requestsUntil())
+		times = append(times, s.Since.Add(RestartTimeout), s.requestsDeadline())
 	}
 	for _, signer := range []*Signer{s.Active, s.Next, s.Renewed} {
 		if signer != nil {
-			moments = append(moments, signer.Certificate().NotBefore, signer.NotAfter().Add(-spec.RotateBefore.Std()), signer.NotAfter())
+			times = append(times, signer.Certificate().NotBefore, signer.NotAfter().Add(-spec.RotateBefore.Std()), signer.NotAfter())
 		}
 	}
 	for _, previous := range s.Previous {
-		moments = append(moments, previous.SignedUntil, previous.Root.NotAfter)
+		times = append(times, previous.SignedUntil, previous.Root.NotAfter)
 	}
-	return moments
+	return times
 }
 
 // sortPrevious puts the newest first.

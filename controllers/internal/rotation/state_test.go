@@ -37,12 +37,12 @@ func TestBundleOrder(t *testing.T) {
 	}
 }
 
-// TestKnow: what is known of a CA already is not overwritten by what somebody has heard of it.
-func TestKnow(t *testing.T) {
-	s := newScene(t, in(v1alpha1.PhasePublishing), follows(day))
+// TestAddPredecessors: what is known of a CA already is not overwritten by what somebody has heard of it.
+func TestAddPredecessors(t *testing.T) {
+	s := newFixture(t, in(v1alpha1.PhasePublishing), follows(day))
 	before := viewOf(s.State)
 	for _, root := range s.State.Bundle() {
-		s.State.Know(rotation.Predecessor{Root: root, SignedUntil: now.Add(lifetime), Compromised: true})
+		s.State.AddPredecessors(rotation.Predecessor{Root: root, SignedUntil: now.Add(lifetime), Compromised: true})
 	}
 	same(t, before, viewOf(s.State))
 	olderToo(day)(s)
@@ -51,17 +51,17 @@ func TestKnow(t *testing.T) {
 	}
 }
 
-// drawScene is a state in any phase, with any evidence.
-func drawScene(t *testing.T, rt *rapid.T) *scene {
+// drawFixture is a state in any phase, with any evidence.
+func drawFixture(t *testing.T, rt *rapid.T) *fixture {
 	t.Helper()
 	phases := []v1alpha1.CAPhase{
 		v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
 	}
-	s := newScene(t, in(rapid.SampledFrom(phases).Draw(rt, "phase")))
-	for name, edit := range map[string]func(*scene){
+	s := newFixture(t, in(rapid.SampledFrom(phases).Draw(rt, "phase")))
+	for name, edit := range map[string]func(*fixture){
 		"an older CA": olderToo(20 * day), "unused roots are forgotten": untilUnused, "compromised": compromised, "paused": paused,
-		"a target lacks the bundle": behind("a"), "outstanding": outstanding("b"), "no successor": noSuccessor,
-		"urgent": urgent, "nobody has looked": unseen, "clients to restart": clients("c"), "a change is on its way": changing,
+		"a target lacks the bundle": outOfDate("a"), "outstanding": outstanding("b"), "no successor": noSuccessor,
+		"urgent": urgent, "nobody has looked": unknownRestarts, "clients to restart": clients("c"), "a change is on its way": changing,
 	} {
 		if rapid.Bool().Draw(rt, name) {
 			edit(s)
@@ -70,39 +70,39 @@ func drawScene(t *testing.T, rt *rapid.T) *scene {
 	if rapid.Bool().Draw(rt, "servers to restart") {
 		servers(rapid.Int32Range(0, 2).Draw(rt, "held"), "d", "e")(s)
 	}
-	if s.State.Preparing() && rapid.Bool().Draw(rt, "the key is lost") {
+	if s.State.IsPreparing() && rapid.Bool().Draw(rt, "the key is lost") {
 		keyLost(s)
 	}
 	return s
 }
 
-// TestMoments: between two of them the clock changes nothing, so that nobody has to look at it; and from each on is decided what is
+// TestNextTransitions: between two of them the clock changes nothing, so that nobody has to look at it; and from each on is decided what is
 // decided until the next.
-func TestMoments(t *testing.T) {
+func TestNextTransitions(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		s := drawScene(t, rt)
-		moments := append(s.State.Moments(s.Spec), second.Add(-lifetime), second.Add(2*lifetime))
-		slices.SortFunc(moments, time.Time.Compare)
-		moments = slices.CompactFunc(moments, time.Time.Equal)
-		for i, until := range moments[1:] {
-			s.Now = moments[i]
+		s := drawFixture(t, rt)
+		times := append(s.State.NextTransitions(s.Spec), second.Add(-lifetime), second.Add(2*lifetime))
+		slices.SortFunc(times, time.Time.Compare)
+		times = slices.CompactFunc(times, time.Time.Equal)
+		for i, until := range times[1:] {
+			s.Now = times[i]
 			atFirst := rotation.Decide(s.Input)
 			inBetween := time.Duration(rapid.Int64Range(1, int64(until.Sub(s.Now))-1).Draw(rt, "in between"))
 			for _, later := range []time.Time{s.Now.Add(inBetween), until.Add(-1)} {
 				s.Now = later
 				if diff := cmp.Diff(atFirst, rotation.Decide(s.Input)); diff != "" {
-					rt.Errorf("from %s to %s (-then +later):\n%s", moments[i], later, diff)
+					rt.Errorf("from %s to %s (-then +later):\n%s", times[i], later, diff)
 				}
 			}
 		}
 	})
 }
 
-// TestAlive is about the instants at which the last certificate ends.
-func TestAlive(t *testing.T) {
+// TestAnyLeafValid is about the instants at which the last certificate ends.
+func TestAnyLeafValid(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		given []func(*scene)
+		given []func(*fixture)
 		want  bool
 	}{
 		{"a CA signs", nil, true},
@@ -115,8 +115,8 @@ func TestAlive(t *testing.T) {
 		{"only one that has not signed yet", given(in(v1alpha1.PhasePublishing), keyLost), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newScene(t, tc.given...)
-			if got := s.State.Alive(s.Now); got != tc.want {
+			s := newFixture(t, tc.given...)
+			if got := s.State.AnyLeafValid(s.Now); got != tc.want {
 				t.Errorf("Alive = %v, want %v", got, tc.want)
 			}
 		})
@@ -125,7 +125,7 @@ func TestAlive(t *testing.T) {
 
 // TestNames: people know a CA by its name, and what stands in a status is what stands in its certificate.
 func TestNames(t *testing.T) {
-	signer := newScene(t).State.Active
+	signer := newFixture(t).State.Active
 	if signer.Name() != pki.NameOf(signer.Certificate()) || !signer.NotAfter().Equal(signer.Certificate().NotAfter) {
 		t.Errorf("%s until %s", signer.Name(), signer.NotAfter())
 	}

@@ -17,11 +17,11 @@ import (
 
 // Main runs the tests of a package: as many at once as is said, where they mostly wait, and zero for as many as there are cores. run starts what
 // they share, and stops it.
-func Main(m *testing.M, atOnce int, run func(*testing.M) (int, error)) {
+func Main(m *testing.M, parallel int, run func(*testing.M) (int, error)) {
 	ctrl.SetLogger(logr.Discard())
 	flag.Parse()
-	if atOnce > 0 {
-		if err := flag.Set("test.parallel", strconv.Itoa(atOnce)); err != nil {
+	if parallel > 0 {
+		if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
 			panic(err)
 		}
 	}
@@ -33,14 +33,14 @@ func Main(m *testing.M, atOnce int, run func(*testing.M) (int, error)) {
 	os.Exit(code)
 }
 
-// often is how often is looked whether something has come.
-const often = 100 * time.Millisecond
+// pollInterval is how often is looked whether something has come.
+const pollInterval = 100 * time.Millisecond
 
 // Eventually waits until check finds nothing wrong; what it found last is why the test fails. Nothing is measured by patience.
-func Eventually(t *testing.T, patience time.Duration, check func(context.Context) error) {
+func Eventually(t *testing.T, timeout time.Duration, check func(context.Context) error) {
 	t.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), often, patience, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), pollInterval, timeout, true, func(ctx context.Context) (bool, error) {
 		problem := check(ctx)
 		if problem == nil || ctx.Err() == nil {
 			last = problem
@@ -52,8 +52,8 @@ func Eventually(t *testing.T, patience time.Duration, check func(context.Context
 	}
 }
 
-// Says makes an error of what a check says; none of nothing.
-func Says(check func(context.Context) string) func(context.Context) error {
+// AsError makes an error of what a check says; none of nothing.
+func AsError(check func(context.Context) string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if problem := check(ctx); problem != "" {
 			return errors.New(problem)

@@ -68,8 +68,8 @@ func Manifests(folder string) ([]*unstructured.Unstructured, error) {
 		if err != nil || entry.IsDir() || filepath.Ext(path) != ".yaml" || entry.Name() == "kustomization.yaml" {
 			return err
 		}
-		read, err := readManifest(path)
-		objects = append(objects, read...)
+		objectsInFile, err := readManifest(path)
+		objects = append(objects, objectsInFile...)
 		return err
 	})
 	return objects, err

@@ -10,32 +10,32 @@ import (
 	"unicode/utf8"
 )
 
-// more ends what was cut off.
-const more = " …"
+// ellipsis ends what was cut off.
+const ellipsis = " …"
 
 // Printable returns s in at most the given number of bytes, with every character that a terminal
 // would obey rather than show as \uXXXX: line breaks, escape sequences, bidirectional overrides.
-func Printable(s string, most int) string {
-	if len(s) > most {
+func Printable(s string, maxBytes int) string {
+	if len(s) > maxBytes {
 		// Escapes only make it longer.
-		s = s[:most+1]
+		s = s[:maxBytes+1]
 	}
-	if s = escape(s, ""); len(s) <= most {
+	if s = escape(s, ""); len(s) <= maxBytes {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most-len(more)], "") + more
+	return strings.ToValidUTF8(s[:maxBytes-len(ellipsis)], "") + ellipsis
 }
 
 // escape returns s with every character escaped that is neither printable nor kept.
-func escape(s, kept string) string {
-	shown := func(r rune) bool { return unicode.IsPrint(r) || strings.ContainsRune(kept, r) }
-	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !shown(r) }) < 0 {
+func escape(s, allowed string) string {
+	isPrintable := func(r rune) bool { return unicode.IsPrint(r) || strings.ContainsRune(allowed, r) }
+	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !isPrintable(r) }) < 0 {
 		return s
 	}
 	var escaped strings.Builder
 	for _, r := range s {
 		switch {
-		case shown(r):
+		case isPrintable(r):
 			escaped.WriteRune(r)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)

@@ -13,7 +13,7 @@ import (
 // Nothing that a terminal obeys comes through, and what does keeps its meaning.
 func TestPrintable(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ given, want string }{
+	for name, tc := range map[string]struct{ input, want string }{
 		"plain":                    {"Secret web-tls: «größer» ключ", "Secret web-tls: «größer» ключ"},
 		"an escape sequence":       {"a\x1b[31mb", `a\u001b[31mb`},
 		"its one-byte form":        {"a\u009b31mb", `a\u009b31mb`},
@@ -24,7 +24,7 @@ func TestPrintable(t *testing.T) {
 		"long":                     {strings.Repeat("ä", 100), strings.Repeat("ä", 30) + " …"},
 		"long, once escaped":       {strings.Repeat("\n", 20), strings.Repeat(`\u000a`, 10) + " …"},
 	} {
-		if got := text.Printable(tc.given, 64); got != tc.want {
+		if got := text.Printable(tc.input, 64); got != tc.want {
 			t.Errorf("%s: got %q, want %q", name, got, tc.want)
 		}
 	}
@@ -32,10 +32,10 @@ func TestPrintable(t *testing.T) {
 
 func FuzzPrintable(f *testing.F) {
 	f.Add("a\x1b\u202e", 10)
-	f.Fuzz(func(t *testing.T, given string, most int) {
-		most = max(8, most)
-		got := text.Printable(given, most)
-		if len(got) > most || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	f.Fuzz(func(t *testing.T, input string, maxBytes int) {
+		maxBytes = max(8, maxBytes)
+		got := text.Printable(input, maxBytes)
+		if len(got) > maxBytes || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("got %q", got)
 		}
 	})
@@ -44,8 +44,8 @@ func FuzzPrintable(f *testing.F) {
 // A line of a log in JSON says the same as before.
 func TestWriter(t *testing.T) {
 	t.Parallel()
-	said := "a\u009b31m\u202eb\U000e0041c"
-	line, err := json.Marshal(map[string]string{"error": said})
+	message := "a\u009b31m\u202eb\U000e0041c"
+	line, err := json.Marshal(map[string]string{"error": message})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,11 +54,11 @@ func TestWriter(t *testing.T) {
 		t.Fatalf("wrote %d: %v", n, err)
 	}
 	got := written.String()
-	if strings.ContainsAny(got, said[1:3]+"\u202e\U000e0041") || !strings.HasSuffix(got, "\n") {
+	if strings.ContainsAny(got, message[1:3]+"\u202e\U000e0041") || !strings.HasSuffix(got, "\n") {
 		t.Errorf("the line is %q", got)
 	}
 	var read map[string]string
-	if err := json.Unmarshal([]byte(got), &read); err != nil || read["error"] != said {
+	if err := json.Unmarshal([]byte(got), &read); err != nil || read["error"] != message {
 		t.Errorf("it says %q (%v)", read["error"], err)
 	}
 }

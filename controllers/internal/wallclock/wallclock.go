@@ -38,8 +38,8 @@ func Requests(requests ...reconcile.Request) Enqueue {
 type Watcher struct {
 	// skew returns by how much the wall clock has moved further since some time.
 	skew func() time.Duration
-	// known is the skew that the controllers know of.
-	known time.Duration
+	// acknowledged is the skew that the controllers know of.
+	acknowledged time.Duration
 
 	mu      sync.Mutex
 	enqueue []func()
@@ -80,11 +80,11 @@ func (w *Watcher) Start(ctx context.Context) error {
 
 func (w *Watcher) check(ctx context.Context) {
 	skew := w.skew()
-	jump := skew - w.known
+	jump := skew - w.acknowledged
 	if jump.Abs() <= tolerance {
 		return
 	}
-	w.known = skew
+	w.acknowledged = skew
 	ctrl.LoggerFrom(ctx).Info("The wall clock jumped, so everything with a deadline is looked at again: was the machine suspended?",
 		"jump", jump.Round(time.Second).String())
 	w.mu.Lock()

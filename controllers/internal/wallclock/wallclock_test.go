@@ -18,9 +18,9 @@ func TestWatcher(t *testing.T) {
 	running := time.Duration(0)
 	start := wall.Now()
 	w := &Watcher{skew: func() time.Duration { return wall.Now().Sub(start) - running }}
-	looked := map[string]int{}
+	checks := map[string]int{}
 	for _, controller := range []string{"services", "cas"} {
-		look := func(context.Context, workqueue.TypedRateLimitingInterface[reconcile.Request]) { looked[controller]++ }
+		look := func(context.Context, workqueue.TypedRateLimitingInterface[reconcile.Request]) { checks[controller]++ }
 		if err := w.Source(look).Start(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -43,8 +43,8 @@ func TestWatcher(t *testing.T) {
 		wall.SetTime(wall.Now().Add(step.wall))
 		running += step.runs
 		w.check(t.Context())
-		if looked["services"] != step.want || looked["cas"] != step.want {
-			t.Errorf("%s: the controllers looked %v times again, want %d", step.name, looked, step.want)
+		if checks["services"] != step.want || checks["cas"] != step.want {
+			t.Errorf("%s: the controllers looked %v times again, want %d", step.name, checks, step.want)
 		}
 	}
 }

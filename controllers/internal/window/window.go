@@ -12,9 +12,9 @@ import (
 )
 
 // Windows are the spans of time within which something may begin; none: at any time.
-type Windows []span
+type Windows []window
 
-type span struct {
+type window struct {
 	schedule cron.Schedule
 	zone     *time.Location
 	duration time.Duration
@@ -36,15 +36,15 @@ func Parse(specs []v1alpha1.RestartWindow) (Windows, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s.schedule: %w: give five fields, such as 0 2 * * 6 for Saturdays at 2:00", field, err)
 		}
-		windows = append(windows, span{schedule, zone, spec.Duration.Std()})
+		windows = append(windows, window{schedule, zone, spec.Duration.Std()})
 	}
 	return windows, nil
 }
 
-// Open tells whether a window is open.
+// Open reports whether a window is open.
 func (w Windows) Open(now time.Time) bool {
-	for _, one := range w {
-		if one.open(now) {
+	for _, w := range w {
+		if w.isOpen(now) {
 			return true
 		}
 	}
@@ -54,9 +54,9 @@ func (w Windows) Open(now time.Time) bool {
 // Next is when the next window begins; zero when none ever does.
 func (w Windows) Next(now time.Time) time.Time {
 	var next time.Time
-	for _, one := range w {
-		if begin := one.after(now); !begin.IsZero() && (next.IsZero() || begin.Before(next)) {
-			next = begin
+	for _, w := range w {
+		if start := w.nextStart(now); !start.IsZero() && (next.IsZero() || start.Before(next)) {
+			next = start
 		}
 	}
 	return next
@@ -64,8 +64,8 @@ func (w Windows) Next(now time.Time) time.Time {
 
 // The longest gap is looked for among so many windows that begin, and no longer than that ahead: there may be one each minute.
 const (
-	mostBegins = 500
-	farAhead   = 5 * 366 * 24 * time.Hour
+	maxStarts     = 500
+	searchHorizon = 5 * 366 * 24 * time.Hour
 )
 
 // LongestGap returns how long no window is open at most, once the first has opened: zero where one always is, and math.MaxInt64 where none ever
@@ -75,10 +75,10 @@ func (w Windows) LongestGap(now time.Time) time.Duration {
 		return 0
 	}
 	next, gap, closes := make([]time.Time, len(w)), time.Duration(0), time.Time{}
-	for i, one := range w {
-		next[i] = one.schedule.Next(wallClock(now.In(one.zone)))
+	for i, w := range w {
+		next[i] = w.schedule.Next(wallClock(now.In(w.zone)))
 	}
-	for range mostBegins {
+	for range maxStarts {
 		first := w.first(next)
 		if first < 0 {
 			break
@@ -87,7 +87,7 @@ func (w Windows) LongestGap(now time.Time) time.Duration {
 		if !closes.IsZero() {
 			gap = max(gap, begins.Sub(closes))
 		}
-		if closes = later(closes, begins.Add(w[first].duration)); begins.Sub(now) > farAhead {
+		if closes = latest(closes, begins.Add(w[first].duration)); begins.Sub(now) > searchHorizon {
 			return gap
 		}
 		next[first] = w[first].schedule.Next(next[first])
@@ -101,56 +101,56 @@ func (w Windows) LongestGap(now time.Time) time.Duration {
 // first returns which window begins first at one of these times on its wall clock; -1 where none does.
 func (w Windows) first(next []time.Time) int {
 	first := -1
-	for i, one := range w {
-		if !next[i].IsZero() && (first < 0 || one.instant(next[i]).Before(w[first].instant(next[first]))) {
+	for i, candidate := range w {
+		if !next[i].IsZero() && (first < 0 || candidate.instant(next[i]).Before(w[first].instant(next[first]))) {
 			first = i
 		}
 	}
 	return first
 }
 
-func later(a, b time.Time) time.Time {
+func latest(a, b time.Time) time.Time {
 	if b.After(a) {
 		return b
 	}
 	return a
 }
 
-// open tells whether the window began less than its duration ago.
-func (s span) open(now time.Time) bool {
-	begin := s.after(now.Add(-s.duration))
-	return !begin.IsZero() && !begin.After(now)
+// isOpen reports whether the window began less than its duration ago.
+func (w window) isOpen(now time.Time) bool {
+	start := w.nextStart(now.Add(-w.duration))
+	return !start.IsZero() && !start.After(now)
 }
 
-// leap is more than any zone leaps when summer time begins or ends.
-const leap = 3 * time.Hour
+// maxDSTShift is more than any zone leaps when summer time begins or ends.
+const maxDSTShift = 3 * time.Hour
 
-// after is the first begin of the window later than a time. The clock on the wall leaps: a window that would begin in an hour that is left
+// nextStart is the first begin of the window later than a time. The clock on the wall leaps: a window that would begin in an hour that is left
 // out begins all the same, and one that would begin in an hour that comes twice, begins once.
-func (s span) after(now time.Time) time.Time {
-	var first time.Time
-	for wall := s.schedule.Next(wallClock(now.In(s.zone)).Add(-leap)); !wall.IsZero(); wall = s.schedule.Next(wall) {
-		begin := s.instant(wall)
-		if begin.After(now) && (first.IsZero() || begin.Before(first)) {
-			first = begin
+func (w window) nextStart(now time.Time) time.Time {
+	var earliest time.Time
+	for wall := w.schedule.Next(wallClock(now.In(w.zone)).Add(-maxDSTShift)); !wall.IsZero(); wall = w.schedule.Next(wall) {
+		start := w.instant(wall)
+		if start.After(now) && (earliest.IsZero() || start.Before(earliest)) {
+			earliest = start
 		}
 		// Around a leap, the begins may be out of order.
-		if !first.IsZero() && wall.Sub(wallClock(first.In(s.zone))) > leap {
+		if !earliest.IsZero() && wall.Sub(wallClock(earliest.In(w.zone))) > maxDSTShift {
 			break
 		}
 	}
-	return first
+	return earliest
 }
 
 // instant is when the clock on the wall shows this for the first time or, where it leaps over it, when it would have.
-func (s span) instant(wall time.Time) time.Time {
-	_, before := wall.Add(-24 * time.Hour).In(s.zone).Zone()
-	_, after := wall.Add(24 * time.Hour).In(s.zone).Zone()
-	first, second := wall.Add(-time.Duration(before)*time.Second), wall.Add(-time.Duration(after)*time.Second)
-	if !wallClock(first.In(s.zone)).Equal(wall) && wallClock(second.In(s.zone)).Equal(wall) {
+func (w window) instant(wall time.Time) time.Time {
+	_, before := wall.Add(-24 * time.Hour).In(w.zone).Zone()
+	_, after := wall.Add(24 * time.Hour).In(w.zone).Zone()
+	earliest, second := wall.Add(-time.Duration(before)*time.Second), wall.Add(-time.Duration(after)*time.Second)
+	if !wallClock(earliest.In(w.zone)).Equal(wall) && wallClock(second.In(w.zone)).Equal(wall) {
 		return second
 	}
-	return first
+	return earliest
 }
 
 // wallClock is what the clock on the wall shows, as if that were UTC.

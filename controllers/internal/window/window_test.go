@@ -117,9 +117,9 @@ func TestNextIsOpen(t *testing.T) {
 		if !next.After(now) || !windows.Open(next) || !windows.Open(next.Add(20*time.Minute-1)) {
 			rt.Fatalf("%s: at %s it says that it opens at %s, where it is open: %t", schedule, now.UTC(), next.UTC(), windows.Open(next))
 		}
-		for moment := now; moment.Before(next) && moment.Before(now.Add(2*time.Hour)); moment = moment.Add(time.Minute) {
-			if windows.Open(moment) && !windows.Open(now) && moment.Sub(now) >= 20*time.Minute {
-				rt.Fatalf("it opened at %s, before the %s that it said", moment.UTC(), next.UTC())
+		for at := now; at.Before(next) && at.Before(now.Add(2*time.Hour)); at = at.Add(time.Minute) {
+			if windows.Open(at) && !windows.Open(now) && at.Sub(now) >= 20*time.Minute {
+				rt.Fatalf("it opened at %s, before the %s that it said", at.UTC(), next.UTC())
 			}
 		}
 	})

@@ -1,0 +1,117 @@
+package podrefs
+
+import (
+	"path"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+)
+
+// Source is an object with keys that a container may start without.
+type Source struct {
+	Kind Kind
+	Name string
+	// Keys are the keys in question; none: all.
+	Keys []string
+	// Whole reports whether the object is created with these keys. A pod that needs the object then does not start before.
+	Whole bool
+}
+
+// StartWithout returns the names of the containers of a pod that keep what they read of a source when they started, and start without its keys
+// where these are not there yet: optional variables, and files that are mounted by their subPath or that only init containers read.
+func StartWithout(pod *corev1.PodSpec, source Source) []string {
+	paths := map[string][]string{}
+	for i := range pod.Volumes {
+		paths[pod.Volumes[i].Name] = source.paths(&pod.Volumes[i])
+	}
+	refreshed := refreshedVolumes(pod)
+	var names []string
+	for _, c := range allContainers(pod) {
+		mounts := slices.ContainsFunc(c.VolumeMounts, func(mount corev1.VolumeMount) bool {
+			files := paths[mount.Name]
+			switch {
+			case mount.SubPath != "":
+				return slices.Contains(files, path.Clean(mount.SubPath)) || (len(files) > 0 && len(source.Keys) == 0)
+			case mount.SubPathExpr != "" || !refreshed[mount.Name]:
+				return len(files) > 0
+			}
+			return false
+		})
+		if mounts || source.inVariables(&c.Container) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// refreshedVolumes returns the volumes that some container mounts that runs as long as the pod does.
+func refreshedVolumes(pod *corev1.PodSpec) map[string]bool {
+	refreshed := map[string]bool{}
+	for _, c := range allContainers(pod) {
+		for _, mount := range c.VolumeMounts {
+			refreshed[mount.Name] = refreshed[mount.Name] || c.longRunning
+		}
+	}
+	return refreshed
+}
+
+// matches reports whether a reference is to the source, and may be made before that has its keys.
+func (s Source) matches(kind Kind, name string, optional *bool) bool {
+	return kind == s.Kind && name == s.Name && (!s.Whole || ptr.Deref(optional, false))
+}
+
+// has reports whether a key is in question.
+func (s Source) has(key string) bool { return len(s.Keys) == 0 || slices.Contains(s.Keys, key) }
+
+// inVariables reports whether a container reads a key into a variable, and starts without it. Where a variable is not optional, the container
+// waits for the key.
+func (s Source) inVariables(c *corev1.Container) bool {
+	return slices.ContainsFunc(c.Env, func(variable corev1.EnvVar) bool {
+		from := ptr.Deref(variable.ValueFrom, corev1.EnvVarSource{})
+		secret, configMap := from.SecretKeyRef, from.ConfigMapKeyRef
+		return (secret != nil && ptr.Deref(secret.Optional, false) && s.matches(Secret, secret.Name, secret.Optional) && s.has(secret.Key)) ||
+			(configMap != nil && ptr.Deref(configMap.Optional, false) && s.matches(ConfigMap, configMap.Name, configMap.Optional) && s.has(configMap.Key))
+	}) || slices.ContainsFunc(c.EnvFrom, func(from corev1.EnvFromSource) bool {
+		return (from.SecretRef != nil && s.matches(Secret, from.SecretRef.Name, from.SecretRef.Optional)) ||
+			(from.ConfigMapRef != nil && s.matches(ConfigMap, from.ConfigMapRef.Name, from.ConfigMapRef.Optional))
+	})
+}
+
+// paths returns where a volume has the keys.
+func (s Source) paths(volume *corev1.Volume) []string {
+	var names []string
+	add := func(kind Kind, name string, optional *bool, items []corev1.KeyToPath) {
+		if !s.matches(kind, name, optional) {
+			return
+		}
+		if len(items) == 0 {
+			names = append(names, s.Keys...)
+			if len(s.Keys) == 0 {
+				names = append(names, "")
+			}
+		}
+		for _, item := range items {
+			// Where the volume is not optional, the pod waits for the keys that it names.
+			if s.has(item.Key) && ptr.Deref(optional, false) {
+				names = append(names, path.Clean(item.Path))
+			}
+		}
+	}
+	switch projected := volume.Projected; {
+	case volume.Secret != nil:
+		add(Secret, volume.Secret.SecretName, volume.Secret.Optional, volume.Secret.Items)
+	case volume.ConfigMap != nil:
+		add(ConfigMap, volume.ConfigMap.Name, volume.ConfigMap.Optional, volume.ConfigMap.Items)
+	case projected != nil:
+		for _, from := range projected.Sources {
+			if from.Secret != nil {
+				add(Secret, from.Secret.Name, from.Secret.Optional, from.Secret.Items)
+			}
+			if from.ConfigMap != nil {
+				add(ConfigMap, from.ConfigMap.Name, from.ConfigMap.Optional, from.ConfigMap.Items)
+			}
+		}
+	}
+	return names
+}
