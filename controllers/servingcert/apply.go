@@ -21,13 +21,16 @@ import (
 	"github.com/servingcert/operator/controllers/metrics"
 )
 
-// errSecretExists means that a Secret lies under a name where the cache has none.
+// errSecretExists is returned when the API server has a Secret under a name for which the cache has
+// none.
 var errSecretExists = errors.New("there is a Secret that the cache does not hold")
 
-// errKeyPending means that the private key takes long to make.
+// errKeyPending is returned when the policy wants a private key that is slow to generate and the
+// KeyQueue has not generated it yet.
 var errKeyPending = errors.New("the private key takes long to make")
 
-// execute does what a plan says.
+// execute carries out a plan and returns the result to report. It returns errSecretExists when a
+// Secret that the cache does not hold already has the name.
 func (r *Reconciler) execute(ctx context.Context, in input, plan issuance.Plan) (reconcileResult, error) {
 	err := r.write(ctx, in, &plan)
 	key := client.ObjectKeyFromObject(in.service)
@@ -42,11 +45,12 @@ func (r *Reconciler) execute(ctx context.Context, in input, plan issuance.Plan) 
 		plan.Problem = issuance.NewProblem(issuance.ReasonSecretRefused, "%v", err)
 		return reconcileResult{problem: plan.Problem, signedBy: signedBy(plan), requeueAfter: r.RejectionBackoff.When(key)}, nil
 	case apply.IsGone(err), apply.IsConflict(err):
-		// Something else was faster.
+		// Another client was faster: read the new state before deciding again.
 		return reconcileResult{keepReport: true, requeueAfter: pollInterval}, nil
 	case err != nil:
 		if plan.Action == issuance.Issue {
-			// The next look comes, and should cost no other key.
+			// The reconciliation will be retried. Keep the generated key for it, because keys are
+			// slow to generate.
 			r.KeyQueue.putBack(key, in.generatedKey)
 		}
 		return reconcileResult{}, err
@@ -58,7 +62,8 @@ func (r *Reconciler) execute(ctx context.Context, in input, plan issuance.Plan) 
 	return reconcileResult{problem: plan.Problem, signedBy: signedBy(plan), requeueAfter: untilNext(in.now, plan)}, nil
 }
 
-// signedBy is who signed the certificate that is there and sound; empty without one.
+// signedBy returns the common name of the CA that signed the certificate in the Secret, or "" if
+// the Secret has no valid certificate.
 func signedBy(plan issuance.Plan) string {
 	if plan.NotAfter.IsZero() {
 		return ""
@@ -66,7 +71,7 @@ func signedBy(plan issuance.Plan) string {
 	return plan.SignedBy
 }
 
-// write does to the Secret what a plan says.
+// write writes to the Secret what the plan says; a plan to refuse writes nothing.
 func (r *Reconciler) write(ctx context.Context, in input, plan *issuance.Plan) error {
 	switch plan.Action {
 	case issuance.Issue:
@@ -80,7 +85,8 @@ func (r *Reconciler) write(ctx context.Context, in input, plan *issuance.Plan) e
 	return nil
 }
 
-// untilNext is the time until the renewal, or until a problem that no event would report gone is looked at again.
+// untilNext returns the time until the renewal, or pollInterval if that is shorter and the plan has
+// a problem whose end no watch event would show. It returns 0 if no time is set.
 func untilNext(now time.Time, plan issuance.Plan) time.Duration {
 	var next time.Duration
 	if !plan.RenewAt.IsZero() {
@@ -92,12 +98,13 @@ func untilNext(now time.Time, plan issuance.Plan) time.Duration {
 	return next
 }
 
-// needsPolling tells of which problems no event would report that they are gone.
+// needsPolling reports whether no watch event would show that a problem with this reason is gone.
 func needsPolling(reason string) bool {
 	return reason == issuance.ReasonSecretNotOurs || reason == issuance.ReasonSecretRefused
 }
 
-// issue makes a new certificate, by one write.
+// issue issues a new certificate and stores it in the Secret by a single write. It returns
+// errKeyPending or errSecretExists if there is no key yet or the Secret already exists.
 func (r *Reconciler) issue(ctx context.Context, in input, plan *issuance.Plan) error {
 	key, err := r.keyFor(ctx, in)
 	if err != nil {
@@ -133,7 +140,8 @@ func (r *Reconciler) issue(ctx context.Context, in input, plan *issuance.Plan) e
 	return nil
 }
 
-// recordIssued says that a certificate is new, and that it took so long to make it.
+// recordIssued records metrics and an Event for a new certificate; took is the time that signing it
+// took.
 func (r *Reconciler) recordIssued(in input, plan issuance.Plan, took time.Duration) {
 	reason := metrics.Reissued
 	switch {
@@ -147,8 +155,10 @@ func (r *Reconciler) recordIssued(in input, plan issuance.Plan, took time.Durati
 	r.Events.record(reason, issuedCertificate{in.desired.Policy, in.service, secret, plan.SignedBy, plan.NotAfter, plan.IssueReason})
 }
 
-// keyFor is the private key that a renewal keeps, if the policy says so, or the one that was made. That may have been written, though no answer came: then it
-// has its certificate.
+// keyFor returns the private key for a new certificate: the current one if the policy keeps it
+// across renewals, otherwise the key that the KeyQueue generated. It returns nil, so that a new key
+// is generated, if there is neither, or if the Secret already holds a certificate for the generated
+// key: an earlier write may have succeeded although no response arrived.
 func (r *Reconciler) keyFor(ctx context.Context, in input) (*pki.Key, error) {
 	if in.desired.KeepsPrivateKey(in.secret, &in.ca.CA) {
 		live, err := r.readLive(ctx, in.secret)
@@ -167,7 +177,8 @@ func (r *Reconciler) keyFor(ctx context.Context, in input) (*pki.Key, error) {
 	return in.generatedKey, nil
 }
 
-// repair writes a sound certificate again, with its key in the encoding that the policy wants, and with what should surround them.
+// repair rewrites a valid certificate together with its labels, annotations and bundle, and encodes
+// its private key as the policy wants it.
 func (r *Reconciler) repair(ctx context.Context, in input) error {
 	live, err := r.readLive(ctx, in.secret)
 	if err != nil {
@@ -183,14 +194,17 @@ func (r *Reconciler) repair(ctx context.Context, in input) error {
 	return r.writeSecret(ctx, in, pki.Pair{Certificate: live.Data[corev1.TLSCertKey], PrivateKey: key})
 }
 
-// takeOwnership makes a Secret that was restored or copied without managedFields known as ours, so that it is removed when its Service wants it no more. A
-// patch that changes nothing would not be noted; applying the labels is. What else there is to repair follows.
+// takeOwnership makes the operator a field manager of a Secret that was restored or copied without
+// managedFields, so that the operator deletes it once its Service no longer wants it. A patch that
+// changes nothing would not be recorded in managedFields; a server-side apply of the labels is.
+// Later reconciliations make all other repairs.
 func (r *Reconciler) takeOwnership(ctx context.Context, in input, live *corev1.Secret) error {
 	return r.recordWrite(in, r.Client.Apply(ctx, coreac.Secret(live.Name, live.Namespace).
 		WithUID(live.UID).WithResourceVersion(live.ResourceVersion).WithLabels(in.desired.Labels()), apply.ServingCert, client.ForceOwnership))
 }
 
-// readLive reads a Secret with its key, in the very version of its digest.
+// readLive reads a Secret with its private key from the API server. It returns a conflict if the
+// Secret is no longer at the version of the digest.
 func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*corev1.Secret, error) {
 	var live corev1.Secret
 	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(digest), &live); err != nil {
@@ -202,8 +216,9 @@ func (r *Reconciler) readLive(ctx context.Context, digest *corev1.Secret) (*core
 	return &live, nil
 }
 
-// writeSecret makes the Secret, or patches the one that was found, in the very version that was. Server-side apply would cost the API server
-// nearly twice as much, and would write into a Secret that the cache does not hold.
+// writeSecret creates the Secret, or patches the existing one with its UID and resourceVersion as
+// preconditions. Server-side apply would cost the API server nearly twice as much, and it would
+// overwrite a Secret that the cache does not hold.
 func (r *Reconciler) writeSecret(ctx context.Context, in input, pair pki.Pair) error {
 	if in.secret == nil {
 		secret, err := in.desired.Secret(pair, in.password, &in.ca.CA)
@@ -234,7 +249,8 @@ func (r *Reconciler) patch(ctx context.Context, in input, patch []byte) error {
 	return r.recordWrite(in, r.Client.Patch(ctx, in.secret.DeepCopy(), client.RawPatch(types.MergePatchType, patch), apply.ServingCert))
 }
 
-// recordOtherWriter notes who overwrites a Secret, before the write after which we pause: as long as that is there to be seen.
+// recordOtherWriter records which client overwrites a Secret. It reads the managedFields right
+// before the last write of a burst, because that write removes the other client's entries.
 func (r *Reconciler) recordOtherWriter(ctx context.Context, in input) {
 	service := client.ObjectKeyFromObject(in.service)
 	if !r.View.Conflicts.NextWriteEndsBurst(service) {
@@ -247,7 +263,8 @@ func (r *Reconciler) recordOtherWriter(ctx context.Context, in input) {
 	}
 }
 
-// recordWrite counts a write, and returns its error: another bundle, another signer and another policy are nobody's fight.
+// recordWrite counts a write for conflict detection and returns its error. Writes that differ in
+// bundle, signer or policy generation are not counted as a conflict.
 func (r *Reconciler) recordWrite(in input, err error) error {
 	content := fmt.Sprintf("%d %.8s", in.desired.Policy.Generation, pki.Hash(in.ca.Bundle))
 	if signer := in.ca.Certificate; signer != nil {
@@ -257,7 +274,7 @@ func (r *Reconciler) recordWrite(in input, err error) error {
 	return err
 }
 
-// removeUnexpectedKeys removes the keys that OpenShift's annotation does not allow.
+// removeUnexpectedKeys removes the data keys that OpenShift's annotation does not allow.
 func (r *Reconciler) removeUnexpectedKeys(ctx context.Context, in input) error {
 	unexpected := in.desired.UnexpectedKeys(in.secret)
 	if len(unexpected) == 0 {
@@ -279,7 +296,8 @@ func (r *Reconciler) removeUnexpectedKeys(ctx context.Context, in input) error {
 	return nil
 }
 
-// reportStatus writes what people read on the Service, and an Event when a problem is new.
+// reportStatus writes the status annotations of a Service, and records an Event when the problem is
+// new.
 func (r *Reconciler) reportStatus(ctx context.Context, service *corev1.Service, result reconcileResult) error {
 	if result.keepReport {
 		return nil
@@ -297,7 +315,8 @@ func (r *Reconciler) reportStatus(ctx context.Context, service *corev1.Service, 
 	return nil
 }
 
-// reportInjection writes on a Secret why it gets no bundle, which an annotation on it asks for, and an Event when that is new.
+// reportInjection writes on a Secret why the bundle that its annotation requests is not injected,
+// and records an Event when that is new.
 func (r *Reconciler) reportInjection(ctx context.Context, in input, plan issuance.Plan) error {
 	if in.secret == nil || plan.Action == issuance.Refuse {
 		return nil

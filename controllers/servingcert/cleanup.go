@@ -16,8 +16,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
-// deleteUnused removes the Secrets that were made for this very Service under names that it no longer wants, as soon as no pod uses
-// them; it reports whether one does.
+// deleteUnused deletes the Secrets that were made for this Service, by UID, under names that it no
+// longer wants, once no pod uses them. It reports whether a pod still uses one.
 func (r *Reconciler) deleteUnused(ctx context.Context, service *corev1.Service, wanted string) (inUse bool, err error) {
 	secrets, err := r.View.secretsOf(ctx, service)
 	if err != nil {
@@ -43,7 +43,8 @@ func (r *Reconciler) deleteUnused(ctx context.Context, service *corev1.Service, 
 	return inUse, nil
 }
 
-// deleteSecret deletes a Secret, unless it is a copy that somebody made of ours, labels and all.
+// deleteSecret deletes a Secret unless it is another client's copy of an operator Secret, which has
+// the same labels but other field managers.
 func (r *Reconciler) deleteSecret(ctx context.Context, service *corev1.Service, secret *corev1.Secret) error {
 	live := &metav1.PartialObjectMetadata{}
 	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
@@ -53,7 +54,8 @@ func (r *Reconciler) deleteSecret(ctx context.Context, service *corev1.Service, 
 	if live.UID != secret.UID || !apply.IsManagedBy(live, apply.ServingCert) {
 		return nil
 	}
-	// The cache need not see the deletion before it is read again, and would wait for ever where it never does.
+	// Do not make the next cache read wait for this deletion: nothing depends on it, and if the
+	// cache never observed the deletion, that read would wait forever.
 	err := r.Client.Delete(ctx, secret, apply.PreconditionsFor(secret), client.DisableReadYourWritesConsistency)
 	if apply.IsConflict(err) || apply.IsGone(err) {
 		return nil
@@ -67,25 +69,26 @@ func (r *Reconciler) deleteSecret(ctx context.Context, service *corev1.Service, 
 }
 
 const (
-	// usageTTL is how long an answer about the pods of a namespace serves for all its Secrets.
+	// usageTTL is how long the list of Secrets that the pods of a namespace use is cached.
 	usageTTL = 5 * time.Second
-	// podsPerPage bounds what is held of a namespace's pods at a time.
+	// podsPerPage bounds how many pods of a namespace are held in memory at a time.
 	podsPerPage = 250
 )
 
-// SecretUsage knows which Secrets the pods of a namespace use. It is asked only about Secrets that nobody wants any more, and then often
-// about many: so it reads the pods of a namespace once for all of them.
+// SecretUsage reports which Secrets the pods of a namespace use. It is asked only about Secrets
+// that no Service wants any more, and then often about many at a time, so it lists the pods of a
+// namespace once for all of them.
 type SecretUsage struct {
 	// Live reads without a cache.
 	Live  client.Reader
 	Clock clock.PassiveClock
 
 	mu sync.Mutex
-	// namespaces are the namespaces that were, as long as that serves.
+	// namespaces holds the usage of each namespace, until usageTTL has passed.
 	namespaces map[string]namespaceUsage
 }
 
-// namespaceUsage are the Secrets that pods of a namespace used at a time.
+// namespaceUsage holds the Secrets that the pods of a namespace used at a point in time.
 type namespaceUsage struct {
 	asOf    time.Time
 	secrets sets.Set[string]

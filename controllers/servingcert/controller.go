@@ -1,4 +1,4 @@
-// Package servingcert keeps the TLS Secret of each Service that a policy serves.
+// Package servingcert issues and renews the TLS Secret of each Service that a policy selects.
 package servingcert
 
 import (
@@ -27,15 +27,18 @@ import (
 )
 
 const (
-	// pollInterval is how often a Service looks again at what no event reports, such as somebody else's Secret in its way.
+	// pollInterval is how often a Service is reconciled when no watch event would show a change,
+	// for example while another client's Secret has the name.
 	pollInterval = 30 * time.Second
-	// retryInUse is how often a Secret that nobody wants any more is looked at again while a pod uses it.
+	// retryInUse is how often to check again whether pods still use a Secret that no Service wants
+	// any more.
 	retryInUse = 2 * time.Minute
 )
 
 // Reconciler reconciles Services.
 type Reconciler struct {
-	// Client writes, and reads what it wrote: the Service at hand, and the digest of its Secret, both the caches' own, and not to be changed.
+	// Client writes, and reads what it wrote: the Service being reconciled and the digest of its
+	// Secret. Both are shared with the cache and must not be modified.
 	Client client.Client
 	// View reads everything else from the caches.
 	View View
@@ -48,50 +51,58 @@ type Reconciler struct {
 	Expectations *Expectations
 	Clock        clock.PassiveClock
 	Metrics      *metrics.Signing
-	// RejectionBackoff tells when to try again a write that the API server refused: each costs a key.
+	// RejectionBackoff returns when to retry a write that the API server rejected. Retries are slow
+	// because each one costs a new key.
 	RejectionBackoff workqueue.TypedRateLimiter[types.NamespacedName]
-	// KeyQueue is where Services wait whose private key takes long to make.
+	// KeyQueue generates the private keys that are slow to generate, outside the reconcile loop.
 	KeyQueue *KeyQueue
-	// FailuresChanged announces that the requests about some Service fail that cannot be told, or no longer do; sending never waits.
+	// FailuresChanged signals that requests for a Service started to fail in a way that cannot be
+	// reported on the Service itself, or no longer fail. Sending never blocks.
 	FailuresChanged chan<- event.GenericEvent
 
-	// ownAnnotations are the annotations that were written on Services, until their events come.
+	// ownAnnotations are the annotation changes that were written to Services and whose watch
+	// events have not arrived yet.
 	ownAnnotations ownwrites.Annotations
 }
 
-// NewRejectionBackoff waits for 30 seconds first, and twice as long each time, up to a quarter of an hour.
+// NewRejectionBackoff returns a backoff that starts at 30 seconds and doubles up to 15 minutes.
 func NewRejectionBackoff() workqueue.TypedRateLimiter[types.NamespacedName] {
 	return workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](pollInterval, 15*time.Minute)
 }
 
-// input is what was found for one Service.
+// input is what the reconciler read for one Service.
 type input struct {
 	now     time.Time
 	service *corev1.Service
 	desired issuance.Desired
 	ca      *keyring.CA
-	// secret is the digest of the Secret under the wanted name, nil when there is none.
+	// secret is the digest of the Secret under the desired name; nil if there is none.
 	secret      *corev1.Secret
 	competitors []*corev1.Service
-	// password is that of the keystore; empty for none.
+	// password is the password of the keystore; empty if no keystore is wanted.
 	password string
-	// generatedKey is a private key that took long to make, for this look; nil for none.
+	// generatedKey is a private key that the KeyQueue generated for this reconciliation; nil if
+	// there is none.
 	generatedKey *pki.Key
 }
 
-// reconcileResult is what a reconciliation comes to.
+// reconcileResult is the result of a reconciliation.
 type reconcileResult struct {
 	problem *issuance.Problem
-	// signedBy is the common name of the CA of the Service's certificate, empty without one.
+	// signedBy is the common name of the CA that signed the Service's certificate; empty if there
+	// is no certificate.
 	signedBy string
-	// keepReport leaves what the Service says of itself as it is: what is missing will come by itself.
+	// keepReport leaves the status annotations of the Service unchanged: a later event or retry
+	// will complete the reconciliation.
 	keepReport bool
-	// keyPending leaves everything as it is until the private key is made.
+	// keyPending leaves the Service, its Secret and the annotations unchanged until the private key
+	// is generated.
 	keyPending   bool
 	requeueAfter time.Duration
 }
 
-// Reconcile gives one Service the Secret that it should have, tells it what stands in the way, and removes what it no longer wants.
+// Reconcile creates or updates the Secret of one Service, reports problems on the Service, and
+// deletes Secrets that the Service no longer wants.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	r.Expectations.forget(request.NamespacedName)
 	r.ownAnnotations.Forget(request.NamespacedName)
@@ -124,7 +135,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	if result.keyPending {
 		return requeue(result.requeueAfter), nil
 	}
-	// Whom an unreadable policy means is not known; nothing is removed that it may want.
+	// It is unknown which Services an invalid policy selects, so no Secret is deleted that it may
+	// want.
 	if err == nil && !policies.HasInvalid() {
 		var inUse bool
 		if inUse, err = r.deleteUnused(ctx, &service, desired.SecretName); inUse {
@@ -134,11 +146,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return r.report(ctx, &service, result, err)
 }
 
-// ResyncPeriod is how often each Service is looked at in any case.
+// ResyncPeriod is how often every Service is reconciled even if nothing changed.
 const ResyncPeriod = 10 * time.Hour
 
-// requeue asks for a Service again, if the next round does not come before that: most renewals are months away, and ten thousand Services that wait
-// for theirs in the queue would take 5 MiB. Whatever made us look now, then it is urgent.
+// requeue returns a result that reconciles a Service again after requeueAfter, or an empty result
+// if the next resync comes first: most renewals are months away, and ten thousand Services waiting
+// in the queue would take 5 MiB. The requeued Service has normal priority, even if this
+// reconciliation had low priority.
 func requeue(requeueAfter time.Duration) ctrl.Result {
 	if requeueAfter > ResyncPeriod+time.Hour {
 		return ctrl.Result{}
@@ -146,7 +160,7 @@ func requeue(requeueAfter time.Duration) ctrl.Result {
 	return ctrl.Result{RequeueAfter: requeueAfter, Priority: new(0)}
 }
 
-// forget leaves nothing of a Service that is gone.
+// forget drops what is remembered about a Service that no longer exists.
 func (r *Reconciler) forget(key types.NamespacedName) {
 	r.View.Conflicts.SetReportable(key, true)
 	if r.View.Conflicts.ClearFailure(key) {
@@ -155,7 +169,7 @@ func (r *Reconciler) forget(key types.NamespacedName) {
 	r.RejectionBackoff.Forget(key)
 }
 
-// shorter is the shorter of two times; zero is never.
+// shorter returns the shorter of two durations; zero means never.
 func shorter(a, b time.Duration) time.Duration {
 	if a == 0 || b < a {
 		return b
@@ -163,7 +177,8 @@ func shorter(a, b time.Duration) time.Duration {
 	return a
 }
 
-// withoutCertificate is what becomes of a Service that gets no certificate: nothing, unless it asks for one.
+// withoutCertificate returns the result for a Service that gets no certificate: empty, or a problem
+// if the Service requests a certificate and no policy selects it.
 func (r *Reconciler) withoutCertificate(service *corev1.Service, ruling *v1alpha1.ServingCertPolicy) reconcileResult {
 	if family, _ := r.View.Resolver.RequestedSecret(service); family == issuance.NotAsked || ruling != nil {
 		return reconcileResult{}
@@ -175,7 +190,8 @@ func (r *Reconciler) withoutCertificate(service *corev1.Service, ruling *v1alpha
 	}
 }
 
-// desiredState is what a Service wants, by these policies and the labels of its namespace, and the key that was made for it, if one was.
+// desiredState is what a Service wants according to the policies and the labels of its namespace,
+// with the key that the KeyQueue generated for it; that key is nil if there is none.
 type desiredState struct {
 	issuance.Desired
 
@@ -184,7 +200,8 @@ type desiredState struct {
 	generatedKey *pki.Key
 }
 
-// ensureSecret brings the Secret of a Service up to date, unless it has been fought over just now.
+// ensureSecret brings the Secret of a Service up to date, unless the Conflicts tracker backs off
+// because another client keeps changing the Secret.
 func (r *Reconciler) ensureSecret(ctx context.Context, desired desiredState) (reconcileResult, error) {
 	now := r.Clock.Now()
 	if wait := r.View.Conflicts.RetryAfter(client.ObjectKeyFromObject(desired.Service), now); wait > 0 {
@@ -197,7 +214,8 @@ func (r *Reconciler) ensureSecret(ctx context.Context, desired desiredState) (re
 	return r.withConflict(now, desired, result), nil
 }
 
-// withConflict adds to what else there is to say of a Service that somebody keeps overwriting its Secret, if somebody does.
+// withConflict adds to the result that another client keeps overwriting the Secret, while that is
+// so.
 func (r *Reconciler) withConflict(now time.Time, desired desiredState, result reconcileResult) reconcileResult {
 	contestedFor := r.View.Conflicts.ContestedFor(client.ObjectKeyFromObject(desired.Service), now)
 	if contestedFor == 0 {
@@ -207,7 +225,9 @@ func (r *Reconciler) withConflict(now time.Time, desired desiredState, result re
 	return result
 }
 
-// overwrittenProblem says who keeps overwriting the Secret of a Service: the same for as long as it lasts.
+// overwrittenProblem returns the problem that names the client that keeps overwriting the Secret of
+// a Service. It returns what the Service already reports, if it reports this problem, so that the
+// message does not change while the conflict lasts.
 func (r *Reconciler) overwrittenProblem(desired desiredState) *issuance.Problem {
 	reported := issuance.ParseProblem(desired.Service.Annotations[v1alpha1.AnnotationError])
 	if reported.Reason == issuance.ReasonSecretOverwritten {
@@ -224,21 +244,24 @@ func (r *Reconciler) ensureSecretAt(ctx context.Context, now time.Time, desired 
 		return reconcileResult{}, err
 	}
 	in := input{now: now, service: desired.Service, desired: desired.Desired, ca: ca, generatedKey: desired.generatedKey}
-	// Somebody else's Secret is in no cache: whoever was told of one looks for it first.
+	// The cache does not hold other clients' Secrets. If the Service reports such a Secret, read it
+	// from the API server first.
 	reported := issuance.ParseProblem(desired.Service.Annotations[v1alpha1.AnnotationError])
 	if in.secret, err = r.getSecret(ctx, desired.Desired, needsPolling(reported.Reason)); err != nil {
 		return reconcileResult{}, err
 	}
 	if ca == nil {
-		// A Service that has a certificate need not know that its CA is away: the policy tells.
+		// A Service that has a certificate does not report that its CA is unavailable: the policy
+		// reports it.
 		return reconcileResult{problem: problem, keepReport: problem == nil || in.secret != nil, requeueAfter: pollInterval}, nil
 	}
 	if ca.Authority != nil && ca.LongestDuration < desired.Duration {
-		// What is signed for longer must first be written down in the ServiceCA's state; its status then tells.
+		// The ServiceCA must record the longer duration in its state before certificates with that
+		// duration are signed. Its status change then triggers a reconciliation.
 		return reconcileResult{keepReport: true}, nil
 	}
 	if problem, err := r.readPassword(ctx, &in); err != nil || problem != nil {
-		// Nothing is made anew that would lack its keystore.
+		// Issue nothing new without the keystore that the Service wants.
 		return reconcileResult{problem: problem, signedBy: issuance.SignedBy(desired.Service)}, err
 	}
 	if in.competitors, err = r.View.competitors(ctx, desired.Desired, desired.policies, desired.namespace); err != nil {
@@ -255,8 +278,11 @@ func (r *Reconciler) ensureSecretAt(ctx context.Context, now time.Time, desired 
 	return r.execute(ctx, in, desired.Plan(in.now, &ca.CA, in.secret, in.competitors))
 }
 
-// keyDeadline is for how long a Service whose key takes long to make may wait behind all others: until the last third of the certificate that it has, if
-// clients accept that, and nobody was told of a problem that may be gone. Whose Secret was refused can wait, for each try costs a key.
+// keyDeadline returns how long a Service may wait for a slow key behind all other Services. If
+// clients accept its current certificate, that is until the last third of the certificate's
+// lifetime. It is 0 if the certificate is unusable or due for renewal, or if the Service reports a
+// problem, which may be gone by now. A Service whose Secret the API server rejected can wait for
+// ResyncPeriod, because each try costs a key.
 func (in input) keyDeadline(plan issuance.Plan) time.Duration {
 	reported := in.service.Annotations[v1alpha1.AnnotationError]
 	if issuance.ParseProblem(reported).Reason == issuance.ReasonSecretRefused {
@@ -269,7 +295,8 @@ func (in input) keyDeadline(plan issuance.Plan) time.Duration {
 	return max(0, leaf.NotAfter.Sub(in.now)-leaf.NotAfter.Sub(leaf.IssuedAt())/3)
 }
 
-// readPassword reads the password of the keystore, where one is wanted.
+// readPassword reads the password of the keystore into in, if a keystore is wanted. It returns a
+// problem if the keystore or the password is unusable.
 func (r *Reconciler) readPassword(ctx context.Context, in *input) (problem *issuance.Problem, err error) {
 	keystore := in.desired.Keystore
 	if problem = keystore.Check(); problem == nil && keystore != nil {
@@ -278,8 +305,8 @@ func (r *Reconciler) readPassword(ctx context.Context, in *input) (problem *issu
 	return problem, err
 }
 
-// getSecret is the digest of the Secret under the wanted name, from the cache or, where that has none and live is set, from the
-// API server; nil when there is none.
+// getSecret returns the digest of the Secret under the desired name, or nil if there is none. It
+// reads the cache and then, if the cache has no such Secret and live is set, the API server.
 func (r *Reconciler) getSecret(ctx context.Context, desired issuance.Desired, live bool) (*corev1.Secret, error) {
 	key := client.ObjectKey{Namespace: desired.Service.Namespace, Name: desired.SecretName}
 	var secret corev1.Secret

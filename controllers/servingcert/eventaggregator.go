@@ -16,14 +16,16 @@ import (
 )
 
 const (
-	// eventBurst are how many Events on the Services of a policy come at once, and eventsPerSecond in the long run: an Event costs as much as a certificate.
+	// eventBurst and eventsPerSecond limit the Events on the Services of each policy, because an
+	// Event costs the API server as much as a certificate.
 	eventBurst, eventsPerSecond = 100, 1
-	// maxExamples is how many Services an Event for many names.
+	// maxExamples is how many Services an Event about many certificates names.
 	maxExamples = 5
 )
 
-// EventAggregator tells of new certificates: as long as there are few, by an Event on each Service; of more, by one on their policy now and then. What has
-// gathered is lost with the process: the Secrets and the status of the policy tell the same.
+// EventAggregator records Events for new certificates: one on each Service while there are few, and
+// an occasional summary on the policy once there are many. Summaries that were not recorded are
+// lost when the process ends; the Secrets and the status of the policy show the same.
 type EventAggregator struct {
 	recorder events.EventRecorder
 	clock    clock.PassiveClock
@@ -32,26 +34,26 @@ type EventAggregator struct {
 	policies map[types.UID]*policyEvents
 }
 
-// policyEvents are those of one policy.
+// policyEvents holds the Events of one policy.
 type policyEvents struct {
 	limiter *rate.Limiter
-	// aggregates are certificates that are new for a reason.
+	// aggregates holds the certificates that are not yet reported, by the reason of the Event.
 	aggregates map[string]*aggregate
 }
 
-// aggregate are certificates of one policy that are new for a reason.
+// aggregate summarizes the certificates of one policy that were issued for the same reason.
 type aggregate struct {
 	count    int
 	services []string
 	secret   *corev1.Secret
 }
 
-// NewEventAggregator makes the room.
+// NewEventAggregator returns an EventAggregator without any pending Events.
 func NewEventAggregator(recorder events.EventRecorder, passiveClock clock.PassiveClock) *EventAggregator {
 	return &EventAggregator{recorder: recorder, clock: passiveClock, policies: map[types.UID]*policyEvents{}}
 }
 
-// issuedCertificate is what there is to tell of one.
+// issuedCertificate is what an Event reports about one certificate.
 type issuedCertificate struct {
 	policy   *v1alpha1.ServingCertPolicy
 	service  *corev1.Service
@@ -70,7 +72,8 @@ func (a *EventAggregator) record(reason string, c issuedCertificate) {
 		c.secret.Name, c.signedBy, c.notAfter.UTC().Format(time.RFC3339), c.reason)
 }
 
-// suppress reports whether a certificate is one of many.
+// suppress reports whether a certificate exceeds the limit of Events, and adds it to the summary of
+// its policy if so.
 func (a *EventAggregator) suppress(reason string, c issuedCertificate) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -94,7 +97,7 @@ func (a *EventAggregator) suppress(reason string, c issuedCertificate) bool {
 	return true
 }
 
-// Flush tells of what has gathered, and forgets the policies that are gone.
+// Flush records the pending summaries and forgets policies that no longer exist.
 func (a *EventAggregator) Flush(policies []v1alpha1.ServingCertPolicy) {
 	a.mu.Lock()
 	previous := a.policies

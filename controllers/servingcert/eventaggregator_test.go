@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Each of a few certificates is told of on its Service; of a thousand, the rest by one Event on the policy, once.
+// Each of a few certificates is reported by an Event on its Service. Of a thousand, the rest is
+// reported by one Event on the policy.
 func TestEventAggregator(t *testing.T) {
 	t.Parallel()
 	const number = 1000
@@ -48,7 +49,7 @@ func TestEventAggregator(t *testing.T) {
 	if !strings.Contains(reported, want) {
 		t.Errorf("%q does not say %q", reported, want)
 	}
-	// Another policy has few of its own, and this one a few more after a while.
+	// Another policy has a limit of its own, and this one may record single Events again later.
 	recordFor(&policies[1], 0)
 	if len(recorder.Events) != 1 {
 		t.Errorf("of one of another policy there are %d Events", len(recorder.Events))

@@ -13,14 +13,16 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// Expectations are the Secrets that the last look at a Service has made, as digests, until they come from the API server. Whatever comes as it was made
-// tells that look nothing new, and need not cause another; whatever somebody changed on the way does. What is lost with the process costs a look.
+// Expectations holds the Secrets that the last reconciliation of each Service created, as digests,
+// until their watch events arrive. A Secret that arrives unchanged needs no further reconciliation;
+// one that another client or a webhook changed does. Losing the expectations with the process costs
+// one reconciliation each.
 type Expectations struct {
 	mu      sync.Mutex
 	secrets map[types.NamespacedName]*corev1.Secret
 }
 
-// expect that a Secret comes.
+// expect records that secret is about to be created for a Service.
 func (e *Expectations) expect(service types.NamespacedName, secret *corev1.Secret) {
 	digest := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
@@ -38,14 +40,16 @@ func (e *Expectations) expect(service types.NamespacedName, secret *corev1.Secre
 	e.secrets[service] = digest
 }
 
-// forget a Service: there is a new look at it, or its Secret was not made.
+// forget clears the expectation for a Service, because it is reconciled again or its Secret was not
+// created.
 func (e *Expectations) forget(service types.NamespacedName) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.secrets, service)
 }
 
-// observed reports whether a Secret, a digest, is the one that was expected for its Service. None is any more after that.
+// observed reports whether object, a digest of a Secret, is the one that is expected for its
+// Service, and clears the expectation.
 func (e *Expectations) observed(object client.Object) bool {
 	service := types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetLabels()[v1alpha1.LabelService]}
 	e.mu.Lock()

@@ -27,8 +27,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
-// A Secret that comes from the API server as its Service's last look has made it causes no other look at that Service; whatever was changed on
-// the way does, and so does whatever comes after a new look, or a second time. Rivals are looked at in any case.
+// A Secret whose event shows it as the last reconciliation created it does not reconcile its
+// Service again. A Secret that was changed on the way does, as does an event after a further
+// reconciliation, and a second event. Services that compete for the Secret are reconciled in any
+// case.
 func TestExpectations(t *testing.T) {
 	t.Parallel()
 	key, pair, other := client.ObjectKey{Namespace: "shop", Name: "web"}, newPair(t), newPair(t)
@@ -47,7 +49,8 @@ func TestExpectations(t *testing.T) {
 		before func(*Expectations)
 		edit   func(*corev1.Secret)
 		again  bool
-		// competitor is the other Service that asks for what came, where it is another one.
+		// competitor is the other Service that requests the Secret of the event; rival if it is
+		// empty.
 		competitor string
 	}{
 		"as it was made":     {},
@@ -94,7 +97,8 @@ func TestExpectations(t *testing.T) {
 	}
 }
 
-// What is sent is what was meant, and nothing is expected of a Secret that was not made.
+// The Secret that is sent is the one that was meant, and no event is expected for a Secret that
+// could not be created.
 func TestCreateSetsExpectation(t *testing.T) {
 	t.Parallel()
 	var refusal error

@@ -19,7 +19,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// served is the digest of a Secret of Service web, with a certificate that lasts so long, and the CA that signed it.
+// served returns the digest of a Secret of Service web, whose certificate is valid for duration,
+// and the CA that signed it.
 func served(t *testing.T, now time.Time, duration time.Duration) (*pki.Authority, *corev1.Secret) {
 	t.Helper()
 	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "root", Duration: 10 * duration, Key: pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}})
@@ -42,8 +43,9 @@ func served(t *testing.T, now time.Time, duration time.Duration) (*pki.Authority
 	})
 }
 
-// Nobody waits whose certificate does not serve, is due for its age or in its last third, or who is told of a problem; all others do until then, whatever
-// the policy wants of the next certificate.
+// A key is urgent if the current certificate is unusable, due for renewal because of its age, or in
+// the last third of its lifetime, or if the Service reports a problem. All other Services wait
+// until that last third, whatever the policy wants of the next certificate.
 func TestKeyDeadline(t *testing.T) {
 	t.Parallel()
 	now := time.Now().Truncate(time.Second)
@@ -81,7 +83,8 @@ func TestKeyDeadline(t *testing.T) {
 	}
 }
 
-// A key that could not be written serves the next look, unless the API server would not have it, or something else failed.
+// A key that could not be written because of a server error is kept for the next reconciliation. It
+// is not kept if the API server rejected the write, or if another action failed.
 func TestKeyOutlastsFault(t *testing.T) {
 	t.Parallel()
 	fault := apierrors.NewInternalError(errors.New("no webhook"))
@@ -123,7 +126,8 @@ func TestKeyOutlastsFault(t *testing.T) {
 	}
 }
 
-// A key that has its certificate, though no answer came, is not used for another.
+// A key that already has a certificate, because the write succeeded without a response, is not used
+// for another certificate.
 func TestKeyServesOnce(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -20,48 +20,54 @@ import (
 )
 
 const (
-	// batchDelay is for how long a key that is made waits for others while many are wanted: what comes together costs the API server a third less than
-	// what comes one by one.
+	// batchDelay is how long a generated key waits for others while many are wanted: creating their
+	// Secrets together costs the API server a third less than one by one.
 	batchDelay = 250 * time.Millisecond
-	// burstGCPercent is the percentage of what is in use by which garbage may grow while many keys are made: an RSA key leaves half a MiB of it, and all
-	// that comes besides leaves little.
+	// burstGCPercent is the garbage collection percentage (GOGC) while many keys are generated:
+	// each RSA key leaves half a MiB of garbage, and everything else leaves little.
 	burstGCPercent = 100
-	// maxReady is how many keys are made that wait for their look, before only urgent ones are, and twice as many before none is.
+	// maxReady is how many generated keys may wait for their reconciliation before only urgent keys
+	// are generated. At twice as many, none are.
 	maxReady = 1000
-	// fairShare is of how many keys one is made for somebody who can wait, however many cannot.
+	// fairShare is how many keys are generated for each one that goes to a Service that is not
+	// urgent, however many urgent Services wait.
 	fairShare = 5
 )
 
-// entry is that of a Service in the line.
+// entry is a Service that waits in the KeyQueue.
 type entry struct {
 	spec pki.KeySpec
-	// urgent: it does not wait behind those that are not.
+	// urgent is true for entries that are served before all others.
 	urgent bool
 }
 
-// KeyQueue is where Services wait whose private key takes long to make, so that no other Service waits behind them. A controller makes the keys and nothing
-// else, as many at a time as there are cores: a Service whose key is made is looked at again, and that look takes it. What is lost with the process is
-// wanted again.
+// KeyQueue generates private keys that are slow to generate (RSA), so that no other Service waits
+// behind them. Its controller only generates keys, as many at a time as there are cores; a Service
+// is then reconciled again, and that reconciliation takes the key. After a restart of the process
+// the reconcilers enqueue their keys again.
 type KeyQueue struct {
 	cores int
-	// newKey is pki.NewKey.
+	// newKey is pki.NewKey, except in tests.
 	newKey func(pki.KeySpec) (*pki.Key, error)
-	// setGCPercent is debug.SetGCPercent.
+	// setGCPercent is debug.SetGCPercent, except in tests.
 	setGCPercent func(percent int) (before int)
 
 	mu sync.Mutex
-	// pending are the keys that are not made yet, and made are those that nobody has taken yet.
+	// pending holds the Services whose key is not generated yet, and keys holds the generated keys
+	// that no reconciliation has taken yet.
 	pending map[types.NamespacedName]entry
 	keys    map[types.NamespacedName]*pki.Key
-	// returned are those of them that could not be written.
+	// returned holds the Services whose key in keys could not be written and was put back.
 	returned sets.Set[types.NamespacedName]
-	// generated are how many were made.
+	// generated counts the generated keys.
 	generated int
-	// ready are the Services that will be looked at, all at once.
+	// ready holds the Services that the next flush enqueues for reconciliation.
 	ready []reconcile.Request
-	// restoreGC is called when a core has none to make any more; nil until many are wanted.
+	// restoreGC restores the garbage collection percentage; it is called once there are fewer
+	// pending keys than cores, and nil unless many are wanted.
 	restoreGC func()
-	// queue is where Services wait for their key, and looks where they wait to be looked at.
+	// queue holds the Services that wait for a key, and reconcileQueue those that wait for
+	// reconciliation.
 	queue          priorityqueue.PriorityQueue[reconcile.Request]
 	reconcileQueue workqueue.TypedRateLimitingInterface[reconcile.Request]
 }
@@ -73,7 +79,7 @@ func newKeyQueue(cores int, newKey func(pki.KeySpec) (*pki.Key, error), setGCPer
 	}
 }
 
-// SetupWithManager adds the controller that makes the keys.
+// SetupWithManager adds the controller that generates the keys.
 func (q *KeyQueue) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(controllerName + "-keys").
@@ -82,7 +88,8 @@ func (q *KeyQueue) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(retry.WithQuietConflicts(q))
 }
 
-// bindKeyQueue is called with the queue of those who wait for a key. Some may have come before.
+// bindKeyQueue sets the queue of the controller that generates keys, and adds the Services that
+// were enqueued before. It returns an error if the queue has no priorities.
 func (q *KeyQueue) bindKeyQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	priorities, ok := queue.(priorityqueue.PriorityQueue[reconcile.Request])
 	if !ok {
@@ -97,7 +104,7 @@ func (q *KeyQueue) bindKeyQueue(_ context.Context, queue workqueue.TypedRateLimi
 	return nil
 }
 
-// bindReconcileQueue is called with the queue of those who are looked at.
+// bindReconcileQueue sets the queue of the controller that reconciles Services.
 func (q *KeyQueue) bindReconcileQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -105,7 +112,7 @@ func (q *KeyQueue) bindReconcileQueue(_ context.Context, queue workqueue.TypedRa
 	return nil
 }
 
-// enqueue puts a Service into the line, behind all that are not urgent if it is not.
+// enqueue adds a Service to the queue; unless it is urgent, all urgent ones are served first.
 func (q *KeyQueue) enqueue(service types.NamespacedName, spec pki.KeySpec, urgent bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -131,10 +138,11 @@ func (q *KeyQueue) addToQueue(service types.NamespacedName, priority int) {
 	q.queue.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, reconcile.Request{NamespacedName: service})
 }
 
-// isBusy reports whether the cores have as many keys again to make after those that they make now.
+// isBusy reports whether there are at least twice as many pending keys as cores.
 func (q *KeyQueue) isBusy() bool { return len(q.pending) >= 2*q.cores }
 
-// take is the key that was made for a Service; nil for none. It is looked at, and no key is wanted for it unless that look asks for one.
+// take returns the key that was generated for a Service, or nil. It is called when the Service is
+// reconciled, and removes the Service from the queue unless that reconciliation enqueues it again.
 func (q *KeyQueue) take(service types.NamespacedName) *pki.Key {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -153,7 +161,7 @@ func (q *KeyQueue) dropPending(service types.NamespacedName) {
 	}
 }
 
-// Reconcile makes the key of a Service, if it still wants one.
+// Reconcile generates the key of a Service, if it is still wanted.
 func (q *KeyQueue) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Result, error) {
 	q.mu.Lock()
 	item, wanted := q.pending[request.NamespacedName]
@@ -191,7 +199,8 @@ func (q *KeyQueue) Reconcile(_ context.Context, request ctrl.Request) (ctrl.Resu
 	return ctrl.Result{}, nil
 }
 
-// promoteOne has the next key made for one who is not urgent, now and then: with a Service that is made and removed every second a tenant could hold up a rotation.
+// promoteOne makes one entry urgent after every fairShare keys. Otherwise a tenant could hold up a
+// rotation by creating and deleting a Service every second.
 func (q *KeyQueue) promoteOne() {
 	q.generated++
 	if q.generated%fairShare != 0 {
@@ -206,7 +215,7 @@ func (q *KeyQueue) promoteOne() {
 	}
 }
 
-// putBack keeps a key that could not be written for the next look; nil is none.
+// putBack keeps a key that could not be written for the next reconciliation; it ignores a nil key.
 func (q *KeyQueue) putBack(service types.NamespacedName, key *pki.Key) {
 	if key == nil {
 		return
@@ -217,7 +226,7 @@ func (q *KeyQueue) putBack(service types.NamespacedName, key *pki.Key) {
 	q.returned.Insert(service)
 }
 
-// flush has the Services looked at whose keys are made.
+// flush enqueues the Services whose keys are generated for reconciliation.
 func (q *KeyQueue) flush() {
 	for _, request := range q.ready {
 		q.reconcileQueue.Add(request)

@@ -17,10 +17,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// quick is a kind of key that is made in no time.
+// quick is a kind of key that takes almost no time to generate.
 var quick = pki.KeySpec{Algorithm: v1alpha1.Ed25519}
 
-// fakeQueue notes who is looked at.
+// fakeQueue records which Services are enqueued for reconciliation.
 type fakeQueue struct {
 	workqueue.TypedRateLimitingInterface[reconcile.Request]
 
@@ -29,7 +29,8 @@ type fakeQueue struct {
 
 func (q *fakeQueue) Add(request reconcile.Request) { q.at = append(q.at, request.Name) }
 
-// newTestQueue is a line for two cores: open, and with looks.
+// newTestQueue returns a KeyQueue for two cores with both of its queues bound, the queue for
+// reconciliation, and the GC percentages that were set.
 func newTestQueue(t *testing.T) (*KeyQueue, *fakeQueue, *[]int) {
 	t.Helper()
 	percents, reconciles := []int{40}, &fakeQueue{}
@@ -59,7 +60,8 @@ func (q *KeyQueue) generateFor(t *testing.T, name string) {
 	}
 }
 
-// Who is urgent comes before who is not, also when he becomes so while he waits; and who came before the line opened comes, too.
+// Urgent Services are served before all others, including those that become urgent while they wait
+// and those that were enqueued before the queue was bound.
 func TestKeyQueuePriority(t *testing.T) {
 	t.Parallel()
 	l, _, _ := newTestQueue(t)
@@ -99,7 +101,8 @@ func TestKeyQueueNeedsPriorityQueue(t *testing.T) {
 	}
 }
 
-// A key is made once, of the kind that is wanted in the end, and taken once; none is made for who wants none any more.
+// A key is generated once, of the kind that is wanted last, and taken once. No key is generated for
+// a Service that no longer wants one.
 func TestKeyQueueGenerates(t *testing.T) {
 	t.Parallel()
 	other := pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}
@@ -122,7 +125,7 @@ func TestKeyQueueGenerates(t *testing.T) {
 	if len(l.keys) != 0 || len(reconciles.at) != 1 {
 		t.Errorf("a key was made that nobody wants; looked at: %q", reconciles.at)
 	}
-	// Somebody is looked at while his key is made, and wants the same.
+	// The Service is reconciled while its key is generated, and wants the same kind of key again.
 	l.newKey = func(spec pki.KeySpec) (*pki.Key, error) {
 		l.take(named("web"))
 		l.enqueue(named("web"), quick, true)
@@ -134,7 +137,7 @@ func TestKeyQueueGenerates(t *testing.T) {
 		t.Errorf("his key is not there; looked at: %q", reconciles.at)
 	}
 	reconciles.at = reconciles.at[:1]
-	// Somebody changes his mind.
+	// The Service is reconciled while its key is generated, and wants another kind of key.
 	l.newKey = func(spec pki.KeySpec) (*pki.Key, error) {
 		if spec == quick {
 			l.take(named("web"))
@@ -153,7 +156,8 @@ func TestKeyQueueGenerates(t *testing.T) {
 	}
 }
 
-// While many keys are wanted those that are made are handed out together, and garbage may grow more; in the end at once, and as before.
+// While many keys are wanted, generated keys are handed out in batches and the GC percentage is
+// raised. When few are left, keys are handed out at once and the GC percentage is restored.
 func TestKeyQueueBatches(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -189,7 +193,7 @@ func TestKeyQueueBatches(t *testing.T) {
 	})
 }
 
-// However many are urgent, now and then one is served who is not.
+// However many urgent Services wait, one of every few keys goes to a Service that is not urgent.
 func TestKeyQueuePromotes(t *testing.T) {
 	t.Parallel()
 	l, reconciles, _ := newTestQueue(t)
@@ -213,7 +217,8 @@ func TestKeyQueuePromotes(t *testing.T) {
 	}
 }
 
-// No more keys are made than some that nobody takes, and then only urgent ones; those that wait for the API server do not count.
+// Above maxReady keys that no reconciliation has taken, only urgent keys are generated, and above
+// twice as many none. Keys that were put back because the API server failed do not count.
 func TestKeyQueueIsBounded(t *testing.T) {
 	t.Parallel()
 	l, _, _ := newTestQueue(t)

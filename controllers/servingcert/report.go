@@ -15,8 +15,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// report writes on the Service what a reconciliation came to, and returns when the next one is due. An error is reported once it has lasted;
-// until then the Service keeps what it says.
+// report writes the result of a reconciliation on the Service and returns when to reconcile it
+// again. An error is reported once it has lasted for some time; until then the annotations of the
+// Service stay as they are.
 func (r *Reconciler) report(ctx context.Context, service *corev1.Service, result reconcileResult, err error) (ctrl.Result, error) {
 	key, now := client.ObjectKeyFromObject(service), r.Clock.Now()
 	if err != nil {
@@ -29,32 +30,35 @@ func (r *Reconciler) report(ctx context.Context, service *corev1.Service, result
 	unreported := r.handleReportError(service, &result, r.reportStatus(ctx, service, result))
 	switch {
 	case unreported != nil:
-		// The status of the policy says what the Service cannot.
+		// The status of the policy reports what cannot be written on the Service.
 		r.View.Conflicts.RecordFailure(key, now, unreported)
 		r.failuresChanged()
 	case err == nil && !result.keepReport && r.View.Conflicts.ClearFailure(key):
 		r.failuresChanged()
 	}
 	if err := errors.Join(err, unreported); err != nil {
-		// Behind the Services about which no request fails: a webhook may hang for half a minute each time.
+		// Retry after the Services whose requests do not fail: a webhook may hang for 30 seconds
+		// each time.
 		return ctrl.Result{Priority: new(handler.LowPriority)}, err
 	}
 	return requeue(result.requeueAfter), nil
 }
 
-// failuresChanged has the policies reported on.
+// failuresChanged triggers a status update of the policies. It never blocks.
 func (r *Reconciler) failuresChanged() {
 	select {
 	case r.FailuresChanged <- event.GenericEvent{Object: &corev1.Service{}}:
 	default:
-		// They will be, anyway.
+		// A status update is already pending.
 	}
 }
 
-// handleReportError notes whether a Service could be told: where its owner keeps it from that, nobody waits for it.
+// handleReportError records whether the annotations of a Service could be written. If the API
+// server rejects them, which is up to the owner of the Service, rotations do not wait for it, and
+// handleReportError returns nil and polls.
 func (r *Reconciler) handleReportError(service *corev1.Service, result *reconcileResult, err error) error {
 	if result.keepReport {
-		// Nothing was tried.
+		// Nothing was written.
 		return err
 	}
 	refused := err != nil && apply.IsRejected(err)

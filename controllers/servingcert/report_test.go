@@ -13,7 +13,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/conflict"
 )
 
-// Nobody waits for a Service that its owner keeps from being told, until it is told; to have had nothing to say is not that.
+// A Service whose owner keeps the operator from writing its annotations is unresolvable until they
+// can be written. A reconciliation that had nothing to write does not change that.
 func TestHandleReportError(t *testing.T) {
 	t.Parallel()
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-// What comes before the next round is waited for; what comes after it is left to that.
+// A Service is requeued for times before the next resync; later times are left to the resync.
 func TestRequeue(t *testing.T) {
 	t.Parallel()
 	for requeueAfter, want := range map[time.Duration]time.Duration{
@@ -24,7 +24,7 @@ func TestRequeue(t *testing.T) {
 	}
 }
 
-// Each Service is asked for every round, for as long as the controller runs.
+// Every Service is enqueued each ResyncPeriod, for as long as the controller runs.
 func TestResyncPeriod(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

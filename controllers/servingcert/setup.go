@@ -32,13 +32,14 @@ import (
 	"github.com/servingcert/operator/controllers/internal/wallclock"
 )
 
-// controllerName is the controller's, in logs and metrics.
+// controllerName is the name of the controller in logs and metrics.
 const controllerName = "servingcert"
 
 // concurrency hides the latency of the API server; signing is bound by the cores anyway.
 const concurrency = 16
 
-// SetupWithManager watches Services, their Secrets, and all that decides about them.
+// SetupWithManager watches Services, their Secrets, and everything that determines their
+// certificates.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, clockWatcher *wallclock.Watcher) error {
 	if err := setupIndices(ctx, mgr, r.View.Resolver); err != nil {
 		return err
@@ -63,12 +64,14 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 		Complete(retry.WithQuietConflicts(retry.LimitSlowNamespaces(concurrency, r))))
 }
 
-// skipInitialList passes over what is there when the manager starts: every Service is then looked at once, for its own sake.
+// skipInitialList skips the objects of the initial list: at startup, every Service is reconciled
+// once because of its own watch.
 func skipInitialList() predicate.Predicate {
 	return predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool { return !e.IsInInitialList }}
 }
 
-// allAtLowPriority asks for every Service, behind those of which somebody waits for one.
+// allAtLowPriority returns a handler that enqueues every Service, behind Services whose own changes
+// are waiting.
 func (r *Reconciler) allAtLowPriority() handler.EventHandler {
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, _ event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
@@ -89,7 +92,8 @@ func (r *Reconciler) enqueueAllAtLowPriority(ctx context.Context, q workqueue.Ty
 	}
 }
 
-// ServiceChanged passes over the changes of a Service that decide nothing, such as those of its status.
+// ServiceChanged returns a predicate that ignores updates of a Service that affect no certificate,
+// such as updates of its status.
 func ServiceChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
@@ -100,12 +104,14 @@ func ServiceChanged() predicate.Predicate {
 	}}
 }
 
-// sameSpec reports whether two versions of a Service have the same of what decides about its certificate.
+// sameSpec reports whether two versions of a Service agree in the spec fields that affect its
+// certificate.
 func sameSpec(a, b *corev1.Service) bool {
 	return a.Spec.ClusterIP == b.Spec.ClusterIP && a.Spec.Type == b.Spec.Type
 }
 
-// ignoreOwnReports ignores the annotations by which we report on a Service.
+// ignoreOwnReports returns a predicate that ignores updates that consist only of status annotations
+// that the operator wrote.
 func (r *Reconciler) ignoreOwnReports() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
@@ -114,8 +120,10 @@ func (r *Reconciler) ignoreOwnReports() predicate.Predicate {
 	}}
 }
 
-// claimChanged passes over the changes of a Service that are nothing to others that want the same Secret: what it is told, too, or each of ten
-// thousand that want one would be looked at again for each that is told so.
+// claimChanged returns a predicate that ignores updates of a Service that do not affect other
+// Services that want the same Secret. The operator's own status annotations are among them:
+// otherwise, if ten thousand Services wanted one Secret, a report on each would reconcile all
+// others.
 func (r *Reconciler) claimChanged() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
@@ -130,10 +138,11 @@ func (r *Reconciler) claimChanged() predicate.Predicate {
 	}}
 }
 
-// resyncPeriodically asks for every Service each Round: so a renewal that lies far ahead comes near. The first round is the start.
+// resyncPeriodically enqueues every Service each ResyncPeriod, so that renewals that are too far
+// ahead for requeue to schedule are not missed. The initial list at startup is the first round.
 func (r *Reconciler) resyncPeriodically(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	go func() {
-		// An error means that the controller ends.
+		// It returns an error only when the context is done.
 		_ = wait.PollUntilContextCancel(ctx, ResyncPeriod, false, func(ctx context.Context) (bool, error) {
 			r.enqueueAllAtLowPriority(ctx, queue)
 			return false, nil
@@ -142,7 +151,8 @@ func (r *Reconciler) resyncPeriodically(ctx context.Context, queue workqueue.Typ
 	return nil
 }
 
-// services are the Services that some policy may serve.
+// services returns requests for the Services that match the options; any of them may be selected by
+// a policy.
 func (r *Reconciler) services(ctx context.Context, options ...client.ListOption) []reconcile.Request {
 	var list corev1.ServiceList
 	if err := r.View.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
@@ -155,7 +165,8 @@ func (r *Reconciler) services(ctx context.Context, options ...client.ListOption)
 	return requests
 }
 
-// servicesOfSecret are the Services that a Secret was made for, or that may want it; but not the one that has just made it.
+// servicesOfSecret returns requests for the Service that a Secret was made for and for those that
+// may want it, but not for the owner if this is the Secret that its last reconciliation created.
 func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
 	policies, err := r.View.Policies(ctx)
 	if err != nil {
@@ -169,14 +180,15 @@ func (r *Reconciler) servicesOfSecret(ctx context.Context, secret client.Object)
 	return append(requests, owner)
 }
 
-// servicesOfPassword are the Services whose keystores have their password in a Secret.
+// servicesOfPassword returns requests for the Services whose keystore password is in this Secret.
 func (r *Reconciler) servicesOfPassword(ctx context.Context, secret client.Object) []reconcile.Request {
 	return r.services(ctx, client.InNamespace(secret.GetNamespace()), client.MatchingFields{indexPassword: secret.GetName()})
 }
 
-// competitorsOfService returns requests for the other Services that may want the same Secret as this one. The
-// Service itself is not among them: its own watch reconciles it, and events come to the two at different
-// times, so that it would be reconciled twice, and what was refused retried at once.
+// competitorsOfService returns requests for the other Services that may want the same Secret as
+// this one. The Service itself is excluded: its own watch reconciles it, and because events reach
+// the two watches at different times, it would be reconciled twice and retry rejected writes at
+// once.
 func (r *Reconciler) competitorsOfService(ctx context.Context, object client.Object) []reconcile.Request {
 	service, ok := object.(*corev1.Service)
 	if !ok {

@@ -11,7 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
-// Who wants the same Secret is looked at again when somebody else's wish for it changes, and not when that one is told of a problem.
+// Services that want the same Secret are reconciled when the claim of another Service changes, and
+// not when the operator reports a problem on it.
 func TestClaimChanged(t *testing.T) {
 	t.Parallel()
 	r := &Reconciler{}
@@ -41,7 +42,8 @@ func TestClaimChanged(t *testing.T) {
 	}
 }
 
-// A change of a Service has the others reconciled that may want its Secret, and not the Service itself, which its own watch reconciles.
+// A change of a Service reconciles the others that may want its Secret, and not the Service itself,
+// which its own watch reconciles.
 func TestCompetitorsOfService(t *testing.T) {
 	t.Parallel()
 	web := serviceRequesting("web", "web-tls")

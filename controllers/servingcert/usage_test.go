@@ -14,10 +14,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// now lies far off: a stray time.Now() shows.
+// now is far in the future, so that a stray time.Now() makes a test fail.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC)
 
-// pods are those of each namespace, page by page as they are asked for.
+// pods returns the pods of each namespace page by page, and counts the pages that were read.
 type pods struct {
 	client.Reader
 	by    map[string][]corev1.Pod
@@ -64,7 +64,7 @@ func expect(t *testing.T, usage *SecretUsage, namespace, name string, want bool)
 	}
 }
 
-// However many pods there are, none is missed, and no more of them than a page are held.
+// However many pods there are, none is missed, and no more than one page of them is held in memory.
 func TestUsageReadsEveryPage(t *testing.T) {
 	t.Parallel()
 	var many []corev1.Pod
@@ -81,7 +81,8 @@ func TestUsageReadsEveryPage(t *testing.T) {
 	}
 }
 
-// What a pod that has ended named is not in use; any other may still need it.
+// A Secret that only a finished pod names is not in use; a pod in any other phase may still need
+// it.
 func TestUsageByPhase(t *testing.T) {
 	t.Parallel()
 	for phase, want := range map[corev1.PodPhase]bool{
@@ -92,7 +93,7 @@ func TestUsageByPhase(t *testing.T) {
 	}
 }
 
-// Namespaces come in any order: each is read once in a moment, and forgotten after it.
+// Namespaces are asked for in any order: each is read once per usageTTL and forgotten after it.
 func TestUsageInTurns(t *testing.T) {
 	t.Parallel()
 	usage, reader, passive := newUsage(map[string][]corev1.Pod{"shop": {podWith("tls", corev1.PodRunning)}, "bank": nil})
@@ -110,7 +111,7 @@ func TestUsageInTurns(t *testing.T) {
 	}
 }
 
-// An answer serves for one namespace and for a moment.
+// The cached usage applies to one namespace, and until usageTTL has passed.
 func TestUsageExpires(t *testing.T) {
 	t.Parallel()
 	usage, reader, passive := newUsage(map[string][]corev1.Pod{"shop": {podWith("tls", corev1.PodRunning)}, "bank": nil})
@@ -118,7 +119,7 @@ func TestUsageExpires(t *testing.T) {
 	expect(t, usage, "bank", "tls", false)
 	expect(t, usage, "shop", "tls", true)
 	reader.by["shop"] = nil
-	for _, later := range []time.Duration{time.Minute, -time.Hour} { // a clock may be set back
+	for _, later := range []time.Duration{time.Minute, -time.Hour} { // the clock may be set back
 		passive.SetTime(passive.Now().Add(later))
 		expect(t, usage, "shop", "tls", false)
 		reader.by["shop"] = []corev1.Pod{podWith("tls", corev1.PodRunning)}
@@ -128,7 +129,8 @@ func TestUsageExpires(t *testing.T) {
 	}
 }
 
-// While the pods cannot be read, nothing is said to be unused, and what was known before is not taken for what is.
+// While the pods cannot be read, no Secret is reported as unused, and expired usage is not used
+// instead.
 func TestUsageUnknown(t *testing.T) {
 	t.Parallel()
 	usage, reader, passive := newUsage(map[string][]corev1.Pod{"shop": {podWith("tls", corev1.PodRunning)}})

@@ -25,26 +25,32 @@ import (
 
 // The indices of the caches.
 const (
-	// indexSecretName indexes Services by the Secret that they ask for, where its name does not begin with theirs: those are found by that.
+	// indexSecretName indexes Services by the name of the Secret that they request, unless that
+	// name begins with the name of the Service and a hyphen: those Services are found by their
+	// name.
 	indexSecretName = "servingcert.asked"
-	// indexPassword indexes Services by the Secret with the password of their keystore.
+	// indexPassword indexes Services by the name of the Secret that holds the password of their
+	// keystore.
 	indexPassword = "servingcert.password"
-	// indexService indexes Secrets by the Service that they were made for.
+	// indexService indexes Secrets by the name of the Service that they were made for.
 	indexService = "servingcert.service"
 )
 
-// View reads from the caches what decides about a Service. It does not wait for writes that are on their way, as the manager's
-// client does: what it reads is about others. What it returns of lists is the caches' own, and not to be changed.
+// View reads from the caches what determines the certificate of a Service. It does not wait for the
+// operator's own pending writes as the manager's client does, because it reads other objects than
+// those being written. Objects in the lists that it returns are shared with the caches and must not
+// be modified.
 type View struct {
 	client.Reader
 	Resolver   issuance.Resolver
 	PolicySets *policy.SetCache
-	// Conflicts is that of the Services; Clock tells the time by it.
+	// Conflicts tracks conflicting writes to the Secrets of Services, and Clock is the clock that
+	// it is queried with.
 	Conflicts *conflict.Tracker
 	Clock     clock.PassiveClock
 }
 
-// Policies are all ServingCertPolicies.
+// Policies returns all ServingCertPolicies.
 func (v View) Policies(ctx context.Context) (policy.Set, error) {
 	var list v1alpha1.ServingCertPolicyList
 	if err := v.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
@@ -53,20 +59,22 @@ func (v View) Policies(ctx context.Context) (policy.Set, error) {
 	return v.PolicySets.Get(list.Items), nil
 }
 
-// Namespace is the metadata of a namespace.
+// Namespace returns the metadata of a namespace.
 func (v View) Namespace(ctx context.Context, name string) (*metav1.PartialObjectMetadata, error) {
 	namespace := NamespaceMetadata()
 	return namespace, v.Get(ctx, client.ObjectKey{Name: name}, namespace, client.UnsafeDisableDeepCopy)
 }
 
-// NamespaceMetadata is an empty namespace, of which the caches hold the metadata.
+// NamespaceMetadata returns an empty metadata object for a namespace; the caches hold only the
+// metadata of namespaces.
 func NamespaceMetadata() *metav1.PartialObjectMetadata {
 	namespace := &metav1.PartialObjectMetadata{}
 	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
 	return namespace
 }
 
-// competitors are the other Services of the namespace that want the same Secret, or ask for it although no policy serves them now.
+// competitors returns the other Services of the namespace that want the same Secret, or request it
+// although no policy selects them now.
 func (v View) competitors(ctx context.Context, desired issuance.Desired, policies policy.Set, namespace labels.Set) ([]*corev1.Service, error) {
 	candidates, err := v.candidates(ctx, policies, desired.Service.Namespace, desired.SecretName)
 	return slices.DeleteFunc(candidates, func(other *corev1.Service) bool {
@@ -82,8 +90,10 @@ func (v View) competitors(ctx context.Context, desired issuance.Desired, policie
 	}), err
 }
 
-// candidates are the Services of a namespace that may want the Secret of this name: they ask for it, or a policy that serves
-// every Service would call theirs so. Most ask for a Secret that begins with their name.
+// candidates returns the Services of a namespace that may want the Secret with this name: they
+// request it, or a policy that issues for every Service would use this name. Most Services request
+// a Secret whose name begins with their own, so candidates looks these up by name instead of by an
+// index.
 func (v View) candidates(ctx context.Context, policies policy.Set, namespace, secretName string) ([]*corev1.Service, error) {
 	var requesting corev1.ServiceList
 	err := v.List(ctx, &requesting, client.InNamespace(namespace), client.MatchingFields{indexSecretName: secretName}, client.UnsafeDisableDeepCopy)
@@ -109,8 +119,9 @@ func (v View) candidates(ctx context.Context, policies policy.Set, namespace, se
 	return candidates, nil
 }
 
-// serviceNamesIn are those of Services that a Secret's name begins with, up to a hyphen, and whether a policy with such a suffix calls theirs so. What a
-// tenant asks for may be longer than any name, and all hyphens.
+// serviceNamesIn returns the Service names that a Secret's name may begin with, up to a hyphen, and
+// whether the suffix of a policy yields that Secret name. The number of names is bounded, because
+// the name that a tenant requests may be longer than any valid name and consist of hyphens only.
 func serviceNamesIn(secretName string, suffixes []string) map[string]bool {
 	names := map[string]bool{}
 	for i := 1; i <= min(len(secretName)-1, validation.DNS1123LabelMaxLength); i++ {
@@ -126,7 +137,7 @@ func serviceNamesIn(secretName string, suffixes []string) map[string]bool {
 	return names
 }
 
-// service is the Service of that name; nil where there is none.
+// service returns the Service with this name, or nil if there is none.
 func (v View) service(ctx context.Context, namespace, name string) (*corev1.Service, error) {
 	var service corev1.Service
 	if err := v.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &service, client.UnsafeDisableDeepCopy); err != nil {
@@ -135,7 +146,8 @@ func (v View) service(ctx context.Context, namespace, name string) (*corev1.Serv
 	return &service, nil
 }
 
-// requestedWithOtherPrefix is the Secret that a Service asks for; empty where its name is that of the Service, a hyphen, and more.
+// requestedWithOtherPrefix returns the name of the Secret that a Service requests, or "" if the
+// name begins with the name of the Service and a hyphen.
 func requestedWithOtherPrefix(resolver issuance.Resolver, service *corev1.Service) string {
 	_, name := resolver.RequestedSecret(service)
 	if strings.HasPrefix(name, service.Name+"-") {
@@ -144,20 +156,23 @@ func requestedWithOtherPrefix(resolver issuance.Resolver, service *corev1.Servic
 	return name
 }
 
-// Claim is what a Secret is to the Service that it was made for.
+// Claim describes the claim that a Service has on the Secret that was made for it. The zero value
+// means that the Secret is not wanted.
 type Claim struct {
-	// Wanted: a policy wants it.
+	// Wanted is true if a policy still wants the Secret.
 	Wanted bool
-	// Unresolvable: nothing new will come into it, for the Service is told of a problem or would not be, somebody keeps undoing our writes, or it
-	// goes away, or moves to another CA. Nobody waits for it.
+	// Unresolvable is true if the Secret will not be updated: the Service reports a problem, or the
+	// report could not be written; another client keeps undoing the operator's writes; requests
+	// have failed for too long; the Service or its namespace is being deleted; or the Service moves
+	// to another CA. Rotations do not wait for such a Secret.
 	Unresolvable bool
-	// Failure is why the requests about the Service fail; nil while they do not.
+	// Failure is why the requests for the Service fail; nil while they do not.
 	Failure *issuance.Problem
-	// IncludesBundle: it carries the trust bundle, too.
+	// IncludesBundle is true if the Secret also carries the trust bundle.
 	IncludesBundle bool
 }
 
-// Claims answers what a Secret is to the Service that owns it.
+// Claims returns a function that returns the Claim on a Secret by the Service that owns it.
 func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 	policies, err := v.Policies(ctx)
 	if err != nil {
@@ -180,7 +195,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 			return Claim{}
 		}
 		problem, reported := service.Annotations[v1alpha1.AnnotationError]
-		// Requests that fail are waited for within a bound.
+		// Failing requests are waited for within a bound, which Conflicts.Unresolvable applies.
 		reported = reported && issuance.ParseProblem(problem).Reason != issuance.ReasonRequestFailed
 		deleting := !service.DeletionTimestamp.IsZero() || !namespace.DeletionTimestamp.IsZero()
 		changesCA := ruling.Spec.ServiceCAName != secret.Labels[v1alpha1.LabelServiceCA]
@@ -191,7 +206,7 @@ func (v View) Claims(ctx context.Context) (func(*corev1.Secret) Claim, error) {
 	}, nil
 }
 
-// secretsOf are the digests of the Secrets that were made for a Service.
+// secretsOf returns the digests of the Secrets that were made for a Service.
 func (v View) secretsOf(ctx context.Context, service *corev1.Service) ([]corev1.Secret, error) {
 	var list corev1.SecretList
 	err := v.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{indexService: service.Name}, client.UnsafeDisableDeepCopy)
@@ -214,8 +229,10 @@ func setupIndices(ctx context.Context, mgr ctrl.Manager, resolver issuance.Resol
 	)
 }
 
-// indexInNamespace indexes a field, empty for none, for lists in one namespace. controller-runtime's own way keeps each value once more, for
-// lists over all namespaces, which nobody makes; the names of index and key are those by which its cache reads.
+// indexInNamespace adds an index of a field, for lists within one namespace; objects with an empty
+// value are not indexed. controller-runtime's own IndexField stores each value a second time for
+// lists over all namespaces, which are not needed here. The names of the index and of its keys are
+// those that controller-runtime's cache reads.
 func indexInNamespace(ctx context.Context, c cache.Cache, object client.Object, field string, value func(client.Object) string) error {
 	informer, err := c.GetInformer(ctx, object, cache.BlockUntilSynced(false))
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
-// Whatever the names, those are found that ask for a Secret, or whose Secret a policy calls so; and nobody twice, and nobody else.
+// Whatever the names, candidates returns every Service that requests the Secret or whose Secret a
+// policy would name so, each once, and no others.
 func TestCandidates(t *testing.T) {
 	t.Parallel()
 	everyService := v1alpha1.ServingCertPolicy{Spec: v1alpha1.ServingCertPolicySpec{Issuance: v1alpha1.IssueAll, SecretNameSuffix: "-b"}}
@@ -61,7 +62,7 @@ func TestCandidates(t *testing.T) {
 	})
 }
 
-// However long a name is that a tenant asks for, few Services are looked up.
+// However long the name is that a tenant requests, few Services are looked up.
 func TestServiceNamesInAreBounded(t *testing.T) {
 	t.Parallel()
 	longest := strings.Repeat("w", 63)
