@@ -27,7 +27,7 @@ type RootSpec struct {
 	Encoding            v1alpha1.KeyEncoding
 }
 
-// RootSpecOf is what the API asks for.
+// RootSpecOf returns the RootSpec of a CACertificate of the API.
 func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
 	return RootSpec{
 		CommonName:          certificate.CommonName,
@@ -39,22 +39,24 @@ func RootSpecOf(certificate v1alpha1.CACertificate) RootSpec {
 	}
 }
 
-// Matches reports whether a CA has the key, the name constraints and the usages of the spec. What else is excluded where domains are
-// permitted does not count: older versions excluded less, and their CAs need not be replaced for that.
+// Matches reports whether ca has the key, the DNS name constraints and the usages of the spec. It
+// ignores what ca excludes besides DNS names: older versions of the operator excluded less, and
+// their CAs need not be replaced for that.
 func (s RootSpec) Matches(ca *x509.Certificate) bool {
 	return KeySpecOfPublic(ca.PublicKey) == s.Key && sameSet(ca.PermittedDNSDomains, s.PermittedDNSDomains) &&
 		slices.Equal(slices.Sorted(slices.Values(ca.ExtKeyUsage)), extKeyUsagesOf(s.PermittedUsages))
 }
 
-// Pair is a certificate, with its chain, and its private key, both in PEM.
+// Pair is a certificate with its chain, and its private key, both in PEM.
 type Pair struct {
 	Certificate []byte
 	PrivateKey  []byte
-	// leaf is the certificate, where it was made here.
+	// leaf is the parsed certificate where this package issued it, and nil otherwise.
 	leaf *Leaf
 }
 
-// Leaf is the certificate.
+// Leaf returns the parsed certificate and its chain. It returns an error where they are not
+// readable.
 func (p Pair) Leaf() (*Leaf, error) {
 	if p.leaf != nil {
 		return p.leaf, nil
@@ -62,9 +64,9 @@ func (p Pair) Leaf() (*Leaf, error) {
 	return ParseLeaf(p.Certificate)
 }
 
-// GenerateRoot makes a self-signed CA: pathLenConstraint MaxCrossSigned, a subject that none of the generations before it bears, critical
-// name constraints where the spec names domains, and extended key usages where it names usages (RFC 5280 §4.2.1.9, §4.2.1.10,
-// §4.2.1.12).
+// GenerateRoot generates a key and a self-signed CA for it. The CA has the pathLenConstraint
+// MaxCrossSigned, a subject that no CA in before has, critical name constraints if the spec names
+// domains, and extended key usages if it names usages (RFC 5280 §4.2.1.9, §4.2.1.10, §4.2.1.12).
 func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pair, error) {
 	key, err := generateKey(spec.Key)
 	if err != nil {
@@ -94,8 +96,10 @@ func GenerateRoot(now time.Time, spec RootSpec, before ...*x509.Certificate) (Pa
 	return encodePair(der, nil, key, spec.Encoding)
 }
 
-// constrain permits a CA to sign for names in some domains, and for nothing else that name constraints can forbid: no IP address, and
-// no URI and no mail address but those of a host that can never exist (RFC 6761 §6.4). Without domains it permits everything.
+// constrain sets the name constraints that permit ca to issue for names in domains, and for nothing
+// else that name constraints can forbid: no IP address, and no URI and no mail address except those
+// of a host that can never exist (RFC 6761 §6.4). Without domains it sets none, which permits
+// everything.
 func constrain(ca *x509.Certificate, domains []string) {
 	if len(domains) == 0 {
 		return
@@ -108,8 +112,9 @@ func constrain(ca *x509.Certificate, domains []string) {
 	}
 }
 
-// uniqueName is the name and the time in seconds, or as many later as there were generations within that one; and that time, for the
-// newest generation is the one that begins last.
+// uniqueName returns a common name of the form "name@unix-seconds" that no CA in before has, and
+// the time in it: now, or as many seconds later as are necessary. The CA must start at that time,
+// because the CA with the latest notBefore counts as the newest generation.
 func uniqueName(now time.Time, name string, before []*x509.Certificate) (string, time.Time) {
 	for start := now; ; start = start.Add(time.Second) {
 		candidate := fmt.Sprintf("%s@%d", name, start.Unix())
@@ -136,19 +141,21 @@ func encodePair(der []byte, chain []*x509.Certificate, key crypto.Signer, encodi
 // Authority is a CA that can sign.
 type Authority struct {
 	certificate *x509.Certificate
-	// chain leads from the CA towards its root, without it: a server sends it, a client has the root.
+	// chain starts with the CA and leads towards its root, which it excludes: the server sends it,
+	// and the client has the root. It is empty for a self-signed CA.
 	chain []*x509.Certificate
-	// crossSigned leads on to the roots of the generations before it.
+	// crossSigned is the cross-signed chain that leads on to the roots of earlier generations.
 	crossSigned []*x509.Certificate
 	key         crypto.Signer
-	// notAfter is when the first of the CA and, once its root is found, of what leads to that ends.
+	// notAfter is the earliest notAfter of the CA and, once Root has returned the root, of the
+	// certificates on the path to it.
 	notAfter time.Time
-	// encoded is what the CA was read from.
+	// encoded is the pair that the CA was read from.
 	encoded Pair
 }
 
-// LoadAuthority reads a CA: its certificate, followed by its intermediates, and its key. The error names the part that is
-// wrong and never quotes the key.
+// LoadAuthority reads a CA: its certificate, followed by its intermediates, and its key. The error
+// names the part that is wrong and never quotes the key.
 func LoadAuthority(pair Pair) (*Authority, error) {
 	certificates, err := parseCertificates(pair.Certificate)
 	if err != nil {
@@ -198,26 +205,28 @@ func withoutRoots(certificates []*x509.Certificate) []*x509.Certificate {
 	return chain
 }
 
-// limitNotAfter notes that the CA is of no use without another.
+// limitNotAfter limits notAfter to that of parent, without which the CA does not verify.
 func (a *Authority) limitNotAfter(parent *x509.Certificate) {
 	if parent.NotAfter.Before(a.notAfter) {
 		a.notAfter = parent.NotAfter
 	}
 }
 
-// NotAfter is when what the CA signs ends to verify: when the CA ends or, before that, what leads to the root that was found. What else lies
-// beside it may have ended long ago.
+// NotAfter returns when certificates of the CA stop verifying: the notAfter of the CA or, if
+// earlier, of a certificate on the path to the root that Root returned. Other certificates in the
+// chain may have expired long ago, and do not count.
 func (a *Authority) NotAfter() time.Time { return a.notAfter }
 
-// Certificate is the CA's own certificate.
+// Certificate returns the CA's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
 
-// HasKey reports whether a certificate is for the CA's key.
+// HasKey reports whether certificate is for the CA's key.
 func (a *Authority) HasKey(certificate *x509.Certificate) bool {
 	return keyMatches(certificate, a.key)
 }
 
-// WithCertificate returns the CA with another certificate for its key, which is self-signed; an error where that is none.
+// WithCertificate returns the CA with another certificate, self-signed, for the same key. It
+// returns an error if the certificate is not for this key or is not a CA.
 func (a *Authority) WithCertificate(certificate *x509.Certificate) (*Authority, error) {
 	other, err := LoadAuthority(Pair{Certificate: encodeCertificates(certificate), PrivateKey: a.encoded.PrivateKey})
 	if err != nil {
@@ -226,7 +235,8 @@ func (a *Authority) WithCertificate(certificate *x509.Certificate) (*Authority, 
 	return other.WithCrossSigned(a.crossSigned), nil
 }
 
-// Save puts the CA and, where it has one, its bridge into the data of a Secret, under these keys.
+// Save writes the CA and, if it has one, its cross-signed chain into the data of a Secret, under
+// the named keys.
 func (a *Authority) Save(data map[string][]byte, certificate, privateKey, crossSignedKey string) {
 	data[certificate], data[privateKey] = a.encoded.Certificate, a.encoded.PrivateKey
 	if len(a.crossSigned) > 0 {
@@ -234,7 +244,7 @@ func (a *Authority) Save(data map[string][]byte, certificate, privateKey, crossS
 	}
 }
 
-// WithKeyEncoding returns the same CA, whose key Save writes in an encoding.
+// WithKeyEncoding returns the same CA, whose private key Save writes in the encoding.
 func (a *Authority) WithKeyEncoding(encoding v1alpha1.KeyEncoding) (*Authority, error) {
 	key, err := EncodeKey(a.encoded.PrivateKey, encoding)
 	encoded := *a
@@ -242,17 +252,20 @@ func (a *Authority) WithKeyEncoding(encoding v1alpha1.KeyEncoding) (*Authority, 
 	return &encoded, err
 }
 
-// Key is what kind of key the CA has.
+// Key returns the algorithm and the size of the CA's key.
 func (a *Authority) Key() KeySpec { return KeySpecOfPublic(a.certificate.PublicKey) }
 
-// Chain leads from the CA towards its root, without it; empty for a self-signed CA.
+// Chain returns the certificates from the CA itself towards its root, which it excludes. It is
+// empty for a self-signed CA.
 func (a *Authority) Chain() []*x509.Certificate { return a.chain }
 
-// Fingerprint identifies the CA and its chain: SHA-256 in hexadecimal.
+// Fingerprint returns the SHA-256 hash of the CA and its chain, in hexadecimal.
 func (a *Authority) Fingerprint() string { return Fingerprint(a.certificate, a.chain...) }
 
-// Root finds the self-signed certificate that the CA chains to, over nothing but the chain that a server sends: the CA itself, or
-// one of the candidates in PEM. From then on the CA does not outlive it.
+// Root returns the self-signed certificate that the CA chains to, over no certificates but those
+// that a server sends: the CA itself, or one of the candidates in PEM. From then on the CA's
+// NotAfter is no later than that of any certificate on the path. It returns an error if no path
+// leads to a root, or if a path length constraint allows no leaf below the CA.
 func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate, error) {
 	if len(a.chain) == 0 {
 		return a.certificate, nil
@@ -291,8 +304,9 @@ func (a *Authority) Root(now time.Time, candidates ...[]byte) (*x509.Certificate
 		"certificates; have it signed by a CA with a greater path length constraint (RFC 5280 §4.2.1.9)")
 }
 
-// allowsLeaf reports whether a certificate may stand before this chain. That the chain itself is sound does not say so: each CA
-// limits how many others stand between it and the leaf.
+// allowsLeaf reports whether a leaf may precede this chain. A chain that verifies by itself does
+// not imply that: the path length constraint of each CA limits how many other CAs stand between it
+// and the leaf.
 func allowsLeaf(chain []*x509.Certificate) bool {
 	for below, ca := range chain {
 		if ca.BasicConstraintsValid && ca.MaxPathLen >= 0 && below > ca.MaxPathLen {
@@ -302,7 +316,7 @@ func allowsLeaf(chain []*x509.Certificate) bool {
 	return true
 }
 
-// GenerateKey is a new private key in PEM, for a CA that somebody else certifies.
+// GenerateKey returns a new private key in PEM, for a CA that another CA issues.
 func GenerateKey(spec KeySpec) ([]byte, error) {
 	key, err := generateKey(spec)
 	if err != nil {
@@ -311,7 +325,8 @@ func GenerateKey(spec KeySpec) ([]byte, error) {
 	return encodeKey(key, v1alpha1.PKCS8)
 }
 
-// RequestCA asks in PKCS #10 for a CA of this key: with a subject that none of the generations before it bears.
+// RequestCA returns a certificate request (PKCS #10) for a CA with this key and with a subject that
+// no CA in before has.
 func RequestCA(now time.Time, privateKey []byte, commonName string, before ...*x509.Certificate) ([]byte, error) {
 	key, err := parseKey(privateKey)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // Bundle is a trust bundle: CA certificates, each once, in a stable order.
 type Bundle []*x509.Certificate
 
-// NewBundle is a bundle of the given certificates, the first occurrence of each.
+// NewBundle returns a bundle of the certificates, in their order and without duplicates.
 func NewBundle(certificates ...*x509.Certificate) Bundle {
 	var bundle Bundle
 	for _, certificate := range certificates {
@@ -23,7 +23,7 @@ func NewBundle(certificates ...*x509.Certificate) Bundle {
 	return bundle
 }
 
-// ParseBundle reads a bundle in PEM.
+// ParseBundle reads a bundle in PEM. It returns an error if there is no readable certificate.
 func ParseBundle(encoded []byte) (Bundle, error) {
 	certificates, err := parseCertificates(encoded)
 	if err != nil {
@@ -32,10 +32,10 @@ func ParseBundle(encoded []byte) (Bundle, error) {
 	return NewBundle(certificates...), nil
 }
 
-// Encode is the bundle in PEM.
+// Encode returns the bundle in PEM.
 func (b Bundle) Encode() []byte { return encodeCertificates(b...) }
 
-// Pool is the bundle as Go verifies with it.
+// Pool returns the bundle as the CertPool that crypto/x509 verifies with.
 func (b Bundle) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	for _, certificate := range b {
@@ -44,7 +44,7 @@ func (b Bundle) Pool() *x509.CertPool {
 	return pool
 }
 
-// Unexpired are the certificates that have not ended.
+// Unexpired returns the certificates whose notAfter is after now.
 func (b Bundle) Unexpired(now time.Time) Bundle {
 	var unexpired Bundle
 	for _, certificate := range b {
@@ -55,12 +55,13 @@ func (b Bundle) Unexpired(now time.Time) Bundle {
 	return unexpired
 }
 
-// Contains reports whether a certificate with this subject key identifier, in hexadecimal, is in the bundle.
+// Contains reports whether the bundle has a certificate with this subject key identifier, in the
+// form of KeyID.
 func (b Bundle) Contains(keyID string) bool {
 	return slices.ContainsFunc(b, func(c *x509.Certificate) bool { return KeyID(c.SubjectKeyId) == keyID })
 }
 
-// Hash identifies an encoded bundle: SHA-256 in hexadecimal.
+// Hash returns the SHA-256 hash of an encoded bundle, in hexadecimal.
 func Hash(encoded []byte) string {
 	sum := sha256.Sum256(encoded)
 	return hex.EncodeToString(sum[:])

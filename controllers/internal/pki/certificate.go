@@ -1,5 +1,6 @@
-// Package pki makes and reads keys, CA certificates, serving certificates and trust bundles. It is the one package in which
-// private keys live: an Authority signs, and never hands its key out. It knows no cluster and no clock.
+// Package pki generates and reads keys, CA certificates, serving certificates and trust bundles. It
+// is the only package that handles private keys: an Authority signs, and never returns its key. The
+// package knows no cluster and no clock.
 package pki
 
 import (
@@ -19,13 +20,16 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// ClockSkew is how far before its making a certificate begins to be valid, for the clocks that are behind.
+// ClockSkew is how long before its issue the notBefore of a certificate is, for clients whose
+// clocks are behind.
 const ClockSkew = 5 * time.Minute
 
-// maxCertificatesSize bounds what is read from objects that tenants write: about a hundred certificates.
+// maxCertificatesSize limits, in bytes, what is parsed of objects that tenants write. It is enough
+// for about a hundred certificates.
 const maxCertificatesSize = 256 << 10
 
-// newSerial is a positive random number of 128 bits (RFC 5280 §4.1.2.2 allows 20 octets).
+// newSerial returns a positive random serial number of 128 bits (RFC 5280 §4.1.2.2 allows 20
+// octets).
 func newSerial() (*big.Int, error) {
 	serial := make([]byte, 16)
 	if _, err := rand.Read(serial); err != nil {
@@ -34,10 +38,12 @@ func newSerial() (*big.Int, error) {
 	return new(big.Int).SetBytes(serial), nil
 }
 
-// maxKeyIDLength is as long as the longest hash (RFC 7093 §2); tenants may write any.
+// maxKeyIDLength is the length in bytes of the longest hash that is used as a key identifier (RFC
+// 7093 §2). Tenants may write longer ones.
 const maxKeyIDLength = 64
 
-// KeyID is a subject or authority key identifier in hexadecimal, as the status shows it; where it is longer than any should be, its hash.
+// KeyID returns a subject or authority key identifier in hexadecimal, as the status shows it. It
+// returns the hash of an identifier that is longer than maxKeyIDLength.
 func KeyID(id []byte) string {
 	if len(id) > maxKeyIDLength {
 		return Hash(id)
@@ -45,12 +51,13 @@ func KeyID(id []byte) string {
 	return hex.EncodeToString(id)
 }
 
-// NameOf is how people know a CA: its common name or, without one, its whole subject.
+// NameOf returns the name of a CA for messages: its common name or, without one, its whole subject.
 func NameOf(ca *x509.Certificate) string {
 	return cmp.Or(ca.Subject.CommonName, ca.Subject.String())
 }
 
-// Fingerprint identifies a certificate, and the chain after it: SHA-256 of what they are in DER, in hexadecimal.
+// Fingerprint returns the SHA-256 hash of a certificate and the chain after it, in DER, in
+// hexadecimal. It ignores copies of the certificate in the chain.
 func Fingerprint(certificate *x509.Certificate, chain ...*x509.Certificate) string {
 	der := slices.Clone(certificate.Raw)
 	for _, next := range chain {
@@ -69,7 +76,8 @@ func encodeCertificates(certificates ...*x509.Certificate) []byte {
 	return encoded
 }
 
-// parseCertificates reads one or more certificates in PEM. Its errors continue the name of what was read.
+// parseCertificates reads one or more certificates in PEM. Its errors are predicates: the caller
+// puts the name of the input before them.
 func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 	switch {
 	case len(encoded) == 0:
@@ -84,7 +92,8 @@ func parseCertificates(encoded []byte) ([]*x509.Certificate, error) {
 	return certificates, nil
 }
 
-// checkKeys tells of a key in tls.crt that is too long: to verify with it may take a second, and tenants may write any.
+// checkKeys returns an error if a certificate in tls.crt has an RSA key longer than MaxRSA:
+// verifying with it may take a second, and tenants may write any key.
 func checkKeys(certificates []*x509.Certificate) error {
 	for _, certificate := range certificates {
 		if key, ok := certificate.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > MaxRSA {
@@ -94,8 +103,9 @@ func checkKeys(certificates []*x509.Certificate) error {
 	return nil
 }
 
-// selfSigned reports whether a certificate is a root. Where it signed itself with what is too weak today, which matters in no
-// root, its names must do.
+// selfSigned reports whether a certificate is a root: whether its own key signed it. If crypto/x509
+// refuses the signature algorithm as too weak, which does not matter in a root, only the names and
+// the key identifiers are compared.
 func selfSigned(certificate *x509.Certificate) bool {
 	if !bytes.Equal(certificate.RawIssuer, certificate.RawSubject) {
 		return false

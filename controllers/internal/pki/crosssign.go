@@ -11,14 +11,19 @@ import (
 	"time"
 )
 
-// MaxCrossSigned is how many certificates a bridge has at most, and with that how many generations a client may be behind.
+// MaxCrossSigned is the maximum number of certificates in a cross-signed chain, and so the number
+// of generations that a client's bundle may be out of date.
 const MaxCrossSigned = 3
 
-// CrossSign returns what a server sends after a certificate of the next CA and its chain, so that clients verify it that know only the
-// root of this CA, or of one before it: the next CA's root signed by this CA's key, what leads from here to the root, and this CA's
-// own bridge. Because the root is what is cross-signed, and not the CA below it, each certificate that a server sends has one issuer
-// among those after it: OpenSSL takes the first issuer that fits and never tries another. The CA itself is cross-signed only where its
-// root cannot be: such clients then verify it only if they try every path. The bridge is empty where a CA allows none below it.
+// CrossSign returns the cross-signed chain: the certificates that a server sends after a
+// certificate of the next CA and its chain, so that clients verify it that have only the root of
+// this CA, or of an earlier one, in their bundle. It consists of the next CA's root signed by this
+// CA's key, the chain from this CA to its root, and this CA's own cross-signed chain.
+//
+// It cross-signs the root, and not the CA below it, so that each certificate that a server sends
+// has exactly one issuer among those after it: OpenSSL takes the first issuer that matches and
+// never tries another. It cross-signs the CA itself only if its root cannot be; then only clients
+// that try every path verify the chain. The result is empty if a CA allows no CA below it.
 func (a *Authority) CrossSign(next *Authority, nextRoot, root *x509.Certificate) ([]*x509.Certificate, error) {
 	if sameCA(nextRoot, root) && (len(a.crossSigned) == 0 || next.continues(a.crossSigned)) {
 		return a.crossSigned, nil
@@ -37,18 +42,21 @@ func (a *Authority) CrossSign(next *Authority, nextRoot, root *x509.Certificate)
 	return nil, nil
 }
 
-// sameCA reports whether two certificates have the same subject and the same key: what one has signed verifies by both.
+// sameCA reports whether two certificates have the same subject and the same key: a signature of
+// one verifies by both.
 func sameCA(a, b *x509.Certificate) bool {
 	return bytes.Equal(a.RawSubject, b.RawSubject) && bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
 }
 
-// continues reports whether a bridge begins at the CA, or at one that its chain leads to.
+// continues reports whether a cross-signed chain starts at the CA, or at a CA that its chain leads
+// to.
 func (a *Authority) continues(crossSigned []*x509.Certificate) bool {
 	return keyMatches(crossSigned[0], a.key) ||
 		slices.ContainsFunc(a.chain, func(c *x509.Certificate) bool { return c.CheckSignatureFrom(crossSigned[0]) == nil })
 }
 
-// crossSignOne makes the certificate of a CA once more, issued by this one: valid while both are, with every constraint of the other.
+// crossSignOne issues the certificate of another CA again, from this CA: valid while both CAs are
+// valid, and with every constraint of the other CA.
 func (a *Authority) crossSignOne(other *x509.Certificate) (*x509.Certificate, error) {
 	serial, err := newSerial()
 	if err != nil {
@@ -57,7 +65,8 @@ func (a *Authority) crossSignOne(other *x509.Certificate) (*x509.Certificate, er
 	template := *other
 	template.SerialNumber = serial
 	template.SignatureAlgorithm = x509.UnknownSignatureAlgorithm
-	// Where both CAs bear one name, CreateCertificate would keep what the other says of its own issuer.
+	// If both CAs have the same name, CreateCertificate would keep the other CA's authority key
+	// identifier.
 	template.AuthorityKeyId = a.certificate.SubjectKeyId
 	if template.NotBefore.Before(a.certificate.NotBefore) {
 		template.NotBefore = a.certificate.NotBefore
@@ -65,7 +74,7 @@ func (a *Authority) crossSignOne(other *x509.Certificate) (*x509.Certificate, er
 	if template.NotAfter.After(a.notAfter) {
 		template.NotAfter = a.notAfter
 	}
-	// Where to ask about the other certificate is not where to ask about this one.
+	// These addresses are those of the other certificate, and say nothing about this one.
 	template.OCSPServer, template.IssuingCertificateURL, template.CRLDistributionPoints = nil, nil, nil
 	der, err := x509.CreateCertificate(rand.Reader, &template, a.certificate, other.PublicKey, a.key)
 	if err != nil {
@@ -74,8 +83,9 @@ func (a *Authority) crossSignOne(other *x509.Certificate) (*x509.Certificate, er
 	return x509.ParseCertificate(der)
 }
 
-// verifiesThrough reports whether a certificate of the CA, sent with its chain and the bridge, verifies by the root. Of validity, only that
-// there is a time at which all are valid matters: the newest begin.
+// verifiesThrough reports whether a certificate of the CA, sent with its chain and the cross-signed
+// chain, verifies by the root. It verifies at the latest notBefore of all, because it requires only
+// that there is a time at which all are valid.
 func (a *Authority) verifiesThrough(crossSigned []*x509.Certificate, root *x509.Certificate) bool {
 	start := root.NotBefore
 	for _, certificate := range slices.Concat(a.chain, crossSigned) {
@@ -95,8 +105,9 @@ func (a *Authority) verifiesThrough(crossSigned []*x509.Certificate, root *x509.
 	})
 }
 
-// matchesAuthorityKeyID reports whether the authority key identifier of a certificate may be that of an issuer with another serial number than the
-// first had (RFC 5280 §4.2.1.1). crypto/x509 does not ask for it, but other clients do.
+// matchesAuthorityKeyID reports whether the authority key identifier of a certificate still matches
+// an issuer whose serial number is not that of the original issuer (RFC 5280 §4.2.1.1). crypto/x509
+// does not check it, but other clients do.
 func matchesAuthorityKeyID(certificate, issuer *x509.Certificate) bool {
 	for _, extension := range certificate.Extensions {
 		var authority struct {
@@ -116,7 +127,8 @@ func matchesAuthorityKeyID(certificate, issuer *x509.Certificate) bool {
 
 var oidAuthorityKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
 
-// pathsTo returns the paths from a CA to another that is trusted.
+// pathsTo returns the paths from a CA to a trusted CA over the intermediates. It returns none if
+// there is an error.
 func pathsTo(trusted, from *x509.Certificate, over []*x509.Certificate, at time.Time) [][]*x509.Certificate {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(trusted)
@@ -129,7 +141,8 @@ func pathsTo(trusted, from *x509.Certificate, over []*x509.Certificate, at time.
 	return paths
 }
 
-// TrimCrossSigned is the part of a bridge that leads to a root which clients still trust.
+// TrimCrossSigned returns the part of a cross-signed chain that leads to a root that clients still
+// trust, and nil if no certificate in it does.
 func TrimCrossSigned(crossSigned []*x509.Certificate, trusted Bundle) []*x509.Certificate {
 	for i, certificate := range slices.Backward(crossSigned) {
 		if slices.ContainsFunc(trusted, func(root *x509.Certificate) bool { return certificate.CheckSignatureFrom(root) == nil }) {
@@ -139,7 +152,8 @@ func TrimCrossSigned(crossSigned []*x509.Certificate, trusted Bundle) []*x509.Ce
 	return nil
 }
 
-// ParseCrossSigned reads a bridge in PEM; an empty one where there is none that can be read.
+// ParseCrossSigned reads a cross-signed chain in PEM. It returns nil if there is none or it is not
+// readable.
 func ParseCrossSigned(encoded []byte) []*x509.Certificate {
 	crossSigned, err := parseCertificates(encoded)
 	if err != nil {
@@ -148,7 +162,8 @@ func ParseCrossSigned(encoded []byte) []*x509.Certificate {
 	return crossSigned
 }
 
-// WithCrossSigned returns the same CA, whose certificates are followed by this bridge; by none where it does not continue the CA's chain.
+// WithCrossSigned returns the same CA with this cross-signed chain, or with none if it does not
+// continue the CA's chain.
 func (a *Authority) WithCrossSigned(crossSigned []*x509.Certificate) *Authority {
 	result := *a
 	if result.crossSigned = crossSigned; len(crossSigned) > 0 && !a.continues(crossSigned) {
@@ -157,16 +172,18 @@ func (a *Authority) WithCrossSigned(crossSigned []*x509.Certificate) *Authority 
 	return &result
 }
 
-// CrossSigned leads from the CA to the roots of the generations before it.
+// CrossSigned returns the cross-signed chain, which leads from the CA to the roots of earlier
+// generations.
 func (a *Authority) CrossSigned() []*x509.Certificate { return a.crossSigned }
 
-// sentChain returns what a server sends after a certificate of the CA that ends then.
+// sentChain returns what a server sends after a certificate of the CA with this notAfter.
 func (a *Authority) sentChain(notAfter time.Time) []*x509.Certificate {
 	return slices.Concat(a.chain, validUntil(a.crossSigned, notAfter))
 }
 
-// validUntil returns as much of a bridge as lasts until then, and its first certificate in any case. GnuTLS does not look beyond more than one
-// certificate that has ended.
+// validUntil returns the certificates at the start of a cross-signed chain that do not expire
+// before notAfter, and always the first. GnuTLS does not look beyond more than one expired
+// certificate.
 func validUntil(crossSigned []*x509.Certificate, notAfter time.Time) []*x509.Certificate {
 	for i, certificate := range crossSigned {
 		if certificate.NotAfter.Before(notAfter) {
@@ -176,8 +193,9 @@ func validUntil(crossSigned []*x509.Certificate, notAfter time.Time) []*x509.Cer
 	return crossSigned
 }
 
-// chainsFrom reports whether each certificate was issued to the CA, or to whom one before it names as its issuer, and none is a root. What a
-// bridge once led to may be sent long after it has become useless.
+// chainsFrom reports whether each certificate in rest is an intermediate CA whose subject is ca's
+// or the issuer of a certificate before it. A server may still send certificates that a
+// cross-signed chain once led to, long after they have become useless.
 func chainsFrom(ca *x509.Certificate, sent, rest []*x509.Certificate) bool {
 	issuers := [][]byte{ca.RawSubject}
 	for _, certificate := range sent {

@@ -14,7 +14,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Leaf is a serving certificate as found, with the chain that follows it.
+// Leaf is a parsed serving certificate, with the chain that follows it.
 type Leaf struct {
 	*x509.Certificate
 	chain []*x509.Certificate
@@ -32,18 +32,20 @@ func ParseLeaf(encoded []byte) (*Leaf, error) {
 	return &Leaf{Certificate: certificates[0], chain: certificates[1:]}, nil
 }
 
-// Parts are what there is to know of a leaf, in as little as it takes.
+// Parts are the contents of a leaf in little memory.
 type Parts struct {
-	// Certificate is in DER, and the Chain after it in PEM; nothing else was there.
+	// Certificate is in DER, and the Chain after it in PEM, without anything else that was in the
+	// input.
 	Certificate, Chain string
-	// Signer is the KeyID of whom it names as its signer, IssuedAt is when it was made, and NotAfter its end: to count does not take to read it.
+	// Signer is the KeyID of the signer that the leaf names, IssuedAt is when it was issued, and
+	// NotAfter is when it expires. They are kept here so that counting need not parse the leaf.
 	Signer             string
 	IssuedAt, NotAfter time.Time
-	// Encoding is that of the private key beside it; empty where none is known.
+	// Encoding is that of the private key of the pair; empty if it is not known.
 	Encoding v1alpha1.KeyEncoding
 }
 
-// Parts take a leaf apart.
+// Parts returns the parts of a leaf.
 func (l *Leaf) Parts() Parts {
 	return Parts{
 		Certificate: string(l.Raw), Chain: string(encodeCertificates(l.chain...)),
@@ -51,7 +53,8 @@ func (l *Leaf) Parts() Parts {
 	}
 }
 
-// clampTime is a time, or the last one that there is (RFC 5280 §4.1.2.5): a tenant may write one that no API has.
+// clampTime limits a time to the latest that a certificate can have (RFC 5280 §4.1.2.5): a tenant
+// may write one that no API can represent.
 func clampTime(at time.Time) time.Time {
 	if maxTime := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC); at.After(maxTime) {
 		return maxTime
@@ -59,10 +62,10 @@ func clampTime(at time.Time) time.Time {
 	return at
 }
 
-// knownKeyIDs are the KeyIDs of the last few: the same few sign all certificates.
+// knownKeyIDs caches the most recent KeyIDs: the same few CAs sign all certificates.
 var knownKeyIDs = lru.New(64)
 
-// internKeyID is the one of those that are alike.
+// internKeyID returns one shared string for equal KeyIDs.
 func internKeyID(signer string) string {
 	if cached, ok := knownKeyIDs.Get(signer); ok {
 		signer, _ = cached.(string)
@@ -72,13 +75,14 @@ func internKeyID(signer string) string {
 	return signer
 }
 
-// MaxChainLength is longer than those get in PEM that a CA of ours makes; tenants may write any.
+// MaxChainLength is in bytes, and is longer than any chain in PEM of a CA that the operator
+// generates. Tenants may write longer ones.
 const MaxChainLength = 16 << 10
 
-// parsedChains are those that were read: the same few follow all certificates.
+// parsedChains caches parsed chains by their PEM: the same few chains follow all certificates.
 var parsedChains = lru.New(64)
 
-// ParseParts reads the certificate and the chain that Parts gave.
+// ParseParts parses the Certificate and the Chain of Parts.
 func ParseParts(certificate, chain string) (*Leaf, error) {
 	parsed, err := x509.ParseCertificate([]byte(certificate))
 	if err != nil {
@@ -101,8 +105,9 @@ func ParseParts(certificate, chain string) (*Leaf, error) {
 	return leaf, nil
 }
 
-// Inspect takes the certificate of a pair apart, with the chain after it, or tells why it cannot be read or is not the private key's. Of a pair that
-// was made here a moment ago all of that is known.
+// Inspect returns the parts of a pair. The error says why the certificate is not readable, or why
+// the private key is not that of the certificate; in the latter case the parts are valid. For a
+// pair that this package issued recently it returns the cached parts.
 func Inspect(pair Pair) (parts Parts, keyErr error) {
 	if parts, ok := lookUpRecent(pair); ok {
 		return parts, nil
@@ -116,10 +121,12 @@ func Inspect(pair Pair) (parts Parts, keyErr error) {
 	return parts, leaf.CheckKey(pair.PrivateKey)
 }
 
-// recentPairs are the pairs that were made last, by their hash: more than are on their way to the API server, and back, at a time.
+// recentPairs caches the parts of the pairs issued most recently, by the hash of the pair. It holds
+// more than are being written to the API server and read back at any time.
 var recentPairs = lru.New(128)
 
-// remember keeps in mind what Inspect will say of a pair that was made here. What is too long for that is read, like everybody's.
+// remember caches what Inspect will return for a pair that this package issued. A pair with a chain
+// longer than MaxChainLength is not cached, and Inspect parses it like any other.
 func (p Pair) remember() {
 	parts := p.leaf.Parts()
 	if parts.Encoding = encodingOf(p.PrivateKey); len(parts.Chain) <= MaxChainLength {
@@ -136,12 +143,14 @@ func lookUpRecent(pair Pair) (parts Parts, ok bool) {
 	return parts, ok
 }
 
-// hashOf is one hash of each half of a pair: nobody can move a byte from one to the other.
+// hashOf returns a separate hash of each half of a pair, so that no byte can move from one half to
+// the other without a change of the result.
 func hashOf(pair Pair) [2][sha256.Size]byte {
 	return [2][sha256.Size]byte{sha256.Sum256(pair.Certificate), sha256.Sum256(pair.PrivateKey)}
 }
 
-// CheckPair tells what is wrong with a private key beside a certificate, both in PEM; nil when they belong together.
+// CheckPair returns an error if a private key is not readable or is not that of the certificate of
+// the pair. It returns nil if they match.
 func CheckPair(pair Pair) error {
 	leaf, err := pair.Leaf()
 	if err != nil {
@@ -150,7 +159,7 @@ func CheckPair(pair Pair) error {
 	return leaf.CheckKey(pair.PrivateKey)
 }
 
-// CheckKey tells what is wrong with a private key in PEM; nil when it is the certificate's.
+// CheckKey returns an error if a private key in PEM is not readable or is not the certificate's.
 func (l *Leaf) CheckKey(encoded []byte) error {
 	key, err := parseKey(encoded)
 	if err != nil {
@@ -162,8 +171,8 @@ func (l *Leaf) CheckKey(encoded []byte) error {
 	return nil
 }
 
-// CheckIssuer returns why a CA did not issue the leaf, whatever chain follows it; nil when it did. Signatures that are known are not
-// verified again.
+// CheckIssuer returns an error if ca did not issue the leaf, whatever chain follows it. It does not
+// verify a signature again that is in signatures.
 func (l *Leaf) CheckIssuer(ca *x509.Certificate, signatures *Signatures) error {
 	if !bytes.Equal(l.AuthorityKeyId, ca.SubjectKeyId) || !bytes.Equal(l.RawIssuer, ca.RawSubject) {
 		return fmt.Errorf("it was signed by %q, and the CA is %q", l.Issuer.CommonName, ca.Subject.CommonName)
@@ -174,8 +183,9 @@ func (l *Leaf) CheckIssuer(ca *x509.Certificate, signatures *Signatures) error {
 	return nil
 }
 
-// CheckIssuerAndChain returns why a leaf is not this CA's, with this CA's chain and, as far as it lasts, its bridge after it; nil when it is. A bridge
-// that was longer when the leaf was made does no harm.
+// CheckIssuerAndChain returns an error if ca did not issue the leaf, or if the leaf is not followed
+// by ca's chain and by the cross-signed certificates that do not expire before the leaf. It accepts
+// a cross-signed chain that was longer when the leaf was issued.
 func (l *Leaf) CheckIssuerAndChain(ca *x509.Certificate, chain, crossSigned []*x509.Certificate, signatures *Signatures) error {
 	if err := l.CheckIssuer(ca, signatures); err != nil {
 		return err
@@ -188,13 +198,14 @@ func (l *Leaf) CheckIssuerAndChain(ca *x509.Certificate, chain, crossSigned []*x
 	return nil
 }
 
-// VerifyWithRoots tells why a client with these roots would not verify the leaf, for one of its names; nil when it would.
+// VerifyWithRoots returns the error with which a client with these roots would reject the leaf. It
+// checks the name constraints, but no host name.
 func (l *Leaf) VerifyWithRoots(roots *x509.CertPool, now time.Time) error {
 	_, err := l.paths(roots, now)
 	return err
 }
 
-// paths are those from the leaf to one of the roots, over what the server sends.
+// paths returns the paths from the leaf to one of the roots, over the chain that the server sends.
 func (l *Leaf) paths(roots *x509.CertPool, now time.Time) ([][]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
 	for _, certificate := range l.chain {
@@ -203,7 +214,8 @@ func (l *Leaf) paths(roots *x509.CertPool, now time.Time) ([][]*x509.Certificate
 	return l.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now})
 }
 
-// CheckSpec tells in what a leaf differs from its spec, its validity aside; nil when it does not.
+// CheckSpec returns an error that says how the leaf differs from its spec, except in its validity.
+// It returns nil if it does not differ.
 func (l *Leaf) CheckSpec(spec LeafSpec) error {
 	usages := slices.Sorted(slices.Values(l.ExtKeyUsage))
 	switch {
@@ -235,7 +247,7 @@ func (l *Leaf) serviceUID() string {
 	return ""
 }
 
-// IssuedAt is when the leaf was made.
+// IssuedAt returns when the leaf was issued.
 func (l *Leaf) IssuedAt() time.Time { return l.NotBefore.Add(ClockSkew) }
 
 func sameSet(a, b []string) bool {

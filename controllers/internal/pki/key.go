@@ -18,8 +18,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// maxKeySize is more than any private key needs that can be asked for. A longer one may take minutes to read, and Secrets are
-// written by tenants.
+// maxKeySize is in bytes, and is longer than any private key that the API can request. Parsing a
+// longer key may take minutes, and tenants write Secrets.
 const maxKeySize = 8 << 10
 
 // KeySpec is the algorithm and the size in bits of a private key; the size of an Ed25519 key is 0.
@@ -28,7 +28,8 @@ type KeySpec struct {
 	Size      int
 }
 
-// KeySpecOf is what the API asks for, with the default size of its algorithm where it names none.
+// KeySpecOf returns the KeySpec of a PrivateKey of the API: ECDSA by default, and the default size
+// of its algorithm (2048 for RSA, 256 for ECDSA).
 func KeySpecOf(key v1alpha1.PrivateKey) KeySpec {
 	spec := KeySpec{Algorithm: key.Algorithm, Size: int(key.Size)}
 	if spec.Algorithm == "" {
@@ -40,7 +41,7 @@ func KeySpecOf(key v1alpha1.PrivateKey) KeySpec {
 	return spec
 }
 
-// String is the usual short name, such as "ECDSA 256".
+// String returns the usual short name, such as "ECDSA 256".
 func (s KeySpec) String() string {
 	if s.Size == 0 {
 		return string(s.Algorithm)
@@ -48,7 +49,8 @@ func (s KeySpec) String() string {
 	return fmt.Sprintf("%s %d", s.Algorithm, s.Size)
 }
 
-// KeySpecOfPublic tells what kind of key a public key belongs to; nothing of one that is unknown here.
+// KeySpecOfPublic returns the algorithm and the size of a public key, and the zero KeySpec if its
+// type is unknown.
 func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
@@ -61,13 +63,13 @@ func KeySpecOfPublic(public crypto.PublicKey) KeySpec {
 	return KeySpec{}
 }
 
-// IsSlow reports whether making such a key takes a core for a tenth of a second and longer.
+// IsSlow reports whether generating such a key takes a core a tenth of a second or longer.
 func (s KeySpec) IsSlow() bool { return s.Algorithm == v1alpha1.RSA }
 
-// Key is a private key; nil is none.
+// Key is a private key; nil is no key.
 type Key struct{ signer crypto.Signer }
 
-// NewKey makes a key.
+// NewKey generates a key. It returns an error if the spec is not supported.
 func NewKey(spec KeySpec) (*Key, error) {
 	signer, err := generateKey(spec)
 	if err != nil {
@@ -76,7 +78,7 @@ func NewKey(spec KeySpec) (*Key, error) {
 	return &Key{signer}, nil
 }
 
-// ReadKey reads a private key in PEM; none where it is not readable.
+// ReadKey reads a private key in PEM. It returns nil if it is not readable.
 func ReadKey(encoded []byte) *Key {
 	signer, err := parseKey(encoded)
 	if err != nil {
@@ -85,12 +87,12 @@ func ReadKey(encoded []byte) *Key {
 	return &Key{signer}
 }
 
-// MatchesCertificate reports whether a key is a certificate's; none is of any.
+// MatchesCertificate reports whether the key is the leaf's. A nil key matches none.
 func (k *Key) MatchesCertificate(leaf *Leaf) bool {
 	return k != nil && keyMatches(leaf.Certificate, k.signer)
 }
 
-// HasSpec reports whether a key is of that kind; none is of any.
+// HasSpec reports whether the key has this algorithm and size. A nil key has none.
 func (k *Key) HasSpec(spec KeySpec) bool {
 	return k != nil && KeySpecOfPublic(k.signer.Public()) == spec
 }
@@ -112,7 +114,8 @@ func generateKey(spec KeySpec) (crypto.Signer, error) {
 	return nil, fmt.Errorf("there is no %s key", spec)
 }
 
-// EncodingOf returns the encoding that the API asks for: PKCS #8 by default, and for Ed25519, which has no other.
+// EncodingOf returns the encoding of a PrivateKey of the API: PKCS #8 by default, and always for
+// Ed25519, which has no other.
 func EncodingOf(key v1alpha1.PrivateKey) v1alpha1.KeyEncoding {
 	if key.Encoding == "" || key.Algorithm == v1alpha1.Ed25519 {
 		return v1alpha1.PKCS8
@@ -120,7 +123,7 @@ func EncodingOf(key v1alpha1.PrivateKey) v1alpha1.KeyEncoding {
 	return key.Encoding
 }
 
-// encodingOf returns the encoding of the first private key in PEM; empty without one.
+// encodingOf returns the encoding of the first private key in PEM, and "" if there is none.
 func encodingOf(encoded []byte) v1alpha1.KeyEncoding {
 	for block, rest := pem.Decode(encoded); block != nil; block, rest = pem.Decode(rest) {
 		switch block.Type {
@@ -133,7 +136,8 @@ func encodingOf(encoded []byte) v1alpha1.KeyEncoding {
 	return ""
 }
 
-// EncodeKey returns a private key in PEM in another encoding, and as it is where it has that.
+// EncodeKey returns a private key in PEM in the encoding. It returns the input unchanged if it is
+// already in that encoding.
 func EncodeKey(encoded []byte, encoding v1alpha1.KeyEncoding) ([]byte, error) {
 	if encodingOf(encoded) == encoding {
 		return encoded, nil
@@ -145,7 +149,8 @@ func EncodeKey(encoded []byte, encoding v1alpha1.KeyEncoding) ([]byte, error) {
 	return encodeKey(key, encoding)
 }
 
-// encodeKey returns a key in PEM: as PKCS #8 (RFC 5958) unless its algorithm has the other encoding, and that is wanted.
+// encodeKey returns a key in PEM: as PKCS #1 (RSA) or SEC 1 (ECDSA) if the encoding is PKCS1 and
+// the algorithm has such an encoding, and as PKCS #8 (RFC 5958) otherwise.
 func encodeKey(key crypto.Signer, encoding v1alpha1.KeyEncoding) ([]byte, error) {
 	if encoding == v1alpha1.PKCS1 {
 		switch key := key.(type) {
@@ -166,7 +171,8 @@ func encodeKey(key crypto.Signer, encoding v1alpha1.KeyEncoding) ([]byte, error)
 	return pem.EncodeToMemory(&pem.Block{Type: keyutil.PrivateKeyBlockType, Bytes: der}), nil
 }
 
-// parseKey reads a private key in PEM: PKCS #8, PKCS #1 or SEC 1. Its error never quotes the input.
+// parseKey reads a private key in PEM: PKCS #8, PKCS #1 or SEC 1. Its error never quotes the input,
+// and the caller puts the name of the input before it.
 func parseKey(encoded []byte) (crypto.Signer, error) {
 	if len(encoded) > maxKeySize {
 		return nil, fmt.Errorf("is longer than %d bytes", maxKeySize)
@@ -185,7 +191,8 @@ func parseKey(encoded []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// isEncrypted reports whether the first private key in PEM is encrypted: as PKCS #8 (RFC 5958), or as OpenSSL did before (RFC 1421).
+// isEncrypted reports whether the first private key in PEM is encrypted: as PKCS #8 (RFC 5958), or
+// in the older format of OpenSSL (RFC 1421).
 func isEncrypted(encoded []byte) bool {
 	for block, rest := pem.Decode(encoded); block != nil; block, rest = pem.Decode(rest) {
 		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
@@ -195,7 +202,7 @@ func isEncrypted(encoded []byte) bool {
 	return false
 }
 
-// keyMatches reports whether a private key is a certificate's.
+// keyMatches reports whether a private key is that of a certificate.
 func keyMatches(certificate *x509.Certificate, key crypto.Signer) bool {
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	return ok && public.Equal(certificate.PublicKey)

@@ -21,19 +21,21 @@ const maxCommonName = 64
 // oidServiceUID is OpenShift's extension that carries the UID of the Service.
 var oidServiceUID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 2312, 17, 100, 2, 1}
 
-// LeafSpec describes a serving certificate, its validity aside.
+// LeafSpec describes a serving certificate, except for its validity.
 type LeafSpec struct {
-	// DNSNames are the subject alternative names; the first is also the common name, where it fits.
+	// DNSNames are the subject alternative names. The first is also the common name, unless it is
+	// longer than maxCommonName.
 	DNSNames []string
 	Usages   []v1alpha1.CertificateUsage
 	Key      KeySpec
-	// Encoding is that of the private key in PEM; a leaf satisfies its spec in any.
+	// Encoding is that of the private key in PEM. CheckSpec ignores it.
 	Encoding v1alpha1.KeyEncoding
-	// ServiceUID goes into OpenShift's extension; empty for none.
+	// ServiceUID is the value of OpenShift's extension; empty for no extension.
 	ServiceUID string
 }
 
-// commonName is the first name, or none where that is longer than a common name may be.
+// commonName returns the first DNS name, or "" if there is none or it is longer than a common name
+// may be.
 func (s LeafSpec) commonName() string {
 	if len(s.DNSNames) == 0 || len(s.DNSNames[0]) > maxCommonName {
 		return ""
@@ -53,7 +55,8 @@ var extKeyUsages = map[v1alpha1.CertificateUsage]x509.ExtKeyUsage{
 	v1alpha1.UsageClientAuth: x509.ExtKeyUsageClientAuth,
 }
 
-// extKeyUsagesOf returns usages as X.509 has them, sorted; nil without any.
+// extKeyUsagesOf returns usages as X.509 extended key usages, sorted. It returns nil if there are
+// none.
 func extKeyUsagesOf(usages []v1alpha1.CertificateUsage) []x509.ExtKeyUsage {
 	var found []x509.ExtKeyUsage
 	for _, usage := range usages {
@@ -74,7 +77,8 @@ func (s LeafSpec) extensions() ([]pkix.Extension, error) {
 	return []pkix.Extension{{Id: oidServiceUID, Value: value}}, nil
 }
 
-// NotAfter is when a certificate made now ends: after its duration, and never after its CA.
+// NotAfter returns the notAfter of a certificate issued now: after its duration, and never after
+// ca, which is the notAfter of its CA.
 func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
 	if notAfter := now.Add(duration).Truncate(time.Second); notAfter.Before(ca) {
 		return notAfter
@@ -82,8 +86,9 @@ func NotAfter(now time.Time, duration time.Duration, ca time.Time) time.Time {
 	return ca
 }
 
-// Issue signs a certificate that is valid for duration, as far as the CA is. The key is the one that is
-// given, where that satisfies the spec, or a new one.
+// Issue issues a certificate that is valid for duration, but no longer than the CA. It uses key if
+// that has the spec's algorithm and size, and generates a key otherwise. It returns an error if the
+// CA has expired.
 func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, key *Key) (Pair, error) {
 	notAfter := NotAfter(now, duration, a.notAfter)
 	if !notAfter.After(now) {
@@ -106,8 +111,9 @@ func (a *Authority) Issue(now time.Time, spec LeafSpec, duration time.Duration, 
 	return pair, err
 }
 
-// SignPublicKey signs a key that somebody else holds: the certificate, and the CA's chain after it, in PEM. spec.Key is that key's kind. It does not
-// outlive the CA.
+// SignPublicKey issues a certificate for a public key whose private key the operator does not have.
+// It returns the certificate and the CA's chain after it, in PEM. spec.Key must describe key. The
+// certificate does not outlive the CA; it returns an error if it would never be valid.
 func (a *Authority) SignPublicKey(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
 	if notAfter.After(a.notAfter) {
 		notAfter = a.notAfter
@@ -126,7 +132,7 @@ func (a *Authority) SignPublicKey(spec LeafSpec, key crypto.PublicKey, notBefore
 	return encodeCertificates(append([]*x509.Certificate{leaf}, a.sentChain(notAfter)...)...), nil
 }
 
-// sign is a certificate in DER.
+// sign returns a certificate in DER.
 func (a *Authority) sign(spec LeafSpec, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
 	serial, err := newSerial()
 	if err != nil {
@@ -159,8 +165,8 @@ func (a *Authority) sign(spec LeafSpec, key crypto.PublicKey, notBefore, notAfte
 	return der, nil
 }
 
-// subjectKeyID returns the subject key identifier of a public key by method 1 of RFC 7093 §2, as crypto/x509 makes those of CAs: the
-// leftmost 160 bits of the SHA-256 hash of the key.
+// subjectKeyID returns the subject key identifier of a public key by method 1 of RFC 7093 §2, which
+// crypto/x509 uses for CAs: the leftmost 160 bits of the SHA-256 hash of the key.
 func subjectKeyID(key crypto.PublicKey) ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -177,14 +183,15 @@ func subjectKeyID(key crypto.PublicKey) ([]byte, error) {
 	return hash[:20], nil
 }
 
-// PermitsUsage reports whether a CA may sign for a usage: it has no extended key usages, or this one or any is among them.
+// PermitsUsage reports whether a CA may sign for a usage: it has no extended key usages, or has
+// this one or any.
 func PermitsUsage(ca *x509.Certificate, usage v1alpha1.CertificateUsage) bool {
 	return len(ca.ExtKeyUsage)+len(ca.UnknownExtKeyUsage) == 0 ||
 		slices.Contains(ca.ExtKeyUsage, x509.ExtKeyUsageAny) || slices.Contains(ca.ExtKeyUsage, extKeyUsages[usage])
 }
 
-// CheckNameConstraints tells why the name constraints of a CA forbid a name, which may be a wildcard; nil when they do not (RFC 5280
-// §4.2.1.10, as crypto/x509 and OpenSSL read it).
+// CheckNameConstraints returns an error if the name constraints of a CA forbid a name, which may be
+// a wildcard (RFC 5280 §4.2.1.10, as crypto/x509 and OpenSSL read it).
 func CheckNameConstraints(ca *x509.Certificate, name string) error {
 	within := func(domain string) bool { return isWithin(name, domain) }
 	excluded := func(domain string) bool { return isWithin(name, domain) || wildcardCovers(name, domain) }
@@ -198,7 +205,8 @@ func CheckNameConstraints(ca *x509.Certificate, name string) error {
 	return nil
 }
 
-// isWithin reports whether a name lies in a domain: an empty one is every domain, one with a leading dot has only subdomains.
+// isWithin reports whether a name is in a domain. An empty domain contains every name; one with a
+// leading dot contains only subdomains.
 func isWithin(name, domain string) bool {
 	name, domain = strings.ToLower(name), strings.ToLower(domain)
 	if domain == "" || strings.HasPrefix(domain, ".") {
@@ -207,7 +215,7 @@ func isWithin(name, domain string) bool {
 	return name == domain || strings.HasSuffix(name, "."+domain)
 }
 
-// wildcardCovers reports whether a name is a wildcard that takes in a domain.
+// wildcardCovers reports whether a name is a wildcard that matches a domain.
 func wildcardCovers(name, domain string) bool {
 	_, parent, _ := strings.Cut(domain, ".")
 	return strings.EqualFold(name, "*."+parent)

@@ -10,17 +10,21 @@ import (
 	"time"
 )
 
-// Path remembers that what a CA signs verifies by the roots of a bundle, and until when: the path between them is the same for all of it. What
-// differs is the signature, which the library verifies that makes it, and the names, which matter where a CA on the path has name constraints.
+// Path caches that certificates of a CA verify by the roots of a bundle, and until when: the path
+// from the CA to a root is the same for all of them. A certificate differs only in its signature,
+// which crypto/x509 verifies when it creates the certificate, and in its names, which matter only
+// if a CA on the path has name constraints.
 type Path struct {
 	roots      *x509.CertPool
 	validUntil sync.Map
 }
 
-// NewPath leads from a CA to one of these roots.
+// NewPath returns a Path from one CA to these roots.
 func NewPath(roots *x509.CertPool) *Path { return &Path{roots: roots} }
 
-// Verify tells why a client with the roots would not verify a leaf that the CA of this path has just made; nil when it would.
+// Verify returns the error with which a client with the roots would reject a leaf that this path's
+// CA has just issued. Call it with leaves of one CA only. It caches nothing if a CA on the path has
+// name constraints.
 func (p *Path) Verify(leaf *Leaf, now time.Time) error {
 	usages := fmt.Sprint(leaf.ExtKeyUsage)
 	cached, _ := p.validUntil.Load(usages)

@@ -10,18 +10,21 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 )
 
-// Truststore is a bundle in PEM as PKCS #12 (RFC 7292), for Java: the same bytes for the same bundle and password. Without a password it is
-// neither encrypted nor authenticated, as Java 18 and later, and OpenSSL, read it.
+// Truststore returns a bundle in PEM as PKCS #12 (RFC 7292), for Java. It returns the same bytes
+// for the same bundle and password. Without a password the result is neither encrypted nor
+// authenticated, a form that Java 18 and later and OpenSSL read.
 func Truststore(bundle []byte, password string) ([]byte, error) {
 	roots, err := ParseBundle(bundle)
 	if err != nil {
 		return nil, err
 	}
-	// What is random in it need not be secret: it keeps people from computing keys for all passwords beforehand.
+	// The salts and IVs need not be secret: they only prevent an attacker from computing the keys
+	// of all passwords in advance.
 	return encoder(password, []byte("truststore"), bundle).EncodeTrustStore(roots, password)
 }
 
-// Keystore is a certificate with its chain and its private key as PKCS #12: the same bytes for the same ones and the same password.
+// Keystore returns a certificate with its chain and its private key as PKCS #12. It returns the
+// same bytes for the same pair and password.
 func Keystore(pair Pair, password string) ([]byte, error) {
 	leaf, err := pair.Leaf()
 	if err != nil {
@@ -31,7 +34,8 @@ func Keystore(pair Pair, password string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.key %w", err)
 	}
-	// Of the password, nothing goes into what is random, or that would tell of it what costs less to try than the file does.
+	// The salts and IVs must not depend on the password: they are in clear text, and would let an
+	// attacker test a guessed password at less cost than with the file's own key derivation.
 	return encoder(password, pair.PrivateKey, pair.Certificate).Encode(key, leaf.Certificate, leaf.chain, password)
 }
 
@@ -42,7 +46,8 @@ func encoder(password string, seed, context []byte) *pkcs12.Encoder {
 	return pkcs12.Modern2023.WithRand(&deterministicReader{seed: seed, context: context})
 }
 
-// deterministicReader is a stream of bytes that look random, and depend on nothing but a seed and its context: HMAC-SHA-256 in counter mode (NIST SP 800-108).
+// deterministicReader is a stream of pseudorandom bytes that depend only on a seed and its context:
+// HMAC-SHA-256 in counter mode (NIST SP 800-108).
 type deterministicReader struct {
 	seed, context []byte
 	counter       uint32

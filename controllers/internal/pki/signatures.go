@@ -6,23 +6,26 @@ import (
 	"sync"
 )
 
-// maxRecentSignatures is more than there are certificates in a large cluster: it is how many are remembered at least, once there have been as many.
+// maxRecentSignatures is the number of signatures that are always remembered, once there have been
+// as many. It is more than the number of certificates in a large cluster.
 const maxRecentSignatures = 1 << 17
 
-// Signatures remembers which signatures verify: to verify ten thousand takes a second, and they are counted every few. Nil remembers nothing.
+// Signatures remembers which signatures verify: verifying ten thousand takes a second, and the
+// operator counts certificates every few seconds. A nil Signatures remembers nothing.
 type Signatures struct {
 	mu sync.Mutex
-	// recent becomes before when it is full: entries as small as these are not worth the four times larger ones of a library.
+	// recent becomes previous when it is full. The LRU cache of a library would need entries that
+	// are four times larger.
 	recent, previous map[signaturePair]struct{}
 }
 
-// signaturePair stands for a certificate and who signed it.
+// signaturePair is the hash of a certificate and its signer.
 type signaturePair [sha256.Size]byte
 
-// NewSignatures remembers none yet.
+// NewSignatures returns a Signatures that remembers nothing yet.
 func NewSignatures() *Signatures { return &Signatures{recent: map[signaturePair]struct{}{}} }
 
-// check tells why a signature is not the CA's; nil when it is.
+// check returns an error if ca did not sign leaf.
 func (s *Signatures) check(leaf, ca *x509.Certificate) error {
 	if s == nil {
 		return leaf.CheckSignatureFrom(ca)
@@ -38,12 +41,12 @@ func (s *Signatures) check(leaf, ca *x509.Certificate) error {
 	return err
 }
 
-// AddVerified remembers a signature that we have just made.
+// AddVerified remembers the signature of a leaf that the operator has just issued.
 func (s *Signatures) AddVerified(leaf *Leaf, ca *x509.Certificate) {
 	s.remember(pairOf(leaf.Certificate, ca))
 }
 
-// contains reports whether a pair is remembered, and goes on remembering it.
+// contains reports whether a pair is remembered, and keeps it from being forgotten.
 func (s *Signatures) contains(pair signaturePair) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

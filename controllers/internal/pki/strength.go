@@ -10,14 +10,16 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// MinRSA and MaxRSA bound an RSA key in bits. OpenSSL at security level 2, the default of Debian, Ubuntu and Red Hat, refuses shorter
-// keys. Clients in Go refuse longer ones: to verify with them may take a second (CVE-2023-29409).
+// MinRSA and MaxRSA limit the size in bits of an RSA key. OpenSSL at security level 2, the default
+// of Debian, Ubuntu and Red Hat, rejects shorter keys. Clients in Go reject longer ones, because
+// verifying with them may take a second (CVE-2023-29409).
 const (
 	MinRSA = 2048
 	MaxRSA = 8192
 )
 
-// CheckKey returns why clients would refuse a public key, or nil. Every key that comes from outside is checked by it.
+// CheckKey returns an error if clients would reject a public key. Every key from outside of the
+// operator must pass it.
 func CheckKey(public crypto.PublicKey) error {
 	switch key := KeySpecOfPublic(public); {
 	case key.Algorithm == v1alpha1.RSA && (key.Size < MinRSA || key.Size > MaxRSA):
@@ -30,15 +32,16 @@ func CheckKey(public crypto.PublicKey) error {
 	return nil
 }
 
-// strongSignatures are the algorithms that clients accept the signature of a CA by. OpenSSL refuses to load or to verify a chain with
-// a SHA-1 signature from security level 1 on, and crypto/x509 always.
+// strongSignatures are the signature algorithms of CA certificates that clients accept. With SHA-1,
+// OpenSSL refuses to load or to verify a chain from security level 1 on, and crypto/x509 always
+// does.
 var strongSignatures = []x509.SignatureAlgorithm{
 	x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.SHA256WithRSAPSS, x509.SHA384WithRSAPSS, x509.SHA512WithRSAPSS,
 	x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512, x509.PureEd25519,
 }
 
-// CheckStrength returns why clients would refuse one of these CA certificates for its key or its signature, or nil. No client verifies
-// the signature of a self-signed one.
+// CheckStrength returns an error if clients would reject one of these CA certificates for its key
+// or its signature. It ignores the signature of a self-signed CA, which no client verifies.
 func CheckStrength(cas ...*x509.Certificate) error {
 	for _, ca := range cas {
 		if err := CheckKey(ca.PublicKey); err != nil {
