@@ -12,45 +12,52 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
-// planCache is what a count has found out about the Services of a policy whose certificate stays: to read them is most of what a count takes. It holds
-// while the policy asks for the same, and the keyring hands out the same CA. The zero value remembers nothing.
+// planCache remembers, from one count to the next, the Services of a policy whose certificate needs
+// no change: evaluating them takes most of the time of a count. It is valid while the policy is
+// unchanged and the keyring returns the same CA. The zero value remembers nothing.
 type planCache struct {
 	policy     types.UID
 	generation int64
-	// ca is known and not held: it has a key, which nobody holds but the keyring.
+	// ca identifies the CA without keeping it in memory: it contains a private key, which only the
+	// keyring may hold.
 	ca        weak.Pointer[keyring.CA]
 	countedAt time.Time
 	plans     map[types.UID]cachedPlan
 }
 
-// cachedPlan is the certificate of a Service, in the versions in which it and its Secret were seen.
+// cachedPlan is the certificate of a Service, with the resourceVersions of the Service and of its
+// Secret for which the plan was made.
 type cachedPlan struct {
 	service, secretName, secret string
 	notAfter, renewAt           time.Time
 }
 
-// newPlanCache is for about so many Services.
+// newPlanCache returns a cache with space for about that many Services.
 func newPlanCache(now time.Time, policy *v1alpha1.ServingCertPolicy, ca *keyring.CA, services int) planCache {
 	return planCache{
 		policy: policy.UID, generation: policy.Generation, ca: weak.Make(ca),
-		// By the clock on the wall, which may go back.
+		// Round drops the monotonic clock reading: isValidAfter must notice when the wall clock is
+		// set back.
 		countedAt: now.Round(0),
 		plans:     make(map[types.UID]cachedPlan, services),
 	}
 }
 
-// isValidAfter reports whether what was found out before is what would be found out now. Where the clock went back nobody knows.
+// isValidAfter reports whether the plans in previous still hold for a count with c. If the clock
+// was set back, they do not.
 func (c planCache) isValidAfter(previous planCache) bool {
 	return c.policy == previous.policy && c.generation == previous.generation && c.ca == previous.ca && !c.countedAt.Before(previous.countedAt)
 }
 
-// secretOf is the Secret of a Service, if it is known and the Service is the same.
+// secretOf returns the name of the Secret of a Service; ok is false if the Service is not cached or
+// has changed.
 func (c planCache) secretOf(service *corev1.Service) (name string, ok bool) {
 	cached, ok := c.plans[service.UID]
 	return cached.secretName, ok && cached.service == service.ResourceVersion
 }
 
-// lookUp is what counts of the plan for a Service whose Secret is known, if that is the same, and nothing is to be done yet.
+// lookUp returns the part of the cached plan for service that a count needs. It reports false if
+// secret is not the version of the plan, or if the certificate is due for renewal or expired.
 func (c planCache) lookUp(now time.Time, service *corev1.Service, secret *corev1.Secret) (issuance.Plan, bool) {
 	cached := c.plans[service.UID]
 	plan := issuance.Plan{
@@ -61,7 +68,8 @@ func (c planCache) lookUp(now time.Time, service *corev1.Service, secret *corev1
 	return plan, same && now.Before(cached.notAfter) && (cached.renewAt.IsZero() || now.Before(cached.renewAt))
 }
 
-// store remembers a plan by which the certificate stays; with a keystore it never does, for the password is not read here.
+// store caches a plan that keeps the certificate. Plans with a keystore are never cached: this
+// controller does not read the password, so they never keep the certificate.
 func (c planCache) store(plan issuance.Plan, secret *corev1.Secret) {
 	if service := plan.Desired.Service; plan.Action == issuance.Keep && plan.Problem == nil && secret != nil {
 		c.plans[service.UID] = cachedPlan{service.ResourceVersion, plan.Desired.SecretName, secret.ResourceVersion, plan.NotAfter, plan.RenewAt}

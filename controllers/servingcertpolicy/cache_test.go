@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
-// count is a count that finds one Service whose certificate stays.
+// count holds the inputs of a count with one Service whose certificate needs no change.
 type count struct {
 	now    time.Time
 	policy *v1alpha1.ServingCertPolicy
@@ -21,7 +21,7 @@ type count struct {
 	secret *corev1.Secret
 }
 
-// What was found out is found out again while nothing of it has changed, and only then.
+// A cached plan is used while nothing that it depends on has changed, and not after that.
 func TestPlanCache(t *testing.T) {
 	t.Parallel()
 	renewAt, notAfter := now.Add(time.Hour), now.Add(2*time.Hour)

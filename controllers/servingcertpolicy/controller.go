@@ -35,34 +35,37 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// allPolicies is the one request: every Service is looked at once, for all policies together.
+// allPolicies is the only request of this controller: it evaluates every Service once, for all
+// policies together.
 var allPolicies = reconcile.Request{NamespacedName: types.NamespacedName{Name: "policies"}}
 
-// Reconciler reports on the policies.
+// Reconciler updates the status of all policies.
 type Reconciler struct {
 	// Client writes the status of policies, and reads what it wrote.
 	Client   client.Client
 	View     servingcert.View
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
-	// Events are told when the policies are reported on.
+	// Events is flushed whenever the policies are reported on.
 	Events *servingcert.EventAggregator
 	Clock  clock.PassiveClock
-	// Restarts is what to say of a policy's restarts; false as long as nobody has looked. RestartsChanged announces that it is another.
+	// Restarts returns the report on the restarts of a policy; false until the restart controller
+	// has evaluated them. RestartsChanged signals that the report changed.
 	Restarts        func(*v1alpha1.ServingCertPolicy) (restart.Report, bool)
 	RestartsChanged <-chan event.GenericEvent
-	// FailuresChanged announces that the requests about some Service fail, or no longer do.
+	// FailuresChanged signals that requests for a Service started to fail or no longer fail.
 	FailuresChanged <-chan event.GenericEvent
 
-	// debouncer gather before the policies are reported on: status writes are bounded by time, not by Services.
+	// debouncer delays status updates, so that their number is bounded by time and not by the
+	// number of Services.
 	debouncer debounce.Debouncer
-	// caches are what the last count found out, by policy.
+	// caches holds the plans of the last count, by the name of the policy.
 	caches map[string]planCache
-	// statusFailures are the policies whose status cannot be written.
+	// statusFailures holds the policies whose status cannot be written.
 	statusFailures statusFailures
 }
 
-// SetupWithManager watches everything that a policy reports on.
+// SetupWithManager watches everything that the status of a policy depends on.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) error {
 	debounced := r.debouncer.Handler(debounce.ConstantRequest(allPolicies))
 	return ctrl.NewControllerManagedBy(mgr).
@@ -79,7 +82,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.
 		Complete(retry.WithQuietConflicts(r))
 }
 
-// Reconcile reports on every policy.
+// Reconcile updates the status of every policy.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	start := r.Clock.Now()
 	var list v1alpha1.ServingCertPolicyList
@@ -101,7 +104,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	return result, err
 }
 
-// reportAll writes the statuses, those last that could not be written before, and returns when the next look is due.
+// reportAll writes the statuses, with those that could not be written before last. It returns the
+// earliest time at which a certificate expires or a failed status is due for a retry.
 func (r *Reconciler) reportAll(
 	ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy, tallies map[string]*tally,
 ) (earliestExpiry time.Time, err error) {
@@ -152,7 +156,7 @@ func (r *Reconciler) report(ctx context.Context, now time.Time, p *v1alpha1.Serv
 	return nil
 }
 
-// count looks at every Service once.
+// count evaluates every Service once and returns a tally for each policy, by name.
 func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]*tally, error) {
 	signers, err := r.signers(ctx, now, policies)
 	if err != nil {
@@ -186,7 +190,7 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 		if !wanted {
 			continue
 		}
-		// It may not be possible to say so on the Service.
+		// It may have been impossible to write this on the Service.
 		plan.Problem = cmp.Or(r.View.Conflicts.Failure(client.ObjectKeyFromObject(service), now), plan.Problem)
 		tallies[ruling.Name].conflict(tied...)
 		for _, other := range tied {
@@ -201,7 +205,7 @@ func (r *Reconciler) count(ctx context.Context, now time.Time, policies []v1alph
 	return tallies, nil
 }
 
-// signers are those of the policies.
+// signers returns the CA and the plan caches of each policy, by name.
 func (r *Reconciler) signers(ctx context.Context, now time.Time, policies []v1alpha1.ServingCertPolicy) (map[string]policySigner, error) {
 	signers := map[string]policySigner{}
 	for i := range policies {
@@ -233,15 +237,16 @@ func (r *Reconciler) namespaces(ctx context.Context) (map[string]labels.Set, err
 	return namespaces, nil
 }
 
-// policySigner is the CA of a policy, or what stands in its way, and what is remembered from the last count, and for the next.
+// policySigner is the CA of a policy, or the problem that prevents its use, with the plans that the
+// last count cached and those for the next.
 type policySigner struct {
 	ca             *keyring.CA
 	problem        *issuance.Problem
 	previous, next planCache
 }
 
-// plan is what is to be done for a Service, if it wants a certificate. Who else wants its Secret is not asked here: whoever was in the way is
-// told of on the Service.
+// plan returns what has to be done for a Service, and false if it wants no certificate. It does not
+// evaluate competing Services: the annotations of the Service report such a conflict.
 func (r *Reconciler) plan(ctx context.Context, now time.Time, service *corev1.Service, ruling *v1alpha1.ServingCertPolicy, signer policySigner) (issuance.Plan, bool, error) {
 	if name, ok := signer.previous.secretOf(service); ok {
 		secret, err := r.secret(ctx, service.Namespace, name)
@@ -262,7 +267,8 @@ func (r *Reconciler) plan(ctx context.Context, now time.Time, service *corev1.Se
 		return issuance.Plan{}, false, err
 	}
 	if signer.ca == nil {
-		// As on the Service itself: whoever has a certificate is served, though its CA is away.
+		// As in the reports on Services: a Service that has a valid certificate counts as served
+		// although its CA is unavailable.
 		if notAfter := issuance.NotAfter(secret); now.Before(notAfter) {
 			return issuance.Plan{Desired: desired, NotAfter: notAfter}, true, nil
 		}
@@ -273,7 +279,7 @@ func (r *Reconciler) plan(ctx context.Context, now time.Time, service *corev1.Se
 	return plan, true, nil
 }
 
-// secret is nil where there is none.
+// secret returns the digest of a Secret, or nil if there is none.
 func (r *Reconciler) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	if err := r.View.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, secret, client.UnsafeDisableDeepCopy); err != nil {

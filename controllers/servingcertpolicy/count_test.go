@@ -21,7 +21,8 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// fakeCache is a cluster with one ServiceCA, its key, one policy, one Service, and its Secret as the cache has it, at a time that the test sets.
+// fakeCache is a cluster with one ServiceCA, its signing key, one policy, one Service and the
+// digest of its Secret, at a time that the test sets.
 type fakeCache struct {
 	client.Reader
 	ca          *v1alpha1.ServiceCA
@@ -59,7 +60,8 @@ func (f *fakeCache) List(_ context.Context, into client.ObjectList, _ ...client.
 	return nil
 }
 
-// newFakeCache is a cluster in which all is as it should be, and a Reconciler that counts in it.
+// newFakeCache returns a cluster in which everything is up to date, and a Reconciler that counts in
+// it.
 func newFakeCache(t *testing.T) (*fakeCache, *Reconciler) {
 	t.Helper()
 	root, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: 1000 * time.Hour, Key: pki.KeySpecOf(v1alpha1.PrivateKey{})})
@@ -102,7 +104,7 @@ func newFakeCache(t *testing.T) (*fakeCache, *Reconciler) {
 	return s, r
 }
 
-// What a count has found out the next one does not look for, until something has changed.
+// A count does not evaluate a Service again unless something changed since the last count.
 func TestCountsOnce(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -135,7 +137,8 @@ func TestCountsOnce(t *testing.T) {
 					t.Fatalf("%d Services are served, want 1", got)
 				}
 			}
-			// What cannot happen shows who looks.
+			// This change without a new resourceVersion cannot happen in a cluster; it shows
+			// whether the Secret is evaluated again.
 			s.secret.StringData = map[string]string{corev1.TLSPrivateKeyKey: "spoilt"}
 			tc.change(s)
 			if looked := issued() == 0; looked != tc.plans {

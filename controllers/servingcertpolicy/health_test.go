@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/hack/gitops"
 )
 
-// The states that the conditions of a policy can be in lie in config/argocd, where Argo CD's health script and kstatus are tried on them.
+// The files in config/argocd hold every state that the conditions of a policy can be in. Argo CD's
+// health script and kstatus are tested with them.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	served, sound := &tally{}, readyCA(metav1.ConditionTrue)
@@ -60,7 +61,7 @@ func TestHealth(t *testing.T) {
 	}
 	states["progressing_generationNotSeen"].Generation++
 	states["progressing_new"] = newPolicy()
-	states["progressing_new"].Status.ObservedGeneration = -1 // as the CRD has it
+	states["progressing_new"].Status.ObservedGeneration = -1 // the CRD's default
 	gitops.CheckStates(t, "../../config/argocd/resource_customizations/servingcert.dev/ServingCertPolicy/testdata", "ServingCertPolicy", states)
 }
 

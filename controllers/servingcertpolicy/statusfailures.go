@@ -13,36 +13,41 @@ import (
 )
 
 const (
-	// reasonRequestRefused is of a policy whose status the API server does not take.
+	// reasonRequestRefused is the reason of the Event when the API server rejects the status of a
+	// policy.
 	reasonRequestRefused = "RequestRefused"
-	// firstRetry is when a status is written again that could not be; twice as long after each further try, up to retry.MaxDelay.
+	// firstRetry is the delay before a status that could not be written is retried; it doubles
+	// after each further failure, up to retry.MaxDelay.
 	firstRetry = time.Second
 )
 
-// statusFailures are the policies whose status the API server does not write. Each is tried again at a time of its own, so that a webhook that
-// hangs does not delay the other policies whenever they are reported on. The zero value is ready to use.
+// statusFailures holds the policies whose status cannot be written. Each has its own retry time, so
+// that a hanging webhook does not delay the other policies at every status update. The zero value
+// is ready to use.
 type statusFailures struct {
 	reports conflict.Reports
 	retries map[types.NamespacedName]retryState
 }
 
-// retryState is when a status is written again, and how long that is after the last try.
+// retryState is when a status is written again, and the delay since the last attempt.
 type retryState struct {
 	next  time.Time
 	after time.Duration
 }
 
-// keyOf tells a policy from one of the same name that is made later.
+// keyOf returns a key that differs for a policy that is deleted and created again with the same
+// name: it uses the UID as the namespace.
 func keyOf(p *v1alpha1.ServingCertPolicy) types.NamespacedName {
 	return types.NamespacedName{Namespace: string(p.UID), Name: p.Name}
 }
 
-// nextRetry returns when the status of a policy is written again; the zero time where that did not fail.
+// nextRetry returns when to retry the status of a policy; the zero time if it did not fail.
 func (f *statusFailures) nextRetry(p *v1alpha1.ServingCertPolicy) time.Time {
 	return f.retries[keyOf(p)].next
 }
 
-// record notes that a status could not be written, and returns what to record as an Event, nil for nothing.
+// record records that a status could not be written, and returns the problem to record as an Event,
+// or nil.
 func (f *statusFailures) record(now time.Time, p *v1alpha1.ServingCertPolicy, err error) *issuance.Problem {
 	key := keyOf(p)
 	after := min(max(firstRetry, 2*f.retries[key].after), retry.MaxDelay)
@@ -56,10 +61,10 @@ func (f *statusFailures) record(now time.Time, p *v1alpha1.ServingCertPolicy, er
 	return nil
 }
 
-// clear notes that a status was written.
+// clear records that a status was written.
 func (f *statusFailures) clear(p *v1alpha1.ServingCertPolicy) { f.forget(keyOf(p)) }
 
-// keepOnly forgets the policies that are gone.
+// keepOnly forgets all policies that are not in policies.
 func (f *statusFailures) keepOnly(policies []v1alpha1.ServingCertPolicy) {
 	gone := maps.Clone(f.retries)
 	for i := range policies {

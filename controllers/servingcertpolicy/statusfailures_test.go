@@ -23,8 +23,9 @@ import (
 	"github.com/servingcert/operator/controllers/restart"
 )
 
-// A status that cannot be written is recorded as an Event once that has lasted, one that is refused at once, and each is tried again at
-// times of its own, after the statuses of all other policies. Nothing is kept of a policy that is gone.
+// A status that cannot be written is recorded as an Event once that has lasted, and a rejected one
+// at once. Each is retried at its own times, after the statuses of all other policies. Nothing is
+// kept for a deleted policy.
 func TestStatusThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	s, r := newFakeCache(t)

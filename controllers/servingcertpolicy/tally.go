@@ -1,4 +1,5 @@
-// Package servingcertpolicy reports on each policy whether everything is served, and until when.
+// Package servingcertpolicy writes the status of each policy: whether all of its Services have a
+// certificate, and until when.
 package servingcertpolicy
 
 import (
@@ -22,19 +23,21 @@ import (
 // maxFailures is how many failures a status lists.
 const maxFailures = 10
 
-// tally is what one policy has done for the Services that it rules.
+// tally counts the Services that one policy rules, by the state of their certificates.
 type tally struct {
 	counts         v1alpha1.ServiceCounts
 	failures       []v1alpha1.ServiceFailure
 	nextRenewal    time.Time
 	earliestExpiry time.Time
-	// conflicting are the policies of the same priority that select some of the same Services.
+	// conflicting holds the names of policies with the same priority that select some of the same
+	// Services.
 	conflicting map[string]bool
-	// restarts is what there is to say of restarts; nil as long as nobody has looked.
+	// restarts is the report on restarts; nil until the restart controller has evaluated them.
 	restarts *restart.Report
 }
 
-// add counts a Service that the policy serves, by what is to be done for it.
+// add counts a Service that wants a certificate by the policy, according to its plan and to the
+// problem that it reports.
 func (t *tally) add(now time.Time, service *corev1.Service, plan issuance.Plan) {
 	t.counts.Matched++
 	problem := plan.Problem
@@ -64,13 +67,14 @@ func (t *tally) add(now time.Time, service *corev1.Service, plan issuance.Plan) 
 	}
 }
 
-// blocksRenewal reports whether a problem keeps a certificate that is there from being renewed before somebody acts. Whoever has a Secret that another
-// Service wants too is served on, and a CA is nothing of the Service's.
+// blocksRenewal reports whether a problem prevents the renewal of an existing certificate until a
+// person acts. A Service whose Secret another Service also wants keeps being renewed, and a CA that
+// is not ready is not a problem of the Service.
 func blocksRenewal(problem *issuance.Problem) bool {
 	return problem != nil && problem.Reason != issuance.ReasonSecretConflict && problem.Reason != issuance.ReasonServiceCANotReady
 }
 
-// earliest is the earlier of two times; zero is none.
+// earliest returns the earlier of two times; the zero time means none.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
 		return b
@@ -78,7 +82,7 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// conflict remembers that policies of the same priority select the same Service.
+// conflict records that other policies of the same priority select the same Service.
 func (t *tally) conflict(others ...*v1alpha1.ServingCertPolicy) {
 	if t.conflicting == nil {
 		t.conflicting = map[string]bool{}
@@ -88,7 +92,7 @@ func (t *tally) conflict(others ...*v1alpha1.ServingCertPolicy) {
 	}
 }
 
-// status is the whole status of a policy. ca is nil when its ServiceCA does not exist.
+// status returns the complete status of a policy. ca is nil if its ServiceCA does not exist.
 func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha1.ServiceCA) v1alpha1.ServingCertPolicyStatus {
 	slices.SortFunc(t.failures, func(a, b v1alpha1.ServiceFailure) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Service, b.Service))
@@ -109,7 +113,8 @@ func (t *tally) status(now time.Time, p *v1alpha1.ServingCertPolicy, ca *v1alpha
 	}
 }
 
-// reportRestarts says how the restarts stand; what was said before, as long as nobody has looked.
+// reportRestarts sets the conditions of restarts and returns their counts. Until the restart
+// controller has evaluated them, it repeats those of the previous status.
 func (t *tally) reportRestarts(built *conditions.Builder, before v1alpha1.ServingCertPolicyStatus) *v1alpha1.RestartCounts {
 	if t.restarts == nil {
 		for _, kind := range []string{v1alpha1.ConditionRestartHalted, v1alpha1.ConditionRestartTooLate} {
@@ -138,8 +143,9 @@ func timeOrNil(t time.Time) *metav1.Time {
 	return &metav1.Time{Time: t.Truncate(time.Second)}
 }
 
-// reportReady says whether the policy can issue. A mistake in the policy is Stalled; what its CA waits for is said on the CA, and may pass
-// without a change of the policy.
+// reportReady sets Ready to whether the policy can issue certificates. A mistake in the policy
+// itself is reported as Stalled. A ServiceCA that is not ready is reported as Reconciling: the
+// ServiceCA reports the cause, which may pass without a change of the policy.
 func reportReady(built *conditions.Builder, p *v1alpha1.ServingCertPolicy, ca *v1alpha1.ServiceCA) {
 	notReady := func(conditionType, reason, message string) {
 		built.Set(v1alpha1.ConditionReady, false, reason, message)

@@ -16,7 +16,8 @@ import (
 	"github.com/servingcert/operator/controllers/restart"
 )
 
-// now lies far off, and between two seconds.
+// now is far in the future, so that a stray time.Now() makes a test fail, and has a fraction of a
+// second.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
 func service(namespace, name, reported string) *corev1.Service {
@@ -31,7 +32,8 @@ func newProblem() *issuance.Problem {
 	return issuance.NewProblem(issuance.ReasonSecretNotOurs, "left alone")
 }
 
-// readyCA is a ServiceCA whose condition Ready is as given; absent where empty.
+// readyCA returns a ServiceCA with this status of its condition Ready, or without that condition if
+// status is empty.
 func readyCA(status metav1.ConditionStatus) *v1alpha1.ServiceCA {
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	if status != "" {
@@ -54,8 +56,8 @@ func messageOf(status v1alpha1.ServingCertPolicyStatus, kind string) string {
 	return fmt.Sprintf("%s %s: %s", condition.Status, condition.Reason, condition.Message)
 }
 
-// A Service is issued while it has a certificate that could serve, whatever else stands in its way; failed where somebody has to
-// act; and pending where nobody has.
+// A Service counts as issued while it has a certificate that is still valid, whatever problem it
+// has; as failed if a person has to act; and as pending otherwise.
 func TestCounts(t *testing.T) {
 	t.Parallel()
 	later := now.Add(time.Hour)
@@ -97,7 +99,8 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// The times are those of the first certificate to be renewed, and of the first to end.
+// The times are those of the first certificate that is due for renewal and of the first that
+// expires.
 func TestTimes(t *testing.T) {
 	t.Parallel()
 	counts := &tally{}
@@ -105,7 +108,7 @@ func TestTimes(t *testing.T) {
 		counts.add(now, service("shop", left.String(), ""), issuance.Plan{NotAfter: now.Add(left), RenewAt: now.Add(10*time.Hour - left)})
 	}
 	counts.add(now, service("shop", "ends with its CA", ""), issuance.Plan{NotAfter: now.Add(20 * time.Hour)})
-	// What only the owner of a Service can put right wakes nobody else.
+	// A renewal that only the owner of the Service can unblock does not count as the next renewal.
 	counts.add(now, service("shop", "held", "SecretRefused: quota"), issuance.Plan{NotAfter: now.Add(4 * time.Hour), RenewAt: now.Add(-time.Hour)})
 	status := counts.status(now, newPolicy(), readyCA(metav1.ConditionTrue))
 	if want := now.Add(3 * time.Hour).Truncate(time.Second); !status.EarliestExpiry.Time.Equal(want) {
@@ -119,7 +122,7 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-// Ready is about the policy and its CA.
+// Ready depends only on the policy and its ServiceCA.
 func TestReady(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -155,7 +158,8 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// Ten failures at most are listed, by namespace and name, whatever the order in which they were found.
+// At most ten failures are listed, sorted by namespace and name, whatever the order in which they
+// were added.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	counts := &tally{}
@@ -177,7 +181,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// Policies of one priority are told of each other; the same words come whatever the order in which they are found.
+// Policies with the same priority are reported on each other, with the same message whatever the
+// order in which they were added.
 func TestConflicts(t *testing.T) {
 	t.Parallel()
 	named := func(name string) *v1alpha1.ServingCertPolicy {
@@ -196,7 +201,8 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
-// What there is to say of restarts is said; as long as nobody has looked, what was said before.
+// The report on restarts is in the status. Until there is one, the status keeps the previous
+// report.
 func TestRestarts(t *testing.T) {
 	t.Parallel()
 	long := metav1.NewTime(now.Add(-time.Hour).Truncate(time.Second))
