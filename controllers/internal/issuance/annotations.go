@@ -10,8 +10,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// AnnotationChanges are the changes that a Service's annotations need; nil removes one. signedBy is the common name of the CA of a
-// sound certificate, empty without one.
+// AnnotationChanges returns the changes that a Service's annotations need; a nil value removes an
+// annotation. signedBy is the common name of the CA that signed the Service's usable certificate,
+// empty without one.
 func (r Resolver) AnnotationChanges(service *corev1.Service, problem *Problem, signedBy string) map[string]*string {
 	changes := ErrorAnnotationChanges(service.Annotations, problem)
 	if r.OpenShiftAnnotations {
@@ -21,7 +22,8 @@ func (r Resolver) AnnotationChanges(service *corev1.Service, problem *Problem, s
 	return changes
 }
 
-// ErrorAnnotationChanges are the changes that an object's annotations need to tell of a problem, or of none; nil removes one.
+// ErrorAnnotationChanges returns the changes that make an object's error annotation report the
+// problem, or that remove the annotation when problem is nil. A nil value removes an annotation.
 func ErrorAnnotationChanges(annotations map[string]string, problem *Problem) map[string]*string {
 	wanted := map[string]string{}
 	if problem != nil {
@@ -45,7 +47,8 @@ func diffAnnotations(annotations, wanted map[string]string, keys []string) map[s
 	return changes
 }
 
-// openShiftAnnotationChanges reports in both of OpenShift's families to whoever asked by one of them.
+// openShiftAnnotationChanges returns the changes of the annotations of both OpenShift families. A
+// Service that requests its certificate by one of them gets the report in both.
 func openShiftAnnotationChanges(service *corev1.Service, requestedFamily Family, problem *Problem, signedBy string) map[string]*string {
 	wanted := map[string]string{}
 	var keys []string
@@ -65,7 +68,8 @@ func openShiftAnnotationChanges(service *corev1.Service, requestedFamily Family,
 	return diffAnnotations(service.Annotations, wanted, keys)
 }
 
-// errorNum counts the different errors in a row, so that repeating one writes nothing.
+// errorNum returns the number of different consecutive errors. Repeating the same error does not
+// increase it, so nothing is written for that.
 func errorNum(service *corev1.Service, family Family, message string) string {
 	number, err := strconv.Atoi(service.Annotations[family.key(suffixErrorNum)])
 	if err != nil || number < 1 {
@@ -77,7 +81,8 @@ func errorNum(service *corev1.Service, family Family, message string) string {
 	return strconv.Itoa(number)
 }
 
-// SignedBy is the CA that a Service was told of.
+// SignedBy returns the common name of the CA that the Service's annotations report, empty without
+// one.
 func SignedBy(service *corev1.Service) string {
 	return cmp.Or(service.Annotations[OpenShift.key(suffixSignedBy)], service.Annotations[OpenShiftAlpha.key(suffixSignedBy)])
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// bundleKey is where charts expect the bundle in a serving certificate's Secret.
+// bundleKey is the key where charts expect the bundle in a serving certificate's Secret.
 const bundleKey = "ca.crt"
 
-// The reasons for which an object gets no bundle.
+// The reasons why an object gets no bundle.
 const (
 	ReasonInvalidKey        = "InvalidCABundleKey"
 	ReasonInvalidTruststore = "InvalidTruststore"
@@ -23,7 +23,8 @@ const (
 	ReasonInjectionRefused  = "InjectionRefused"
 )
 
-// injectionKey returns the key under which an annotation on a Secret asks for a bundle beside the certificate; empty where none does.
+// injectionKey returns the key at which an annotation on a Secret requests a bundle beside the
+// certificate; empty when no annotation does.
 func injectionKey(secret *corev1.Secret) string {
 	if secret == nil || secret.Annotations[v1alpha1.AnnotationInjectCABundle] == "" {
 		return ""
@@ -31,13 +32,15 @@ func injectionKey(secret *corev1.Secret) string {
 	return cmp.Or(secret.Annotations[v1alpha1.AnnotationCABundleKey], v1alpha1.DefaultCABundleKey)
 }
 
-// bundleMarker returns what the mark on a Secret says of the bundle in it: its hash, and its key.
+// bundleMarker returns what the marker annotation of a Secret says about the bundle in it: its hash
+// and its key.
 func bundleMarker(secret *corev1.Secret) (hash, key string) {
 	hash, key, _ = strings.Cut(secret.Annotations[v1alpha1.AnnotationCABundleHash], "/")
 	return hash, cmp.Or(key, bundleKey)
 }
 
-// staleBundleKeys returns the keys of a Secret, given as a digest, that hold the bundle which its mark proves to be ours, and that are not to be kept.
+// staleBundleKeys returns the keys of a Secret (a digest) that hold a bundle of ours, as the marker
+// proves, and that are not in keep.
 func staleBundleKeys(secret *corev1.Secret, keep []string) []string {
 	hash, marked := bundleMarker(secret)
 	return slices.DeleteFunc([]string{bundleKey, marked}, func(key string) bool {
@@ -45,18 +48,21 @@ func staleBundleKeys(secret *corev1.Secret, keep []string) []string {
 	})
 }
 
-// BundleHash returns the hash of the bundle that a serving certificate's Secret says it carries.
+// BundleHash returns the hash of the bundle that a serving certificate's Secret carries according
+// to its marker; empty without a marker.
 func BundleHash(secret *corev1.Secret) string {
 	hash, _ := bundleMarker(secret)
 	return hash
 }
 
-// CarriesBundle reports whether the bundle is to stand in the Secret, given as a digest: by the policy, or by an annotation on the Secret.
+// CarriesBundle reports whether the bundle belongs into the Secret (a digest): because of the
+// policy, or because of an annotation on the Secret.
 func (r SecretRef) CarriesBundle(secret *corev1.Secret) bool {
 	return r.IncludesBundle() || (injectionKey(secret) != "" && r.injectionProblem(secret) == nil)
 }
 
-// injectionProblem returns why the bundle that an annotation on the Secret asks for cannot stand in it; nil when it can.
+// injectionProblem returns why the bundle that an annotation on the Secret requests cannot be put
+// there; nil when it can.
 func (r SecretRef) injectionProblem(secret *corev1.Secret) *Problem {
 	const advice = "annotate a ConfigMap or another Secret"
 	key, ca := injectionKey(secret), r.Policy.Spec.ServiceCAName
@@ -78,16 +84,18 @@ func (r SecretRef) injectionProblem(secret *corev1.Secret) *Problem {
 	return nil
 }
 
-// bundlePlacement is where the bundle stands in a Secret.
+// bundlePlacement is where the bundle belongs in a Secret.
 type bundlePlacement struct {
-	// keys are those under which it stands, and mark is the annotation that says so, empty without any.
+	// keys are the keys that hold the bundle. marker is the value of the annotation that records
+	// this, empty without keys.
 	keys   []string
 	marker string
-	// problem is why it does not stand where an annotation on the Secret asks for it.
+	// problem is why the bundle is not put where an annotation on the Secret requests it.
 	problem *Problem
 }
 
-// placeBundle returns where the bundle is to stand in the Secret, given as a digest, or nil where there is none.
+// placeBundle returns where the bundle belongs in the Secret. The Secret is a digest, or nil when
+// there is no Secret yet.
 func (d Desired) placeBundle(secret *corev1.Secret, ca *CA) bundlePlacement {
 	var b bundlePlacement
 	hash := pki.Hash(ca.Bundle)

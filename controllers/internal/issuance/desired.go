@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// SecretRef is the Secret that a Service should have.
+// SecretRef identifies the Secret that a Service should have.
 type SecretRef struct {
 	Service    *corev1.Service
 	Policy     *v1alpha1.ServingCertPolicy
@@ -20,18 +20,19 @@ type SecretRef struct {
 	SecretName string
 }
 
-// Desired is the certificate that a Service should have, and the Secret for it.
+// Desired is the certificate that a Service should have, and its Secret.
 type Desired struct {
 	SecretRef
 
 	Leaf        pki.LeafSpec
 	Duration    time.Duration
 	RenewBefore time.Duration
-	// Keystore is the keystore beside it; nil for none.
+	// Keystore is the keystore beside the certificate; nil for none.
 	Keystore *Keystore
 }
 
-// Desired is what a policy gives to a Service that it rules; false when it gives nothing.
+// Desired returns the certificate that a policy grants to a Service that it selects; false when the
+// Service gets none.
 func (r Resolver) Desired(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Desired, bool) {
 	target, wanted := r.SecretRef(service, policy)
 	if !wanted {
@@ -58,7 +59,8 @@ func (r Resolver) Desired(service *corev1.Service, policy *v1alpha1.ServingCertP
 	return desired, true
 }
 
-// SecretRef is the Secret of what Want is, for those who ask about each Service: whatever is to stand in the certificate is most of the work.
+// SecretRef returns only the SecretRef of Desired. It is for callers that ask about every Service:
+// computing the content of the certificate is most of the work.
 func (r Resolver) SecretRef(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (SecretRef, bool) {
 	family, secretName := r.RequestedSecret(service)
 	if policy == nil || (family == NotAsked && !selectedByIssueAll(service, policy)) {
@@ -70,13 +72,14 @@ func (r Resolver) SecretRef(service *corev1.Service, policy *v1alpha1.ServingCer
 	return SecretRef{service, policy, family, secretName}, true
 }
 
-// selectedByIssueAll reports whether issuance All means this Service too.
+// selectedByIssueAll reports whether issuance All includes this Service.
 func selectedByIssueAll(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) bool {
 	return policy.Spec.Issuance == v1alpha1.IssueAll && canServe(service)
 }
 
-// canServe reports whether pods may answer to the name of a Service: not to that of one which points outside the cluster, and never to the API
-// server's own, whose name nobody else may answer to.
+// canServe reports whether pods may serve under the name of a Service. They may not for an
+// ExternalName Service, which points outside the cluster, nor for the API server's own Service,
+// whose name only the API server may serve.
 func canServe(service *corev1.Service) bool {
 	return service.Spec.Type != corev1.ServiceTypeExternalName && !isAPIServer(service)
 }
@@ -108,12 +111,14 @@ func (r Resolver) dnsNames(service *corev1.Service, certificate v1alpha1.Serving
 	return names
 }
 
-// IncludesBundle reports whether the Secret carries the bundle: never where OpenShift's annotation promises two keys and no more.
+// IncludesBundle reports whether the policy puts the bundle into the Secret. It never does for
+// OpenShift's annotations, which promise exactly two keys.
 func (r SecretRef) IncludesBundle() bool {
 	return r.Policy.Spec.Certificate.CABundle == v1alpha1.CABundleInclude && !r.Family.IsOpenShift()
 }
 
-// validate tells what makes the wish impossible by itself.
+// validate returns why the desired certificate is impossible, whatever is in the Secret; nil when
+// it is possible.
 func (d Desired) validate(ca *CA) *Problem {
 	if problems := validation.IsDNS1123Subdomain(d.SecretName); len(problems) > 0 {
 		return NewProblem(ReasonInvalidSecretName, "%.64q is no name for a Secret: %s", d.SecretName, problems[0])
@@ -127,7 +132,8 @@ func (d Desired) validate(ca *CA) *Problem {
 	return d.Keystore.Check()
 }
 
-// ValidateRequest returns why names or usages that a policy gives cannot stand in a certificate of the CA; nil when they can.
+// ValidateRequest returns why the CA cannot certify the names or usages of a policy; nil when it
+// can.
 func (ca *CA) ValidateRequest(names []string, usages []v1alpha1.CertificateUsage, policy string) *Problem {
 	for _, name := range names {
 		if !isDNSName(strings.TrimPrefix(name, "*.")) {
@@ -150,7 +156,7 @@ func (ca *CA) ValidateRequest(names []string, usages []v1alpha1.CertificateUsage
 	return nil
 }
 
-// certificates returns those of the CA and of the CAs above it; none while no CA signs.
+// certificates returns the certificates of the CA and of the CAs above it; nil while no CA signs.
 func (ca *CA) certificates() []*x509.Certificate {
 	if ca.Certificate == nil {
 		return nil
@@ -158,7 +164,8 @@ func (ca *CA) certificates() []*x509.Certificate {
 	return append([]*x509.Certificate{ca.Certificate}, ca.Chain...)
 }
 
-// checkNameConstraints tells why the name constraints of the CA, or of one above it, forbid a name; nil when none does.
+// checkNameConstraints returns an error if the name constraints of the CA, or of a CA above it,
+// forbid the name.
 func (ca *CA) checkNameConstraints(name string) error {
 	for _, certificate := range ca.certificates() {
 		if err := pki.CheckNameConstraints(certificate, name); err != nil {

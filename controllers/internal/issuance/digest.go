@@ -18,7 +18,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// matchingKey and matchingKeyPKCS1 stand for a private key that belongs to the certificate beside it, in a digest, by its encoding.
+// matchingKey and matchingKeyPKCS1 replace a private key in a digest when it belongs to the
+// certificate beside it. Which of the two depends on the key's encoding.
 const (
 	matchingKey      = "sound"
 	matchingKeyPKCS1 = "sound, " + string(v1alpha1.PKCS1)
@@ -30,13 +31,15 @@ func keyMatches(digest *corev1.Secret) bool {
 	return key == matchingKey || key == matchingKeyPKCS1
 }
 
-// hasEncoding reports whether a sound key in a digest has an encoding.
+// hasEncoding reports whether a private key that belongs to its certificate has the encoding.
 func hasEncoding(digest *corev1.Secret, encoding v1alpha1.KeyEncoding) bool {
 	return (digest.StringData[corev1.TLSPrivateKeyKey] == matchingKeyPKCS1) == (encoding == v1alpha1.PKCS1)
 }
 
-// Where a digest has the certificate, in DER, whom that names as its signer, and in seconds when it was written and when it ends: among its labels, for a
-// map of its own would take two thirds of what it holds. A real Secret's labels of these names do not come through.
+// The labels of a digest that hold the certificate (in DER), the key ID of its signer, and the
+// times, in Unix seconds, when it was written and of its notAfter. They are labels because a
+// separate map would cost two thirds of the memory of the data it holds. Labels with these names on
+// the real Secret are removed.
 const (
 	leafLabel     = v1alpha1.GroupName + "/leaf"
 	signerLabel   = v1alpha1.GroupName + "/leaf-signer"
@@ -44,9 +47,10 @@ const (
 	notAfterLabel = v1alpha1.GroupName + "/leaf-end"
 )
 
-// Digest replaces what a cache must not or need not hold: the private key by whether it belongs to the certificate, what may stand beside it by
-// its hash, and what has no business there by its name. What it found out stands in stringData, which the API server never returns: so a digest
-// is known for one, and digesting it again changes nothing. It changes the Secret that it is given.
+// Digest replaces the data that a cache must not or need not hold: the private key by whether it
+// belongs to the certificate, the values that may be beside it by their hashes, and unexpected keys
+// by their names only. The results are in stringData, which the API server never returns. So a
+// digest is recognizable, and Digest does not change a digest. Digest modifies the Secret.
 func Digest(secret *corev1.Secret) {
 	if IsDigest(secret) {
 		return
@@ -54,7 +58,8 @@ func Digest(secret *corev1.Secret) {
 	for _, label := range []string{leafLabel, signerLabel, issuedLabel, notAfterLabel} {
 		delete(secret.Labels, label)
 	}
-	// People put other things beside the certificates, such as the key: what is kept is only what was read.
+	// tls.crt may contain other things, such as the private key: only the parsed certificates are
+	// kept.
 	leaf, keyErr := pki.Inspect(pki.Pair{Certificate: secret.Data[corev1.TLSCertKey], PrivateKey: secret.Data[corev1.TLSPrivateKeyKey]})
 	if leaf.Certificate != "" {
 		metav1.SetMetaDataLabel(&secret.ObjectMeta, leafLabel, leaf.Certificate)
@@ -69,20 +74,22 @@ func Digest(secret *corev1.Secret) {
 	} else {
 		secret.ManagedFields = nil
 	}
-	// It holds the whole Secret once more, where one was restored with kubectl.
+	// After a restore with kubectl this annotation contains the whole Secret once more.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
 }
 
-// IsDigest tells a digest from a Secret.
+// IsDigest reports whether a Secret is a digest.
 func IsDigest(secret *corev1.Secret) bool { return secret.StringData != nil }
 
-// SameContent reports whether two digests are of Secrets with the same name, labels, annotations, owners and data, whenever they were written.
+// SameContent reports whether the Secrets of two digests have the same name, labels, annotations,
+// owners and data. When they were written does not matter.
 func SameContent(a, b *corev1.Secret) bool {
 	return a.Namespace == b.Namespace && a.Name == b.Name && equalExcept(issuedLabel, a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations) &&
 		maps.Equal(a.StringData, b.StringData) && equality.Semantic.DeepEqual(a.OwnerReferences, b.OwnerReferences)
 }
 
-// equalExcept reports whether two maps say the same, whatever they say of one key that both have or neither.
+// equalExcept reports whether two maps are equal, ignoring the value of one key that must be in
+// both or in neither.
 func equalExcept(ignoredKey string, a, b map[string]string) bool {
 	for key, value := range a {
 		if other, ok := b[key]; !ok || (other != value && key != ignoredKey) {
@@ -92,13 +99,15 @@ func equalExcept(ignoredKey string, a, b map[string]string) bool {
 	return len(a) == len(b)
 }
 
-// ownManagedFields is all that digests keep of the managed fields, one for all: nobody changes it.
+// ownManagedFields is all that digests keep of the managed fields. All digests share it; it must
+// not be modified.
 var ownManagedFields = []metav1.ManagedFieldsEntry{{Manager: string(apply.ServingCert)}}
 
-// commonDigests are the digests of nearly all: a certificate with its key, and nothing else. Those with the same chain share one, and nobody changes it.
+// commonDigests holds the data of nearly all digests: a certificate with its key and nothing else.
+// Digests with the same chain share one map, which must not be modified.
 var commonDigests = lru.New(64)
 
-// Leaf is the certificate in a digest, with its chain; the error says why there is none.
+// Leaf returns the certificate in a digest with its chain, or an error that says why there is none.
 func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
 	certificate, ok := secret.Labels[leafLabel]
 	if !ok {
@@ -107,16 +116,18 @@ func Leaf(secret *corev1.Secret) (*pki.Leaf, error) {
 	return pki.ParseParts(certificate, secret.StringData[corev1.TLSCertKey])
 }
 
-// SignerAndExpiry is whom the certificate in a digest names as its signer, by pki.KeyID, and when it ends; false without one. It is not read for that.
+// SignerAndExpiry returns the key ID (see pki.KeyID) that the certificate in a digest names as its
+// signer, and the certificate's notAfter; false without a certificate. It does not parse the
+// certificate.
 func SignerAndExpiry(secret *corev1.Secret) (signer string, notAfter time.Time, ok bool) {
 	notAfter = timeFromLabel(secret, notAfterLabel)
 	return secret.Labels[signerLabel], notAfter, !notAfter.IsZero()
 }
 
-// formatUnixSeconds are those since 1970: it is all that a certificate says.
+// formatUnixSeconds formats a time in Unix seconds: certificates are no more precise.
 func formatUnixSeconds(at time.Time) string { return strconv.FormatInt(at.Unix(), 10) }
 
-// timeFromLabel is the time in a label of a digest; zero without one.
+// timeFromLabel returns the time in a label of a digest; zero without one.
 func timeFromLabel(secret *corev1.Secret, label string) time.Time {
 	since, err := strconv.ParseInt(secret.Labels[label], 10, 64)
 	if err != nil {
@@ -125,7 +136,8 @@ func timeFromLabel(secret *corev1.Secret, label string) time.Time {
 	return time.Unix(since, 0).UTC()
 }
 
-// keyDigest returns what stands for a private key in a digest: its encoding, or why it does not belong to the certificate.
+// keyDigest returns what replaces a private key in a digest: its encoding, or why it does not
+// belong to the certificate.
 func keyDigest(encoding v1alpha1.KeyEncoding, keyErr error) string {
 	switch {
 	case keyErr != nil:
@@ -136,7 +148,8 @@ func keyDigest(encoding v1alpha1.KeyEncoding, keyErr error) string {
 	return matchingKey
 }
 
-// maxOtherKeys is how many keys that have no business in a Secret are known at a time: a tenant may write a hundred thousand.
+// maxOtherKeys limits how many unexpected keys of a Secret a digest lists at a time: a tenant may
+// write a hundred thousand.
 const maxOtherKeys = 32
 
 func digestOf(data map[string][]byte, leaf pki.Parts, keyErr error, marked, injected string) map[string]string {
@@ -168,7 +181,7 @@ func digestOf(data map[string][]byte, leaf pki.Parts, keyErr error, marked, inje
 	return internDigest(digest[corev1.TLSPrivateKeyKey]+leaf.Chain, digest)
 }
 
-// internDigest is the one of those that are alike.
+// internDigest returns one shared map for all equal digests.
 func internDigest(content string, digest map[string]string) map[string]string {
 	if cached, ok := commonDigests.Get(content); ok {
 		digest, _ = cached.(map[string]string)
@@ -178,8 +191,9 @@ func internDigest(content string, digest map[string]string) map[string]string {
 	return digest
 }
 
-// issuedAt is when a certificate that was signed at a time was written, by the clock of the API server; where the Secret was written again later than
-// clocks differ, it is when it was signed.
+// issuedAt returns when a certificate was written, by the clock of the API server. signed is when
+// it was signed. If the Secret was written again later than clocks can differ, issuedAt returns
+// signed.
 func issuedAt(secret *corev1.Secret, signed time.Time) time.Time {
 	for _, entry := range secret.ManagedFields {
 		if entry.Manager == string(apply.ServingCert) && entry.Time != nil && entry.Time.Sub(signed) < pki.ClockSkew {
@@ -189,10 +203,12 @@ func issuedAt(secret *corev1.Secret, signed time.Time) time.Time {
 	return signed
 }
 
-// IssuedAt is when the certificate in a digest was written, by the clock of the API server, as far as that is known. Zero without a certificate.
+// IssuedAt returns when the certificate in a digest was written, by the clock of the API server as
+// far as that is known; zero without a certificate.
 func IssuedAt(secret *corev1.Secret) time.Time { return timeFromLabel(secret, issuedLabel) }
 
-// NotAfter is when the certificate in a digest ends, whoever signed it; zero when there is none that could serve.
+// NotAfter returns the notAfter of the certificate in a digest, no matter which CA signed it; zero
+// when there is no certificate with a matching key.
 func NotAfter(secret *corev1.Secret) time.Time {
 	if secret == nil || !keyMatches(secret) {
 		return time.Time{}

@@ -10,17 +10,20 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Keystore is what a Service asks for beside its certificate, for Java.
+// Keystore is the keystore, for Java, that a Service requests beside its certificate.
 type Keystore struct {
-	// Format is what the annotation says.
+	// Format is the value of the annotation.
 	Format string
-	// Password refers to the Secret with its password, as "<name>" or "<name>/<key>"; empty for none.
+	// Password refers to the Secret with the keystore's password, as "<name>" or "<name>/<key>";
+	// empty for none.
 	Password string
-	// Version identifies that Secret as it is now; empty without one, and where nobody has looked.
+	// Version identifies the current content of that Secret; empty without a password Secret, and
+	// before it has been read.
 	Version string
 }
 
-// keystoreOf is what a Service asks for; nil where it does not. OpenShift's annotations promise two keys and no more.
+// keystoreOf returns the keystore that a Service requests; nil when it requests none. OpenShift's
+// annotations promise exactly two keys, so there is none for them.
 func keystoreOf(service *corev1.Service, family Family) *Keystore {
 	format := service.Annotations[v1alpha1.AnnotationKeystore]
 	if format == "" || family.IsOpenShift() {
@@ -29,7 +32,7 @@ func keystoreOf(service *corev1.Service, family Family) *Keystore {
 	return &Keystore{Format: format, Password: service.Annotations[v1alpha1.AnnotationKeystorePassword]}
 }
 
-// Check tells why there can be no such keystore; nil when there can.
+// Check returns why the keystore is impossible; nil when it is possible or k is nil.
 func (k *Keystore) Check() *Problem {
 	switch {
 	case k == nil:
@@ -41,7 +44,7 @@ func (k *Keystore) Check() *Problem {
 	return CheckPassword(v1alpha1.AnnotationKeystorePassword, k.Password)
 }
 
-// SplitPassword reads "<name>" or "<name>/<key>".
+// SplitPassword parses "<name>" or "<name>/<key>". The default key is "password".
 func SplitPassword(annotation string) (name, key string) {
 	name, key, named := strings.Cut(annotation, "/")
 	if !named {
@@ -50,7 +53,8 @@ func SplitPassword(annotation string) (name, key string) {
 	return name, key
 }
 
-// CheckPassword tells why no password can be found by what an annotation says; nil when one can.
+// CheckPassword returns why the value of an annotation does not refer to a password; nil when it
+// does or is empty.
 func CheckPassword(annotation, value string) *Problem {
 	if value == "" {
 		return nil
@@ -62,10 +66,11 @@ func CheckPassword(annotation, value string) *Problem {
 	return nil
 }
 
-// marker tells which keystore a Secret should have, and by which password: so that a digest says whether it has it.
+// marker returns the value of the annotation that records the keystore's hash and the version of
+// its password, so that a digest shows whether the Secret has the right keystore.
 func (k *Keystore) marker(keystore []byte) string { return pki.Hash(keystore) + "/" + k.Version }
 
-// keystoreDrifted reports whether the keystore in a digest is not the one that was put there for this wish.
+// keystoreDrifted reports whether the keystore in a digest is not the one that was written for d.
 func (d Desired) keystoreDrifted(secret *corev1.Secret) bool {
 	marker, marked := secret.Annotations[v1alpha1.AnnotationKeystoreHash]
 	if d.Keystore == nil {

@@ -13,25 +13,26 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// The reasons for which a request is refused.
+// The reasons why a request is refused.
 const (
 	ReasonInvalidRequest  = "InvalidRequest"
 	ReasonNameNotOffered  = "NameNotOffered"
 	ReasonUsageNotOffered = "UsageNotOffered"
 )
 
-// Terms are what a certificate may say that somebody else brings the key for.
+// Terms are the names, usages and lifetime that a certificate for a client's own key may have.
 type Terms struct {
 	DNSNames []string
 	Usages   []v1alpha1.CertificateUsage
-	// Duration is its longest lifetime.
+	// Duration is the longest allowed lifetime.
 	Duration time.Duration
-	// Policy is one of those that give the names.
+	// Policy is one of the policies that grant the names.
 	Policy string
 }
 
-// Offer is what a policy gives, for a Service that it rules, to whoever may answer for it and brings a key, whether or not the Service asks for
-// a Secret; false where nobody may.
+// Offer returns what a policy offers, for a Service that it selects, to a client that may act for
+// the Service and brings its own key. The Service need not request a Secret. It returns false when
+// no client may have a certificate for the Service.
 func (r Resolver) Offer(service *corev1.Service, policy *v1alpha1.ServingCertPolicy) (Terms, bool) {
 	if policy == nil || !service.DeletionTimestamp.IsZero() || !canServe(service) {
 		return Terms{}, false
@@ -42,11 +43,12 @@ func (r Resolver) Offer(service *corev1.Service, policy *v1alpha1.ServingCertPol
 	}, true
 }
 
-// Offers are what the policies of one ServiceCA give.
+// Offers are the terms that the policies of one ServiceCA offer.
 type Offers []Terms
 
-// CouldExist reports whether each name could be that of a Service of the namespace, or of any where that is empty: one that is applied a moment after
-// what asks for its names. patterns are the extraDNSNames that it might get.
+// CouldExist reports whether every name could belong to a Service of the namespace, or of any
+// namespace if it is empty: the Service may be created just after the request for its names.
+// patterns are the extraDNSNames that the Service might get.
 func CouldExist(namespace string, names, patterns []string) bool {
 	return !slices.ContainsFunc(names, func(name string) bool {
 		if slices.ContainsFunc(patterns, func(pattern string) bool { return matchesPattern(name, pattern, namespace) }) {
@@ -60,7 +62,8 @@ func CouldExist(namespace string, names, patterns []string) bool {
 	})
 }
 
-// matchesPattern reports whether a pattern of extraDNSNames gives a name to some Service of a namespace.
+// matchesPattern reports whether a pattern of extraDNSNames could give the name to some Service of
+// a namespace (of any if it is empty).
 func matchesPattern(name, pattern, namespace string) bool {
 	labels, wanted := strings.Split(name, "."), strings.Split(pattern, ".")
 	if len(labels) != len(wanted) {
@@ -75,7 +78,8 @@ func matchesPattern(name, pattern, namespace string) bool {
 	return true
 }
 
-// Combine is everything that is offered, in one certificate: every name, and of the rest what each of the policies allows. False where nothing is.
+// Combine returns the terms of one certificate for all offers: every name, the usages that all
+// policies allow, and the shortest lifetime. It returns false when there are no offers.
 func (o Offers) Combine() (Terms, bool) {
 	if len(o) == 0 {
 		return Terms{}, false
@@ -95,8 +99,8 @@ func (o Offers) Combine() (Terms, bool) {
 	return combined, true
 }
 
-// nameNotOffered says what to do about a name that no policy gives. Of a short name of a Service it says
-// which pattern would.
+// nameNotOffered returns the problem of a name that no policy offers, with its remedy. For a short
+// name of a Service it names the pattern that would offer it.
 func (o Offers) nameNotOffered(name string) *Problem {
 	patterns := []string{"$(service)", "$(service).$(namespace)"}
 	if dots := strings.Count(name, "."); dots < len(patterns) {
@@ -111,8 +115,8 @@ func (o Offers) nameNotOffered(name string) *Problem {
 		"ServiceCA rules: ask for <service>.<namespace>.svc", name)
 }
 
-// Grant is a certificate with these names and usages, or with the usages of the policies where none is named. The problem says which is not
-// offered.
+// Grant returns the terms of a certificate with these names and usages. Without usages it gets
+// those that the policies of its names allow. The problem says which name or usage is not offered.
 func (o Offers) Grant(names []string, usages []v1alpha1.CertificateUsage) (Terms, *Problem) {
 	var selected Offers
 	for _, name := range names {

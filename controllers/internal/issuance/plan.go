@@ -17,7 +17,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/text"
 )
 
-// The reasons for which a Service has no certificate, or will soon have none.
+// The reasons why a Service has no certificate, or will soon have none.
 const (
 	ReasonNoPolicy          = "NoPolicy"
 	ReasonServiceCANotReady = "ServiceCANotReady"
@@ -28,11 +28,13 @@ const (
 	ReasonSecretNotOurs     = "SecretNotOurs"
 	ReasonSecretConflict    = "SecretConflict"
 	ReasonSecretRefused     = "SecretRefused"
-	// ReasonRequestFailed is of requests that the API server could not carry out; they are tried again, and it may pass by itself.
+	// ReasonRequestFailed means that the API server could not carry out a request. The request is
+	// retried, and the failure may pass by itself.
 	ReasonRequestFailed = "RequestFailed"
-	// ReasonSecretOverwritten stands beside a certificate that is put back again and again.
+	// ReasonSecretOverwritten means that another writer keeps overwriting a certificate, which the
+	// operator puts back again and again.
 	ReasonSecretOverwritten = "SecretOverwritten"
-	// ReasonInvalidKeystore and ReasonNoPassword are of keystores and truststores.
+	// ReasonInvalidKeystore and ReasonNoPassword are the reasons for keystores and truststores.
 	ReasonInvalidKeystore = "InvalidKeystore"
 	ReasonNoPassword      = "NoKeystorePassword"
 )
@@ -42,23 +44,26 @@ var reasons = []string{
 	ReasonSecretNotOurs, ReasonSecretConflict, ReasonSecretRefused, ReasonRequestFailed, ReasonSecretOverwritten, ReasonInvalidKeystore, ReasonNoPassword,
 }
 
-// Problem is what stands in the way of a certificate, for a person.
+// Problem describes to a user what prevents a certificate.
 type Problem struct {
 	Reason, Message string
 }
 
-// maxMessage bounds what is told in bytes: much of it quotes what tenants write, and goes where space is limited.
+// maxMessage limits the length of a message in bytes: much of it quotes what tenants write, and it
+// goes into fields of limited size.
 const maxMessage = 512
 
-// NewProblem formats what stands in the way.
+// NewProblem returns a problem with a formatted message, made printable and truncated to
+// maxMessage.
 func NewProblem(reason, format string, arguments ...any) *Problem {
 	return &Problem{Reason: reason, Message: text.Printable(fmt.Sprintf(format, arguments...), maxMessage)}
 }
 
-// String is the form of the error annotation.
+// String returns the value of the error annotation.
 func (p Problem) String() string { return p.Reason + ": " + p.Message }
 
-// ParseProblem reads the error annotation, which anybody may have written who may write the object.
+// ParseProblem parses the error annotation. Every client that may write the object can write it, so
+// an unknown reason becomes "Unknown" and the message is made printable and truncated.
 func ParseProblem(annotation string) Problem {
 	reason, message, _ := strings.Cut(annotation, ": ")
 	if !slices.Contains(reasons, reason) {
@@ -67,27 +72,27 @@ func ParseProblem(annotation string) Problem {
 	return Problem{reason, text.Printable(message, maxMessage)}
 }
 
-// CA is what anybody may know of a ServiceCA.
+// CA is the public part of a ServiceCA.
 type CA struct {
-	// Certificate is that of the CA that signs; nil while none may.
+	// Certificate is the certificate of the CA that signs; nil while no CA may sign.
 	Certificate *x509.Certificate
-	// NotAfter is when it ends or, before that, one of those above it.
+	// NotAfter is the earliest notAfter of the CA and the CAs above it.
 	NotAfter time.Time
 	Chain    []*x509.Certificate
-	// CrossSigned leads to the roots of the generations before, for clients whose bundle is old.
+	// CrossSigned leads to the roots of earlier generations, for clients with an old bundle.
 	CrossSigned []*x509.Certificate
-	// Predecessors are the generations before it that signed with a root and were not compromised.
+	// Predecessors are the earlier generations that signed with a root and were not compromised.
 	Predecessors []*x509.Certificate
-	// Signatures are those that are known to be of this CA, or of others.
+	// Signatures remembers which signatures of this CA and of others were verified.
 	Signatures *pki.Signatures
-	// Bundle is the published trust bundle in PEM, and Roots are the certificates in it.
+	// Bundle is the published trust bundle in PEM. Roots are the certificates in it.
 	Bundle []byte
 	Roots  *x509.CertPool
-	// Reissue is when the certificates of the CAs before are replaced.
+	// Reissue is when the certificates of earlier CAs are replaced.
 	Reissue Reissue
 }
 
-// generations returns the certificates of the CA that signs and of those before it that are known.
+// generations returns the certificates of the CA that signs and of its known predecessors.
 func (ca *CA) generations() []*x509.Certificate {
 	if ca.Certificate == nil {
 		return ca.Predecessors
@@ -100,29 +105,32 @@ type Action string
 
 // The actions.
 const (
-	// Keep it as it is.
+	// Keep leaves the Secret as it is.
 	Keep Action = "Keep"
-	// Issue a new certificate into it.
+	// Issue writes a new certificate into the Secret.
 	Issue Action = "Issue"
-	// Repair what surrounds a sound certificate: labels, annotations, the bundle.
+	// Repair restores what surrounds a good certificate: labels, annotations, the bundle.
 	Repair Action = "Repair"
-	// Refuse to touch it.
+	// Refuse leaves the Secret alone because of a Problem.
 	Refuse Action = "Refuse"
 )
 
-// Plan is what to do for a Service that wants a certificate.
+// Plan is what to do for a Service that requests a certificate.
 type Plan struct {
 	Desired Desired
 	Action  Action
-	// IssueReason a certificate is issued, or repaired, continuing the sentence "the certificate is new, because …".
+	// IssueReason is why a certificate is issued or repaired. It completes the sentence "the
+	// certificate is new, because …".
 	IssueReason string
-	// Renewal is set when the certificate is issued because the one before it comes to its end.
+	// Renewal is set when the certificate is issued because its predecessor is about to expire.
 	Renewal bool
-	// Problem is what a person must be told; it stands beside Keep and Issue where two Services want one Secret.
+	// Problem is what the user must know. With Keep and Issue it is set when two Services request
+	// one Secret.
 	Problem *Problem
-	// InjectionProblem is what the Secret must be told, which asks for a bundle that it cannot have.
+	// InjectionProblem is why the Secret cannot have the bundle that its annotation requests. It is
+	// reported on the Secret.
 	InjectionProblem *Problem
-	// NotAfter is the end of the certificate that is there and sound; zero without one.
+	// NotAfter is the notAfter of the usable certificate in the Secret; zero without one.
 	NotAfter time.Time
 	// RenewAt is when that certificate is renewed; zero when a new one could not last longer.
 	RenewAt time.Time
@@ -130,8 +138,8 @@ type Plan struct {
 	SignedBy string
 }
 
-// Plan decides. The Secret is a digest of the one under the wanted name, nil when there is none; competitors are the other Services
-// that want the same Secret.
+// Plan decides what to do. secret is a digest of the Secret with the desired name, nil when there
+// is none. competitors are the other Services that request the same Secret.
 func (d Desired) Plan(now time.Time, ca *CA, secret *corev1.Secret, competitors []*corev1.Service) Plan {
 	plan := Plan{Desired: d, Action: Refuse}
 	if plan.Problem = d.validate(ca); plan.Problem != nil {
@@ -155,7 +163,8 @@ func (d Desired) Plan(now time.Time, ca *CA, secret *corev1.Secret, competitors 
 	return plan
 }
 
-// ownerAmong is the competitor that a Secret was made for; nil when it was made for none of them.
+// ownerAmong returns the competitor that a Secret was made for; nil when it was made for none of
+// them.
 func ownerAmong(secret *corev1.Secret, competitors []*corev1.Service) *corev1.Service {
 	for _, competitor := range competitors {
 		if secret != nil && isLabeledFor(secret, competitor.Name) {
@@ -165,7 +174,8 @@ func ownerAmong(secret *corev1.Secret, competitors []*corev1.Service) *corev1.Se
 	return nil
 }
 
-// mustYield reports whether another Service has the better claim: it has the Secret already or, where nobody has, it is older.
+// mustYield reports whether another Service has the better claim to the Secret: it owns the
+// existing Secret or, when there is no Secret, it is older.
 func (d Desired) mustYield(secret *corev1.Secret, owner *corev1.Service, competitors []*corev1.Service) bool {
 	if secret != nil {
 		return owner != nil
@@ -173,7 +183,7 @@ func (d Desired) mustYield(secret *corev1.Secret, owner *corev1.Service, competi
 	return slices.ContainsFunc(competitors, func(competitor *corev1.Service) bool { return isOlder(competitor, d.Service) })
 }
 
-// CannotSign says why the CA of this name cannot sign at this time; nil when it can.
+// CannotSign returns why the CA of this name cannot sign now; nil when it can.
 func (ca *CA) CannotSign(now time.Time, name string) *Problem {
 	certificate := ca.Certificate
 	switch {
@@ -189,7 +199,7 @@ func (ca *CA) CannotSign(now time.Time, name string) *Problem {
 	return nil
 }
 
-// evaluate finds out whether the Service's own Secret is as it should be.
+// evaluate compares the Service's own Secret with the desired state and completes the plan.
 func (d Desired) evaluate(now time.Time, ca *CA, secret *corev1.Secret, plan *Plan) {
 	plan.Action = Issue
 	if secret == nil {
@@ -219,7 +229,7 @@ func (d Desired) evaluate(now time.Time, ca *CA, secret *corev1.Secret, plan *Pl
 	}
 }
 
-// hasDrifted reports whether what surrounds a sound certificate is not as it should be.
+// hasDrifted reports whether what surrounds a good certificate differs from the desired state.
 func (d Desired) hasDrifted(secret *corev1.Secret, leaf *pki.Leaf, ca *CA) bool {
 	bundles := d.placeBundle(secret, ca)
 	bundleDrifted := len(staleBundleKeys(secret, bundles.keys)) > 0 ||
@@ -228,7 +238,8 @@ func (d Desired) hasDrifted(secret *corev1.Secret, leaf *pki.Leaf, ca *CA) bool 
 		!d.hasMetadata(secret, leaf.NotAfter, bundles) || !apply.IsManagedBy(secret, apply.ServingCert)
 }
 
-// verify reports whether the Secret's certificate is what a new one would be, its signer and its end aside.
+// verify returns the leaf in the Secret if it equals a new one in everything but its signer and its
+// notAfter, or an error that says why it does not.
 func (d Desired) verify(now time.Time, secret *corev1.Secret) (*pki.Leaf, error) {
 	leaf, err := Leaf(secret)
 	if err != nil {
@@ -249,8 +260,9 @@ func (d Desired) verify(now time.Time, secret *corev1.Secret) (*pki.Leaf, error)
 	return leaf, nil
 }
 
-// verifySigner reports whether a CA signed a leaf, with the end that it would sign today, or, as before says, a CA before it whose root is
-// still trusted. The error says why neither did.
+// verifySigner verifies that leaf was issued by ca, with the notAfter that ca would sign today, or
+// by a predecessor whose root is still trusted. In the latter case outdated is the reason for its
+// reissue; otherwise outdated is nil. It returns an error if neither issued it.
 func (d Desired) verifySigner(now time.Time, leaf *pki.Leaf, ca *CA) (outdated, err error) {
 	if ca.Certificate == nil {
 		outdated = errors.New("the signing key of its CA was lost")
@@ -270,7 +282,8 @@ func (d Desired) verifySigner(now time.Time, leaf *pki.Leaf, ca *CA) (outdated, 
 	return nil, nil
 }
 
-// UsableLeaf is the certificate in a digest, if clients accept it for the Service, though another may be wanted; nil where they do not.
+// UsableLeaf returns the certificate in a digest if clients accept it for the Service, even when a
+// different one is desired; nil when they do not accept it.
 func (d Desired) UsableLeaf(now time.Time, secret *corev1.Secret, ca *CA) *pki.Leaf {
 	if !now.Before(NotAfter(secret)) || ca.Roots == nil {
 		return nil
@@ -282,14 +295,14 @@ func (d Desired) UsableLeaf(now time.Time, secret *corev1.Secret, ca *CA) *pki.L
 	return leaf
 }
 
-// RecordIssued is what becomes of the plan when a certificate was issued.
+// RecordIssued updates the plan after a certificate was issued.
 func (p *Plan) RecordIssued(leaf *pki.Leaf, ca *CA) {
 	p.NotAfter, p.SignedBy = leaf.NotAfter, leaf.Issuer.CommonName
 	p.RenewAt, _, _ = p.Desired.renewalTime(leaf, ca, nil)
 }
 
-// renewalTime is when a certificate is replaced, why, and whether that is for its age. A certificate that ends with its CA is not renewed:
-// a new one would end at the same time.
+// renewalTime returns when a certificate is replaced, why, and whether its age is the reason. A
+// certificate with the notAfter of its CA is not renewed: a new one would have the same notAfter.
 func (d Desired) renewalTime(leaf *pki.Leaf, ca *CA, outdated error) (at time.Time, reason string, renewal bool) {
 	reason = "the one before it ends " + leaf.NotAfter.UTC().Format(time.RFC3339)
 	switch {
@@ -305,20 +318,22 @@ func (d Desired) renewalTime(leaf *pki.Leaf, ca *CA, outdated error) (at time.Ti
 	return scheduled, outdated.Error(), false
 }
 
-// hashFraction is a number from 0 to 1 that depends on nothing but the certificate.
+// hashFraction returns a number from 0 to 1 that depends on nothing but the certificate.
 func hashFraction(leaf *pki.Leaf) float64 {
 	hash := fnv.New32a()
 	_, _ = hash.Write(leaf.SerialNumber.Bytes())
 	return float64(hash.Sum32()) / (1 << 32)
 }
 
-// jitterFraction is the part of the time before the renewal over which renewals are spread.
+// jitterFraction is the fraction of the time before the renewal over which renewals are spread.
 const jitterFraction = 0.1
 
-// minAgeDivisor is the part of its lifetime, one in so many, for which no certificate is renewed, whatever renewBefore says.
+// minAgeDivisor: no certificate is renewed in the first 1/minAgeDivisor of its lifetime, whatever
+// renewBefore says.
 const minAgeDivisor = 20
 
-// renewalTimeByAge is when a certificate is renewed: renewBefore before its end, and earlier by a share of its own.
+// renewalTimeByAge returns when a certificate is renewed because of its age: renewBefore ahead of
+// its notAfter, minus a jitter of its own.
 func (d Desired) renewalTimeByAge(leaf *pki.Leaf) time.Time {
 	lifetime := leaf.NotAfter.Sub(leaf.IssuedAt())
 	renewBefore := d.RenewBefore
@@ -341,7 +356,8 @@ func (d Desired) notOwnedProblem(secret *corev1.Secret) *Problem {
 		"Secret %s was not made for this Service and is left alone: ask for another name, or delete that Secret", d.SecretName)
 }
 
-// conflictProblem tells of one other Service, so that what is told changes little however many there are.
+// conflictProblem returns the problem of competing Services; nil without competitors. It names only
+// one of them, so that the message rarely changes, however many there are.
 func (d Desired) conflictProblem(owner *corev1.Service, competitors []*corev1.Service) *Problem {
 	if len(competitors) == 0 {
 		return nil

@@ -2,19 +2,23 @@ package issuance
 
 import "time"
 
-// Reissue is when the certificates that a CA before signed are replaced after the switch of the signer: spread evenly, each at a time
-// that depends on nothing but itself, so that a restart goes on where it stood.
+// Reissue is when certificates of earlier CAs are replaced after the signer has been switched. The
+// replacements are spread evenly. The time of each depends on nothing but its certificate, so that
+// a restarted operator continues where it stopped.
 type Reissue struct {
-	// SwitchedAt is the switch, and Over the time over which they are spread.
+	// SwitchedAt is when the signer was switched. Spread is the time over which the replacements
+	// are spread.
 	SwitchedAt time.Time
 	Spread     time.Duration
-	// StartedAt is when this manager began with the CA, or a pause ended: what was missed before is spread again, so that no wave follows.
+	// StartedAt is when this process first used the CA, or when a pause ended. Replacements that
+	// were due before are spread again from then on, so that they do not come all at once.
 	StartedAt time.Time
-	// Paused replaces none before its age demands it.
+	// Paused suspends replacements until the age of a certificate requires its renewal.
 	Paused bool
 }
 
-// scheduledTime is when a certificate is replaced, by its share from 0 to 1.
+// scheduledTime returns when a certificate is replaced; share is its position in the spread, from 0
+// to 1.
 func (r Reissue) scheduledTime(share float64) time.Time {
 	wait := time.Duration(share * float64(r.Spread))
 	if at := r.SwitchedAt.Add(wait); !at.Before(r.StartedAt) {

@@ -10,16 +10,18 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// maxReplaced is how many replaced certificates are recorded: processes that started before them hold something that has long expired.
+// maxReplaced is how many replaced certificates are recorded. A process that started before these
+// holds a certificate that expired long ago.
 const maxReplaced = 3
 
-// Replaced is a certificate that was in a Secret before the one that is there now.
+// Replaced is an earlier certificate of a Secret.
 type Replaced struct {
-	// Written is when it was written, and NotAfter when it expires.
+	// Written is when it was written. NotAfter is when it expires.
 	Written, NotAfter time.Time
 }
 
-// ReplacedIn returns the replaced certificates that the annotation of a Secret records, the oldest first. Entries that cannot be read are left out.
+// ReplacedIn returns the replaced certificates that the annotation of a Secret records, the oldest
+// first. Entries that cannot be parsed are left out.
 func ReplacedIn(secret *corev1.Secret) []Replaced {
 	var found []Replaced
 	for _, entry := range strings.Fields(secret.Annotations[v1alpha1.AnnotationReplaced]) {
@@ -33,8 +35,9 @@ func ReplacedIn(secret *corev1.Secret) []Replaced {
 	return found
 }
 
-// recordReplaced returns the annotation of a Secret, of which over is the digest, with its certificate recorded; empty where the leaf is that very
-// certificate, or there was none.
+// recordReplaced returns the annotation of a Secret after its certificate is replaced by leaf.
+// existing is the Secret's digest. It returns an empty string if the Secret has no certificate or
+// has leaf already.
 func recordReplaced(existing *corev1.Secret, leaf *pki.Leaf) string {
 	before, err := Leaf(existing)
 	if err != nil || before.Equal(leaf.Certificate) {

@@ -1,5 +1,5 @@
-// Package issuance decides what certificate a Service wants and what to do about the one that it has. It is pure: everything
-// it needs is handed to it, the time included.
+// Package issuance decides which certificate a Service should have and what to do about the one
+// that it has. It is pure: callers pass in everything it needs, including the time.
 package issuance
 
 import (
@@ -8,10 +8,11 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Family is the prefix of the annotation by which a Service asks; empty when it does not ask.
+// Family is the prefix of the annotation by which a Service requests a certificate; empty when it
+// requests none.
 type Family string
 
-// The families, in the order in which they count. OpenShift's beta wins over its alpha.
+// The families, by precedence. OpenShift's beta annotations win over its alpha annotations.
 const (
 	NotAsked  Family = ""
 	Own       Family = v1alpha1.GroupName
@@ -20,13 +21,14 @@ const (
 	OpenShiftAlpha Family = "service.alpha.openshift.io"
 )
 
-// openShiftFamilies both carry what is written for people; only one of them is asked by.
+// openShiftFamilies are the two OpenShift families. A Service requests by one of them; the
+// annotations that report to users are written in both.
 var openShiftFamilies = []Family{OpenShift, OpenShiftAlpha}
 
-// IsOpenShift reports whether the family means what it means on OpenShift.
+// IsOpenShift reports whether annotations of the family have their OpenShift meaning.
 func (f Family) IsOpenShift() bool { return f == OpenShift || f == OpenShiftAlpha }
 
-// key is an annotation of the family.
+// key returns an annotation key of the family.
 func (f Family) key(suffix string) string { return string(f) + "/" + suffix }
 
 const (
@@ -39,22 +41,25 @@ const (
 	suffixExpiry     = "expiry"
 )
 
-// The annotations by which OpenShift says which component an object is of, and what for; the owner that its service CA names.
+// The annotations by which OpenShift states an object's component and purpose, and the component
+// that its service CA names.
 const (
 	AnnotationOwningComponent = "openshift.io/owning-component"
 	annotationDescription     = "openshift.io/description"
 	OwningComponent           = "service-ca"
 )
 
-// Resolver hold for the whole cluster.
+// Resolver determines what Services request and get. Its settings apply to the whole cluster.
 type Resolver struct {
-	// ClusterDomain is the DNS domain of the cluster, for the policies that name none.
+	// ClusterDomain is the DNS domain of the cluster, for policies that name none.
 	ClusterDomain string
-	// OpenShiftAnnotations are honoured, except where OpenShift's own service CA runs.
+	// OpenShiftAnnotations enables OpenShift's annotations. It is off on clusters where OpenShift's
+	// own service CA runs.
 	OpenShiftAnnotations bool
 }
 
-// RequestedSecret tells by which family a Service asks, and the Secret that it names.
+// RequestedSecret returns the family by which a Service requests a certificate, and the name of the
+// requested Secret. It returns NotAsked and an empty name without a request.
 func (r Resolver) RequestedSecret(service *corev1.Service) (Family, string) {
 	if name := service.Annotations[v1alpha1.AnnotationSecretName]; name != "" {
 		return Own, name

@@ -16,9 +16,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// canReplace reports whether a Secret is this Service's to replace: it was made for a Service of its name, or for one that has not
-// the least claim any more (who still wants it is a competitor, and has been asked); or it is the very Service's by OpenShift's
-// annotation, to a Service that asks by one.
+// canReplace reports whether the Service may replace a Secret. It may if the Secret was made for a
+// Service of its name, or for a Service that no longer has any claim (one that still requests the
+// Secret is a competitor, which Plan has checked before). A Service that requests by an OpenShift
+// annotation may also replace a Secret whose OpenShift annotation names the Service's UID.
 func (d Desired) canReplace(secret *corev1.Secret) bool {
 	if secret.Type != corev1.SecretTypeTLS {
 		return false
@@ -27,7 +28,7 @@ func (d Desired) canReplace(secret *corev1.Secret) bool {
 		return isLabeledFor(secret, labeled) || IsOwnedBy(secret, d.Service)
 	}
 	if IsOwnedBy(secret, d.Service) && apply.IsManagedBy(secret, apply.ServingCert) {
-		// Somebody removed our label.
+		// Our label was removed.
 		return true
 	}
 	return d.Family.IsOpenShift() && slices.ContainsFunc(openShiftFamilies, func(family Family) bool {
@@ -35,8 +36,8 @@ func (d Desired) canReplace(secret *corev1.Secret) bool {
 	})
 }
 
-// isLabeledFor reports whether a Secret was made for a Service of this name: it bears our label, and has that Service, or nobody, as
-// its owner.
+// isLabeledFor reports whether a Secret was made for a Service of this name: it has our label, and
+// its owner is that Service, or it has no owner.
 func isLabeledFor(secret *corev1.Secret, name string) bool {
 	return secret.Labels[v1alpha1.LabelService] == name && (len(secret.OwnerReferences) == 0 ||
 		slices.ContainsFunc(secret.OwnerReferences, func(owner metav1.OwnerReference) bool {
@@ -44,9 +45,10 @@ func isLabeledFor(secret *corev1.Secret, name string) bool {
 		}))
 }
 
-// KeepsPrivateKey reports whether a renewal keeps the private key in a digest: the policy wants that, and the certificate beside the
-// key was signed for this very Service by the CA or by an earlier generation of it that was not compromised. Any other key may
-// be one that a tenant, or a thief of a signing key, put there.
+// KeepsPrivateKey reports whether a renewal keeps the private key in a digest. It does if the
+// policy says so, and if the certificate beside the key was signed for this Service by the CA or by
+// an earlier generation that was not compromised. Any other key may have been put there by a
+// tenant, or by an attacker with a stolen signing key.
 func (d Desired) KeepsPrivateKey(secret *corev1.Secret, ca *CA) bool {
 	if d.Policy.Spec.Certificate.PrivateKey.RotationPolicy != v1alpha1.RotateNever || secret == nil ||
 		!IsOwnedBy(secret, d.Service) || !keyMatches(secret) {
@@ -57,7 +59,8 @@ func (d Desired) KeepsPrivateKey(secret *corev1.Secret, ca *CA) bool {
 		slices.ContainsFunc(ca.generations(), func(one *x509.Certificate) bool { return leaf.CheckIssuer(one, ca.Signatures) == nil })
 }
 
-// IsOwnedBy reports whether the Secret goes when this very Service goes.
+// IsOwnedBy reports whether the Secret is owned by this Service, by its UID, and so is deleted with
+// it.
 func IsOwnedBy(secret metav1.Object, service *corev1.Service) bool {
 	return slices.ContainsFunc(secret.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.UID == service.UID
@@ -87,7 +90,7 @@ func (d Desired) annotations(notAfter time.Time, bundles bundlePlacement) map[st
 	return annotations
 }
 
-// hasMetadata reports whether a Secret has what annotations and labels say.
+// hasMetadata reports whether a Secret has the desired annotations and labels.
 func (d Desired) hasMetadata(secret *corev1.Secret, notAfter time.Time, bundles bundlePlacement) bool {
 	_, hasMarker := secret.Annotations[v1alpha1.AnnotationCABundleHash]
 	return hasMarker == (bundles.marker != "") &&
@@ -103,14 +106,14 @@ func containsAll(all, subset map[string]string) bool {
 	return true
 }
 
-// content is what of a Secret is ours.
+// content is the part of a Secret that the operator owns.
 type content struct {
 	labels, annotations map[string]string
 	data                map[string][]byte
 }
 
-// content is the Secret with this certificate and key, and a keystore by this password where one is wanted. over is the digest of the one that is
-// there, nil without one.
+// content returns the content of the Secret for this certificate and key. A keystore, if one is
+// desired, gets this password. existing is the digest of the existing Secret, nil without one.
 func (d Desired) content(pair pki.Pair, password string, ca *CA, existing *corev1.Secret) (content, error) {
 	leaf, err := pair.Leaf()
 	if err != nil {
@@ -138,11 +141,12 @@ func (d Desired) content(pair pki.Pair, password string, ca *CA, existing *corev
 	return wanted, nil
 }
 
-// Secret is the Secret as it is made, where there is none.
+// Secret returns the Secret to create when there is none.
 func (d Desired) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret, error) {
 	wanted, err := d.content(pair, password, ca, nil)
 	if d.Family.IsOpenShift() && err == nil {
-		// Only here: no digest says whether somebody else has claimed a Secret since.
+		// Only on creation: a digest does not say whether another component has claimed the Secret
+		// since.
 		wanted.annotations[AnnotationOwningComponent] = OwningComponent
 		wanted.annotations[annotationDescription] = fmt.Sprintf("The serving certificate and its key for %s.%s.svc, which Service %s asks for by %s.",
 			d.Service.Name, d.Service.Namespace, d.Service.Name, d.Family.key(suffixSecretName))
@@ -157,8 +161,9 @@ func (d Desired) Secret(pair pki.Pair, password string, ca *CA) (*corev1.Secret,
 	}, err
 }
 
-// Patch is a JSON merge patch (RFC 7386) that makes a Secret as it should be, in the very version of its digest. It leaves alone what others
-// put there, and removes what was ours and is not wanted any more: what has the hash in our mark.
+// Patch returns a JSON merge patch (RFC 7386) that brings a Secret to its desired state. The patch
+// applies to the exact version of the digest only. It keeps what other writers put there, and it
+// removes what is ours and no longer desired: the values whose hash is in our markers.
 func (d Desired) Patch(pair pki.Pair, password string, ca *CA, existing *corev1.Secret) ([]byte, error) {
 	wanted, err := d.content(pair, password, ca, existing)
 	if err != nil {
@@ -202,7 +207,8 @@ func (d Desired) ownerReference() metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: "v1", Kind: "Service", Name: d.Service.Name, UID: d.Service.UID}
 }
 
-// ownerReferences are the Service, and whom else others named; but no Service that the Secret was made for before.
+// ownerReferences returns the Service and the owners that others set, without any Service that the
+// Secret was made for before.
 func (d Desired) ownerReferences(existing *corev1.Secret) []metav1.OwnerReference {
 	return append(slices.DeleteFunc(slices.Clone(existing.OwnerReferences), func(owner metav1.OwnerReference) bool {
 		before := owner.Name == d.Service.Name || owner.Name == existing.Labels[v1alpha1.LabelService]
@@ -210,7 +216,8 @@ func (d Desired) ownerReferences(existing *corev1.Secret) []metav1.OwnerReferenc
 	}), d.ownerReference())
 }
 
-// UnexpectedKeys are the keys of a Secret, a digest, that OpenShift's annotation does not allow; nil where nothing forbids them.
+// UnexpectedKeys returns the keys of a Secret (a digest) that OpenShift's annotations do not allow;
+// nil when the Service does not request by one of them.
 func (d Desired) UnexpectedKeys(secret *corev1.Secret) []string {
 	if !d.Family.IsOpenShift() {
 		return nil
