@@ -18,26 +18,27 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// clockSlack is how long after a change a container may have started that does not know of it yet: the node's clock and its view of the API
-// are a little behind.
+// clockSlack is how long after a change a container may have started and still not know of it: the
+// clock of its node and the kubelet's view of the API lag a little behind the API server.
 const clockSlack = 5 * time.Second
 
-// change is a change of what a container reads.
+// change is a change of an object that a container reads.
 type change struct {
 	reason v1alpha1.RestartReason
-	// at is when it took place, by the clock of the API server.
+	// at is the time of the change by the clock of the API server.
 	at time.Time
-	// startedBefore: a container that started earlier does not know of it.
+	// startedBefore bounds who is affected: a container that started earlier does not know of the
+	// change.
 	startedBefore time.Time
 	container     string
-	// serviceCA is the ServiceCA whose trust or certificate it is.
+	// serviceCA is the ServiceCA whose bundle or certificate changed.
 	serviceCA string
 	message   string
-	// heldObjects are what was there before, the oldest first.
+	// heldObjects are the versions before the change, the oldest first.
 	heldObjects []heldObject
 }
 
-// changeReader reads from the caches what has changed for workloads.
+// changeReader reads the changes that concern workloads from the caches.
 type changeReader struct {
 	servingcert.View
 	claim            func(*corev1.Secret) servingcert.Claim
@@ -46,7 +47,8 @@ type changeReader struct {
 	filled           func(context.Context, string, client.ObjectKey) (injector.Filled, error)
 }
 
-// affecting are the last changes of everything that a workload reads and that its policy restarts it for.
+// affecting returns the latest change of every object that the workload reads and that its policy
+// restarts it for.
 func (c changeReader) affecting(ctx context.Context, w *workload, p *v1alpha1.ServingCertPolicy) ([]change, error) {
 	frozenOnly := p.Spec.Restart.Consumers == v1alpha1.RestartFrozenConsumers ||
 		w.GetAnnotations()[v1alpha1.AnnotationReload] == v1alpha1.ReloadAutomatic
@@ -69,7 +71,7 @@ func (c changeReader) affecting(ctx context.Context, w *workload, p *v1alpha1.Se
 	return affecting, nil
 }
 
-// ofReference are the last changes of one object.
+// ofReference returns the latest changes of one referenced object.
 func (c changeReader) ofReference(ctx context.Context, w *workload, ref podrefs.Reference, renewBefore time.Duration) ([]change, error) {
 	switch ref.Kind {
 	case podrefs.Secret:
@@ -82,7 +84,9 @@ func (c changeReader) ofReference(ctx context.Context, w *workload, ref podrefs.
 	return nil, nil
 }
 
-// ofInjectedBundle are those of the bundle that others asked for in an object, and that it was first written there.
+// ofInjectedBundle returns the changes of the bundle that the operator injects into an object on
+// request, and, for a container that reads the bundle only once and can start without it, the first
+// time the bundle was written there.
 func (c changeReader) ofInjectedBundle(ctx context.Context, w *workload, ref podrefs.Reference) ([]change, error) {
 	key := client.ObjectKey{Namespace: w.GetNamespace(), Name: ref.Name}
 	ca, err := c.mountedServiceCA(ctx, string(ref.Kind), key)
@@ -121,7 +125,8 @@ func (c changeReader) ofSecret(ctx context.Context, w *workload, ref podrefs.Ref
 		renewed.heldObjects = []heldObject{{expires: at}}
 	}
 	if at.Sub(secret.CreationTimestamp.Time) <= time.Second {
-		// The first certificate: who waited for it knows it. Who started before knew another, in a Secret of the same name.
+		// A container that waited for the first certificate knows it. One that started earlier read
+		// another Secret of the same name.
 		renewed.startedBefore = secret.CreationTimestamp.Add(-clockSlack)
 	}
 	changes := []change{renewed}
@@ -147,7 +152,9 @@ func (c changeReader) ofTrustBundle(name string) []change {
 	}}
 }
 
-// changedAt is when the bundle of a ServiceCA last changed in a way that processes must know of; zero when it never did.
+// changedAt returns when the bundle of a ServiceCA last changed in a way that processes must know
+// of;
+// zero if it never did.
 func changedAt(ca *v1alpha1.ServiceCA) time.Time {
 	if bundle := ca.Status.TrustBundle; bundle != nil && bundle.ChangedAt != nil {
 		return bundle.ChangedAt.Time
@@ -155,7 +162,7 @@ func changedAt(ca *v1alpha1.ServiceCA) time.Time {
 	return time.Time{}
 }
 
-// latestChange is when the last of some changes took place.
+// latestChange returns the time of the latest of the changes; zero if there are none.
 func latestChange(all []change) time.Time {
 	var at time.Time
 	for _, change := range all {
@@ -166,24 +173,29 @@ func latestChange(all []change) time.Time {
 	return at
 }
 
-// podStarts is what is known of the pods of a workload.
+// podStarts describes the pods of a workload.
 type podStarts struct {
-	// oldest is when the first of the containers of a name started, of all pods; unready, of those that are not ready.
+	// oldest is the earliest start of a container, by its name, over all pods; unready is the same
+	// over the pods that are not ready.
 	oldest, unready map[string]time.Time
-	// lastProgress is when a pod was last made, or became ready.
+	// lastProgress is when a pod was last created or became ready.
 	lastProgress time.Time
-	// unreachable are pods on nodes that do not answer.
+	// unreachable lists the pods on nodes that do not respond.
 	unreachable []string
-	// kubeletDeadline is when the first kubelet has to have answered that is asked for something; zero for none.
+	// kubeletDeadline is the earliest time by which a kubelet must have acted on one of the pods;
+	// zero
+	// if no kubelet has to.
 	kubeletDeadline time.Time
 }
 
-// kubeletOverdue reports whether a kubelet has to have answered.
+// kubeletOverdue reports whether a kubelet must have acted by now.
 func (s *podStarts) kubeletOverdue(now time.Time) bool {
 	return !s.kubeletDeadline.IsZero() && now.After(s.kubeletDeadline)
 }
 
-// add adds a pod. One on a node that does not answer runs, or does not; nobody can restart it.
+// add adds a pod. A pod on a node that does not respond is only listed as unreachable: it may or
+// may
+// not run, and the operator cannot restart it.
 func (s *podStarts) add(now time.Time, pod *corev1.Pod) {
 	if isUnreachable(pod, now) {
 		s.unreachable = append(s.unreachable, fmt.Sprintf("pod %s on node %s", pod.Name, pod.Spec.NodeName))
@@ -204,7 +216,7 @@ func (s *podStarts) add(now time.Time, pod *corev1.Pod) {
 	}
 }
 
-// noteStarts adds to oldest when the containers of a pod started.
+// noteStarts lowers the times in oldest to the starts of the pod's containers.
 func noteStarts(oldest map[string]time.Time, pod *corev1.Pod) {
 	for _, container := range containers(&pod.Spec) {
 		if at, started := podrefs.StartedAt(pod, container); started {
@@ -221,10 +233,12 @@ func (s *podStarts) recordProgress(at metav1.Time) {
 	}
 }
 
-// pendingChanges are the changes that some container started before.
+// pendingChanges returns the changes that happened after some affected container started.
 func (s *podStarts) pendingChanges(all []change) []change { return startedBefore(s.oldest, all) }
 
-// unreadyUnknown returns the changes that some container of a pod that is not ready started before.
+// unreadyUnknown returns the changes that happened after some affected container of a pod that is
+// not
+// ready started.
 func (s *podStarts) unreadyUnknown(all []change) []change { return startedBefore(s.unready, all) }
 
 func startedBefore(oldest map[string]time.Time, all []change) []change {

@@ -1,6 +1,10 @@
-// Package restart restarts the workloads whose pods hold an old certificate or an old trust bundle, where a policy wants it.
+// Package restart restarts the workloads whose pods hold an outdated certificate or an outdated
+// trust
+// bundle, if a policy asks for that.
 //
-// What a pod holds follows from when its containers started: nothing is remembered, and nothing is lost while nobody looks.
+// What a pod holds follows from when its containers started. The package therefore stores nothing,
+// and
+// misses nothing while the operator is down.
 package restart
 
 import (
@@ -23,29 +27,32 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// allWorkloads is the one request: whose turn it is, is decided among all.
+// allWorkloads is the only request: the order of restarts is decided over all workloads together.
 var allWorkloads = reconcile.Request{NamespacedName: types.NamespacedName{Name: "workloads"}}
 
 // Reconciler restarts workloads.
 type Reconciler struct {
-	// Client writes to workloads, and reads what it wrote: it never takes a workload that it has just restarted for one that waits.
+	// Client writes workloads and reads its own writes: a workload that was just restarted is never
+	// mistaken for one that is pending.
 	Client client.Client
-	// View reads from the caches what workloads read.
+	// View reads from the caches the objects that workloads read.
 	View servingcert.View
-	// Live lists pods, and evicts them.
+	// Live lists and evicts pods.
 	Live     client.Client
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
 	// Kinds are further kinds of workloads, besides those of apps/v1 and the built-in ones.
 	Kinds []schema.GroupVersionResource
-	// MountedServiceCA is the ServiceCA whose bundle stands in a ConfigMap or a Secret, by their kind; empty where none does.
+	// MountedServiceCA returns the ServiceCA whose bundle a ConfigMap or a Secret holds; kind says
+	// which
+	// of both it is. It returns "" if the object holds no bundle.
 	MountedServiceCA func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
-	// Filled is since when that bundle has been there.
+	// Filled returns since when, and under which keys, the object has held that bundle.
 	Filled func(ctx context.Context, kind string, key client.ObjectKey) (injector.Filled, error)
 
-	// debouncer is what gathers before the workloads are looked at.
+	// debouncer coalesces watch events before the workloads are evaluated.
 	debouncer *debounce.Debouncer
-	// startedAt is when the workloads were first looked at.
+	// startedAt is when the workloads were first evaluated.
 	startedAt  time.Time
 	pods       podCache
 	records    restartRecords
@@ -54,14 +61,15 @@ type Reconciler struct {
 	others     *others
 }
 
-// New completes a reconciler.
+// New returns a Reconciler with the fields of r and empty internal state.
 func New(r Reconciler) *Reconciler {
 	r.debouncer, r.pods, r.records, r.namespaces, r.findings = &debounce.Debouncer{}, podCache{}, restartRecords{}, map[string]namespaceState{}, newFindings()
 	return &r
 }
 
-// Reconcile looks at every workload, restarts those whose turn it is, and tells what it found. What goes wrong with one of them is told of it
-// and tried again: it is no error of all, for that would make all wait.
+// Reconcile evaluates every workload, restarts those whose turn it is, and reports the result. A
+// failure of one workload is reported on that workload and retried. It is not returned as an error,
+// because the backoff would delay all workloads.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	now := r.Clock.Now()
 	r.startedAt = cmp.Or(r.startedAt, now)
@@ -79,12 +87,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	return ctrl.Result{RequeueAfter: max(requeueAfter, time.Second)}, nil
 }
 
-// act does what is to be done now, and returns after which time the clock alone may change something.
+// act executes what is due now. It returns the plans, and after how long the clock alone may change
+// something.
 func (r *Reconciler) act(ctx context.Context, now time.Time, groups []group) (plans []*plan, requeueAfter time.Duration) {
 	var attempts []apiCall
 	for _, group := range groups {
 		p := planFor(now, group.policy, group.items)
-		// A manager that has died cannot tell when it completed one.
+		// A predecessor of this process that died could not report when it completed a restart.
 		r.findings.completedAt(group.policy.Name, group.lastRestart)
 		plans, attempts = append(plans, p), append(attempts, r.execute(ctx, now, p)...)
 	}
@@ -96,7 +105,7 @@ func (r *Reconciler) act(ctx context.Context, now time.Time, groups []group) (pl
 	return plans, requeueAfter
 }
 
-// execute is what was planned.
+// execute returns the API calls that the plan consists of.
 func (r *Reconciler) execute(ctx context.Context, now time.Time, p *plan) (attempts []apiCall) {
 	for _, item := range p.finish {
 		attempts = append(attempts, r.finish(now, p, item))
@@ -115,7 +124,8 @@ func (r *Reconciler) execute(ctx context.Context, now time.Time, p *plan) (attem
 	return attempts
 }
 
-// begin restarts a workload, unless its pods have been replaced in the meantime.
+// begin restarts a workload, unless its pods have been replaced in the meantime. It returns nil if
+// there is nothing to write.
 func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, item *workloadState) apiCall {
 	before, _ := item.state(now)
 	if err := r.listPods(ctx, now, item.GetNamespace(), []*workloadState{item}); err != nil {
@@ -128,7 +138,9 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, item *wo
 		p.move(item, before, current)
 		return nil
 	}
-	// By the second, as its mark and its stamp are: it would seem to begin after its own stamp.
+	// Truncate to seconds, the precision of the mark and the stamp: otherwise the restart would
+	// seem to
+	// begin after its own stamp, and so to be undone.
 	next := ongoingRestart{since: now.Truncate(time.Second), evicted: !item.rollout.manualUpdate && (item.undone >= maxUndone || item.rollout.unavailableBudgetUsed)}
 	next.retried = before == failed && !item.ongoing.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
 	next.unavailable = !item.rollout.available && !next.retried
@@ -143,7 +155,8 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, item *wo
 	})
 }
 
-// restamp begins a restart once more that was undone; in the end by evictions.
+// restamp repeats a restart that was undone, and evicts the pods instead if it was undone too
+// often.
 func (r *Reconciler) restamp(now time.Time, p *plan, item *workloadState) apiCall {
 	next := *item.ongoing
 	next.evicted = item.undone >= maxUndone
@@ -156,7 +169,8 @@ func (r *Reconciler) restamp(now time.Time, p *plan, item *workloadState) apiCal
 	})
 }
 
-// writeRestart writes what a turn begins with, or goes on by.
+// writeRestart writes the stamp and the mark that begin or continue a restart. It passes to note
+// whether the write succeeded.
 func (r *Reconciler) writeRestart(now time.Time, p *plan, item *workloadState, next ongoingRestart, note func(done bool)) apiCall {
 	stampTime, stamp := time.Time{}, item.template.Annotations[v1alpha1.AnnotationRestartedAt]
 	if !item.rollout.manualUpdate && !next.evicted {
@@ -174,7 +188,8 @@ func (r *Reconciler) writeRestart(now time.Time, p *plan, item *workloadState, n
 	})
 }
 
-// finish removes the mark of a restart whose pods have all been replaced. Where somebody else has removed it, nothing is to be written.
+// finish removes the mark of a restart whose pods have all been replaced. If another writer has
+// removed it already, nothing is written.
 func (r *Reconciler) finish(now time.Time, p *plan, item *workloadState) apiCall {
 	ended := func() {
 		item.end()

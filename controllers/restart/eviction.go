@@ -14,10 +14,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// errBudgets is that several PodDisruptionBudgets select a pod: the API server evicts no such pod, whatever they allow.
+// errBudgets is the error when more than one PodDisruptionBudget selects a pod: the API server
+// evicts
+// no such pod, whatever the budgets allow.
 var errBudgets = errors.New("more than one PodDisruptionBudget selects it, and the API server evicts no such pod")
 
-// explain adds to the refusal of an eviction which budgets refused it, and what to do.
+// explain adds to a refused eviction which PodDisruptionBudgets refused it, and the remedy.
 func (r *Reconciler) explain(ctx context.Context, pod *corev1.Pod, err error) error {
 	switch status := apierrors.APIStatus(nil); {
 	case !errors.As(err, &status):

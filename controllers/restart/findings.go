@@ -14,18 +14,20 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// findings are what the last look found.
+// findings is the result of the last evaluation of all workloads.
 type findings struct {
 	mutex sync.Mutex
-	// permissionKnown: whether workloads may be looked at is known; permitted: they may.
+	// permissionKnown is whether the operator knows if it may restart workloads; permitted is
+	// whether
+	// it may.
 	permissionKnown, permitted bool
-	// complete: every workload was looked at.
+	// complete is whether every workload was evaluated.
 	complete         bool
 	reports          map[string]Report
 	completed        map[string]time.Time
 	rotationRestarts map[string]rotation.Restarts
 	changedAt        map[string]time.Time
-	// policyEvents and cas announce that something else was found.
+	// policyEvents and caEvents announce that the result for a policy or a ServiceCA has changed.
 	policyEvents, caEvents chan event.GenericEvent
 }
 
@@ -33,21 +35,22 @@ func newFindings() *findings {
 	return &findings{completed: map[string]time.Time{}, policyEvents: make(chan event.GenericEvent), caEvents: make(chan event.GenericEvent)}
 }
 
-// setPermitted remembers whether workloads may be restarted.
+// setPermitted records whether the operator may restart workloads.
 func (f *findings) setPermitted(permitted bool) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	f.permissionKnown, f.permitted = true, permitted
 }
 
-// completedAt remembers when a restart of a policy was completed, or was at the earliest; zero for never.
+// completedAt records when a restart of a policy was completed, or a lower bound of that time; zero
+// for never.
 func (f *findings) completedAt(policy string, at time.Time) {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	f.completed[policy] = latest(f.completed[policy], at)
 }
 
-// publish keeps what was found, and announces what is new.
+// publish stores the result of an evaluation, and announces what differs from the one before.
 func (f *findings) publish(ctx context.Context, plans []*plan, changedAt map[string]time.Time, complete bool) {
 	reports, restarts := map[string]Report{}, map[string]rotation.Restarts{}
 	for _, p := range plans {
@@ -84,13 +87,14 @@ func notify(ctx context.Context, to chan event.GenericEvent, object client.Objec
 	}
 }
 
-// PolicyChanges announces that the report on some policy is another.
+// PolicyChanges announces that the report on some policy has changed.
 func (r *Reconciler) PolicyChanges() <-chan event.GenericEvent { return r.findings.policyEvents }
 
-// RotationChanges announces the ServiceCAs whose rotation may go on.
+// RotationChanges announces the ServiceCAs whose rotation may proceed.
 func (r *Reconciler) RotationChanges() <-chan event.GenericEvent { return r.findings.caEvents }
 
-// Report is what the status of a policy should say; false as long as nobody has looked.
+// Report returns what the status of a policy should report on restarts; false before the first
+// evaluation.
 func (r *Reconciler) Report(policy *v1alpha1.ServingCertPolicy) (Report, bool) {
 	f := r.findings
 	f.mutex.Lock()
@@ -105,7 +109,8 @@ func (r *Reconciler) Report(policy *v1alpha1.ServingCertPolicy) (Report, bool) {
 	return report, ok
 }
 
-// RestartsFor is what the rotation of a ServiceCA waits for, whose bundle last changed at a time.
+// RestartsFor returns the restarts that the rotation of a ServiceCA waits for, whose bundle last
+// changed at changedAt. They are unknown if the last evaluation did not cover that change.
 func (r *Reconciler) RestartsFor(ca string, changedAt time.Time) rotation.Restarts {
 	f := r.findings
 	f.mutex.Lock()

@@ -11,11 +11,14 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// heldObject is what a container holds that started from a time on, and when that expires.
+// heldObject is a version of an object: a container that started at from or later holds it, and it
+// expires at expires.
 type heldObject struct{ from, expires time.Time }
 
-// expires returns when what a container read before the change expires, which started at a time; zero where that is not known. A container that
-// started a moment after something was written may have read that or what was there before: then what expires first counts.
+// expires returns when the version expires that a container holds from before the change; zero if
+// that is not known. started is when the container started. A container that started within
+// clockSlack after a version was written may have read that version or the one before: then the
+// earlier expiry counts.
 func (c *change) expires(started time.Time) time.Time {
 	var expires time.Time
 	for i, one := range c.heldObjects {
@@ -29,7 +32,8 @@ func (c *change) expires(started time.Time) time.Time {
 	return expires
 }
 
-// renewBefore returns how long before its notAfter a certificate of a policy is renewed at the latest.
+// renewBefore returns how long before its notAfter a certificate of a policy is renewed at the
+// latest.
 func renewBefore(p *v1alpha1.ServingCertPolicy) time.Duration {
 	if before := p.Spec.Certificate.RenewBefore; before != nil {
 		return before.Std()
@@ -37,8 +41,9 @@ func renewBefore(p *v1alpha1.ServingCertPolicy) time.Duration {
 	return p.Spec.Certificate.Duration.Std() / 3
 }
 
-// heldCertificates returns the certificates that a Secret had before the one of a time. Of those that it does not record, it is assumed that they
-// were renewed when the policy says.
+// heldCertificates returns the certificates that a Secret held before the one issued at the given
+// time. Those that the Secret does not record are assumed to have been renewed when the policy
+// requires it.
 func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Duration) []heldObject {
 	all := []heldObject{{}}
 	for _, one := range issuance.ReplacedIn(secret) {
@@ -49,9 +54,13 @@ func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Dura
 	return all
 }
 
-// heldBundles returns the bundles that were published before the last change of trust. One is good for as long as the newest CA in it is valid:
-// until then, servers send a chain that leads to that. Not where the key of that CA was lost, for nobody could sign such a chain, and not where
-// the key was compromised.
+// heldBundles returns the bundles that were published before the last change of the bundle. A
+// bundle
+// can be used for as long as the newest CA in it is valid, because until then servers send a
+// cross-signed chain that leads to that CA. That is not so if the key of that CA was lost, because
+// then
+// the operator cannot sign such a chain, or if the key was compromised: those bundles count as
+// expired.
 func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []heldObject {
 	status := ca.Status
 	all := []heldObject{{expires: at}}
@@ -71,18 +80,19 @@ func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []heldObject {
 	return all
 }
 
-// rotates reports whether a ServiceCA, which may be nil, rotates for one of some reasons.
+// rotates reports whether a ServiceCA, which may be nil, rotates for one of the reasons.
 func rotates(ca *v1alpha1.ServiceCA, reasons ...v1alpha1.RotationReason) bool {
 	return ca != nil && ca.Status.Rotation != nil && slices.Contains(reasons, ca.Status.Rotation.Reason)
 }
 
-// isUrgent reports whether a ServiceCA rotates because nobody should sign, or nobody can, with the key before.
+// isUrgent reports whether a ServiceCA rotates because its previous key must not sign any more
+// (compromised), or cannot (lost).
 func isUrgent(ca *v1alpha1.ServiceCA) bool {
 	return rotates(ca, v1alpha1.RotationCompromise, v1alpha1.RotationSigningKeyLost)
 }
 
-// firstExpiry returns when the first of what the containers hold expires, of the changes that they do not know of, and the change that replaced
-// it; zero and nil where that is not known.
+// firstExpiry returns when the first object that the containers hold from before the given changes
+// expires, and the change that replaced it; zero and nil if that is not known.
 func (s *podStarts) firstExpiry(unknown []change) (at time.Time, of *change) {
 	for i := range unknown {
 		if expires := unknown[i].expires(s.oldest[unknown[i].container]); !expires.IsZero() && (at.IsZero() || expires.Before(at)) {

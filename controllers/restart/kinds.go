@@ -18,7 +18,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
-// The kinds besides those of apps/v1 that are looked at wherever the cluster serves them.
+// The kinds besides those of apps/v1 that the operator watches wherever the cluster serves them.
 var (
 	rollouts          = schema.GroupVersionResource{Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"}
 	deploymentConfigs = schema.GroupVersionResource{Group: "apps.openshift.io", Version: "v1", Resource: "deploymentconfigs"}
@@ -27,26 +27,29 @@ var (
 	builtIn = []schema.GroupVersionResource{rollouts, deploymentConfigs, jobs}
 )
 
-// between are the kinds of which a ReplicaSet or a ReplicationController lies between a workload and its pods, which are known by the
-// name of the workload then, not by its UID.
+// between lists the kinds whose pods are owned by a ReplicaSet or a ReplicationController in
+// between:
+// those pods identify their workload by its name, not by its UID.
 var between = []schema.GroupVersionResource{rollouts, deploymentConfigs}
 
 const (
 	kindRollout          = "Rollout"
 	kindDeploymentConfig = "DeploymentConfig"
 
-	// labelRolloutHash is on each pod of a Rollout: its ReplicaSet is called like the Rollout, and by this.
+	// labelRolloutHash is on each pod of a Rollout. The name of its ReplicaSet is the name of the
+	// Rollout followed by a hyphen and the value of this label.
 	labelRolloutHash = "rollouts-pod-template-hash"
-	// labelDeploymentConfig is on each pod of a DeploymentConfig, and names it.
+	// labelDeploymentConfig is on each pod of a DeploymentConfig and holds its name.
 	labelDeploymentConfig = "deploymentconfig"
 )
 
-// jobsEnd is why a Job is never restarted.
+// jobsEnd is the reason why a Job is never restarted.
 const jobsEnd = "a Job is never restarted: its next run reads what is new; delete the Job if this run must not go on with what it holds"
 
 var versions = regexp.MustCompile(`^v[1-9]\d*((alpha|beta)[1-9]\d*)?$`)
 
-// ParseKinds reads a list of kinds as --restart-kinds has them: resource.version.group, separated by commas.
+// ParseKinds parses the value of --restart-kinds: resource.version.group, separated by commas. It
+// returns an error for any other form, and for kinds that the operator already handles.
 func ParseKinds(list string) ([]schema.GroupVersionResource, error) {
 	var kinds []schema.GroupVersionResource
 	for name := range strings.SplitSeq(list, ",") {
@@ -62,9 +65,12 @@ func ParseKinds(list string) ([]schema.GroupVersionResource, error) {
 	return kinds, nil
 }
 
-// ofOther is a workload of another kind than those of apps/v1; nil for one that has no pod template, or has ended. referenced is the Deployment
-// that it takes its template from; nil for none. The operator only reads such a workload, and evicts its pods: that needs no right to change it,
-// and no knowledge of how its controller rolls.
+// ofOther returns the workload for an object of a kind outside apps/v1; nil if it has no pod
+// template
+// or has finished. referenced is the Deployment from which it takes its template; nil for none. The
+// operator only reads such a workload and evicts its pods: that needs no permission to change it,
+// and
+// no knowledge of how its controller rolls out changes.
 func ofOther(kind schema.GroupVersionResource, o *unstructured.Unstructured, referenced *appsv1.Deployment) *workload {
 	template, selector := templateOf(o), selectorOf(o)
 	if referenced != nil {
@@ -90,7 +96,7 @@ func ofOther(kind schema.GroupVersionResource, o *unstructured.Unstructured, ref
 	return w
 }
 
-// templateOf is the pod template of a workload of another kind; nil where there is none.
+// templateOf returns the pod template of a workload outside apps/v1; nil if there is none.
 func templateOf(o *unstructured.Unstructured) *corev1.PodTemplateSpec {
 	field, _, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "template")
 	fields, _ := field.(map[string]any)
@@ -101,7 +107,8 @@ func templateOf(o *unstructured.Unstructured) *corev1.PodTemplateSpec {
 	return template
 }
 
-// deploymentOf is the name of the Deployment whose template a Rollout takes by spec.workloadRef; empty for none.
+// deploymentOf returns the name of the Deployment whose template a Rollout uses by
+// spec.workloadRef; empty for none.
 func deploymentOf(kind schema.GroupVersionResource, o *unstructured.Unstructured) string {
 	of, _, _ := unstructured.NestedString(o.Object, "spec", "workloadRef", "kind")
 	if kind != rollouts || of != kindDeployment {
@@ -111,8 +118,10 @@ func deploymentOf(kind schema.GroupVersionResource, o *unstructured.Unstructured
 	return name
 }
 
-// selectorOf selects the pods of a workload of another kind, and others: whose they are, their owners tell. It may be a LabelSelector, or
-// labels alone as those of a ReplicationController are.
+// selectorOf returns a selector that matches the pods of a workload outside apps/v1, and possibly
+// others, which are told apart by their owner references. The field may be a LabelSelector, or
+// plain
+// labels like those of a ReplicationController.
 func selectorOf(o *unstructured.Unstructured) *metav1.LabelSelector {
 	if plain, found, err := unstructured.NestedStringMap(o.Object, "spec", "selector"); found && err == nil {
 		return &metav1.LabelSelector{MatchLabels: plain}
@@ -125,7 +134,8 @@ func selectorOf(o *unstructured.Unstructured) *metav1.LabelSelector {
 	return selector
 }
 
-// number is the first of some fields that has one. Argo writes one as a string.
+// number returns the value of the first field that has one, or otherwise if none has. Argo Rollouts
+// writes status.observedGeneration as a string.
 func number(o *unstructured.Unstructured, otherwise int64, paths ...string) int64 {
 	for _, path := range paths {
 		field, _, _ := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...)
@@ -141,10 +151,10 @@ func number(o *unstructured.Unstructured, otherwise int64, paths ...string) int6
 	return otherwise
 }
 
-// maxText is longer than any text that means something there.
+// maxText is longer than any meaningful text in the fields below.
 const maxText = 512
 
-// kept are the fields besides the template that a workload of another kind is cached with.
+// kept are the fields, besides the template, that are cached of a workload outside apps/v1.
 var kept = [][]string{
 	{"apiVersion"}, {"kind"},
 	{"metadata", "namespace"}, {"metadata", "name"}, {"metadata", "uid"}, {"metadata", "resourceVersion"}, {"metadata", "generation"},
@@ -156,7 +166,9 @@ var kept = [][]string{
 	{"status", "updatedNumberScheduled"}, {"status", "numberAvailable"}, {"status", "numberReady"},
 }
 
-// slimOther leaves of a workload of another kind, for a cache, what a restart depends on. Of a Job that has ended, no pod runs.
+// slimOther reduces a workload outside apps/v1, for a cache, to the fields that a restart depends
+// on.
+// A Job that has finished runs no pod, so its template is dropped.
 func slimOther(object any) (any, error) {
 	o, ok := object.(*unstructured.Unstructured)
 	if !ok {
@@ -185,7 +197,7 @@ func slimOther(object any) (any, error) {
 	return o, nil
 }
 
-// hasEnded reports whether an object is a Job that has.
+// hasEnded reports whether an object is a Job that has finished.
 func hasEnded(o *unstructured.Unstructured) bool {
 	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 	return o.GroupVersionKind().Group == jobs.Group && slices.ContainsFunc(conditions, func(condition any) bool {

@@ -12,23 +12,26 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Late says whether what the workloads of a policy hold expires before a window lets them be restarted: the condition RestartTooLate.
+// Late describes the condition RestartTooLate: whether an object that the workloads of a policy
+// hold
+// expires before a window allows their restart.
 type Late struct {
 	Is              bool
 	Reason, Message string
 }
 
-// tooLate reports whether what a workload holds expires before the next window opens.
+// tooLate reports whether an object that the workload holds expires before the next window opens.
 func (p *plan) tooLate(item *workloadState) bool {
 	return p.windowClosed && !item.expires.IsZero() && (p.windowOpensAt.IsZero() || item.expires.Before(p.windowOpensAt))
 }
 
-// awaitsWindow reports whether a workload is not restarted before the next window opens.
+// awaitsWindow reports whether the workload is not restarted before the next window opens.
 func (p *plan) awaitsWindow(item *workloadState) bool {
 	return p.windowClosed && (p.policy.Spec.Restart.OutsideWindows == v1alpha1.RestartOutsideNever || !p.tooLate(item))
 }
 
-// exempt returns the pending workloads that need no window though none is open, and the others.
+// exempt returns the pending workloads that may be restarted although no window is open, and the
+// others.
 func (p *plan) exempt() (exempt, others []*workloadState) {
 	for _, item := range p.byState[pending] {
 		if p.windowClosed && !p.awaitsWindow(item) {
@@ -40,7 +43,8 @@ func (p *plan) exempt() (exempt, others []*workloadState) {
 	return exempt, others
 }
 
-// expiry says of what a workload holds that it expires before the next window opens; empty where it does not.
+// expiry returns the part of a message on a workload that names the object that expires before the
+// next window opens; empty if none does.
 func (p *plan) expiry(item *workloadState) string {
 	if !p.tooLate(item) {
 		return ""
@@ -48,7 +52,7 @@ func (p *plan) expiry(item *workloadState) string {
 	return ", after " + item.holds()
 }
 
-// holds says when what the workload holds expires.
+// holds returns the part of a message that names what the workload holds and when it expires.
 func (i *workloadState) holds() string {
 	what := "certificate"
 	if i.expiring.reason == v1alpha1.RestartOnTrustChanged {
@@ -57,7 +61,8 @@ func (i *workloadState) holds() string {
 	return fmt.Sprintf("the %s that %s holds ends (%s)", what, i, i.expires.UTC().Format(time.RFC3339))
 }
 
-// isLate says what expires before a window opens and, before anything does, whether the windows are too rare.
+// isLate returns the condition for what expires before a window opens. If nothing does, it reports
+// whether the windows are too rare.
 func (p *plan) isLate(now time.Time) Late {
 	if !p.restarts() || p.windowError != nil || len(p.windows) == 0 {
 		return Late{Reason: "NoWindows", Message: "no restart waits for a window"}
@@ -79,7 +84,9 @@ func (p *plan) isLate(now time.Time) Late {
 	return p.windowsTooRare(now)
 }
 
-// windowsTooRare says whether a certificate that is renewed when a window has just closed expires before the next one opens.
+// windowsTooRare reports whether a certificate that is renewed just after a window has closed
+// expires
+// before the next window opens.
 func (p *plan) windowsTooRare(now time.Time) Late {
 	gap, before := p.longestGap(now), renewBefore(p.policy)
 	closed := "for up to " + hours(gap)
@@ -97,10 +104,12 @@ func (p *plan) windowsTooRare(now time.Time) Late {
 	return Late{Reason: "RestartsOutsideWindows", Message: message + "a workload that holds one is restarted outside the windows"}
 }
 
-// gaps are the longest gaps of windows: they take milliseconds to find, and hardly ever change.
+// gaps caches the longest gap of each list of windows: computing it takes milliseconds, and it
+// hardly
+// ever changes.
 var gaps = lru.New(256)
 
-// longestGap returns for how long the windows of the policy are closed at most.
+// longestGap returns the longest time for which the windows of the policy are closed.
 func (p *plan) longestGap(now time.Time) time.Duration {
 	windows := fmt.Sprint(p.policy.Spec.Restart.Windows)
 	if known, ok := gaps.Get(windows); ok {
@@ -112,7 +121,7 @@ func (p *plan) longestGap(now time.Time) time.Duration {
 	return gap
 }
 
-// hours returns a duration without the units that are zero.
+// hours formats a duration without the units that are zero.
 func hours(d time.Duration) string {
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {

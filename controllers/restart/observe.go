@@ -13,27 +13,30 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// observed is what was found.
+// observed is the input of an evaluation.
 type observed struct {
 	groups []group
-	// changedAt is when the bundle of each ServiceCA last changed that the workloads were looked at for.
+	// changedAt is when the bundle of each ServiceCA, by name, last changed at the time of this
+	// evaluation.
 	changedAt map[string]time.Time
-	// failed are the workloads that could not be looked at. They hold up nobody but the rotation of their ServiceCA.
+	// failed lists the workloads that could not be evaluated. They hold up only the rotation of
+	// their
+	// ServiceCA.
 	failed []error
 }
 
-// group are the workloads of one policy.
+// group is the workloads of one policy.
 type group struct {
 	policy *v1alpha1.ServingCertPolicy
 	items  []*workloadState
-	// lastRestart is when the last of them was, as far as their stamps tell.
+	// lastRestart is when the last of them was restarted, as far as their stamps show.
 	lastRestart time.Time
 }
 
-// noPolicy rules the workloads that no policy rules any more.
+// noPolicy stands for the policy of the workloads to which no policy applies any more.
 var noPolicy = &v1alpha1.ServingCertPolicy{}
 
-// observe finds the workloads that read something of ours, by the policy that rules them.
+// observe returns the workloads that read an object of the operator, grouped by their policy.
 func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, error) {
 	observed := observed{changedAt: map[string]time.Time{}}
 	workloads, err := r.workloads(ctx)
@@ -76,17 +79,19 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 	return observed, nil
 }
 
-// newWorkloadState is a workload with the changes that its pods may not know of; nil for one that nothing concerns.
+// newWorkloadState returns a workload with the changes that its pods may not know of; nil if no
+// change
+// concerns it.
 func (r *Reconciler) newWorkloadState(now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, changes []change) *workloadState {
 	item := &workloadState{workload: w, changes: changes, restartRecord: r.records.get(now, w, now.Before(r.startedAt.Add(skew)))}
 	item.unmanaged = policy.Spec.Restart.Strategy != v1alpha1.RollingRestart || item.optsOut()
 	marked := item.ongoing != nil
 	if !w.rollout.manualUpdate {
-		// What it was restarted for, is settled; its pods are looked at for what came later.
+		// Changes before its last restart are settled. Its pods are checked only for later changes.
 		item.changes = slices.DeleteFunc(item.changes, func(c change) bool { return !marked && !c.at.After(w.stamp()) })
 	}
 	if w.never != "" {
-		// Jobs come and go: the pods of those that were made after a change need not be listed.
+		// Jobs come and go: the pods of a Job that was created after a change need not be listed.
 		item.changes = slices.DeleteFunc(item.changes, func(c change) bool { return !w.GetCreationTimestamp().Time.Before(c.startedBefore) })
 	}
 	if len(item.changes) == 0 && !marked {
@@ -100,7 +105,8 @@ func (r *Reconciler) newWorkloadState(now time.Time, w *workload, policy *v1alph
 	return item
 }
 
-// workloads are all Deployments, StatefulSets, DaemonSets, and those of other kinds.
+// workloads returns all Deployments, StatefulSets and DaemonSets, and the workloads of other kinds,
+// without those that are being deleted.
 func (r *Reconciler) workloads(ctx context.Context) ([]*workload, error) {
 	workloads, err := r.otherWorkloads(ctx)
 	if err != nil {

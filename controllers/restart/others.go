@@ -20,14 +20,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/availability"
 )
 
-// others are the workloads of kinds that the cluster may come to serve, or the operator to read, only later.
+// others caches the workloads of kinds that the cluster may start to serve, or the operator may be
+// permitted to read, only later.
 type others struct {
 	cache.Cache
 	mutex   sync.Mutex
 	watched map[schema.GroupVersionResource]schema.GroupVersionKind
 }
 
-// newOthers returns a cache for them, which is empty as long as no kind is watched.
+// newOthers returns a cache for those workloads. It is empty until a kind is watched.
 func newOthers(mgr ctrl.Manager) (*others, error) {
 	made, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
@@ -40,7 +41,9 @@ func newOthers(mgr ctrl.Manager) (*others, error) {
 	return &others{Cache: made, watched: map[schema.GroupVersionResource]schema.GroupVersionKind{}}, mgr.Add(made)
 }
 
-// watchOther lets a controller watch a kind as soon as it can be read. Where an administrator asked for it, the log says what is missing.
+// watchOther makes a controller watch a kind as soon as the operator can read it. If an
+// administrator
+// listed the kind in --restart-kinds, the log reports what is missing.
 func (r *Reconciler) watchOther(mgr ctrl.Manager, c controller.Controller, kind schema.GroupVersionResource) error {
 	object, lacks := &unstructured.Unstructured{}, ""
 	available := func(ctx context.Context) (bool, error) {
@@ -62,7 +65,9 @@ func (r *Reconciler) watchOther(mgr ctrl.Manager, c controller.Controller, kind 
 	})
 }
 
-// lacks says what keeps the operator from reading a kind; empty for nothing. It finds out what the objects are called.
+// lacks returns what keeps the operator from reading a kind; empty if nothing does. It also sets
+// the
+// kind of object.
 func (r *Reconciler) lacks(ctx context.Context, mgr ctrl.Manager, kind schema.GroupVersionResource, object *unstructured.Unstructured) (string, error) {
 	gvk, err := mgr.GetRESTMapper().KindFor(kind)
 	if availability.IsNotServed(err) {
@@ -94,14 +99,14 @@ func listOf(gvk schema.GroupVersionKind) *unstructured.UnstructuredList {
 	return list
 }
 
-// kinds are the kinds that are watched.
+// kinds returns the kinds that are watched.
 func (o *others) kinds() map[schema.GroupVersionResource]schema.GroupVersionKind {
 	o.mutex.Lock()
 	defer o.mutex.Unlock()
 	return maps.Clone(o.watched)
 }
 
-// otherWorkloads are all workloads of other kinds than those of apps/v1.
+// otherWorkloads returns all workloads of kinds outside apps/v1.
 func (r *Reconciler) otherWorkloads(ctx context.Context) (found []*workload, err error) {
 	for kind, gvk := range r.others.kinds() {
 		list := listOf(gvk)
@@ -121,7 +126,7 @@ func (r *Reconciler) otherWorkloads(ctx context.Context) (found []*workload, err
 	return found, nil
 }
 
-// referenced is the Deployment that a workload takes its template from; nil for none.
+// referenced returns the Deployment from which a workload takes its template; nil for none.
 func (r *Reconciler) referenced(ctx context.Context, kind schema.GroupVersionResource, o *unstructured.Unstructured) (*appsv1.Deployment, error) {
 	name := deploymentOf(kind, o)
 	if name == "" {

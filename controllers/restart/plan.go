@@ -9,36 +9,38 @@ import (
 	"github.com/servingcert/operator/controllers/internal/window"
 )
 
-// gracePeriod is how long reasons gather before they make one restart.
+// gracePeriod is for how long changes are collected before they lead to one restart.
 const gracePeriod = 10 * time.Second
 
-// maxRequeueInterval is when a policy is looked at again, at the latest.
+// maxRequeueInterval is the longest time between two evaluations of a policy.
 const maxRequeueInterval = 10 * time.Minute
 
-// plan is what is to be done for the workloads of one policy.
+// plan is what the operator does for the workloads of one policy.
 type plan struct {
 	policy *v1alpha1.ServingCertPolicy
-	// begin are the workloads whose turn it is; restamp those whose restart was undone, evict those of which the next pod is to be replaced,
-	// finish those that are done.
+	// begin lists the workloads to restart now; restamp those whose restart was undone; evict those
+	// whose next pod is to be evicted; finish those whose restart is complete.
 	begin, restamp, evict, finish []*workloadState
-	// byState are all workloads.
+	// byState holds all workloads.
 	byState map[state][]*workloadState
-	// reasons a workload is held, has failed or is left alone.
+	// reasons holds why a workload is blocked, has failed or is left alone.
 	reasons map[*workloadState]string
-	// haltedBy is the failed workload behind which the others wait; nil when none does.
+	// haltedBy is the failed workload that holds up the others; nil if none does.
 	haltedBy *workloadState
-	// windows are those of the policy. closed: none is open; opens is when one does, zero for never.
+	// windows are the windows of the policy. windowClosed is whether none is open; windowOpensAt is
+	// when
+	// the next one opens, zero for never.
 	windows       window.Windows
 	windowClosed  bool
 	windowOpensAt time.Time
 	late          Late
-	// windowError is what is wrong with the windows.
+	// windowError is the error in the windows of the policy.
 	windowError error
 	// recheckAt is when the clock alone may change something.
 	recheckAt time.Time
 }
 
-// planFor decides whose turn it is.
+// planFor returns the plan for the workloads of one policy.
 func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*workloadState) *plan {
 	p := &plan{policy: policy, byState: map[state][]*workloadState{}, reasons: map[*workloadState]string{}, recheckAt: now.Add(maxRequeueInterval)}
 	for _, item := range items {
@@ -53,7 +55,7 @@ func planFor(now time.Time, policy *v1alpha1.ServingCertPolicy, items []*workloa
 	return p
 }
 
-// continueRestarts goes on with what is under way.
+// continueRestarts plans the next step of the restarts that are under way.
 func (p *plan) continueRestarts(now time.Time) {
 	p.finish = slices.DeleteFunc(slices.Clone(p.byState[completed]), func(item *workloadState) bool { return item.refusal != "" })
 	for _, item := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
@@ -83,7 +85,8 @@ func (p *plan) continueRestarts(now time.Time) {
 
 func (p *plan) restarts() bool { return p.policy.Spec.Restart.Strategy == v1alpha1.RollingRestart }
 
-// haltingWorkload is a workload whose failed restart holds up the others, the first by name. One that was not available before does not.
+// haltingWorkload returns the workload whose failed restart holds up the others, the first by name;
+// nil for none. A workload that was not available before its restart holds up no other.
 func (p *plan) haltingWorkload() *workloadState {
 	if p.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
 		return nil
@@ -118,14 +121,17 @@ func (p *plan) schedule(now time.Time) {
 			p.recheckBy(ready)
 		case (p.haltedBy == nil || item.ongoing != nil) && p.hasCapacity(item):
 			p.begin = append(p.begin, item)
-			// Its last old pod may be evicted just when it is restarted for it.
+			// Its last outdated pod may be due for eviction at the very moment of the new restart.
 			p.evict = slices.DeleteFunc(p.evict, func(other *workloadState) bool { return other == item })
 		}
 	}
 }
 
-// hasCapacity reports whether a workload may begin beside those that are under way. One that is not available waits for all of them, and no
-// other waits for it: it may never become available.
+// hasCapacity reports whether a workload may begin beside those that are being restarted. A
+// workload
+// that is not available waits for all of them, and no other waits for it, because it may never
+// become
+// available.
 func (p *plan) hasCapacity(item *workloadState) bool {
 	taken := len(p.begin)
 	for _, other := range p.byState[restarting] {
@@ -136,8 +142,10 @@ func (p *plan) hasCapacity(item *workloadState) bool {
 	return taken < int(max(p.policy.Spec.Restart.MaxConcurrent, 1))
 }
 
-// compareSchedule puts what is available first, then those of the namespace that had no turn for the longest time, of these the one that was not
-// tried in vain lately, then what holds the oldest.
+// compareSchedule orders available workloads first, then those of the namespace whose last restart
+// is
+// longest ago, then those whose last write did not fail recently, then those with the oldest
+// change.
 func compareSchedule(a, b *workloadState) int {
 	return cmp.Or(
 		-compareBool(a.rollout.available, b.rollout.available),
@@ -148,7 +156,7 @@ func compareSchedule(a, b *workloadState) int {
 	)
 }
 
-// compareBool puts false before true.
+// compareBool orders false before true.
 func compareBool(a, b bool) int {
 	switch {
 	case a == b:
@@ -165,7 +173,7 @@ func (p *plan) recheckBy(at time.Time) {
 	}
 }
 
-// refused notes that a workload could not be restarted.
+// refused moves a workload that could not be restarted to blocked.
 func (p *plan) refused(item *workloadState, from state) {
 	if item.refusal != "" {
 		p.move(item, from, blocked)
@@ -173,7 +181,7 @@ func (p *plan) refused(item *workloadState, from state) {
 	}
 }
 
-// move notes that a workload has gone from one state to another.
+// move moves a workload from one state to another.
 func (p *plan) move(item *workloadState, from, to state) {
 	p.byState[from] = slices.DeleteFunc(slices.Clone(p.byState[from]), func(other *workloadState) bool { return other == item })
 	p.byState[to] = append(p.byState[to], item)

@@ -14,7 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// podCache is what was found out about the pods of workloads, as long as these do not change: pods are in no cache.
+// podCache holds, by the UID of the workload, what is known of its pods for as long as the workload
+// does not change. The pods themselves are in no cache.
 type podCache map[types.UID]*cachedStarts
 
 type cachedStarts struct {
@@ -22,13 +23,16 @@ type cachedStarts struct {
 	podStarts
 }
 
-// retryInterval is how long a workload is not restarted again for the same change: something undoes what we do.
+// retryInterval is how long a workload is not restarted again for the same change when its pods are
+// still outdated: another writer undoes the restart.
 const retryInterval = time.Hour
 
-// listThreshold workloads of a namespace are looked at together: each list of pods by a selector goes through all pods of the namespace.
+// listThreshold is the number of workloads of a namespace from which all its pods are listed at
+// once:
+// each list by selector goes through all pods of the namespace anyway.
 const listThreshold = 4
 
-// refresh finds out which changes the pods of workloads do not know of.
+// refresh determines which changes the pods of the workloads do not know of.
 func (r *Reconciler) refresh(ctx context.Context, now time.Time, items []*workloadState) (failed []error) {
 	uncached := map[string][]*workloadState{}
 	for _, item := range items {
@@ -46,7 +50,7 @@ func (r *Reconciler) refresh(ctx context.Context, now time.Time, items []*worklo
 		if err := r.listPods(ctx, now, namespace, items); err != nil {
 			failed = append(failed, fmt.Errorf("list the pods of namespace %s: %w", namespace, err))
 			for _, item := range items {
-				// Whether they hold something old is not known.
+				// Whether these pods are outdated is unknown.
 				r.recordFailure(now, item, "its pods cannot be listed", err, retryFailed)
 				item.pendingChanges = item.changes
 			}
@@ -59,7 +63,7 @@ func (r *Reconciler) refresh(ctx context.Context, now time.Time, items []*worklo
 	return failed
 }
 
-// applyCached is what is remembered of a workload.
+// applyCached copies the cached state of its pods to a workload.
 func (r *Reconciler) applyCached(now time.Time, item *workloadState) {
 	cached := r.pods[item.GetUID()]
 	item.pendingChanges, item.progress = cached.pendingChanges(item.changes), latest(item.progress, cached.lastProgress)
@@ -79,7 +83,7 @@ func (r *Reconciler) applyCached(now time.Time, item *workloadState) {
 	}
 }
 
-// listPods looks at the pods of some workloads of a namespace.
+// listPods lists the pods of some workloads of a namespace and caches their starts.
 func (r *Reconciler) listPods(ctx context.Context, now time.Time, namespace string, items []*workloadState) error {
 	starts := map[string]*cachedStarts{}
 	for _, item := range items {
@@ -107,7 +111,7 @@ func (r *Reconciler) listPods(ctx context.Context, now time.Time, namespace stri
 	return nil
 }
 
-// eachPodOf calls a function with each pod of a workload.
+// eachPodOf calls do with each pod of a workload.
 func (r *Reconciler) eachPodOf(ctx context.Context, w *workload, do func(*corev1.Pod)) error {
 	selector, err := metav1.LabelSelectorAsSelector(w.selector)
 	if err != nil {
@@ -120,10 +124,10 @@ func (r *Reconciler) eachPodOf(ctx context.Context, w *workload, do func(*corev1
 	}, client.InNamespace(w.GetNamespace()), client.MatchingLabelsSelector{Selector: selector})
 }
 
-// podsPerPage is how many pods are held at once.
+// podsPerPage is how many pods are held in memory at once.
 const podsPerPage = 500
 
-// eachPod calls a function with each pod that has not ended.
+// eachPod calls do with each pod that has not finished.
 func (r *Reconciler) eachPod(ctx context.Context, do func(*corev1.Pod), options ...client.ListOption) error {
 	for next := ""; ; {
 		var pods corev1.PodList
@@ -142,7 +146,7 @@ func (r *Reconciler) eachPod(ctx context.Context, do func(*corev1.Pod), options 
 	}
 }
 
-// owner is by what its pods know a workload.
+// owner returns the identity by which the pods of a workload refer to it.
 func (w *workload) owner() string {
 	if w.named {
 		return w.kind + "/" + w.GetName()
@@ -150,7 +154,9 @@ func (w *workload) owner() string {
 	return string(w.GetUID())
 }
 
-// ownerOf is the workload of a pod, as owner says it; empty for one without.
+// ownerOf returns the identity of the workload of a pod, in the form of owner; empty for a pod
+// without
+// a controller.
 func ownerOf(pod *corev1.Pod) string {
 	controller := metav1.GetControllerOfNoCopy(pod)
 	switch {
@@ -166,7 +172,7 @@ func ownerOf(pod *corev1.Pod) string {
 	return string(controller.UID)
 }
 
-// forget what is known of workloads that are gone.
+// forget drops what is stored about workloads that no longer exist.
 func (r *Reconciler) forget(present []*workload) {
 	exists, namespaces := map[types.UID]bool{}, map[string]bool{}
 	for _, w := range present {

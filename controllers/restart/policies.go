@@ -14,7 +14,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
-// policyResolver tell which policy rules a workload.
+// policyResolver determines which policy applies to a workload.
 type policyResolver struct {
 	policies   []v1alpha1.ServingCertPolicy
 	set        policy.Set
@@ -22,7 +22,9 @@ type policyResolver struct {
 	services   map[selectorLabel][]*corev1.Service
 }
 
-// selectorLabel is one label that the pods of a Service bear: there are too many Services to ask each about each workload.
+// selectorLabel is one label of a Service's selector. It indexes the Services: there are too many
+// to
+// match each of them with each workload.
 type selectorLabel struct{ namespace, key, value string }
 
 func (r *Reconciler) newPolicyResolver(ctx context.Context) (policyResolver, error) {
@@ -54,7 +56,7 @@ func (r *Reconciler) newPolicyResolver(ctx context.Context) (policyResolver, err
 	return resolver, nil
 }
 
-// policyFor is the policy that rules a workload.
+// policyFor returns the policy that applies to a workload; noPolicy if none does.
 func (r policyResolver) policyFor(w *workload) *v1alpha1.ServingCertPolicy {
 	var selecting []labels.Set
 	for key, value := range w.template.Labels {

@@ -12,27 +12,36 @@ import (
 )
 
 const (
-	// maxRestartDuration is how long a restart takes one of its policy's places at most, whatever progress it makes, and how long a rollout of the
-	// owner's is waited for at most.
+	// maxRestartDuration is how long a restart occupies one of the concurrent restarts of its
+	// policy at
+	// most, whatever progress it makes, and how long the operator waits at most for a rollout that
+	// the
+	// owner of the workload started.
 	maxRestartDuration = 2 * time.Hour
-	// skew is how far ahead the clock of the manager before may have been, and how long that manager may still write after this one began.
+	// skew is how far ahead the clock of the previous manager may have been, and how long that
+	// manager
+	// may still write after this one started.
 	skew = time.Minute
-	// promptUndo is how soon after a restart its annotation is removed by a program: a person takes longer, and means it.
+	// promptUndo is how soon after a restart a program removes its annotation. A person takes
+	// longer,
+	// and means it.
 	promptUndo = time.Minute
-	// maxUndone is how often a restart is undone before pods are evicted instead.
+	// maxUndone is how often a restart is undone before the operator evicts the pods instead.
 	maxUndone = 2
 )
 
-// markLayout is a time as a label may hold it.
+// markLayout is the layout of a time that is valid in a label value.
 const markLayout = "20060102T150405Z"
 
-// What may follow the time in a mark.
+// The suffixes that may follow the time in a mark.
 const (
-	// unavailable: the workload was not available before its restart. It takes no place, and holds up nobody.
+	// unavailable: the workload was not available before its restart. It does not count against
+	// maxConcurrent and holds up no other.
 	unavailable = ".unavailable"
-	// retried: its restart had failed before, and the others wait for it. It takes no place either.
+	// retried: its previous restart failed, and the others wait for it. It does not count against
+	// maxConcurrent either.
 	retried = ".retried"
-	// evicting: its pods are evicted, for its owner undoes restarts.
+	// evicting: its pods are evicted, because its owner undoes restarts.
 	evicting = ".evicting"
 )
 
@@ -42,7 +51,7 @@ type ongoingRestart struct {
 	unavailable, retried, evicted bool
 }
 
-// parseMark reads a mark; false for one that is no turn, or begins in the future.
+// parseMark parses a mark; false if it is malformed or lies in the future.
 func parseMark(mark string, now time.Time) (ongoingRestart, bool) {
 	timestamp, suffixes, _ := strings.Cut(mark, ".")
 	since, err := time.Parse(markLayout, timestamp)
@@ -51,7 +60,7 @@ func parseMark(mark string, now time.Time) (ongoingRestart, bool) {
 		err == nil && !since.After(now.Add(skew))
 }
 
-// mark is what the label of the workload says.
+// mark returns the value for the label of the workload.
 func (r ongoingRestart) mark() string {
 	suffixIf := func(ok bool, suffix string) string {
 		if ok {
@@ -62,33 +71,47 @@ func (r ongoingRestart) mark() string {
 	return r.since.UTC().Format(markLayout) + suffixIf(r.unavailable, unavailable) + suffixIf(r.retried, retried) + suffixIf(r.evicted, evicting)
 }
 
-// restartRecords is what a manager knows of restarts. The label of a workload hands its turn over to the next manager. Whoever may edit a workload may
-// write the label: so it is believed where it was there when this manager began, or where this manager tried to write it, and nowhere else.
+// restartRecords is what a manager knows of restarts, by the UID of the workload. The label of a
+// workload hands its restart over to the next manager. Every client that may edit a workload may
+// also
+// write that label: the operator therefore trusts it only if it was there when this manager
+// started, or
+// if this manager tried to write it.
 type restartRecords map[types.UID]*restartRecord
 
 // restartRecord is what is known of the restarts of one workload.
 type restartRecord struct {
-	// ongoing that is under way; nil for none.
+	// ongoing is the restart that is under way; nil for none.
 	ongoing *ongoingRestart
-	// pendingMark is a mark that was written, and of which it is not known whether the API server took it.
+	// pendingMark is a mark that was sent and of which it is not known whether the API server
+	// accepted
+	// it.
 	pendingMark string
-	// lastStamp is the last stamp that was written; zero when it was removed since, or pods are replaced by other means.
+	// lastStamp is the last stamp that was written; zero if it was removed since, or if the pods
+	// are
+	// evicted instead.
 	lastStamp time.Time
-	// undone is how often the stamp was removed; promptly: the last time, by a program.
+	// undone is how often the stamp was removed; undonePromptly is whether a program did so the
+	// last
+	// time.
 	undone         int
 	undonePromptly bool
 	// stampedAt is when the stamp was last written.
 	stampedAt time.Time
-	// rollingSince is since when it rolls for another reason while it holds something old.
+	// rollingSince is since when the workload has been rolling out for another reason while its
+	// pods
+	// are outdated.
 	rollingSince time.Time
-	// restartedFor is the last change that it was restarted for, and began is when.
+	// restartedFor is the time of the latest change for which the workload was restarted, and
+	// restartedAt is when it was.
 	restartedFor, restartedAt time.Time
 	refusal                   refusal
-	// lastFailedWrite is when its last write did not succeed; zero when it did.
+	// lastFailedWrite is when its last write failed; zero if the last write succeeded.
 	lastFailedWrite time.Time
 }
 
-// get is what is known of a workload, by what it bears. inherits: a mark on it was left by the manager before.
+// get returns the record of a workload, updated from its label and its stamp. inherits is whether a
+// mark on it may be one of the previous manager.
 func (r restartRecords) get(now time.Time, w *workload, inherits bool) *restartRecord {
 	record := cmp.Or(r[w.GetUID()], &restartRecord{})
 	mark := w.GetLabels()[v1alpha1.LabelRestarting]
@@ -104,7 +127,7 @@ func (r restartRecords) get(now time.Time, w *workload, inherits bool) *restartR
 	return record
 }
 
-// begin notes a turn that has begun, or goes on by other means.
+// begin records a restart that has begun, or that continues by evictions.
 func (r *restartRecord) begin(t ongoingRestart, stamped, at time.Time) {
 	r.ongoing, r.pendingMark, r.stampedAt = &t, "", at
 	r.rollingSince, r.lastStamp = time.Time{}, stamped
@@ -113,7 +136,8 @@ func (r *restartRecord) begin(t ongoingRestart, stamped, at time.Time) {
 	}
 }
 
-// end notes that a turn is over. An owner that let a stamp be is not known as one that undoes them any longer.
+// end records that a restart is over. An owner that has left the stamp in place no longer counts as
+// one that undoes restarts.
 func (r *restartRecord) end() {
 	if !r.lastStamp.IsZero() {
 		r.undone = 0

@@ -10,18 +10,18 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Report is what the status of a policy says of restarts.
+// Report is what the status of a policy reports on restarts.
 type Report struct {
-	// Counts are nil where nobody may look.
+	// Counts is nil if the operator may not read workloads.
 	Counts *v1alpha1.RestartCounts
-	// Halted, Reason and Message make the condition RestartHalted.
+	// Halted, Reason and Message make up the condition RestartHalted.
 	Halted          bool
 	Reason, Message string
-	// Late makes the condition RestartTooLate.
+	// Late makes up the condition RestartTooLate.
 	Late Late
 }
 
-// notPermitted is the report where the operator has no rights on workloads.
+// notPermitted returns the report for an operator without permissions on workloads.
 func notPermitted(policy *v1alpha1.ServingCertPolicy) Report {
 	late := Late{Reason: "NotPermitted", Message: "no workload is restarted"}
 	const component = "the operator may not look at workloads: add the kustomize component config/components/restarts to its installation"
@@ -31,10 +31,10 @@ func notPermitted(policy *v1alpha1.ServingCertPolicy) Report {
 	return Report{Reason: "StrategyNone", Message: "nothing is restarted; what would have to be is not known, for " + component, Late: late}
 }
 
-// maxNames is how many workloads a sentence names.
+// maxNames is the maximum number of workloads that a message names.
 const maxNames = 5
 
-// insertSorted are the first few, by the alphabet.
+// insertSorted inserts a name in alphabetical order and keeps one more than maxNames.
 func insertSorted(names []string, name string) []string {
 	index, _ := slices.BinarySearch(names, name)
 	names = slices.Insert(names, index, name)
@@ -48,7 +48,7 @@ func joinNames(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// report is what the policy's status says.
+// report returns what the status of the policy reports.
 func (p *plan) report() Report {
 	size := func(s state) int32 { return int32(len(p.byState[s])) }
 	report := Report{Late: p.late, Counts: &v1alpha1.RestartCounts{
@@ -69,7 +69,7 @@ func (p *plan) report() Report {
 	return report
 }
 
-// summarize says in a sentence how the restarts stand.
+// summarize returns the reason and the message on the state of all restarts.
 func (p *plan) summarize() (reason, message string) {
 	var parts []string
 	sayOf := func(s state, items []*workloadState, text string) {
@@ -108,7 +108,7 @@ func (p *plan) summarize() (reason, message string) {
 	return reason, cmp.Or(strings.Join(parts, "; "), "every workload runs with its current certificates and bundles")
 }
 
-// names are some workloads in a state, with the reason.
+// names returns some of the workloads in a state, each with its reason.
 func (p *plan) names(s state, items []*workloadState) []string {
 	var names []string
 	for _, item := range items {

@@ -9,7 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// The kinds of workloads.
+// The kinds of workloads in apps/v1.
 const (
 	kindDeployment  = "Deployment"
 	kindStatefulSet = "StatefulSet"
@@ -17,31 +17,41 @@ const (
 )
 
 const (
-	// progressTimeout is how long a rollout may go without progress where the workload does not say: as long as a Deployment's by default.
+	// progressTimeout is how long a rollout may go without progress if the workload does not
+	// specify
+	// that: the default of a Deployment's progressDeadlineSeconds.
 	progressTimeout = 10 * time.Minute
-	// maxProgressTimeout bounds what a workload may ask for: somebody waits in line behind it.
+	// maxProgressTimeout bounds what a workload may specify: other workloads wait for it.
 	maxProgressTimeout = time.Hour
 )
 
-// rollout is how far a workload is with its own template, as `kubectl rollout status` tells it.
+// rollout is the state of a workload's rollout, as `kubectl rollout status` computes it.
 type rollout struct {
-	// rolling: not every pod is of the current template yet.
+	// rolling: not every pod has the current template yet.
 	rolling bool
-	// available: every pod that is wanted is, and every one is of the current template, where that is the workload's doing.
+	// available: all desired pods are available, and have the current template if the controller of
+	// the
+	// workload replaces pods by itself.
 	available bool
-	// wanted is the number of pods.
+	// wanted is the desired number of pods.
 	wanted int32
-	// deadlineExceeded: the workload's controller says that the rollout missed its deadline.
+	// deadlineExceeded: the controller of the workload reports that the rollout missed its progress
+	// deadline.
 	deadlineExceeded bool
-	// progress is when the workload's controller last saw some; zero where it does not tell.
+	// progress is when the controller of the workload last reported progress; zero if it does not
+	// report that.
 	progress time.Time
-	// paused by its owner.
+	// paused: the owner has paused the workload.
 	paused bool
-	// manualUpdate: pods are replaced when somebody removes them; staged: for a partition keeps some of them on the older template.
+	// manualUpdate: pods are replaced only after they are deleted. staged: the reason is a
+	// partition,
+	// which keeps some of them on the older template.
 	manualUpdate, staged bool
-	// unavailableBudgetUsed: its controller replaces no pod, for those that are left out are as many as may be unavailable.
+	// unavailableBudgetUsed: the controller of the workload replaces no pod, because the
+	// unreachable
+	// pods already use up maxUnavailable.
 	unavailableBudgetUsed bool
-	// updating: an update of the owner's waits for somebody to remove pods.
+	// updating: an update by the owner waits for pods to be deleted.
 	updating bool
 }
 
@@ -78,15 +88,16 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.AvailableReplicas >= wanted, wanted: wanted,
 			manualUpdate: onDelete || staged, staged: staged && !onDelete,
-			// A pod that is not made yet will be of the new template.
+			// A pod that has not been created yet will have the new template.
 			updating: onDelete && status.UpdatedReplicas < min(status.Replicas, wanted),
 		},
 	}
 }
 
-// orderedRevision returns the revision to which a StatefulSet updates its pods in their order, each when all pods are ready; empty for
-// any other workload, and as long as its controller has not seen the template. A pod that is not ready keeps it from updating any pod,
-// that one included.
+// orderedRevision returns the revision to which a StatefulSet updates its pods in order, each one
+// only
+// when all pods are ready; empty for any other workload, and until its controller has observed the
+// template. A pod that is not ready keeps the controller from updating any pod, including that one.
 func (w *workload) orderedRevision() string {
 	s, ok := w.Object.(*appsv1.StatefulSet)
 	if !ok || w.rollout.manualUpdate || s.Spec.PodManagementPolicy == appsv1.ParallelPodManagement || s.Status.ObservedGeneration < s.Generation {
@@ -95,8 +106,11 @@ func (w *workload) orderedRevision() string {
 	return s.Status.UpdateRevision
 }
 
-// ofDaemonSet leaves out as many pods as are on nodes that do not answer; not those that its controller does not count, for they do not tolerate
-// what such a node is tainted with.
+// ofDaemonSet returns the workload for a DaemonSet. It subtracts from the desired pods those on
+// nodes
+// that do not respond (unreachable), except the ones that its controller does not count because
+// they do
+// not tolerate the taints of such a node.
 func ofDaemonSet(d *appsv1.DaemonSet, unreachable int32) *workload {
 	status := d.Status
 	wanted := max(status.DesiredNumberScheduled-max(unreachable-status.NumberMisscheduled, 0), 0)

@@ -26,7 +26,9 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// SetupWithManager starts the controller as soon as the operator may watch workloads: its rights on them are an option.
+// SetupWithManager starts the controller as soon as the operator may watch workloads: the
+// permissions
+// for that are optional.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) (err error) {
 	if r.others, err = newOthers(mgr); err != nil {
 		return err
@@ -41,8 +43,9 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.
 	return availability.StartWhenAvailable(mgr, available, func(context.Context) error { return r.watch(mgr, clockWatcher) })
 }
 
-// permitted reports whether the operator may do all that config/components/restarts allows: half of it would let the controller wait for ever.
-// It asks by reading first, which writes nothing.
+// permitted reports whether the operator has all permissions of config/components/restarts: with only
+// some of them the controller would wait forever. It lists first, because a list creates nothing; an
+// access review is a create.
 func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 	for _, list := range []client.ObjectList{&appsv1.DeploymentList{}, &appsv1.StatefulSetList{}, &appsv1.DaemonSetList{}} {
 		if err := r.Live.List(ctx, list, client.Limit(1)); apierrors.IsForbidden(err) {
@@ -59,7 +62,7 @@ func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// allowed asks the API server whether the operator may do something.
+// allowed asks the API server whether the operator has a permission.
 func (r *Reconciler) allowed(ctx context.Context, what authorizationv1.ResourceAttributes) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &what}}
 	err := r.Live.Create(ctx, review)
@@ -110,12 +113,12 @@ func (r *Reconciler) watch(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) er
 	return errors.Join(failed...)
 }
 
-// ifChanged passes over updates that change nothing that matters here.
+// ifChanged ignores updates in which nothing has changed that matters here.
 func ifChanged(matters func(before, after client.Object) bool) predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return matters(e.ObjectOld, e.ObjectNew) }}
 }
 
-// filled passes ConfigMaps that get a bundle for the first time.
+// filled selects the ConfigMaps into which a bundle is written for the first time.
 func filled() predicate.Predicate {
 	since := func(object client.Object) string { return object.GetAnnotations()[v1alpha1.AnnotationCABundleSince] }
 	return predicate.Funcs{
@@ -125,7 +128,7 @@ func filled() predicate.Predicate {
 	}
 }
 
-// debouncedHandler asks for a look at the workloads once what changes has gathered.
+// debouncedHandler requests one evaluation of the workloads after a burst of events.
 func (r *Reconciler) debouncedHandler() handler.EventHandler {
 	return r.debouncer.Handler(debounce.ConstantRequest(allWorkloads))
 }

@@ -11,10 +11,13 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// kubeletTimeout is how long a kubelet may take to start with a pod, and to end one after its grace period.
+// kubeletTimeout is how long a kubelet may take to start a pod, and to stop one after its grace
+// period.
 const kubeletTimeout = time.Minute
 
-// kubeletDeadline is when the kubelet has to have started with a pod, or ended it, at the latest; zero for a pod that waits for nothing of that.
+// kubeletDeadline returns the time by which the kubelet must have started or stopped a pod; zero
+// for a
+// pod that waits for neither.
 func kubeletDeadline(pod *corev1.Pod) time.Time {
 	switch {
 	case pod.DeletionTimestamp != nil:
@@ -25,9 +28,12 @@ func kubeletDeadline(pod *corev1.Pod) time.Time {
 	return time.Time{}
 }
 
-// isUnreachable reports whether the node of a pod does not answer. The node lifecycle controller then says that the pod is not ready, and leaves
-// what the kubelet said last: its containers are. A kubelet that says the one without the other gives a reason. Where the pod was not ready
-// before, or was made later, it is known by what its kubelet does not do.
+// isUnreachable reports whether the node of a pod does not respond. In that case the node lifecycle
+// controller sets Ready to false and leaves ContainersReady true, as the kubelet last reported it.
+// A
+// kubelet that reports the one without the other sets a reason. A pod that was not ready before, or
+// was
+// created later, is recognized by what its kubelet fails to do in time.
 func isUnreachable(pod *corev1.Pod, now time.Time) bool {
 	if deadline := kubeletDeadline(pod); !deadline.IsZero() && now.After(deadline) {
 		return true
@@ -45,7 +51,9 @@ func condition(pod *corev1.Pod, kind corev1.PodConditionType) corev1.PodConditio
 	return corev1.PodCondition{}
 }
 
-// withoutUnreachable leaves out the pods of a DaemonSet on nodes that do not answer: nobody can replace them. Other workloads replace them elsewhere.
+// withoutUnreachable returns the workload without the pods of a DaemonSet on nodes that do not
+// respond, because no controller can replace them. Other workloads replace such pods on other
+// nodes.
 func (w *workload) withoutUnreachable(unreachable []string) *workload {
 	d, ok := w.Object.(*appsv1.DaemonSet)
 	if !ok || len(unreachable) == 0 {
@@ -56,7 +64,9 @@ func (w *workload) withoutUnreachable(unreachable []string) *workload {
 	return remaining
 }
 
-// maxUnavailable is how many pods of a DaemonSet may be while it rolls; all, where it makes the new ones first.
+// maxUnavailable returns how many pods of a DaemonSet may be unavailable during a rollout; MaxInt
+// if it
+// creates the new pods first (maxSurge).
 func maxUnavailable(d *appsv1.DaemonSet) int {
 	rolling, all := ptr.Deref(d.Spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{}), int(d.Status.DesiredNumberScheduled)
 	if surge, err := intstr.GetScaledValueFromIntOrPercent(cmp.Or(rolling.MaxSurge, new(intstr.FromInt32(0))), all, true); err != nil || surge > 0 {

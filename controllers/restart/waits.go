@@ -7,7 +7,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// addRotationRestarts adds the workloads that a rotation waits for: those that the policy restarts, or that roll for another reason.
+// addRotationRestarts adds the workloads that a rotation waits for: those that the policy restarts,
+// or
+// that are rolling out for another reason.
 func (p *plan) addRotationRestarts(restarts map[string]rotation.Restarts) {
 	if !p.restarts() || p.windowError != nil {
 		return

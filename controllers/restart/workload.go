@@ -19,7 +19,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
-// workload is a Deployment, StatefulSet or DaemonSet, or one of another kind, as far as a restart is concerned.
+// workload is a Deployment, a StatefulSet, a DaemonSet or an object of another kind, with the
+// fields
+// that a restart depends on.
 type workload struct {
 	client.Object
 	kind     string
@@ -28,23 +30,23 @@ type workload struct {
 	rollout  rollout
 	// progressTimeout is how long its rollout may go without progress.
 	progressTimeout time.Duration
-	// named: its pods know it by its name, for another object lies between.
+	// named: its pods identify it by its name, because another object owns them in between.
 	named bool
-	// readOnly: the operator does not write to it, and evicts its pods.
+	// readOnly: the operator does not write to it, but evicts its pods.
 	readOnly bool
-	// never is why it is not restarted at all; empty where it is.
+	// never is why it is never restarted; empty if it may be.
 	never string
 }
 
 func (w *workload) String() string { return w.kind + " " + w.GetNamespace() + "/" + w.GetName() }
 
-// stamp is when the pods of the template were last restarted by us; zero when they never were.
+// stamp returns when the operator last restarted the pods of the template; zero if it never did.
 func (w *workload) stamp() time.Time {
 	at, _ := time.Parse(time.RFC3339, w.template.Annotations[v1alpha1.AnnotationRestartedAt])
 	return at
 }
 
-// stripForCache leaves of a workload what a restart depends on.
+// stripForCache reduces a workload to the fields that a restart depends on.
 func stripForCache(object client.Object, template *corev1.PodTemplateSpec) {
 	mark, marked := object.GetLabels()[v1alpha1.LabelRestarting]
 	object.SetLabels(nil)
@@ -59,8 +61,10 @@ func stripForCache(object client.Object, template *corev1.PodTemplateSpec) {
 	}
 }
 
-// marksAreOurs reports whether the label on a workload was written under our name: it may as well come with a manifest, or with a copy. Of one
-// that is slim already, it was.
+// marksAreOurs reports whether the label on a workload was written under the operator's field
+// manager:
+// it may also come from a manifest, or from a copy of another workload. A workload without managed
+// fields has been stripped before, and kept only a label of ours.
 func marksAreOurs(object client.Object) bool {
 	return len(object.GetManagedFields()) == 0 || slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == string(apply.Restart) && entry.FieldsV1 != nil &&
@@ -68,7 +72,9 @@ func marksAreOurs(object client.Object) bool {
 	})
 }
 
-// StripForCache leaves of a workload, for a cache, what a restart depends on; of its annotations, the caller decides.
+// StripForCache reduces a workload, for a cache, to the fields that a restart depends on. The
+// caller
+// decides about its annotations.
 func StripForCache(object client.Object) {
 	switch o := object.(type) {
 	case *appsv1.Deployment:
@@ -81,8 +87,10 @@ func StripForCache(object client.Object) {
 	}
 }
 
-// configuration is all that we own of a workload: the stamp of its template, and the mark that its restart is under way; empty ones are
-// given up. It takes effect on this very version only.
+// configuration returns all fields that the operator owns of a workload: the stamp of its template,
+// and the mark of a restart that is under way. Empty ones are given up. The configuration applies
+// to
+// this version of the workload only.
 func (w *workload) configuration(stamp, mark string) runtime.ApplyConfiguration {
 	template := coreac.PodTemplateSpec()
 	if stamp != "" {

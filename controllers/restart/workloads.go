@@ -12,13 +12,15 @@ import (
 )
 
 const (
-	// maxWorkloads is how many workloads the status of a policy names.
+	// maxWorkloads is the maximum number of workloads that the status of a policy names.
 	maxWorkloads = 10
-	// maxMessageBytes is how long the status speaks of one of them: an API server's answer may be long.
+	// maxMessageBytes bounds the message on one workload in the status: a response of the API
+	// server
+	// may be long.
 	maxMessageBytes = 512
 )
 
-// reportedStates are the states of the workloads that are named, in their order.
+// reportedStates are the states in which workloads are named, in the order of the list.
 var reportedStates = []struct {
 	state
 	as v1alpha1.WorkloadRestartState
@@ -27,7 +29,7 @@ var reportedStates = []struct {
 	{restarting, v1alpha1.WorkloadInProgress}, {rolling, v1alpha1.WorkloadRolling}, {pending, v1alpha1.WorkloadPending},
 }
 
-// workloads are the first few that are not done.
+// workloads returns the first maxWorkloads workloads that are not done.
 func (p *plan) workloads() (workloads []v1alpha1.WorkloadRestart) {
 	for _, entry := range reportedStates {
 		sorted := slices.SortedFunc(slices.Values(p.byState[entry.state]), func(a, b *workloadState) int { return cmp.Compare(a.String(), b.String()) })
@@ -42,7 +44,9 @@ func (p *plan) workloads() (workloads []v1alpha1.WorkloadRestart) {
 	return workloads
 }
 
-// stateSpan is since when a workload is in a state, and until when at the latest; zero where that does not hang on the clock.
+// stateSpan returns since when a workload is in a state, and until when at the latest; zero where
+// that
+// does not depend on the clock.
 func (i *workloadState) stateSpan(s state) (since, until time.Time) {
 	switch {
 	case s == rolling:
@@ -60,7 +64,7 @@ func (i *workloadState) stateSpan(s state) (since, until time.Time) {
 	return since, until
 }
 
-// message says why a workload is in a state, and what to do.
+// message returns why a workload is in a state, and the remedy.
 func (p *plan) message(item *workloadState, s state) string {
 	reason := p.reasons[item]
 	switch {
@@ -78,7 +82,7 @@ func (p *plan) message(item *workloadState, s state) string {
 	return p.waitMessage(item, reason)
 }
 
-// remedy says what to do about a restart that failed.
+// remedy returns the remedy for a failed restart.
 func (i *workloadState) remedy() string {
 	if i.readOnly {
 		return "repair it"
@@ -86,7 +90,7 @@ func (i *workloadState) remedy() string {
 	return "repair it, or undo it with kubectl rollout undo"
 }
 
-// waitMessage says what a workload waits for, and what else comes into it.
+// waitMessage returns what a workload waits for, and what delays it further.
 func (p *plan) waitMessage(item *workloadState, reason string) string {
 	switch {
 	case !p.restarts():

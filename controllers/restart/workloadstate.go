@@ -8,59 +8,63 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// workloadState is a workload that reads something of ours, and how it stands.
+// workloadState is a workload that reads an object of the operator, and its current state.
 type workloadState struct {
 	*workload
-	// entry is what is known of its restarts.
+	// restartRecord is what is known of its restarts.
 	*restartRecord
-	// changes are those of what it reads, as far as its policy restarts for them.
+	// changes are the changes of the objects that it reads and for which its policy restarts it.
 	changes []change
 	// pendingChanges are the changes that some of its pods do not know of.
 	pendingChanges []change
-	// expires is when the first of what its pods hold does; zero where that is not known. expiring is the change that they do not know of.
+	// expires is when the first object that its pods hold expires; zero if that is not known.
+	// expiring
+	// is the change that replaced this object.
 	expires  time.Time
 	expiring *change
-	// progress is when one of its pods was last made, or became ready.
+	// progress is when one of its pods was last created or became ready.
 	progress time.Time
-	// unreachable are its pods on nodes that do not answer.
+	// unreachable are its pods on nodes that do not respond.
 	unreachable []string
-	// unreadyOutdated reports whether a pod that is not ready holds something old.
+	// unreadyOutdated: a pod that is not ready holds an outdated object.
 	unreadyOutdated bool
-	// refusal is why it is not written now; empty when it may be.
+	// refusal is why it is not written now; empty if it may be.
 	refusal string
-	// recheckAt is when the clock alone may change something: a refusal is over, or a kubelet has to have answered.
+	// recheckAt is when the clock alone may change something: a refusal is over, or a kubelet must
+	// have
+	// acted.
 	recheckAt time.Time
-	// lastTurn is when a workload of its namespace last had a turn.
+	// lastTurn is when a workload of its namespace was last restarted.
 	lastTurn time.Time
 	// unmanaged: no policy restarts it any more.
 	unmanaged bool
 }
 
-// state is how a workload stands with its restart.
+// state is the state of a workload with regard to its restart.
 type state string
 
 const (
-	// current: no pod holds anything old.
+	// current: no pod is outdated.
 	current state = "Current"
 	// pending: it waits for its turn.
 	pending state = "Pending"
-	// rolling for a reason of its owner's: when it has, its pods are new.
+	// rolling: it is rolling out for a reason of its owner; after that its pods are up to date.
 	rolling state = "Rolling"
 	// blocked: it cannot be restarted now.
 	blocked state = "Held"
-	// optedOut by its annotation.
+	// optedOut: its annotation forbids restarts.
 	optedOut state = "OptedOut"
-	// restarting is under way.
+	// restarting: its restart is under way.
 	restarting state = "Restarting"
-	// overdue: its restart is under way, and its turn is over.
+	// overdue: its restart is under way, and others no longer wait for it.
 	overdue state = "Overdue"
-	// completed: the mark of its restart can go.
+	// completed: its mark can be removed.
 	completed state = "Completed"
 	// failed: its rollout makes no progress.
 	failed state = "Failed"
 )
 
-// state returns how the workload stands, and why.
+// state returns the state of the workload, and the reason.
 func (i *workloadState) state(now time.Time) (state, string) {
 	if i.ongoing != nil {
 		return i.restartState(now)
@@ -90,7 +94,9 @@ func (i *workloadState) optsOut() bool {
 	return i.GetAnnotations()[v1alpha1.AnnotationRestart] == "false"
 }
 
-// rolloutDeadline is until when a rollout of the owner's is waited for: as long as it makes progress, and not for ever.
+// rolloutDeadline returns until when the operator waits for a rollout that the owner started: as
+// long
+// as it makes progress, but at most maxRestartDuration.
 func (i *workloadState) rolloutDeadline() time.Time {
 	deadline, limit := latest(i.rollingSince, i.progress).Add(i.progressTimeout), i.rollingSince.Add(maxRestartDuration)
 	if limit.Before(deadline) {
@@ -99,7 +105,7 @@ func (i *workloadState) rolloutDeadline() time.Time {
 	return deadline
 }
 
-// transitionTimes are the times at which the clock alone changes how it stands.
+// transitionTimes returns the times at which the clock alone may change the state.
 func (i *workloadState) transitionTimes(s state) []time.Time {
 	at := []time.Time{i.recheckAt}
 	if s == rolling {
@@ -111,7 +117,7 @@ func (i *workloadState) transitionTimes(s state) []time.Time {
 	return at
 }
 
-// restartState returns how a restart of ours goes, and why.
+// restartState returns the state of a restart that is under way, and the reason.
 func (i *workloadState) restartState(now time.Time) (state, string) {
 	if done, reason := i.isDone(now); done {
 		return completed, reason
@@ -131,7 +137,7 @@ func (i *workloadState) restartState(now time.Time) (state, string) {
 	return failed, i.withUnreachable("no pod became ready for " + i.progressTimeout.String())
 }
 
-// evictionReason says how it is restarted, where that is not as usual.
+// evictionReason returns why the pods are evicted; empty if they are not.
 func (i *workloadState) evictionReason() string {
 	switch {
 	case i.blocked():
@@ -148,7 +154,7 @@ func (i *workloadState) evictionReason() string {
 	return "its owner removed the annotation of its restart, so its pods are evicted"
 }
 
-// isDone reports whether its turn is over.
+// isDone reports whether the restart is over, and why if it is over without success.
 func (i *workloadState) isDone(now time.Time) (done bool, reason string) {
 	current := len(i.pendingChanges) == 0
 	switch {
@@ -159,19 +165,24 @@ func (i *workloadState) isDone(now time.Time) (done bool, reason string) {
 	case i.isUndone():
 		return !i.undonePromptly, "its owner undid the restart"
 	}
-	// What its rollout has brought, came after the turn began. Of pods that are left out, that is not known.
+	// The pods that the rollout brought started after the restart began. Of unreachable pods, this
+	// is not
+	// known.
 	return !i.updatesManually() && len(i.unreachable) == 0, ""
 }
 
-// isRollingOut reports whether nothing is to be learned from its pods: its controller says how its restart goes.
+// isRollingOut reports whether its pods need not be listed, because its controller reports the
+// progress
+// of the restart.
 func (i *workloadState) isRollingOut(now time.Time) bool {
 	return i.kind == kindDeployment && i.ongoing != nil && !i.updatesManually() && !i.isUndone() && !i.isStalled(now) && !i.exceededLimit(now)
 }
 
-// polled reports whether its pods are looked at again and again: its kind need not show in its status how its restart goes.
+// polled reports whether its pods are listed repeatedly: the status of its kind may not show the
+// progress of a restart.
 func (i *workloadState) polled() bool { return i.readOnly && i.ongoing != nil }
 
-// withUnreachable adds to a sentence which pods are left out.
+// withUnreachable appends the unreachable pods to a reason.
 func (i *workloadState) withUnreachable(reason string) string {
 	if len(i.unreachable) == 0 {
 		return reason
@@ -183,7 +194,7 @@ func (i *workloadState) withUnreachable(reason string) string {
 	return reason + "; " + unreachable
 }
 
-// isStalled reports whether its restart makes no progress any more.
+// isStalled reports whether its restart has stopped making progress.
 func (i *workloadState) isStalled(now time.Time) bool {
 	return i.rollout.deadlineExceeded || now.Sub(latest(i.ongoing.since, i.progress)) > i.progressTimeout
 }
@@ -191,7 +202,8 @@ func (i *workloadState) isStalled(now time.Time) bool {
 // wasUnavailable reports whether it was not available before its restart.
 func (i *workloadState) wasUnavailable() bool { return i.ongoing != nil && i.ongoing.unavailable }
 
-// exceededLimit reports whether its turn is over, whatever progress it makes.
+// exceededLimit reports whether its restart has taken longer than maxRestartDuration, whatever
+// progress it makes.
 func (i *workloadState) exceededLimit(now time.Time) bool {
 	return now.After(i.ongoing.since.Add(maxRestartDuration))
 }
@@ -201,28 +213,31 @@ func (i *workloadState) isUndone() bool {
 	return !i.updatesManually() && i.stamp().Before(i.ongoing.since)
 }
 
-// mustRestamp reports whether its restart begins once more, or by evictions, in the same turn: a program has undone it.
+// mustRestamp reports whether its restart is repeated, with a new stamp or by evictions, because a
+// program has undone it. This is still the same turn.
 func (i *workloadState) mustRestamp() bool {
 	return i.isUndone() && i.undonePromptly && len(i.pendingChanges) > 0 && !i.unmanaged && i.refusal == ""
 }
 
-// updatesManually reports whether its pods are replaced one by one.
+// updatesManually reports whether its pods are replaced only by evicting them one by one.
 func (i *workloadState) updatesManually() bool {
 	return i.rollout.manualUpdate || (i.ongoing != nil && i.ongoing.evicted)
 }
 
-// needsEviction reports whether pods are left to be evicted.
+// needsEviction reports whether some of its pods still have to be evicted.
 func (i *workloadState) needsEviction() bool {
 	return (i.updatesManually() || i.blocked()) && len(i.pendingChanges) > 0 && !i.unmanaged
 }
 
-// blocked reports whether the controller of a StatefulSet, which has our stamp, waits for a pod that holds something old and is not
-// ready. If an expired certificate is the reason, it waits for ever.
+// blocked reports whether the controller of a StatefulSet, which already has our stamp, waits for a
+// pod that is outdated and not ready. If an expired certificate is the reason, it waits forever.
 func (i *workloadState) blocked() bool {
 	return i.ongoing != nil && i.unreadyOutdated && i.orderedRevision() != "" && !i.updatesManually() && !i.isUndone()
 }
 
-// isExhausted reports whether a restart that failed, or goes on and on, gets no other turn now: nothing newer has changed.
+// isExhausted reports whether a restart that failed or is overdue is not repeated now, because
+// nothing
+// has changed since.
 func (i *workloadState) isExhausted() bool {
 	return i.updatesManually() || i.unmanaged || i.refusal != "" || !latestChange(i.pendingChanges).After(latest(latest(i.ongoing.since, i.stamp()), i.restartedFor))
 }

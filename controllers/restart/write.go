@@ -19,13 +19,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
-// writeTimeout bounds what a webhook that does not answer costs the others.
+// writeTimeout bounds how long a webhook that does not respond delays the other writes.
 const writeTimeout = 10 * time.Second
 
-// apiCall talks to the API server, and changes nothing else; what it returns takes note of how it went.
+// apiCall calls the API server and changes nothing else. The function that it returns records the
+// result.
 type apiCall func(ctx context.Context) (note func())
 
-// runConcurrently makes all attempts at once, so that none waits for a webhook of another's, and takes note of them one after the other.
+// runConcurrently runs all calls at once, so that none waits for a webhook of another workload, and
+// then records their results one after the other.
 func runConcurrently(ctx context.Context, attempts []apiCall) {
 	notes := make([]func(), len(attempts))
 	var all sync.WaitGroup
@@ -42,7 +44,9 @@ func runConcurrently(ctx context.Context, attempts []apiCall) {
 	}
 }
 
-// write applies all that we own of a workload; nothing, where it is only read: its turn is known to this manager, and to the next by its pods.
+// write applies all fields that the operator owns of a workload. A workload that is only read is
+// not
+// written: this manager remembers its restart, and the next one derives it from its pods.
 func (r *Reconciler) write(item *workloadState, stamp, mark string, note func(error)) apiCall {
 	if item.readOnly {
 		return func(context.Context) func() { return func() { note(nil) } }
@@ -56,7 +60,8 @@ func (r *Reconciler) write(item *workloadState, stamp, mark string, note func(er
 	}
 }
 
-// evict replaces the next pod of a workload that does not replace its pods by itself, as far as PodDisruptionBudgets allow.
+// evict evicts the next pod of a workload that does not replace its pods by itself, as far as
+// PodDisruptionBudgets allow.
 func (r *Reconciler) evict(now time.Time, p *plan, item *workloadState) apiCall {
 	return func(ctx context.Context) func() {
 		what, err := r.evictNext(ctx, now, item)
@@ -74,7 +79,7 @@ func (r *Reconciler) evict(now time.Time, p *plan, item *workloadState) apiCall 
 	}
 }
 
-// evictNext evicts a pod, if it is time; what says what it was about.
+// evictNext evicts a pod if one is due; what begins the message on an error.
 func (r *Reconciler) evictNext(ctx context.Context, now time.Time, item *workloadState) (what string, err error) {
 	var pods []*corev1.Pod
 	err = r.eachPodOf(ctx, item.workload, func(pod *corev1.Pod) {
@@ -96,10 +101,13 @@ func (r *Reconciler) evictNext(ctx context.Context, now time.Time, item *workloa
 	return fmt.Sprintf("pod %s cannot be evicted", next.Name), r.explain(ctx, next, err)
 }
 
-// podToEvict returns the pod to be evicted next, nil while another one is being replaced: one that holds something old and is not ready
-// serves no client and comes first, the first by its ordinal, as a StatefulSet makes its pods; then the last one by its ordinal, as a
-// StatefulSet is rolled. A workload that was not available before may never be: its pods that are not ready are not waited for, and those
-// that are ready are evicted when nothing else goes on.
+// podToEvict returns the pod to evict next; nil while another one is being replaced. A pod that is
+// outdated and not ready serves no client and comes first, in ascending order of the ordinals, as a
+// StatefulSet creates its pods. Ready pods follow in descending order, as a StatefulSet rolls out.
+// A
+// workload that was not available before its restart may never become available: its pods that are
+// not
+// ready are not waited for, and its ready pods are evicted once its restart stalls.
 func podToEvict(now time.Time, item *workloadState, pods []*corev1.Pod) *corev1.Pod {
 	unready, ready, comes := item.sortPods(pods)
 	if comes && item.updatesManually() && !item.wasUnavailable() && !item.isStalled(now) {
@@ -116,8 +124,9 @@ func podToEvict(now time.Time, item *workloadState, pods []*corev1.Pod) *corev1.
 	return nil
 }
 
-// sortPods returns the pods that hold something old and may be evicted, those that are not ready apart; comes reports whether another pod is
-// not ready yet.
+// sortPods returns the outdated pods that may be evicted, those that are not ready apart from the
+// ready
+// ones. comes is whether another pod, which is up to date, is not ready yet.
 func (i *workloadState) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.Pod, comes bool) {
 	revision := i.orderedRevision()
 	for _, pod := range pods {
@@ -134,7 +143,7 @@ func (i *workloadState) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.P
 	return unready, ready, comes
 }
 
-// evictsReady reports whether pods are evicted that are ready.
+// evictsReady reports whether ready pods may be evicted.
 func (i *workloadState) evictsReady(now time.Time) bool {
 	return i.updatesManually() && (i.rollout.available || (i.wasUnavailable() && i.isStalled(now)))
 }
@@ -143,13 +152,13 @@ func isReady(pod *corev1.Pod) bool {
 	return condition(pod, corev1.PodReady).Status == corev1.ConditionTrue
 }
 
-// ordinalKey is a name by which the pods of a StatefulSet are in their order.
+// ordinalKey returns a key that sorts the pods of a StatefulSet by their ordinals.
 func ordinalKey(pod string) string {
 	index := strings.LastIndexByte(pod, '-') + 1
 	return fmt.Sprintf("%s%20s", pod[:index], pod[index:])
 }
 
-// joinMessages say once what the changes are.
+// joinMessages joins the messages of the changes, each once.
 func joinMessages(all []change) string {
 	var messages []string
 	for _, change := range all {
