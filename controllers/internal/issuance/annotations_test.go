@@ -19,7 +19,7 @@ import (
 
 const ownError = v1alpha1.AnnotationError
 
-// patched is what a patch makes of annotations; nil removes one.
+// patched returns annotations after a patch; a nil value in changes removes an annotation.
 func patched(annotations map[string]string, changes map[string]*string) map[string]string {
 	result := map[string]string{}
 	maps.Copy(result, annotations)
@@ -33,7 +33,7 @@ func patched(annotations map[string]string, changes map[string]*string) map[stri
 	return result
 }
 
-// bothFamilies is an annotation in OpenShift's two families.
+// bothFamilies returns an annotation in both OpenShift families.
 func bothFamilies(suffix, value string) map[string]string {
 	return map[string]string{beta + suffix: value, alpha + suffix: value}
 }
@@ -100,7 +100,7 @@ func TestAnnotationChanges(t *testing.T) {
 	}
 }
 
-// outputs are the keys that we write on a Service.
+// outputs are the annotation keys that the operator writes on a Service.
 var outputs = []string{
 	ownError,
 	beta + "serving-cert-signed-by", beta + "serving-cert-generation-error", beta + "serving-cert-generation-error-num",
@@ -118,7 +118,8 @@ func genProblem(t *rapid.T) *issuance.Problem {
 	}).Draw(t, "obstacle")
 }
 
-// TestAnnotationsAtRest: whatever a Service says, once told it is told; nothing else is touched.
+// TestAnnotationsAtRest checks that, from any annotations, the changes bring a Service to rest:
+// applied once, they leave no further change. Other annotations are not touched.
 func TestAnnotationsAtRest(t *testing.T) {
 	value := rapid.SampledFrom([]string{"", "web-cert", "signer@1", "no policy", "NoPolicy: no policy", "0", "1", "-1", "41", "x"})
 	rapid.Check(t, func(t *rapid.T) {
@@ -149,7 +150,8 @@ func TestAnnotationsAtRest(t *testing.T) {
 	})
 }
 
-// TestErrorNumber follows a Service through its errors: the number counts the different ones in a row.
+// TestErrorNumber follows a Service through a series of errors: the number counts the different
+// consecutive ones.
 func TestErrorNumber(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		service := newService(betaAnnotation)
@@ -180,7 +182,8 @@ var reasons = []string{
 	issuance.ReasonNameNotPermitted, issuance.ReasonSecretNotOurs, issuance.ReasonSecretConflict, issuance.ReasonSecretRefused,
 }
 
-// TestProblem: what stands in the annotation is read back, is never long, and is never half a character.
+// TestProblem checks that a problem can be parsed back from its annotation, is never too long, and
+// is never cut within a character.
 func TestProblem(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		message := strings.Repeat(rapid.String().Draw(t, "message"), rapid.IntRange(1, 99).Draw(t, "times"))
@@ -218,7 +221,8 @@ func TestProblem(t *testing.T) {
 	}
 }
 
-// TestErrorAnnotationChanges: other objects than Services are told in our family alone.
+// TestErrorAnnotationChanges checks that objects other than Services get annotations of our own
+// family only.
 func TestErrorAnnotationChanges(t *testing.T) {
 	problem := &issuance.Problem{Reason: "NoServiceCA", Message: "there is none"}
 	for _, tc := range []struct {

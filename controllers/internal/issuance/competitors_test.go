@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// newCompetitor is another Service of the namespace that asks for the same Secret; age says how much older than web it is.
+// newCompetitor returns another Service of the namespace that requests the same Secret; age is how
+// much older than web it is.
 func newCompetitor(name string, age time.Duration) *corev1.Service {
 	return newService(ownAnnotation, func(s *corev1.Service) {
 		s.Name, s.UID = name, types.UID("uid-of-"+name)
@@ -23,7 +24,7 @@ func newCompetitor(name string, age time.Duration) *corev1.Service {
 	})
 }
 
-// holds makes the scene's Secret that of another Service, as its own plan does.
+// holds makes the fixture's Secret the competitor's by executing the competitor's own plan.
 func holds(competitor *corev1.Service) func(*fixture) {
 	return func(s *fixture) {
 		theirs := &fixture{t: s.t, now: s.now, service: competitor, policy: s.policy, ca: s.ca}
@@ -77,7 +78,8 @@ func TestPlanWithCompetitors(t *testing.T) {
 	}
 }
 
-// TestForeignSecretWithCompetitors: what belongs to none of them is nobody's to take.
+// TestForeignSecretWithCompetitors checks that a Secret that belongs to none of the competing
+// Services is left alone.
 func TestForeignSecretWithCompetitors(t *testing.T) {
 	s := newFixture(t, func(s *fixture) {
 		s.secret, s.competitors = secretOf(), []*corev1.Service{newCompetitor("aaa", -time.Hour)}
@@ -87,7 +89,8 @@ func TestForeignSecretWithCompetitors(t *testing.T) {
 	}
 }
 
-// TestOneCompetitorWins: whoever looks first, one Service is the one that gets a Secret, and each is told.
+// TestOneCompetitorWins checks that, in whatever order the Services are reconciled, exactly one of
+// them gets the Secret, and all of them report the conflict.
 func TestOneCompetitorWins(t *testing.T) {
 	ca := newSigner(t, now)
 	rapid.Check(t, func(t *rapid.T) {

@@ -22,7 +22,7 @@ func called(namespace, name string) func(*corev1.Service) {
 	return func(s *corev1.Service) { s.Namespace, s.Name = namespace, name }
 }
 
-// TestDesiredOrNone tells which Services get a certificate, in which Secret.
+// TestDesiredOrNone checks which Services get a certificate, and in which Secret.
 func TestDesiredOrNone(t *testing.T) {
 	type edits = []func(*corev1.Service)
 	for _, tc := range []struct {
@@ -65,7 +65,8 @@ func TestDesiredSuffix(t *testing.T) {
 	}
 }
 
-// TestDesiredIgnoresOpenShift: on a cluster that runs OpenShift's own service CA nobody else answers.
+// TestDesiredIgnoresOpenShift checks that OpenShift's annotations are ignored on a cluster that
+// runs OpenShift's own service CA.
 func TestDesiredIgnoresOpenShift(t *testing.T) {
 	without := issuance.Resolver{ClusterDomain: "cluster.local"}
 	if _, ok := without.Desired(newService(betaAnnotation), newPolicy()); ok {
@@ -155,7 +156,8 @@ func TestDesiredCertificate(t *testing.T) {
 	}
 }
 
-// TestCABundle: the bundle is in the Secret where the policy includes it, and never where OpenShift promises two keys.
+// TestCABundle checks that the bundle is in the Secret if the policy includes it, and never for
+// OpenShift's annotations, which promise exactly two keys.
 func TestCABundle(t *testing.T) {
 	for _, tc := range []struct {
 		name string

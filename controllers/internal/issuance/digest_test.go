@@ -52,7 +52,8 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// What is written later is the same; what says anything else is not.
+// TestSameContent checks that digests that differ only in when they were written have the same
+// content, and that any other difference counts.
 func TestSameContent(t *testing.T) {
 	t.Parallel()
 	s := newIssuedFixture(t)
@@ -86,7 +87,8 @@ func TestSameContent(t *testing.T) {
 	}
 }
 
-// However many keys a tenant writes, a digest is small; and what OpenShift's annotation does not allow is removed all the same, by and by.
+// TestDigestOfManyKeys checks that a digest stays small however many keys a tenant writes, and that
+// the keys that OpenShift's annotations do not allow are all removed over several rounds.
 func TestDigestOfManyKeys(t *testing.T) {
 	t.Parallel()
 	const many = 1000
@@ -108,7 +110,8 @@ func TestDigestOfManyKeys(t *testing.T) {
 	}
 }
 
-// TestDigestKeepsNoKey: wherever a Secret holds a private key, its digest does not; and a digest stays what it is.
+// TestDigestKeepsNoKey checks that a digest contains no private key, wherever the Secret holds one,
+// and that digesting it again changes nothing.
 func TestDigestKeepsNoKey(t *testing.T) {
 	s := newIssuedFixture(t)
 	sound, other := s.pair(), newIssuedFixture(t).pair()
@@ -152,7 +155,7 @@ func TestDigestKeepsNoKey(t *testing.T) {
 	})
 }
 
-// whereIs tells where in a Secret a piece of a key in PEM stands, as it is or in base64.
+// whereIs returns where in a Secret a part of a PEM key appears, verbatim or in base64.
 func whereIs(key []byte, secret *corev1.Secret) string {
 	lines := strings.Split(string(key), "\n")
 	places := map[string]string{}
@@ -181,7 +184,8 @@ func whereIs(key []byte, secret *corev1.Secret) string {
 	return ""
 }
 
-// A tenant's label is never taken for the certificate of a digest, nor for who signed it and when it ends.
+// TestDigestIgnoresTheTenantsLabel checks that a label set by a tenant is never taken for a
+// digest's certificate, signer or notAfter.
 func TestDigestIgnoresTheTenantsLabel(t *testing.T) {
 	t.Parallel()
 	s := newIssuedFixture(t)

@@ -2,5 +2,5 @@ package issuance
 
 import "time"
 
-// ScheduledTime is for tests: when a certificate of that share is replaced.
+// ScheduledTime exposes scheduledTime to tests.
 func (r Reissue) ScheduledTime(share float64) time.Time { return r.scheduledTime(share) }

@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// now lies far off, and between two seconds: a stray time.Now() shows, and so does a forgotten truncation.
+// now is far in the future and between two seconds, so that a stray time.Now() or a forgotten
+// truncation makes a test fail.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
 const (
@@ -34,7 +35,7 @@ func must[T any](t rapid.TB, value T, err error) T {
 	return value
 }
 
-// newService is Service web in namespace shop. It asks for nothing.
+// newService returns Service web in namespace shop, which requests nothing.
 func newService(edits ...func(*corev1.Service)) *corev1.Service {
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -61,7 +62,7 @@ var (
 
 func headless(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone }
 
-// newPolicy is a policy with the defaults of the API.
+// newPolicy returns a policy with the defaults of the API.
 func newPolicy(edits ...func(*v1alpha1.ServingCertPolicySpec)) *v1alpha1.ServingCertPolicy {
 	policy := &v1alpha1.ServingCertPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: "default"},
@@ -81,7 +82,7 @@ func newPolicy(edits ...func(*v1alpha1.ServingCertPolicySpec)) *v1alpha1.Serving
 	return policy
 }
 
-// signer is a CA with its key, and what anybody may know of it.
+// signer is a CA with its key and its public part.
 type signer struct {
 	*pki.Authority
 	issuance.CA
@@ -106,7 +107,7 @@ func loadSigner(t rapid.TB, pair pki.Pair) *signer {
 	}}
 }
 
-// fixture is one Service, and all that a plan depends on.
+// fixture is one Service and everything that its plan depends on.
 type fixture struct {
 	t       rapid.TB
 	now     time.Time
@@ -118,7 +119,7 @@ type fixture struct {
 	competitors []*corev1.Service
 }
 
-// newFixture is a Service that asks, without a Secret.
+// newFixture returns a fixture whose Service requests a Secret that does not exist yet.
 func newFixture(t rapid.TB, edits ...func(*fixture)) *fixture {
 	t.Helper()
 	s := &fixture{t: t, now: now, service: newService(ownAnnotation), policy: newPolicy(), ca: newSigner(t, now)}
@@ -128,7 +129,7 @@ func newFixture(t rapid.TB, edits ...func(*fixture)) *fixture {
 	return s
 }
 
-// newIssuedFixture is a Service whose Secret has just been made.
+// newIssuedFixture returns a fixture whose Secret has just been created.
 func newIssuedFixture(t rapid.TB, edits ...func(*fixture)) *fixture {
 	t.Helper()
 	s := newFixture(t, edits...)
@@ -145,7 +146,7 @@ func (f *fixture) desired() issuance.Desired {
 	return desired
 }
 
-// digest is the Secret as the caches have it.
+// digest returns the Secret as the caches hold it.
 func (f *fixture) digest() *corev1.Secret {
 	if f.secret == nil {
 		return nil
@@ -160,7 +161,7 @@ func (f *fixture) plan() issuance.Plan {
 	return f.desired().Plan(f.now, &f.ca.CA, f.digest(), f.competitors)
 }
 
-// execute does what a plan says, as the controller does.
+// execute carries out a plan, as the controller does.
 func (f *fixture) execute(plan issuance.Plan) {
 	f.t.Helper()
 	switch plan.Action {
@@ -180,7 +181,7 @@ func (f *fixture) execute(plan issuance.Plan) {
 	}
 }
 
-// write does as the API server does with a new Secret, or with a patch of the one that is there.
+// write does what the API server does with a new Secret, or with a patch of the existing one.
 func (f *fixture) write(pair pki.Pair) {
 	f.t.Helper()
 	if f.secret == nil {
@@ -200,7 +201,7 @@ func (f *fixture) write(pair pki.Pair) {
 	f.secret = &patched
 }
 
-// ownManagedFields is what the API server notes of a write of ours.
+// ownManagedFields is what the API server records for a write of the operator.
 var ownManagedFields = []metav1.ManagedFieldsEntry{{Manager: "servingcert-certificate"}}
 
 func (f *fixture) pair() pki.Pair {
@@ -213,7 +214,7 @@ func (f *fixture) leaf() *pki.Leaf {
 	return must(f.t, leaf, err)
 }
 
-// expect fails unless the plan is of this kind, with nothing to tell anybody.
+// expect fails the test unless the plan has this action and no problem.
 func (f *fixture) expect(action issuance.Action) issuance.Plan {
 	f.t.Helper()
 	plan := f.plan()

@@ -11,7 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// When a certificate came into its Secret is told by the API server's clock where our own may be wrong, and not by what was written later.
+// TestIssuedAt checks that the API server's clock determines when a certificate was written, since
+// our own clock may be wrong, and that later writes do not count.
 func TestIssuedAt(t *testing.T) {
 	t.Parallel()
 	authority := newSigner(t, now.Add(-day))

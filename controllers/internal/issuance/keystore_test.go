@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// What a Service says of its keystore is answered by a problem where it cannot be, and never for OpenShift's annotations.
+// TestKeystoreCheck checks that an impossible keystore request is reported as a problem, and that
+// OpenShift's annotations never get a keystore.
 func TestKeystoreCheck(t *testing.T) {
 	for _, tc := range []struct {
 		name, format, password string

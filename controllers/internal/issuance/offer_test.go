@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// A request gets names that are offered and no others, the usages that every policy behind them allows, and the shortest of their lifetimes.
+// TestGrant checks that a request gets only names that are offered, only usages that every policy
+// of these names allows, and the shortest of the policies' lifetimes.
 func TestGrant(t *testing.T) {
 	t.Parallel()
 	server, client := v1alpha1.UsageServerAuth, v1alpha1.UsageClientAuth
@@ -61,7 +62,7 @@ func TestGrant(t *testing.T) {
 	}
 }
 
-// The names of many Services are put together each once.
+// TestCombineManyOffers checks that the names of many Services are combined without duplicates.
 func TestCombineManyOffers(t *testing.T) {
 	t.Parallel()
 	const services = 1000
@@ -75,7 +76,8 @@ func TestCombineManyOffers(t *testing.T) {
 	}
 }
 
-// What could be the name of a Service may come a moment later; what could not is refused at once.
+// TestCouldExist checks that a name is refused at once only if it can never belong to a Service: a
+// Service may be created a moment later.
 func TestCouldExist(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -102,7 +104,8 @@ func TestCouldExist(t *testing.T) {
 	}
 }
 
-// Nor is a name refused at once that a Service could get by extraDNSNames.
+// TestCouldExistByPattern checks that a name that a Service could get by extraDNSNames is not
+// refused at once.
 func TestCouldExistByPattern(t *testing.T) {
 	t.Parallel()
 	patterns := []string{"$(service)", "$(service).$(namespace)", "$(service).example.org", "fixed.example.com"}

@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// TestOversizedSecretIsNotParsed: a tenant's key may be as large as a Secret, and an RSA key of that size takes minutes to read.
+// TestOversizedSecretIsNotParsed checks that oversized keys are not parsed: a tenant's key may be
+// as large as a Secret, and reading an RSA key of that size takes minutes.
 func TestOversizedSecretIsNotParsed(t *testing.T) {
 	t.Parallel()
 	block := func(kind string, size int) []byte {

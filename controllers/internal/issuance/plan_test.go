@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// certificateEdit changes the certificate part of the policy.
+// certificateEdit returns an edit of the certificate part of the policy.
 func certificateEdit(edit func(*v1alpha1.ServingCertificate)) func(*fixture) {
 	return func(s *fixture) { edit(&s.policy.Spec.Certificate) }
 }
@@ -34,7 +34,8 @@ func none(*fixture) {}
 
 func belowRoot(s *fixture) { s.ca = intermediateSigner(s.t, caTemplate("upper"), caTemplate("lower")) }
 
-// TestPlanIssues changes one thing of a Secret that has just been made, or of what it should be.
+// TestPlanIssues changes one thing in a new Secret or in its desired state, and checks that the
+// plan is to issue.
 func TestPlanIssues(t *testing.T) {
 	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
 	for _, tc := range []struct {
@@ -113,7 +114,7 @@ func TestPlanIssues(t *testing.T) {
 	}
 }
 
-// TestPlanRepairs: a sound certificate is not made anew for what surrounds it.
+// TestPlanRepairs checks that a good certificate is not reissued because of what surrounds it.
 func TestPlanRepairs(t *testing.T) {
 	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
 	omit := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleOmit })
@@ -170,7 +171,8 @@ func TestPlanRepairs(t *testing.T) {
 	}
 }
 
-// TestPlanRefuses: what we cannot, or may not, is said and not done.
+// TestPlanRefuses checks that what the operator cannot do, or must not do, is reported and not
+// done.
 func TestPlanRefuses(t *testing.T) {
 	long := strings.Repeat("a", 64)
 	permitted := func(domains ...string) func(*fixture) {
@@ -244,8 +246,9 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
-// TestUsableLeaf: a certificate serves while clients accept it, though another is wanted; not without its key, before or after its time, under another name,
-// or by another CA.
+// TestUsableLeaf checks that a certificate is usable as long as clients accept it, even when a
+// different one is desired. It is not usable without its key, outside of its validity, under
+// another name, or when another CA issued it.
 func TestUsableLeaf(t *testing.T) {
 	pool := func(of *signer) *x509.CertPool {
 		roots := x509.NewCertPool()
@@ -258,7 +261,7 @@ func TestUsableLeaf(t *testing.T) {
 	if plan := s.plan(); plan.Action != issuance.Issue {
 		t.Fatalf("the plan is %+v: another certificate is wanted", plan)
 	}
-	keyless := s.digest().DeepCopy() // digests share what they say
+	keyless := s.digest().DeepCopy() // Digests share their data.
 	keyless.StringData["tls.key"] = "it has no key"
 	notAfter, host := issuance.NotAfter(s.digest()), "web.shop.svc"
 	for name, tc := range map[string]struct {

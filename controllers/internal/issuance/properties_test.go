@@ -14,7 +14,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// genService draws a Service that asks in one way or another, or not at all.
+// genService draws a Service that requests a certificate by one of the families, or not at all.
 func genService(t *rapid.T) *corev1.Service {
 	name := rapid.StringMatching(`[a-z]([-a-z0-9]{0,61}[a-z0-9])?`)
 	service := newService(called(name.Draw(t, "namespace"), name.Draw(t, "service")))
@@ -32,7 +32,7 @@ func genDuration(t *rapid.T, label string, shortest, longest time.Duration) v1al
 	return v1alpha1.Duration(drawn.Truncate(time.Millisecond).String())
 }
 
-// genPolicy draws a policy that serves every Service, within what the API admits.
+// genPolicy draws a policy that selects every Service, within what the API admits.
 func genPolicy(t *rapid.T) *v1alpha1.ServingCertPolicy {
 	return newPolicy(issueAll, func(s *v1alpha1.ServingCertPolicySpec) {
 		c := &s.Certificate
@@ -52,7 +52,7 @@ func genPolicy(t *rapid.T) *v1alpha1.ServingCertPolicy {
 	})
 }
 
-// genCA draws a CA that has some of its life behind it, and some before it, at now.
+// genCA draws a CA that, at now, has lived a part of its lifetime.
 func genCA(t *rapid.T) *signer {
 	if rapid.IntRange(0, 3).Draw(t, "is an intermediate") == 0 {
 		return intermediateSigner(t, caTemplate("upper"), caTemplate("lower", func(c *x509.Certificate) {
@@ -64,7 +64,8 @@ func genCA(t *rapid.T) *signer {
 	return newSigner(t, now.Add(-age), func(r *pki.RootSpec) { r.Duration = age + left })
 }
 
-// TestFixpoint: what a plan says, once done, is all that there was to do, and a client verifies it by every name.
+// TestFixpoint checks that executing a plan leaves nothing more to do, and that a client verifies
+// the certificate by every name.
 func TestFixpoint(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := newFixture(t, func(s *fixture) { s.service, s.policy, s.ca = genService(t), genPolicy(t), genCA(t) })
@@ -74,7 +75,7 @@ func TestFixpoint(t *testing.T) {
 		if !kept.NotAfter.Equal(s.leaf().NotAfter) {
 			t.Errorf("notAfter = %s, and the certificate's is %s", kept.NotAfter, s.leaf().NotAfter)
 		}
-		// Who has issued it knows what a second look would tell.
+		// After it has issued the certificate, the first plan equals a new one.
 		first.RecordIssued(s.leaf(), &s.ca.CA)
 		if !first.NotAfter.Equal(kept.NotAfter) || !first.RenewAt.Equal(kept.RenewAt) || first.SignedBy != kept.SignedBy {
 			t.Errorf("carried out: %v, %v, %q; a second look: %v, %v, %q",
@@ -102,7 +103,7 @@ func TestFixpoint(t *testing.T) {
 			}
 		}
 		if s.secret != nil && s.secret.Labels == nil && (s.secret.ManagedFields == nil || s.secret.OwnerReferences == nil) && s.secret.Annotations[string(s.desired().Family)+"/originating-service-uid"] == "" {
-			// Nothing says any more that it is ours.
+			// Nothing in the Secret says any more that it is ours.
 			if plan := s.plan(); plan.Action != issuance.Refuse {
 				t.Errorf("what is not ours is touched: %s because %q", plan.Action, plan.IssueReason)
 			}
@@ -113,7 +114,8 @@ func TestFixpoint(t *testing.T) {
 	})
 }
 
-// expectUntilDue lets some time go by, but not all until something is to be done: what was found out goes on being true.
+// expectUntilDue advances the clock to just before something is due, and checks that the plan does
+// not change.
 func (f *fixture) expectUntilDue(kept issuance.Plan) {
 	f.t.Helper()
 	before, due := f.now, kept.RenewAt
@@ -127,7 +129,7 @@ func (f *fixture) expectUntilDue(kept issuance.Plan) {
 	f.now = before
 }
 
-// verify does as a client that has the bundle.
+// verify verifies the certificate as a client with the bundle does.
 func (f *fixture) verify(host string) error {
 	f.t.Helper()
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
@@ -137,7 +139,7 @@ func (f *fixture) verify(host string) error {
 	return err
 }
 
-// TestPlanKeeps: nothing that does not concern a certificate touches it.
+// TestPlanKeeps checks that changes that do not concern the certificate leave it alone.
 func TestPlanKeeps(t *testing.T) {
 	spec := func(edit func(*v1alpha1.ServingCertPolicySpec)) func(*fixture) {
 		return func(s *fixture) { edit(&s.policy.Spec) }
@@ -181,8 +183,9 @@ func TestPlanKeeps(t *testing.T) {
 	}
 }
 
-// TestPlanOverYears steps through the years, with a controller that is always late: a Service has a certificate at every instant, and no
-// more of them are made than its lifetime and the CAs ask for.
+// TestPlanOverYears simulates years with a controller that is always late: the Service has a
+// certificate at every instant, and no more certificates are issued than its lifetime and the CA
+// rotations require.
 func TestPlanOverYears(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := newFixture(t, func(s *fixture) { s.service, s.policy = genService(t), genPolicy(t) })

@@ -14,7 +14,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// caTemplate is a CA as a company might bring it.
+// caTemplate returns the template of a CA as a company might provide it.
 func caTemplate(name string, edits ...func(*x509.Certificate)) *x509.Certificate {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name},
@@ -27,14 +27,14 @@ func caTemplate(name string, edits ...func(*x509.Certificate)) *x509.Certificate
 	return template
 }
 
-// providedSigner is a CA that signed itself.
+// providedSigner returns a self-signed CA.
 func providedSigner(t rapid.TB, edits ...func(*x509.Certificate)) *signer {
 	t.Helper()
 	certificate, key := certify(t, caTemplate("brought", edits...), nil, nil)
 	return loadSigner(t, pairOf(t, key, certificate))
 }
 
-// intermediateSigner is a CA below another one, which is below a root.
+// intermediateSigner returns a CA below another intermediate, which is below a root.
 func intermediateSigner(t rapid.TB, upperTemplate, lowerTemplate *x509.Certificate) *signer {
 	t.Helper()
 	root, rootKey := certify(t, caTemplate("root"), nil, nil)

@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestScheduledTime is about single certificates: each keeps its turn, unless the manager was not there.
+// TestScheduledTime checks single certificates: each keeps its scheduled time unless the operator
+// was not running then.
 func TestScheduledTime(t *testing.T) {
 	const over = 10 * time.Hour
 	for _, tc := range []struct {
@@ -43,7 +44,8 @@ func TestScheduledTime(t *testing.T) {
 	}
 }
 
-// TestScheduledTimesSpread: in no second are many more certificates made than in another, whenever the manager is started again.
+// TestScheduledTimesSpread checks that the rate of reissues stays even, whenever the operator is
+// restarted.
 func TestScheduledTimesSpread(t *testing.T) {
 	const (
 		count = 10_000
@@ -82,7 +84,7 @@ func TestScheduledTimesSpread(t *testing.T) {
 				perSecond[int(at.Sub(start)/time.Second)]++
 			}
 			for second, got := range perSecond {
-				// One more, for a turn that lies between two seconds.
+				// One more is allowed for a scheduled time that lies between two seconds.
 				if got > tc.most+1 {
 					t.Errorf("%d certificates in second %d, want at most %d", got, second, tc.most)
 				}
@@ -94,7 +96,7 @@ func TestScheduledTimesSpread(t *testing.T) {
 // reissueOver is the time over which the certificates of the CA before are replaced.
 const reissueOver = 10 * time.Hour
 
-// takesOver lets another CA sign a day later, while clients trust the one before too.
+// takesOver switches the signer to another CA a day later. Clients trust both CAs.
 func takesOver(s *fixture) {
 	s.t.Helper()
 	old := s.ca
@@ -112,7 +114,8 @@ func (f *fixture) trusts(roots ...*x509.Certificate) {
 	f.ca.Bundle, f.ca.Roots = bundle.Encode(), bundle.Pool()
 }
 
-// takenOver is a Service with a certificate of the CA before the one that signs, and that CA's name.
+// takenOver returns a fixture with a certificate of the CA before the active one, and that CA's
+// name.
 func takenOver(t *testing.T, edits ...func(*fixture)) (*fixture, string) {
 	t.Helper()
 	s := newIssuedFixture(t, edits...)
@@ -121,13 +124,13 @@ func takenOver(t *testing.T, edits ...func(*fixture)) (*fixture, string) {
 	return s, before
 }
 
-// withoutSigner is the time between the loss of a key and the day on which its successor signs.
+// withoutSigner is the state after a key was lost and before its successor signs.
 func withoutSigner(s *fixture) {
 	s.ca.CA.Certificate, s.ca.CA.Chain, s.ca.CA.CrossSigned = nil, nil, nil
 }
 
-// TestReissueAtScheduledTime: a certificate of the CA before serves until its turn has come, and then one takes its place that both old and
-// new clients accept.
+// TestReissueAtScheduledTime checks that a certificate of the CA before serves until its scheduled
+// time, and that its replacement is then accepted by both old and new clients.
 func TestReissueAtScheduledTime(t *testing.T) {
 	s, before := takenOver(t)
 	leaf, after := s.leaf(), s.ca.CA.Certificate.Subject.CommonName
@@ -156,19 +159,19 @@ func TestReissueAtScheduledTime(t *testing.T) {
 			t.Errorf("by %s alone: %v", root.Subject.CommonName, err)
 		}
 	}
-	// Later the CA before is forgotten, and what leads to it is left where it is.
+	// Later the old root is dropped. The cross-signed certificate in tls.crt does not matter then.
 	s.ca.CA.CrossSigned = nil
 	s.trusts(s.ca.CA.Certificate)
 	s.expect(issuance.Keep)
 }
 
-// TestReissueWaits: what a certificate of the CA before waits for, beyond its turn.
+// TestReissueWaits checks for what a certificate of the CA before waits beyond its scheduled time.
 func TestReissueWaits(t *testing.T) {
 	const farOff = 1000 * day
 	for _, tc := range []struct {
 		name string
 		edit func(*fixture)
-		// renews tells that it is replaced when its age demands it.
+		// renews is whether the certificate is replaced when its age requires it.
 		renews bool
 	}{
 		{"the rotation is paused", func(s *fixture) { s.ca.Reissue.Paused = true }, true},
@@ -203,7 +206,8 @@ func TestReissueWaits(t *testing.T) {
 	}
 }
 
-// TestReissueRefused: where nothing may sign, what serves is left alone, and of what does not the Service is told.
+// TestReissueRefused checks that, while no CA may sign, a usable certificate is left alone, and
+// that the Service reports an unusable one.
 func TestReissueRefused(t *testing.T) {
 	const lost, expired = "its signing key was lost, and its successor does not sign yet", "has no successor yet"
 	ended := func(s *fixture) { s.now = s.leaf().NotAfter }
@@ -242,7 +246,8 @@ func TestReissueRefused(t *testing.T) {
 
 func moreNames(s *fixture) { s.policy.Spec.Certificate.ExtraDNSNames = []string{"$(service).org"} }
 
-// TestReissueAtOnce: no turn is waited for where clients do not accept what serves, or the policy wants something else.
+// TestReissueAtOnce checks that a certificate is replaced ahead of its scheduled time when clients
+// do not accept it or the policy requires something else.
 func TestReissueAtOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name, reason string
@@ -275,7 +280,8 @@ func TestReissueAtOnce(t *testing.T) {
 	}
 }
 
-// TestReissueRepairs: the new bundle does not wait for the new certificate, whoever signs meanwhile.
+// TestReissueRepairs checks that a new bundle is written without waiting for the new certificate,
+// also while no CA signs or the rotation is paused.
 func TestReissueRepairs(t *testing.T) {
 	include := certificateEdit(func(c *v1alpha1.ServingCertificate) { c.CABundle = v1alpha1.CABundleInclude })
 	for name, edit := range map[string]func(*fixture){"its turn is to come": none, "nobody signs": withoutSigner, "paused": func(s *fixture) { s.ca.Reissue.Paused = true }} {

@@ -21,8 +21,9 @@ func caLifetime(lifetime time.Duration) func(*fixture) {
 	}
 }
 
-// band is the time in which a certificate is renewed: renewBefore before its end, or up to a tenth of what is before that earlier;
-// but never before it has lived a twentieth of its life.
+// band returns the period in which a certificate is renewed. It ends renewBefore ahead of notAfter,
+// and is as long as a tenth of the lifetime before that. It never begins before a twentieth of the
+// lifetime has passed.
 func band(leaf *pki.Leaf, lifetime, renewBefore time.Duration) (earliest, latest time.Time) {
 	youngest := leaf.NotAfter.Add(-lifetime * 19 / 20)
 	latest = leaf.NotAfter.Add(-renewBefore)
@@ -36,7 +37,7 @@ func band(leaf *pki.Leaf, lifetime, renewBefore time.Duration) (earliest, latest
 	return earliest, latest
 }
 
-// TestRenewal is about the very instant from which a certificate is renewed.
+// TestRenewal checks the exact instant from which a certificate is renewed.
 func TestRenewal(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
@@ -80,7 +81,8 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// TestNoRenewalAtTheEndOfTheCA: a new certificate would end at the same time, and so would the next, for ever.
+// TestNoRenewalAtTheEndOfTheCA checks that a certificate with the notAfter of its CA is not
+// renewed: a new one would have the same notAfter, and so would the next, for ever.
 func TestNoRenewalAtTheEndOfTheCA(t *testing.T) {
 	for _, lifetime := range []time.Duration{time.Minute, 30 * day, 90*day - time.Second, 90 * day} {
 		t.Run(lifetime.String(), func(t *testing.T) {
@@ -104,7 +106,8 @@ func TestNoRenewalAtTheEndOfTheCA(t *testing.T) {
 	}
 }
 
-// TestLastRenewalBeforeTheEndOfTheCA: one that ends shortly before its CA is renewed once more.
+// TestLastRenewalBeforeTheEndOfTheCA checks that a certificate that expires shortly before its CA
+// is renewed once more.
 func TestLastRenewalBeforeTheEndOfTheCA(t *testing.T) {
 	s := newIssuedFixture(t, caLifetime(91*day))
 	s.now = s.expect(issuance.Keep).RenewAt
@@ -114,7 +117,7 @@ func TestLastRenewalBeforeTheEndOfTheCA(t *testing.T) {
 	}
 }
 
-// TestRenewalTime: when a certificate is renewed depends on it and the policy alone.
+// TestRenewalTime checks that the renewal time depends on the certificate and the policy alone.
 func TestRenewalTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seconds := rapid.Int64Range(60, 3*365*86400).Draw(t, "duration")
@@ -138,7 +141,8 @@ func TestRenewalTime(t *testing.T) {
 	})
 }
 
-// TestRenewalsSpread: certificates that were made at one instant are renewed over the whole band.
+// TestRenewalsSpread checks that certificates that were issued at one instant are renewed over the
+// whole band.
 func TestRenewalsSpread(t *testing.T) {
 	const count = 400
 	s := newIssuedFixture(t)
@@ -151,7 +155,7 @@ func TestRenewalsSpread(t *testing.T) {
 		tenths[min(9, int(10*at.Sub(earliest)/latest.Sub(earliest)))]++
 	}
 	for i, got := range tenths {
-		// A fair share is 40; beyond 10 and 80 lie fewer than one run in a million.
+		// A fair share is 40; fewer than one run in a million lies outside of 10 to 80.
 		if got < 10 || got > 80 {
 			t.Errorf("%d of %d certificates are renewed in tenth %d: %v", got, count, i, tenths)
 		}

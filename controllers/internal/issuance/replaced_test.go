@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// A Secret records the last certificates that were in it, and writing the same one again changes nothing. What nobody can read is left out.
+// TestReplaced checks that a Secret records its last replaced certificates, that writing the same
+// certificate again changes nothing, and that entries that cannot be parsed are left out.
 func TestReplaced(t *testing.T) {
 	s := newIssuedFixture(t)
 	if got := issuance.ReplacedIn(s.digest()); got != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// TestRequestedSecret goes through every combination of the families: absent, empty, and naming a Secret.
+// TestRequestedSecret checks every combination of the families: absent, empty, and naming a Secret.
 func TestRequestedSecret(t *testing.T) {
 	const absent = "absent"
 	states := func(named string) []string { return []string{absent, "", named} }

@@ -16,7 +16,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestCanReplace: what was made for a Service of this name, or for one without a claim, is replaced; the rest is left alone.
+// TestCanReplace checks that a Secret made for a Service of this name, or for one without a claim,
+// is replaced, and that any other is left alone.
 func TestCanReplace(t *testing.T) {
 	ownerKind := func(apiVersion, kind string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) {
@@ -82,7 +83,8 @@ func TestCanReplace(t *testing.T) {
 	}
 }
 
-// TestKeepsPrivateKey: a key is kept only beside a certificate that this CA, or a generation before it, signed for this Service.
+// TestKeepsPrivateKey checks that a key is kept only beside a certificate that this CA, or an
+// earlier generation of it, signed for this Service.
 func TestKeepsPrivateKey(t *testing.T) {
 	keeps := func(s *fixture) {
 		s.policy.Spec.Certificate.PrivateKey.RotationPolicy = v1alpha1.RotateNever
@@ -169,7 +171,8 @@ func TestSecret(t *testing.T) {
 	}
 }
 
-// TestPatch: a write over a Secret takes effect on that very version only, keeps what others put there, and removes what was ours.
+// TestPatch checks that a patch applies to the exact version of a Secret only, keeps what others
+// put there, and removes what was ours.
 func TestPatch(t *testing.T) {
 	s := newIssuedFixture(t, withAnnotation(betaAnnotation))
 	s.secret.ResourceVersion, s.secret.UID = "42", "uid-of-secret"
@@ -196,7 +199,7 @@ func TestPatch(t *testing.T) {
 	want.OwnerReferences = []metav1.OwnerReference{theirs, {APIVersion: "v1", Kind: "Service", Name: "web", UID: "uid-of-web"}}
 	want.Annotations = map[string]string{"note": "theirs"}
 	for _, openShifts := range []string{"openshift.io/owning-component", "openshift.io/description"} {
-		// No digest says who wrote them.
+		// A digest does not say who wrote them.
 		want.Annotations[openShifts] = s.secret.Annotations[openShifts]
 	}
 	delete(want.Data, "ca.crt")
@@ -215,7 +218,8 @@ func TestPatch(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestUnexpectedKeys: OpenShift's annotation promises two keys and no more; nobody else minds.
+// TestUnexpectedKeys checks that keys are unexpected only for OpenShift's annotations, which
+// promise exactly two.
 func TestUnexpectedKeys(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -240,7 +244,8 @@ func TestUnexpectedKeys(t *testing.T) {
 	}
 }
 
-// TestNotAfter: a certificate that could serve ends when it says, whoever signed it; anything else ends at no time.
+// TestNotAfter checks that NotAfter is the certificate's own for any certificate with its key, no
+// matter which CA signed it, and zero otherwise.
 func TestNotAfter(t *testing.T) {
 	s := newIssuedFixture(t)
 	if notAfter := issuance.NotAfter(s.digest()); !notAfter.Equal(s.leaf().NotAfter) {
