@@ -18,7 +18,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestLoadAuthorityKeyForms: a CA that people bring has its key in the form that their tool writes.
+// TestLoadAuthorityKeyForms checks that LoadAuthority reads the key of a provided CA in every form
+// that common tools write.
 func TestLoadAuthorityKeyForms(t *testing.T) {
 	p256, rsaKey := newECDSA(t, elliptic.P256()), newRSA(t)
 	noUsage := certify(t, nil, caTemplate("root", func(c *x509.Certificate) { c.KeyUsage = 0 }), p256)
@@ -44,7 +45,8 @@ func TestLoadAuthorityKeyForms(t *testing.T) {
 	}
 }
 
-// TestLoadAuthorityRefuses: the error names the part that is wrong, and never holds a piece of the key.
+// TestLoadAuthorityRefuses checks that the error names the part that is wrong, and never contains a
+// part of the key.
 func TestLoadAuthorityRefuses(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	sound, other := root.pair(t), makeCA(t, nil, "other").pair(t)
@@ -103,7 +105,8 @@ func TestLoadAuthorityRefuses(t *testing.T) {
 	}
 }
 
-// quotesNothing fails when a message holds eight characters in a row of what a PEM block holds.
+// quotesNothing fails if a message contains eight consecutive characters of the content of a PEM
+// block.
 func quotesNothing(t *testing.T, message string, secret []byte) {
 	t.Helper()
 	for line := range strings.Lines(string(secret)) {
@@ -119,7 +122,8 @@ func quotesNothing(t *testing.T, message string, secret []byte) {
 	}
 }
 
-// TestIntermediate: what a server sends leads to the root, which the client has and the server need not send.
+// TestIntermediate checks that what a server sends leads to the root, which the client has and the
+// server need not send.
 func TestIntermediate(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
@@ -155,7 +159,8 @@ func TestIntermediate(t *testing.T) {
 	}
 }
 
-// TestNotAfterOfChain: nothing is signed for longer than the first of those above the CA lasts; what lies beside them does not count.
+// TestNotAfterOfChain checks that no certificate outlives any CA between it and its root, and that
+// other certificates in the chain do not limit it.
 func TestNotAfterOfChain(t *testing.T) {
 	ends := func(after time.Duration) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.NotAfter = now.Add(after).Truncate(time.Second) }

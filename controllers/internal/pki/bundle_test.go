@@ -22,7 +22,8 @@ func names(bundle pki.Bundle) []string {
 	return names
 }
 
-// TestBundle: each certificate once, where it stood first, and the same again from its PEM.
+// TestBundle checks that a bundle has each certificate once, in the order of first occurrence, and
+// that it is the same after Encode and ParseBundle.
 func TestBundle(t *testing.T) {
 	var roots []*x509.Certificate
 	for i := range 5 {
@@ -105,7 +106,8 @@ func TestUnexpired(t *testing.T) {
 	}
 }
 
-// TestHash: the hash stands in annotations and in the status, so it may never change between releases.
+// TestHash checks that the hash is the same as in every release: annotations and the status contain
+// it.
 func TestHash(t *testing.T) {
 	for content, want := range map[string]string{
 		"":    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -117,7 +119,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// TestFingerprint: it tells apart whatever a server sends otherwise.
+// TestFingerprint checks that different certificates or chains have different fingerprints.
 func TestFingerprint(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper, twin := makeCA(t, &root, "upper"), makeCA(t, &root, "upper")
@@ -155,7 +157,7 @@ func TestKeyID(t *testing.T) {
 	if got := pki.KeyID([]byte{0, 0xab, 0x10}); got != "00ab10" {
 		t.Errorf("KeyID = %q, want 00ab10", got)
 	}
-	// A tenant's certificate may name a signer by as much as a Secret holds.
+	// A tenant's certificate may name its signer by a key identifier as long as a Secret can hold.
 	long := bytes.Repeat([]byte{1}, 100<<10)
 	if got, other := pki.KeyID(long), pki.KeyID(long[1:]); len(got) > 100 || got == other {
 		t.Errorf("of a long one KeyID = %q, and of another %q", got, other)

@@ -18,7 +18,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// compromised returns the CA of a spec as an attacker has it, who signs whatever he likes.
+// compromised returns the CA of a spec with its key in the hands of an attacker, who signs any
+// certificate with it.
 func compromised(t *testing.T, edits ...func(*pki.RootSpec)) testCA {
 	t.Helper()
 	pair, err := pki.GenerateRoot(now, rootSpec(edits...))
@@ -29,9 +30,9 @@ func compromised(t *testing.T, edits ...func(*pki.RootSpec)) testCA {
 	return testCA{certificate, signer}
 }
 
-// TestConstrainedCAVerifiesServicesOnly: neither Go nor OpenSSL accepts anything from a CA with permitted domains and usages but
-// serving certificates for names in these domains, not even below its successor, as it signs that; and both accept all of it from a
-// CA without constraints.
+// TestConstrainedCAVerifiesServicesOnly checks that from a CA with permitted domains and usages, Go
+// and OpenSSL accept only serving certificates for names in these domains, also when its successor
+// has cross-signed it, and that both accept every certificate from a CA without constraints.
 func TestConstrainedCAVerifiesServicesOnly(t *testing.T) {
 	constrained := func(s *pki.RootSpec) {
 		s.PermittedDNSDomains, s.PermittedUsages = []string{"svc"}, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}
@@ -61,14 +62,15 @@ func TestConstrainedCAVerifiesServicesOnly(t *testing.T) {
 			tc.edit(template)
 			verifies(t, free, nil, makeCertificate(t, &free, template), tc.usage, true)
 			verifies(t, bound, nil, makeCertificate(t, &bound, template), tc.usage, tc.accepted)
-			// Clients that know only an unconstrained CA before get the constrained one signed by that.
+			// Clients with only the root of an unconstrained predecessor get the constrained CA
+			// cross-signed by that predecessor.
 			cross := crossSigned(t, free, bound)
 			verifies(t, free, cross, makeCertificate(t, &bound, template), tc.usage, tc.accepted)
 		})
 	}
 }
 
-// verifies fails unless both Go and OpenSSL accept a leaf for a usage, or both refuse it.
+// verifies fails unless both Go and OpenSSL accept a leaf for a usage, or both reject it.
 func verifies(t *testing.T, root testCA, between *x509.Certificate, leaf testCA, usage x509.ExtKeyUsage, accepted bool) {
 	t.Helper()
 	sent := leaf.pem()
@@ -98,7 +100,8 @@ func verifies(t *testing.T, root testCA, between *x509.Certificate, leaf testCA,
 	}
 }
 
-// TestRootSpecMatches: a change of the key, the domains or the usages wants another CA; that an older version excluded less does not.
+// TestRootSpecMatches checks that a change of the key, the domains or the usages requires another
+// CA, and that the fewer exclusions of an older version of the operator do not.
 func TestRootSpecMatches(t *testing.T) {
 	spec := rootSpec(func(s *pki.RootSpec) {
 		s.PermittedDNSDomains, s.PermittedUsages = []string{"svc", "example.org"}, []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}

@@ -11,7 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestNameConstraintsAreEnforced: what the CA was not made for, no client accepts.
+// TestNameConstraintsAreEnforced checks that no client accepts a name outside of the CA's permitted
+// domains.
 func TestNameConstraintsAreEnforced(t *testing.T) {
 	authority := generateRoot(t, now, func(s *pki.RootSpec) { s.PermittedDNSDomains = []string{"svc", "svc.cluster.local"} })
 	for _, tc := range []struct {
@@ -41,7 +42,8 @@ func TestNameConstraintsAreEnforced(t *testing.T) {
 	}
 }
 
-// TestOneNameOutsideFailsAll: a certificate is refused as a whole.
+// TestOneNameOutsideFailsAll checks that clients reject a certificate as a whole if one of its
+// names is not permitted.
 func TestOneNameOutsideFailsAll(t *testing.T) {
 	authority := generateRoot(t, now, func(s *pki.RootSpec) { s.PermittedDNSDomains = []string{"svc"} })
 	pair, _ := issue(t, authority, now, day, leafSpec(func(s *pki.LeafSpec) { s.DNSNames = []string{"web.shop.svc", "web.example.org"} }))
@@ -50,7 +52,8 @@ func TestOneNameOutsideFailsAll(t *testing.T) {
 	}
 }
 
-// TestCheckNameConstraintsAgreesWithVerify: whatever constraints a CA bears that a company brought, Permits says what clients will do.
+// TestCheckNameConstraintsAgreesWithVerify checks that CheckNameConstraints predicts what clients
+// do, for any name constraints that a provided CA may have.
 func TestCheckNameConstraintsAgreesWithVerify(t *testing.T) {
 	label := rapid.SampledFrom([]string{"a", "b", "ab", "svc"})
 	domain := rapid.Custom(func(t *rapid.T) string {
@@ -103,7 +106,8 @@ func TestCheckNameConstraintsError(t *testing.T) {
 	}
 }
 
-// TestValidityIsThatOfTheClock: nothing in this package looks at the time by itself.
+// TestValidityIsThatOfTheClock checks that the validity depends on the time that the caller passes,
+// and not on the system clock.
 func TestValidityIsThatOfTheClock(t *testing.T) {
 	authority := generateRoot(t, now)
 	pair, leaf := issue(t, authority, now, day, leafSpec())

@@ -15,7 +15,8 @@ import (
 
 var rsaKey = pki.KeySpec{Algorithm: v1alpha1.RSA, Size: 2048}
 
-// agree fails unless Go and OpenSSL both accept what a server sends, or both refuse it because no root is known.
+// agree fails unless Go and OpenSSL both accept what a server sends, or both reject it because they
+// find no trusted root.
 func agree(t *testing.T, sent []byte, accepted bool, trusted ...*x509.Certificate) {
 	t.Helper()
 	err := parseLeaf(t, sent).VerifyWithRoots(poolOf(trusted...), now)
@@ -41,13 +42,14 @@ func agree(t *testing.T, sent []byte, accepted bool, trusted ...*x509.Certificat
 	}
 }
 
-// keyPairs are the kinds of keys of two generations.
+// keyPairs are the kinds of keys of two successive generations.
 var keyPairs = [][2]pki.KeySpec{
 	{rsaKey, rsaKey}, {p256Key, p256Key}, {ed25519Key, ed25519Key},
 	{rsaKey, p256Key}, {p256Key, rsaKey}, {p256Key, ed25519Key}, {ed25519Key, rsaKey},
 }
 
-// TestPairings: old and new servers and clients verify each other, whoever of them is ahead.
+// TestPairings checks that clients verify servers before and after a rotation, whichever of the two
+// has not changed over yet.
 func TestPairings(t *testing.T) {
 	for _, keys := range keyPairs {
 		generations := generationsOf(t, keys[0], keys[1])
@@ -78,7 +80,8 @@ func TestPairings(t *testing.T) {
 	}
 }
 
-// TestGenerationsBehind: a client that missed several rotations verifies for as many as a bridge is long.
+// TestGenerationsBehind checks that a client that missed several rotations verifies a server if it
+// missed no more of them than a cross-signed chain is long.
 func TestGenerationsBehind(t *testing.T) {
 	for name, keys := range map[string][]pki.KeySpec{
 		"RSA":     {rsaKey, rsaKey, rsaKey, rsaKey, rsaKey},
@@ -97,7 +100,7 @@ func TestGenerationsBehind(t *testing.T) {
 	}
 }
 
-// TestProvidedPairings: the same, for CAs as companies have them.
+// TestProvidedPairings checks the same as TestPairings for CAs that an administrator provides.
 func TestProvidedPairings(t *testing.T) {
 	root, otherRoot := makeCA(t, nil, "root"), makeCA(t, nil, "root of others")
 	upper, otherUpper := makeCA(t, &root, "upper"), makeCA(t, &otherRoot, "upper of others")
@@ -116,7 +119,7 @@ func TestProvidedPairings(t *testing.T) {
 		{"another key under the same name", load(t, first.pair(t)), load(t, second.pair(t)), first.Certificate, second.Certificate},
 	} {
 		next := succeedBelow(t, tc.old, tc.next, tc.newRoot, tc.oldRoot)
-		// Who comes back to the CA before has a bridge that leads around.
+		// After a return to the previous CA, its cross-signed chain leads by way of the other CA.
 		for name, made := range map[string]generation{
 			"old": {tc.old, tc.oldRoot, tc.newRoot}, "new": {next, tc.newRoot, tc.oldRoot},
 			"back again": {succeedBelow(t, next, tc.old, tc.oldRoot, tc.newRoot), tc.oldRoot, tc.newRoot},
@@ -126,14 +129,14 @@ func TestProvidedPairings(t *testing.T) {
 	}
 }
 
-// generation is a CA with the root that it leads to and that of the other one.
+// generation is a CA with its own root and the root of the other CA.
 type generation struct {
 	*pki.Authority
 	root, other *x509.Certificate
 }
 
-// verifies fails unless clients accept what the CA signs: those that trust its root and, where there is a bridge, those that trust
-// only the other one.
+// verifies fails unless clients accept what the CA signs: those that trust its root and, if it has
+// a cross-signed chain, those that trust only the other root.
 func (g generation) verifies(t *testing.T) {
 	t.Helper()
 	pair, _ := issue(t, g.Authority, now, day, leafSpec())

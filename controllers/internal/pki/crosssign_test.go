@@ -14,20 +14,22 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// succeed returns the next CA, which is its own root, as it is when it takes over from the one before it, which leads to a root.
+// succeed returns the next CA, a root, with the cross-signed chain that it has when it takes over
+// from the CA before, whose root is the last argument.
 func succeed(t rapid.TB, before, next *pki.Authority, root *x509.Certificate) *pki.Authority {
 	t.Helper()
 	return succeedBelow(t, before, next, next.Certificate(), root)
 }
 
-// succeedBelow is the same for a CA that leads to a root.
+// succeedBelow is succeed for a next CA that is an intermediate below nextRoot.
 func succeedBelow(t rapid.TB, before, next *pki.Authority, nextRoot, root *x509.Certificate) *pki.Authority {
 	t.Helper()
 	crossSigned, err := before.CrossSign(next, nextRoot, root)
 	return next.WithCrossSigned(must(t, crossSigned, err))
 }
 
-// generationsOf is one CA after another, a day apart, each with a bridge to those before it; the last is made a day before now.
+// generationsOf returns successive CAs, issued a day apart, each with a cross-signed chain to those
+// before it. The last is issued a day before now.
 func generationsOf(t rapid.TB, keys ...pki.KeySpec) []*pki.Authority {
 	t.Helper()
 	var generations []*pki.Authority
@@ -41,7 +43,8 @@ func generationsOf(t rapid.TB, keys ...pki.KeySpec) []*pki.Authority {
 	return generations
 }
 
-// fifthOf is a dynasty of ECDSA keys: the last of five stands at the end of the longest bridge that there is.
+// fifthOf returns five generations with ECDSA keys. The last has a cross-signed chain of maximum
+// length.
 func fifthOf(t rapid.TB) []*pki.Authority {
 	t.Helper()
 	return generationsOf(t, slices.Repeat([]pki.KeySpec{p256Key}, 5)...)
@@ -55,7 +58,8 @@ func subjectsOf(certificates []*x509.Certificate) []string {
 	return subjects
 }
 
-// TestCrossSigned: the next CA signed by the one before must promise no more than either of them does.
+// TestCrossSigned checks that the cross-signed certificate of the next CA is valid only while both
+// CAs are, and has the next CA's constraints.
 func TestCrossSigned(t *testing.T) {
 	old := makeCA(t, nil, "old", func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = now.Add(-10*day), now.Add(100*day)
@@ -101,10 +105,11 @@ func validUntil(from, to time.Duration) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(from), now.Add(to) }
 }
 
-// whole is a time as a certificate has it.
+// whole returns a time in whole seconds, as certificates have it.
 func whole(at time.Time) time.Time { return at.Truncate(time.Second) }
 
-// crossSigned is the first certificate of the bridge from an old root, which must be there, to the next CA.
+// crossSigned returns the only certificate of the cross-signed chain from an old root to the next
+// CA, and fails if there is not exactly one.
 func crossSigned(t *testing.T, old, next testCA) *x509.Certificate {
 	t.Helper()
 	crossSigned, err := load(t, old.pair(t)).CrossSign(load(t, next.pair(t)), next.Certificate, old.Certificate)
@@ -115,13 +120,14 @@ func crossSigned(t *testing.T, old, next testCA) *x509.Certificate {
 	return crossSigned[0]
 }
 
-// TestCrossSignedIdentity: a client finds its way by names and key identifiers, also where a company gives each of its CAs one name.
+// TestCrossSignedIdentity checks the names and the key identifiers by which clients find the path,
+// also if a company gives all its CAs the same name.
 func TestCrossSignedIdentity(t *testing.T) {
 	for _, name := range []string{"next", "old"} {
 		t.Run("the next is called "+name, func(t *testing.T) {
 			old := makeCA(t, nil, "old")
 			next := makeCA(t, nil, name, func(c *x509.Certificate) {
-				// As openssl makes roots: they name themselves as their authority.
+				// openssl makes roots whose authority key identifier is their own.
 				c.SubjectKeyId, c.AuthorityKeyId = []byte("next"), []byte("next")
 				c.OCSPServer, c.IssuingCertificateURL = []string{"http://ocsp"}, []string{"http://issuer"}
 				c.CRLDistributionPoints = []string{"http://crl"}
@@ -147,14 +153,14 @@ func TestCrossSignedIdentity(t *testing.T) {
 	}
 }
 
-// below makes an intermediate, and the CA above it, which a root signed.
+// below returns an intermediate and the CA above it, which root signed.
 func below(t *testing.T, root testCA, editLower, editUpper func(*x509.Certificate)) []testCA {
 	t.Helper()
 	upper := makeCA(t, &root, "upper", editUpper)
 	return []testCA{makeCA(t, &upper, "lower", editLower), upper}
 }
 
-// TestCrossSign is about CAs that others made, of which some allow no CA below them.
+// TestCrossSign cross-signs from provided CAs, some of which allow no CA below them.
 func TestCrossSign(t *testing.T) {
 	anything := func(*x509.Certificate) {}
 	pathLen := func(most int) func(*x509.Certificate) {
@@ -195,7 +201,8 @@ func TestCrossSign(t *testing.T) {
 	}
 }
 
-// TestCrossSignedTooLong: a chain that would make the bridge longer than it may be has none, rather than one that ends in the middle.
+// TestCrossSignedTooLong checks that there is no cross-signed chain if it would be longer than
+// MaxCrossSigned, instead of one that stops before a root.
 func TestCrossSignedTooLong(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	middle := makeCA(t, &root, "middle")
@@ -208,7 +215,8 @@ func TestCrossSignedTooLong(t *testing.T) {
 	}
 }
 
-// TestCrossSignedIsCut: however many generations there were, a server sends a few of them.
+// TestCrossSignedIsCut checks that a server sends at most MaxCrossSigned cross-signed certificates,
+// after any number of generations.
 func TestCrossSignedIsCut(t *testing.T) {
 	generations := fifthOf(t)
 	for i, want := range []int{0, 1, 2, 3, pki.MaxCrossSigned} {
@@ -225,7 +233,8 @@ func TestCrossSignedIsCut(t *testing.T) {
 	}
 }
 
-// TestCrossSignExpired: a CA that has ended has a successor all the same, only no bridge that anybody would follow.
+// TestCrossSignExpired checks that cross-signing from an expired CA is no error and returns an
+// empty chain, because no client would verify by it.
 func TestCrossSignExpired(t *testing.T) {
 	old := makeCA(t, nil, "old", validUntil(-10*day, -day))
 	next := makeCA(t, nil, "next", validUntil(-time.Minute, 100*day))
@@ -235,7 +244,8 @@ func TestCrossSignExpired(t *testing.T) {
 	}
 }
 
-// TestCrossSignedOfRenewed: a certificate for the same key and the same name needs no bridge from the one before it.
+// TestCrossSignedOfRenewed checks that a certificate with the same key and name as the one before
+// it needs no cross-signed certificate from that.
 func TestCrossSignedOfRenewed(t *testing.T) {
 	key := newECDSA(t, elliptic.P256())
 	grandparent := makeCA(t, nil, "grandparent")

@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestTrimCrossSigned: once a root is forgotten, what leads only to it is not sent any more.
+// TestTrimCrossSigned checks that certificates are no longer sent that lead only to roots no longer
+// trusted.
 func TestTrimCrossSigned(t *testing.T) {
 	generations := fifthOf(t)[:4]
 	crossSigned := generations[3].CrossSigned()
@@ -45,7 +46,8 @@ func TestTrimCrossSigned(t *testing.T) {
 	}
 }
 
-// TestParseCrossSigned: a bridge comes back as it was saved, and one that cannot be read is none.
+// TestParseCrossSigned checks that a cross-signed chain is the same after it was saved, and that an
+// unreadable one is read as empty.
 func TestParseCrossSigned(t *testing.T) {
 	last := fifthOf(t)[4]
 	saved := map[string][]byte{}
@@ -74,7 +76,8 @@ func TestParseCrossSigned(t *testing.T) {
 	}
 }
 
-// TestWithCrossSigned: a bridge is given to a copy, and stands after the chain in what a server sends.
+// TestWithCrossSigned checks that WithCrossSigned changes only a copy of the CA, and that a server
+// sends the cross-signed chain after the CA's chain.
 func TestWithCrossSigned(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
@@ -94,8 +97,8 @@ func TestWithCrossSigned(t *testing.T) {
 	}
 }
 
-// TestCrossSignedThatExpires: a certificate is sent with no more of a bridge than lasts as long as it does, but for the first certificate; and it is the
-// CA's all the same.
+// TestCrossSignedThatExpires checks that a certificate is followed by the first cross-signed
+// certificate and by those that do not expire before it, and that CheckIssuerAndChain accepts it.
 func TestCrossSignedThatExpires(t *testing.T) {
 	generations := fifthOf(t)
 	last := generations[4]
@@ -129,7 +132,8 @@ func TestCrossSignedThatExpires(t *testing.T) {
 	}
 }
 
-// TestCheckIssuerAndChainCrossSigned: a bridge becomes shorter as roots are forgotten, and no certificate is made anew for that.
+// TestCheckIssuerAndChainCrossSigned checks that no certificate needs reissuing because a
+// cross-signed chain became shorter when a root was removed from trust.
 func TestCheckIssuerAndChainCrossSigned(t *testing.T) {
 	const notTheChain = "not the CA's chain"
 	generations := fifthOf(t)

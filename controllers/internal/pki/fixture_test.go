@@ -19,7 +19,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// now lies far off, and between two seconds: a stray time.Now() shows, and so does a forgotten truncation.
+// now is in the far future and not a whole second, so that a stray time.Now() or a missing
+// truncation makes a test fail.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
 const day = 24 * time.Hour
@@ -29,7 +30,7 @@ var (
 	p256Key    = pki.KeySpec{Algorithm: v1alpha1.ECDSA, Size: 256}
 )
 
-// keySpecs are all kinds of keys that the API admits.
+// keySpecs are all kinds of keys that the API accepts.
 var keySpecs = []pki.KeySpec{
 	{Algorithm: v1alpha1.RSA, Size: 2048},
 	{Algorithm: v1alpha1.RSA, Size: 3072},
@@ -93,7 +94,7 @@ func parseLeaf(t rapid.TB, encoded []byte) *pki.Leaf {
 	return must(t, leaf, err)
 }
 
-// testCA is a certificate that the package under test did not make, with its key.
+// testCA is a certificate that the package under test did not create, with its key.
 type testCA struct {
 	*x509.Certificate
 	key crypto.Signer
@@ -101,7 +102,7 @@ type testCA struct {
 
 func (h testCA) pem() []byte { return pemOf(h.Certificate) }
 
-// pair is the certificate, followed by a chain, and its key as PKCS #8.
+// pair returns the certificate, followed by a chain, and its key as PKCS #8.
 func (h testCA) pair(t rapid.TB, chain ...testCA) pki.Pair {
 	t.Helper()
 	certificates := h.pem()
@@ -111,7 +112,8 @@ func (h testCA) pair(t rapid.TB, chain ...testCA) pki.Pair {
 	return pki.Pair{Certificate: certificates, PrivateKey: pkcs8(t, h.key)}
 }
 
-// makeCertificate signs a certificate, for a new key, with the parent's key, or with its own where there is no parent.
+// makeCertificate generates a key and issues a certificate for it, signed by parent, or self-signed
+// if parent is nil.
 func makeCertificate(t rapid.TB, parent *testCA, template *x509.Certificate) testCA {
 	t.Helper()
 	return certify(t, parent, template, newECDSA(t, elliptic.P256()))
@@ -146,13 +148,14 @@ func makeCA(t rapid.TB, parent *testCA, name string, edits ...func(*x509.Certifi
 	return makeCertificate(t, parent, caTemplate(name, edits...))
 }
 
-// selfSignedBy is a root with a key of any kind.
+// selfSignedBy returns a root with a key of any kind.
 func selfSignedBy(t rapid.TB, key crypto.Signer) testCA {
 	t.Helper()
 	return certify(t, nil, caTemplate("root"), key)
 }
 
-// basicConstraintsCA says CA:TRUE, for a template that would get a subject key identifier if it said so itself.
+// basicConstraintsCA is the extension CA:TRUE. A template with IsCA instead would get a subject key
+// identifier.
 var basicConstraintsCA = pkix.Extension{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}
 
 func pemOf(certificates ...*x509.Certificate) []byte {
@@ -183,7 +186,8 @@ func poolOf(certificates ...*x509.Certificate) *x509.CertPool {
 	return pool
 }
 
-// verify checks what a server sends as a client does that trusts one root: the leaf first, its chain after it.
+// verify verifies what a server sends, the leaf and its chain, as a client that trusts one root
+// does.
 func verify(t rapid.TB, sent []byte, root *x509.Certificate, at time.Time, host string) error {
 	t.Helper()
 	certificates := parseCertificates(t, sent)
@@ -228,7 +232,7 @@ func pkcs1(key *rsa.PrivateKey) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})
 }
 
-// sec1 is a key as openssl writes it: its parameters, and the key.
+// sec1 returns a key in PEM as openssl writes it: its parameters, then the key.
 func sec1(t rapid.TB, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalECPrivateKey(key)

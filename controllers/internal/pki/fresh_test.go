@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// A pair that was made here is known when it comes back; one with a chain that is too long to be kept is not.
+// TestRecentPairs checks that a pair that this package issued is in the cache, and that a pair with
+// a chain too long to cache is not.
 func TestRecentPairs(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	authority := newRoot(t, now)
@@ -29,7 +30,8 @@ func TestRecentPairs(t *testing.T) {
 	}
 }
 
-// By an offset a certificate may end in a year that no API takes.
+// TestClampTime covers notAfter values whose time zone offset puts them into a year that no API
+// accepts.
 func TestClampTime(t *testing.T) {
 	last := time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
 	for _, tc := range []struct{ at, want time.Time }{{last.Add(-time.Second), last.Add(-time.Second)}, {last, last}, {last.Add(12 * time.Hour), last}} {

@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// FuzzParseLeaf: whatever stands in a Secret, it is read or refused, and what is read can be asked everything.
+// FuzzParseLeaf checks that any content of a Secret is either parsed or rejected, and that no
+// method of a parsed leaf panics.
 func FuzzParseLeaf(f *testing.F) {
 	root := makeCA(f, nil, "root")
 	upper := makeCA(f, &root, "upper")
@@ -46,7 +47,7 @@ func FuzzParseLeaf(f *testing.F) {
 	})
 }
 
-// keyErrors are all that is ever said of a key.
+// keyErrors are all errors that may be reported about a key.
 var keyErrors = []string{
 	"tls.key holds no readable private key in PEM",
 	"tls.key holds a private key that is encrypted: store it without a passphrase, as openssl pkey writes it",
@@ -55,7 +56,8 @@ var keyErrors = []string{
 	"tls.key is not the private key of the certificate in tls.crt",
 }
 
-// FuzzLoadAuthority: what is loaded signs certificates that its key vouches for; the rest is refused without quoting a key.
+// FuzzLoadAuthority checks that a CA that loads issues certificates that its key verifies, and that
+// any other input is rejected with an error that quotes no key.
 func FuzzLoadAuthority(f *testing.F) {
 	root := makeCA(f, nil, "root")
 	upper := makeCA(f, &root, "upper")

@@ -65,7 +65,8 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// What is remembered of a pair that was made here is what is read from it, and nothing of it is believed of another pair.
+// TestInspect checks that the cached parts of a pair equal those parsed from it, and that no other
+// pair gets them.
 func TestInspect(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	upper := makeCA(t, &root, "upper")
@@ -166,7 +167,8 @@ func TestCheckIssuerAndChain(t *testing.T) {
 	}
 }
 
-// tamperedCopy changes one bit of a certificate's signature, with which it ends.
+// tamperedCopy returns a certificate with one bit of its signature changed. The signature is the
+// last field.
 func tamperedCopy(t *testing.T, certificate *x509.Certificate) *x509.Certificate {
 	t.Helper()
 	der := slices.Clone(certificate.Raw)
@@ -175,7 +177,7 @@ func tamperedCopy(t *testing.T, certificate *x509.Certificate) *x509.Certificate
 	return must(t, tampered, err)
 }
 
-// wantError fails unless the error says what is wanted; nothing stands for no error.
+// wantError fails unless err contains want, or is nil if want is "".
 func wantError(t rapid.TB, err error, want string) {
 	t.Helper()
 	switch {
@@ -186,7 +188,8 @@ func wantError(t rapid.TB, err error, want string) {
 	}
 }
 
-// TestVerifyWithRoots does as a client that trusts some roots, and has what the server sends.
+// TestVerifyWithRoots verifies leaves as a client does that trusts some roots and has what the
+// server sends.
 func TestVerifyWithRoots(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	constrained := makeCA(t, nil, "constrained", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"svc.cluster.local"} })
@@ -213,7 +216,7 @@ func TestVerifyWithRoots(t *testing.T) {
 	}
 }
 
-// TestCheckSpecWanted changes what is wanted, in every way.
+// TestCheckSpecWanted changes each field of the spec and checks that CheckSpec reports it.
 func TestCheckSpecWanted(t *testing.T) {
 	const uid = "0e6cf9a6-2f5f-4b1f-9a3e-1d1f6f2b8d11"
 	authority := generateRoot(t, now)
@@ -244,7 +247,8 @@ func TestCheckSpecWanted(t *testing.T) {
 	}
 }
 
-// TestCheckSpecFound changes what is found, in ways in which this package makes no certificate.
+// TestCheckSpecFound changes each field of the leaf, in ways in which this package issues none, and
+// checks that CheckSpec reports it.
 func TestCheckSpecFound(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	for _, tc := range []struct {

@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestIssue goes through the kinds of keys of a leaf.
+// TestIssue issues a leaf for each kind of key.
 func TestIssue(t *testing.T) {
 	authority := generateRoot(t, now)
 	for _, key := range keySpecs {
@@ -59,7 +59,8 @@ func TestIssue(t *testing.T) {
 	}
 }
 
-// TestSubjectKeyID: a leaf's is made as crypto/x509 makes that of a CA, and one without, of an older version, is as good.
+// TestSubjectKeyID checks that a leaf has a subject key identifier by the method that crypto/x509
+// uses for CAs, and that a leaf without one, of an older version, is not reissued for that.
 func TestSubjectKeyID(t *testing.T) {
 	authority := generateRoot(t, now)
 	chain, err := authority.SignPublicKey(leafSpec(), authority.Certificate().PublicKey, now, now.Add(day))
@@ -144,7 +145,7 @@ func TestIssueServiceUID(t *testing.T) {
 	}
 }
 
-// TestIssueValidity: a leaf begins before it is made, and never outlives its CA.
+// TestIssueValidity checks that notBefore is before the issue, and that no leaf outlives its CA.
 func TestIssueValidity(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		lifetime := time.Duration(rapid.Int64Range(int64(time.Hour), int64(20*365*day)).Draw(t, "CA lifetime"))
@@ -182,7 +183,8 @@ func TestIssueByExpiredCA(t *testing.T) {
 	}
 }
 
-// TestIssueKeepsKey: the previous key is kept exactly when it is of the wanted kind, whatever form it has in PEM.
+// TestIssueKeepsKey checks that the previous key is kept if and only if it has the algorithm and
+// size of the spec, in any PEM encoding.
 func TestIssueKeepsKey(t *testing.T) {
 	p256 := newECDSA(t, elliptic.P256())
 	rsaKey := newRSA(t)
@@ -221,7 +223,8 @@ func TestIssueKeepsKey(t *testing.T) {
 	}
 }
 
-// TestKeyEncoding: keys are written as cert-manager writes them, read in any encoding, and changed from one to another.
+// TestKeyEncoding checks that private keys are encoded as by cert-manager, read in any encoding,
+// and converted from one to another.
 func TestKeyEncoding(t *testing.T) {
 	older := map[v1alpha1.KeyAlgorithm]string{v1alpha1.RSA: "RSA PRIVATE KEY", v1alpha1.ECDSA: "EC PRIVATE KEY", v1alpha1.Ed25519: "PRIVATE KEY"}
 	authority := generateRoot(t, now)
@@ -239,7 +242,8 @@ func TestKeyEncoding(t *testing.T) {
 				if encoding != "" && !bytes.Equal(must(t, back, err2), pair.PrivateKey) {
 					t.Error("the key is another after it was written in another encoding and back")
 				}
-				// A pair that was just made is known without being read; so the second is one that never was.
+				// Inspect takes a pair that was just issued from its cache. The second pair
+				// differs, and is parsed.
 				for _, encoded := range [][]byte{pair.PrivateKey, append([]byte("\n"), pair.PrivateKey...)} {
 					block, _ := pem.Decode(encoded)
 					parts, keyErr := pki.Inspect(pki.Pair{Certificate: pair.Certificate, PrivateKey: encoded})

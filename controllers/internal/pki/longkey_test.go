@@ -11,7 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// A key that clients would not take, and that would cost us much, is not read, whether it is the leaf's or that of a CA in its chain.
+// TestParseLeafRefusesLongKeys checks that a certificate with a key that clients reject, and that
+// is expensive to verify with, is not parsed, whether it is the leaf or a CA in its chain.
 func TestParseLeafRefusesLongKeys(t *testing.T) {
 	t.Parallel()
 	root := makeCA(t, nil, "root")

@@ -15,8 +15,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestOldRoot: companies' roots of before 2016 signed themselves with SHA-1. Nothing is proved by that signature, and every
-// client goes on trusting them.
+// TestOldRoot checks that roots that signed themselves with SHA-1, as those of companies from
+// before 2016, are accepted. The self-signature of a root proves nothing, and every client still
+// trusts such roots.
 func TestOldRoot(t *testing.T) {
 	root := withSHA1(t, selfSignedBy(t, newRSA(t)))
 	upper := makeCA(t, &root, "upper")
@@ -46,7 +47,7 @@ func TestOldRoot(t *testing.T) {
 	}
 }
 
-// TestOldIntermediate: a signature with SHA-1 by another CA makes no root.
+// TestOldIntermediate checks that a CA signed by another CA with SHA-1 is not taken for a root.
 func TestOldIntermediate(t *testing.T) {
 	root := selfSignedBy(t, newRSA(t))
 	unidentified := *root.Certificate
@@ -72,7 +73,7 @@ func TestOldIntermediate(t *testing.T) {
 	}
 }
 
-// withSHA1 signs a certificate again, with the given key and SHA-1, which crypto/x509 refuses to do.
+// withSHA1 signs a certificate again by signed.key with SHA-1, which crypto/x509 refuses to do.
 func withSHA1(t *testing.T, signed testCA) testCA {
 	t.Helper()
 	prefix := []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1}

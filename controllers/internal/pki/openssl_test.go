@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestOpenSSLAgrees: clients that are not written in Go verify the same, and refuse the same.
+// TestOpenSSLAgrees checks that OpenSSL accepts and rejects the same certificates as Go.
 func TestOpenSSLAgrees(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Each leaf of a path is verified, or one like it was, with which it stands and falls.
+// TestPath checks that Verify returns the right result for every leaf of a path, whether or not it
+// has verified a similar leaf before.
 func TestPath(t *testing.T) {
 	root := makeCA(t, nil, "root")
 	constrained := makeCA(t, &root, "constrained", func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"web.shop.svc"} })

@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// keyKind tells what kind of key a public key belongs to, without the package under test.
+// keyKind returns the algorithm and the size of a public key, without the package under test.
 func keyKind(public any) pki.KeySpec {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
@@ -43,7 +43,7 @@ func signatureOf(spec pki.KeySpec) x509.SignatureAlgorithm {
 	return x509.PureEd25519
 }
 
-// TestGenerateRoot goes through the kinds of keys of a CA, and has each sign.
+// TestGenerateRoot generates a CA for each kind of key, and issues a certificate from it.
 func TestGenerateRoot(t *testing.T) {
 	for _, key := range keySpecs {
 		t.Run(key.String(), func(t *testing.T) {
@@ -107,7 +107,8 @@ func TestGenerateRootValidity(t *testing.T) {
 	}
 }
 
-// TestGenerationsDiffer: OpenShift's CAs share one subject, and its serials are predictable.
+// TestGenerationsDiffer checks that each generation has its own subject and an unpredictable serial
+// number. OpenShift's CAs all have the same subject and predictable serial numbers.
 func TestGenerationsDiffer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		at := now.Add(time.Duration(rapid.Int64Range(0, int64(100*365*day)).Draw(t, "age")))

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A signature that was remembered does not make one of another leaf, or of another CA, verify.
+// TestSignatures checks that a remembered signature does not make another leaf verify, or verify by
+// another CA.
 func TestSignatures(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -37,7 +38,8 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
-// What is looked up goes on being remembered, however many others come; what is not, is forgotten.
+// TestSignaturesAreBounded checks that a signature that is looked up stays remembered, however many
+// others are added, and that others are forgotten.
 func TestSignaturesAreBounded(t *testing.T) {
 	t.Parallel()
 	signatures := NewSignatures()

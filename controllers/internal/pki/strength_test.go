@@ -21,7 +21,8 @@ func rsaOf(t *testing.T, bits int) *rsa.PrivateKey {
 	return must(t, key, err)
 }
 
-// TestCheckStrength: what OpenSSL refuses at security level 2, the default of distributions, is refused before it is used.
+// TestCheckStrength checks that CheckStrength rejects every CA that OpenSSL rejects at security
+// level 2, the default of Debian, Ubuntu and Red Hat.
 func TestCheckStrength(t *testing.T) {
 	strong := selfSignedBy(t, newRSA(t))
 	weakRoot := selfSignedBy(t, rsaOf(t, 1024))
@@ -40,7 +41,7 @@ func TestCheckStrength(t *testing.T) {
 		{"RSA 1024", "clients accept RSA keys of 2048 to 8192 bits, and this one has 1024", false, []testCA{weakRoot}},
 		{"P-256", "", true, []testCA{selfSignedBy(t, newECDSA(t, elliptic.P256()))}},
 		{"P-521", "", true, []testCA{selfSignedBy(t, newECDSA(t, elliptic.P521()))}},
-		// OpenSSL accepts it, but TLS 1.3 and web browsers do not know the curve.
+		// OpenSSL accepts P-224, but TLS 1.3 and web browsers do not support the curve.
 		{"P-224", "P-256, P-384 or P-521, and this one is on a curve of 224 bits", true, []testCA{selfSignedBy(t, newECDSA(t, elliptic.P224()))}},
 		{"a root that signed itself with SHA-1", "", true, []testCA{withSHA1(t, selfSignedBy(t, newRSA(t)))}},
 		{"an intermediate", "", true, []testCA{below(strong, newRSA(t)), strong}},
@@ -66,7 +67,8 @@ func TestCheckStrength(t *testing.T) {
 	}
 }
 
-// opensslVerifies fails unless OpenSSL, at security level 2, verifies what the first of these CAs signs, or refuses it.
+// opensslVerifies fails unless OpenSSL at security level 2 verifies what the first of these CAs
+// signs, or, if want is false, rejects it.
 func opensslVerifies(t *testing.T, chain []testCA, want bool) {
 	t.Helper()
 	openssl, err := exec.LookPath("openssl")
@@ -92,7 +94,8 @@ func opensslVerifies(t *testing.T, chain []testCA, want bool) {
 	}
 }
 
-// TestEncryptedKey: a private key with a passphrase is not unreadable, but of no use as it is.
+// TestEncryptedKey checks that the error for a private key with a passphrase says that it is
+// encrypted, and not that it is unreadable.
 func TestEncryptedKey(t *testing.T) {
 	const (
 		pkcs8Key = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n"

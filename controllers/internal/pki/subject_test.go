@@ -8,7 +8,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// TestGenerationsOfOneSecond: a key that is lost twice within a second makes two CAs. Each has a name of its own, and the later one begins later.
+// TestGenerationsOfOneSecond checks that CAs generated in the same second, as after a key that is
+// lost twice, have different names, and that the later one has the later notBefore.
 func TestGenerationsOfOneSecond(t *testing.T) {
 	var before []*x509.Certificate
 	for range 4 {
