@@ -19,7 +19,7 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// certificate is a Secret that was made and then written again, some time ago.
+// certificate returns a Secret that was created and last written the given times ago.
 func certificate(t *testing.T, made, written time.Duration) *corev1.Secret {
 	t.Helper()
 	root, err := pki.GenerateRoot(now.Add(-1000*time.Hour), pki.RootSpec{CommonName: "ca", Duration: 2000 * time.Hour, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}})
@@ -43,7 +43,7 @@ func certificate(t *testing.T, made, written time.Duration) *corev1.Secret {
 	}
 }
 
-// digesting reads as the cache does, which holds digests.
+// digesting reads objects as the cache holds them: Secrets as digests.
 func digesting(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
 	err := c.Get(ctx, key, object, options...)
 	if secret, ok := object.(*corev1.Secret); ok && err == nil {
@@ -52,7 +52,9 @@ func digesting(ctx context.Context, c client.WithWatch, key client.ObjectKey, ob
 	return err
 }
 
-// world has a Secret with a certificate, a ConfigMap that asks for a bundle, and a ServiceCA whose bundle changed two hours ago.
+// world returns a reader with a Secret that holds a certificate, a ConfigMap that requests a
+// bundle,
+// and a ServiceCA whose bundle changed two hours ago.
 func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changeReader {
 	t.Helper()
 	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "trust"}}
@@ -102,7 +104,8 @@ func bundleOf(signer string) corev1.VolumeProjection {
 	return corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{SignerName: &signer}}
 }
 
-// What concerns a workload: what it reads of ours, as its policy and its own annotation say.
+// The changes that concern a workload are those of the objects that it reads, as its policy and its
+// own annotation select them.
 func TestAffecting(t *testing.T) {
 	t.Parallel()
 	wanted, withBundle := servingcert.Claim{Wanted: true}, servingcert.Claim{Wanted: true, IncludesBundle: true}
@@ -156,13 +159,16 @@ func TestAffecting(t *testing.T) {
 	}
 }
 
-// Who started before the certificate was renewed, does not know of it; who waited for the first one, does, unless there was one before.
+// A container that started before the certificate was renewed does not know of it. A container that
+// waited for the first certificate does; one that started before, with another Secret of that name,
+// does not.
 func TestPendingChanges(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour
 	for name, tc := range map[string]struct {
 		made, written time.Duration
-		// started is how long ago the containers of two pods did; 0 for one that waits.
+		// started is how long ago the containers of the pods started; 0 for one that is still
+		// waiting.
 		started []time.Duration
 		pending bool
 	}{
@@ -200,7 +206,7 @@ func TestPendingChanges(t *testing.T) {
 	}
 }
 
-// A rollout progresses when a pod is made, and when one becomes ready.
+// The creation of a pod is progress of a rollout, and so is its becoming ready.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	pod := func(made, changed time.Duration, ready corev1.ConditionStatus) *corev1.Pod {

@@ -18,7 +18,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// One pod is away at a time: the next is evicted when all are well, and one first that is not well and holds something old.
+// At most one pod is unavailable at a time: the next pod is evicted when all are ready, and a pod
+// that
+// is outdated and not ready is evicted first.
 func TestPodToEvict(t *testing.T) {
 	t.Parallel()
 	pod := func(ordinal int, started time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
@@ -80,7 +82,8 @@ func TestPodToEvict(t *testing.T) {
 	}
 }
 
-// The controller of a StatefulSet replaces no pod while one is not ready. Of those, only old ones that still have the old template are evicted.
+// The controller of a StatefulSet replaces no pod while one is not ready. Of the pods that are not
+// ready, only outdated ones with the old template are evicted.
 func TestNextPodInOrder(t *testing.T) {
 	t.Parallel()
 	pod := func(ordinal int, revision string, started time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
@@ -116,7 +119,9 @@ func TestNextPodInOrder(t *testing.T) {
 	}
 }
 
-// Only under the restart's own stamp pods of a StatefulSet that rolls by itself are evicted, and only where the controller waits for one.
+// Pods of a StatefulSet that rolls out by itself are evicted only under the stamp of its restart,
+// and
+// only if its controller waits for one of them.
 func TestBlocked(t *testing.T) {
 	t.Parallel()
 	type s = appsv1.StatefulSet
@@ -147,7 +152,7 @@ func TestBlocked(t *testing.T) {
 	}
 }
 
-// The refusal of an eviction names the budgets, and what to do.
+// The message on a refused eviction names the PodDisruptionBudgets and the remedy.
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	budget := func(name string, selects map[string]string) *policyv1.PodDisruptionBudget {

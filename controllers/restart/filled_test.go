@@ -13,8 +13,9 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// A workload that reads the bundle once, and started before it was there, holds none: it is outdated. One that started after is not, and nobody is
-// who reads what the kubelet refreshes.
+// A workload that reads the bundle only once, and started before the bundle was written, is
+// outdated.
+// One that started after that is not, and neither is one whose files the kubelet refreshes.
 func TestFilledAfterTheStart(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour

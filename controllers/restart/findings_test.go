@@ -9,7 +9,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// drain counts what was announced since.
+// drain returns the number of events announced since the last call.
 func drain(from chan event.GenericEvent) (count int) {
 	for ; len(from) > 0; count++ {
 		<-from
@@ -17,8 +17,10 @@ func drain(from chan event.GenericEvent) (count int) {
 	return count
 }
 
-// A rotation goes on when nobody may restart anything, or when everybody has been looked at since the bundle changed; it never takes for
-// nothing what nobody has looked at.
+// A rotation proceeds if the operator may not restart workloads, or once all workloads have been
+// evaluated since the bundle changed. Before that, the restarts are unknown, which is not the same
+// as
+// none.
 func TestRotationWaitsForTheFirstObservation(t *testing.T) {
 	t.Parallel()
 	changed := now.Add(-time.Hour)
@@ -64,7 +66,9 @@ func TestRotationWaitsForTheFirstObservation(t *testing.T) {
 	}
 	look(seen, true, waiting, stale(deployment("b"), trusts(time.Hour)))
 	look(seen, true, waiting, stale(deployment("b"), trusts(time.Hour)))
-	// What a policy says has changed twice. For the rotation, one or two are the same.
+	// The report of the policy has changed twice. For the rotation, one waiting client or two make
+	// no
+	// difference.
 	if a, b := drain(r.findings.policyEvents), drain(r.findings.caEvents); a != 2 || b != 1 {
 		t.Errorf("%d changes of policies and %d of CAs were announced", a, b)
 	}

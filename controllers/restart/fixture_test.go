@@ -11,7 +11,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// now lies far off, and between two seconds.
+// now is in the far future and not a whole second.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
 func template(stamp time.Time) corev1.PodTemplateSpec {
@@ -22,7 +22,7 @@ func template(stamp time.Time) corev1.PodTemplateSpec {
 	return made
 }
 
-// deployment is a Deployment of two pods, all well; edits make it otherwise.
+// deployment returns a Deployment with two pods, all available, changed by the edits.
 func deployment(name string, edits ...func(*appsv1.Deployment)) *workload {
 	d := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Generation: 3, UID: "uid-of-" + "deployment"},
@@ -61,26 +61,26 @@ func daemonSet(edits ...func(*appsv1.DaemonSet)) *workload {
 	return ofDaemonSet(d, 0)
 }
 
-// renewed is a certificate that was renewed so long ago.
+// renewed returns the renewal of a certificate that long ago.
 func renewed(ago time.Duration) change {
 	return change{
 		reason: v1alpha1.RestartOnCertificateRenewed, at: now.Add(-ago), startedBefore: now.Add(clockSlack - ago), container: "main", serviceCA: "default", message: "the certificate",
 	}
 }
 
-// trusts is a bundle that changed so long ago.
+// trusts returns the change of a bundle that long ago.
 func trusts(ago time.Duration) change {
 	changed := renewed(ago)
 	changed.reason, changed.message = v1alpha1.RestartOnTrustChanged, "the bundle"
 	return changed
 }
 
-// stale is a workload that does not know of some changes.
+// stale returns a workload whose pods do not know of the given changes.
 func stale(w *workload, unknown ...change) *workloadState {
 	return &workloadState{workload: w, restartRecord: &restartRecord{rollingSince: now}, changes: unknown, pendingChanges: unknown}
 }
 
-// marked is a workload whose restart began so long ago.
+// marked returns the workload with a restart that began that long ago.
 func marked(item *workloadState, ago time.Duration, suffix string) *workloadState {
 	item.SetLabels(map[string]string{v1alpha1.LabelRestarting: now.Add(-ago).UTC().Format(markLayout) + suffix})
 	item.template.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: now.Add(-ago).UTC().Format(time.RFC3339)}
@@ -100,7 +100,7 @@ func rollingPolicy(edits ...func(*v1alpha1.Restart)) *v1alpha1.ServingCertPolicy
 	return p
 }
 
-// discardRecorder records no Event.
+// discardRecorder discards all Events.
 type discardRecorder struct{}
 
 func (*discardRecorder) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) {}

@@ -11,7 +11,7 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// When what a container holds expires that started before the certificate was renewed an hour ago.
+// The expiry of the certificate that a container holds that started before the renewal an hour ago.
 func TestHeldCertificate(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour
@@ -54,7 +54,9 @@ func TestHeldCertificate(t *testing.T) {
 	}
 }
 
-// Until when a bundle is good that a container read before trust changed: as long as servers send a chain to a CA in it.
+// A bundle that a container read before the change is valid for as long as servers send a chain to
+// a CA
+// in it.
 func TestHeldBundle(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -89,7 +91,7 @@ func TestHeldBundle(t *testing.T) {
 	}
 }
 
-// A workload expires with the first of what its pods hold.
+// The expiry of a workload is the earliest expiry of what its pods hold.
 func TestFirstExpiry(t *testing.T) {
 	t.Parallel()
 	at := func(reason v1alpha1.RestartReason, container string, from, expires time.Duration) change {

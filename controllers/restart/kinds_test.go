@@ -18,7 +18,7 @@ import (
 
 var cloneSets = schema.GroupVersionResource{Group: "apps.kruise.io", Version: "v1alpha1", Resource: "clonesets"}
 
-// object reads a manifest, as an informer would.
+// object parses a manifest in the way an informer does.
 func object(t *testing.T, manifest string) *unstructured.Unstructured {
 	t.Helper()
 	fields, err := yaml.YAMLToJSON([]byte(manifest))
@@ -32,7 +32,7 @@ func object(t *testing.T, manifest string) *unstructured.Unstructured {
 	return o
 }
 
-// The kinds come from the administrator's command line; what is wrong there is said.
+// Kinds come from the administrator's command line; the error for an invalid one names the remedy.
 func TestParseKinds(t *testing.T) {
 	t.Parallel()
 	statefulSets := schema.GroupVersionResource{Group: "apps.kruise.io", Version: "v1beta1", Resource: "statefulsets"}
@@ -62,7 +62,7 @@ func TestParseKinds(t *testing.T) {
 	}
 }
 
-// Well-known fields say how a workload of another kind stands, as the cache has it.
+// The state of a cached workload of another kind follows from well-known fields.
 func TestOther(t *testing.T) {
 	t.Parallel()
 	const template = "template: {spec: {containers: [{name: main}]}}"
@@ -118,7 +118,9 @@ func TestOther(t *testing.T) {
 	}
 }
 
-// The cache holds what a restart depends on, however large an object is, and the same when an object passes by twice.
+// The cache keeps the fields that a restart depends on, however large the object is. Reducing an
+// object
+// twice gives the same result.
 func TestSlimOther(t *testing.T) {
 	t.Parallel()
 	o := object(t, `
@@ -174,7 +176,9 @@ status: {observedGeneration: "3", availableReplicas: 2}
 	}
 }
 
-// Of what takes its template from a Deployment, that template counts; what has none is not known to read anything.
+// A workload that references a Deployment has the template of that Deployment. One without a
+// template
+// is not a workload.
 func TestTemplateOfOther(t *testing.T) {
 	t.Parallel()
 	referring := object(t, `{kind: Rollout, metadata: {namespace: shop, name: web}, spec: {workloadRef: {kind: Deployment, name: old}}}`)
@@ -193,7 +197,7 @@ func TestTemplateOfOther(t *testing.T) {
 	}
 }
 
-// A Job is named while it runs, and never restarted.
+// A Job is reported while it runs, and never restarted.
 func TestJob(t *testing.T) {
 	t.Parallel()
 	const spec = "spec: {template: {spec: {containers: [{name: main}]}}}"
@@ -225,7 +229,8 @@ func TestJob(t *testing.T) {
 	}
 }
 
-// A pod is known to belong to a workload by what the controllers of its kind write.
+// The workload of a pod follows from the owner and the labels that the controllers of its kind
+// write.
 func TestOwnerOf(t *testing.T) {
 	t.Parallel()
 	uid := ofOther(cloneSets, object(t, `{kind: CloneSet, metadata: {name: web, uid: u}, spec: {template: {spec: {containers: [{name: a}]}}}}`), nil)
@@ -251,7 +256,8 @@ func TestOwnerOf(t *testing.T) {
 	}
 }
 
-// A turn of a workload that is only read is known without a write; its pods are looked at all the while.
+// The restart of a workload that is only read begins and ends without a write; its pods are listed
+// repeatedly meanwhile.
 func TestReadOnlyTurn(t *testing.T) {
 	t.Parallel()
 	w := ofOther(cloneSets, object(t, `{kind: CloneSet, metadata: {namespace: shop, name: web, uid: u}, spec: {template: {spec: {containers: [{name: main}]}}}}`), nil)

@@ -11,7 +11,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// daily is a policy whose next window opens 2071-03-15T02:00:00Z, and then each day.
+// daily returns a policy whose next window opens at 2071-03-15T02:00:00Z, and then each day.
 func daily(outside v1alpha1.RestartOutsideWindows, edits ...func(*v1alpha1.Restart)) *v1alpha1.ServingCertPolicy {
 	return windowed("0 2 * * *", outside, edits...)
 }
@@ -25,15 +25,18 @@ func windowed(schedule string, outside v1alpha1.RestartOutsideWindows, edits ...
 	return p
 }
 
-// expiring is a workload that does not know of a change, and what it holds expires after a time.
+// expiring returns a workload that does not know of a change and holds an object that expires after
+// the given time.
 func expiring(name string, what change, after time.Duration, edits ...func(*appsv1.Deployment)) *workloadState {
 	item := stale(deployment(name, edits...), what)
 	item.expires, item.expiring = now.Add(after), &item.pendingChanges[0]
 	return item
 }
 
-// What expires before the next window opens, which is in less than eleven hours, is restarted outside the windows, in its turn, unless the policy
-// forbids it. It is said either way, and so is that windows are too rare.
+// A workload whose certificate or bundle expires before the next window opens, in less than eleven
+// hours, is restarted outside the windows in its turn, unless the policy forbids it. The status
+// reports
+// either case, and windows that are too rare.
 func TestOutsideWindows(t *testing.T) {
 	t.Parallel()
 	const never, expires = v1alpha1.RestartOutsideNever, v1alpha1.RestartOutsideWhenExpiring
@@ -91,7 +94,7 @@ func TestOutsideWindows(t *testing.T) {
 	}
 }
 
-// A rotation waits for a server that is restarted outside the windows, and the status says so of it.
+// A rotation waits for a server that is restarted outside the windows, and the status reports that.
 func TestOutsideWindowsIsReported(t *testing.T) {
 	t.Parallel()
 	for outside, want := range map[v1alpha1.RestartOutsideWindows]struct {

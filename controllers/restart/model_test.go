@@ -6,8 +6,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// In each run every workload reaches its stated end, and is said to be there; none waits longer than its bound for those of other policies, or
-// for those of its own that never end; never more than maxConcurrent are under way; and none is restarted for nothing.
+// In each run every workload reaches its expected final state, and the status reports it. No
+// available
+// workload waits longer than its bound for those of other policies, or for those of its own policy
+// that
+// never finish. At most maxConcurrent restarts are under way. No workload is restarted without a
+// reason.
 func TestLiveness(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -18,7 +22,7 @@ func TestLiveness(t *testing.T) {
 	})
 }
 
-// The model finds every fault that an operator could have: here are some, and each is caught.
+// The model detects faults of the operator: each of these mutants fails in some run.
 func TestLivenessCatchesMutants(t *testing.T) {
 	t.Parallel()
 	for name, broken := range map[string]mutant{
@@ -36,7 +40,7 @@ func TestLivenessCatchesMutants(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			trials := rapid.Custom(func(t *rapid.T) *trial { return newTrial(t, broken) })
-			// New ones only where the same ones do not find it any more.
+			// The fixed seeds are known to fail; new ones are tried only if they no longer do.
 			for n := range 300 {
 				seed := append([]int{2, 16, 18, 34, 40, 88, 202}, n)[min(n, 7)]
 				if wrong := trials.Example(seed).run(t); len(wrong) > 0 {

@@ -14,26 +14,35 @@ import (
 	"github.com/servingcert/operator/controllers/internal/window"
 )
 
-// tick is how much time passes between two looks of the model.
+// tick is the time between two steps of the model.
 const tick = 20 * time.Second
 
 // policyModel is a policy of the model with its workloads.
 type policyModel struct {
 	policy    *v1alpha1.ServingCertPolicy
 	workloads []*modeledWorkload
-	// bound is how long its available workloads take at most, one after the other, whatever others do.
+	// bound is how long the restarts of its available workloads take at most, one after the other,
+	// whatever the workloads of other policies do.
 	bound time.Duration
 	last  *plan
-	// outsideWindows: what expires before the next window is restarted outside the windows.
+	// outsideWindows: a workload is restarted outside the windows if what it holds expires before
+	// the
+	// next window opens.
 	outsideWindows bool
 }
 
-// mutant is a fault that the model has to find.
+// mutant is a fault of the operator that the model must detect.
 type mutant struct {
-	// believes: a label counts, whoever wrote it. progresses: progress begins a turn anew. backsOff: an error of one write makes all wait.
-	// forgets: a restart that failed gets no other turn. strict: what expires waits for a window. loose: everything expires. isRollingOut: nothing
-	// halts. waits: pods that are not ready are waited for, whatever their controller does. unstages: a partition is not seen. givesUp: an
-	// eviction that was refused is not tried again.
+	// believes: a label counts, whichever client wrote it. progresses: progress extends the time
+	// limit of a
+	// restart. backsOff: an error of one write delays all. forgets: a restart that failed is never
+	// repeated. strict: workloads wait for a window even if what they hold expires. loose:
+	// everything
+	// counts as expiring. goesOn: no failure halts the others. waits: pods that are not ready are
+	// waited
+	// for, whatever their controller does. unstages: a partition is ignored. givesUp: a refused
+	// eviction is
+	// not retried.
 	believes, progresses, backsOff, forgets, strict, loose, goesOn, waits, unstages, givesUp bool
 }
 
@@ -44,14 +53,16 @@ type trial struct {
 	policies  []*policyModel
 	broken    mutant
 	changedAt []time.Time
-	// expires is how long after a change what was there before does.
+	// expires is how long after a change its previous version expires.
 	expires time.Duration
 	// succeeds is when another manager takes over; zero for never.
 	succeeds time.Time
 	backoff  time.Duration
 }
 
-// behaviors are what the model tries, each with how long a turn of it takes at most beyond the start of its pods.
+// behaviors draws a behavior. It also returns how long a restart with it takes at most, not
+// counting
+// the startup of the pods.
 func behaviors(t *rapid.T) (h behavior, slowest time.Duration) {
 	until := now.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "minutes of trouble")) * time.Minute)
 	if rapid.Bool().Draw(t, "for ever") {
@@ -101,7 +112,7 @@ func newTrial(t *rapid.T, broken mutant) *trial {
 		for _, of := range x.policies {
 			for _, w := range of.workloads {
 				if w.forges {
-					of.bound += maxRestartDuration + tick // a label that a new manager finds may be its predecessor's
+					of.bound += maxRestartDuration + tick // a new manager may take the label for one of its predecessor
 				}
 			}
 		}
@@ -112,7 +123,7 @@ func newTrial(t *rapid.T, broken mutant) *trial {
 	return x
 }
 
-// succeed lets another manager take over.
+// succeed starts another manager, with empty memory.
 func (x *trial) succeed() {
 	x.r = New(Reconciler{Client: x.model, Live: x.model, Recorder: &discardRecorder{}})
 	x.r.startedAt, x.succeeds = x.now, time.Time{}
@@ -154,11 +165,11 @@ func newModeledWorkload(t *rapid.T, m *model, name string) drawn {
 	return drawn{w, slowest}
 }
 
-// ends are the states in which a workload may be in the end; none for one whose pods are all new.
+// ends returns the final states that the workload may have; none if all its pods must be replaced.
 func (w *modeledWorkload) ends() []state {
 	forever := func(until time.Time) bool { return until.After(now.Add(1e4 * time.Hour)) }
 	switch {
-	case w.breaks, w.forges: // what a new manager makes of a forged label is the forger's own loss
+	case w.breaks, w.forges: // a forged label that a new manager trusts harms only the workload itself
 		return []state{failed, overdue}
 	case w.clings, w.endless:
 		return []state{overdue, failed}
@@ -172,7 +183,7 @@ func (w *modeledWorkload) ends() []state {
 	return nil
 }
 
-// ended reports whether a workload is where it has to be in the end, and is said to be there.
+// ended reports whether the workload is in its final state, and the status reports it.
 func (of *policyModel) ended(w *modeledWorkload) bool {
 	switch halts := of.last.haltedBy; {
 	case halts != nil && halts.GetName() != w.name && slices.ContainsFunc(of.last.byState[pending], w.is):
@@ -194,7 +205,7 @@ func (of *policyModel) ended(w *modeledWorkload) bool {
 
 func (w *modeledWorkload) is(item *workloadState) bool { return item.GetName() == w.name }
 
-// says reports whether the status names a workload and says why it is where it is.
+// says reports whether the status names the workload and the reason for its state.
 func (of *policyModel) says(w *modeledWorkload) bool {
 	words := ""
 	if w.model.now.Before(w.budgets) && slices.ContainsFunc(of.last.byState[failed], w.is) {
@@ -205,7 +216,7 @@ func (of *policyModel) says(w *modeledWorkload) bool {
 	})
 }
 
-// renew tells everybody of a new certificate.
+// renew renews the certificate that all workloads read.
 func (x *trial) renew(at time.Time) {
 	for _, w := range x.workloads {
 		w.changes = []change{{reason: v1alpha1.RestartOnCertificateRenewed, at: at, startedBefore: at.Add(clockSlack), container: "main", serviceCA: "default", message: "renewed",
@@ -215,7 +226,7 @@ func (x *trial) renew(at time.Time) {
 	}
 }
 
-// look lets the operator look at all workloads.
+// look lets the operator evaluate all workloads once.
 func (x *trial) look(t *testing.T) (requeueAfter time.Duration) {
 	t.Helper()
 	if x.broken.believes {
@@ -272,7 +283,7 @@ func (x *trial) spoil(items []*workloadState) {
 	}
 }
 
-// begins returns when restarts for a change begin at the earliest, looked at from a later time.
+// begins returns when restarts may begin at the earliest, at from or later.
 func (of *policyModel) begins(from, expires time.Time) (time.Time, error) {
 	windows, err := window.Parse(of.policy.Spec.Restart.Windows)
 	if next := windows.Next(from); !windows.Open(from) && !(of.outsideWindows && expires.Before(next)) {
@@ -281,7 +292,9 @@ func (of *policyModel) begins(from, expires time.Time) (time.Time, error) {
 	return from, err
 }
 
-// checkPlaces checks that no more are under way than may be where some begin, and that they begin within a window or have to.
+// checkPlaces checks that, when restarts begin, at most maxConcurrent are under way, and that they
+// begin
+// within a window or because what the workload holds expires.
 func (x *trial) checkPlaces(of *policyModel, p *plan) {
 	if len(p.begin) == 0 {
 		return
@@ -303,7 +316,9 @@ func (x *trial) checkPlaces(of *policyModel, p *plan) {
 	}
 }
 
-// checkHalt checks that behind a restart that failed nothing begins but what was restarted before, and that nothing halts where nothing is wrong.
+// checkHalt checks that, after a failed restart, only workloads that were restarted before begin,
+// and
+// that no healthy workload halts the others.
 func (x *trial) checkHalt(of *policyModel, p *plan) {
 	if of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
 		return
@@ -318,7 +333,9 @@ func (x *trial) checkHalt(of *policyModel, p *plan) {
 	}
 }
 
-// checkTurns checks that the next manager reads a turn as this one knows it, and that it is said why pods are evicted.
+// checkTurns checks that the next manager reads from a mark the restart that this one knows, and
+// that
+// each eviction has a reason in the status.
 func (x *trial) checkTurns(p *plan) {
 	for _, item := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
 		if read, ok := parseMark(item.ongoing.mark(), x.now); !x.broken.progresses && (!ok || read != *item.ongoing) {
@@ -330,7 +347,8 @@ func (x *trial) checkTurns(p *plan) {
 	}
 }
 
-// run lets time go by until everybody is where it has to be; what does not come in time is wrong.
+// run advances the time until every workload is in its final state. It returns what went wrong,
+// including workloads that are not there in time.
 func (x *trial) run(t *testing.T) []string {
 	t.Helper()
 	next, versions := x.now, 0
@@ -372,7 +390,7 @@ func (x *trial) run(t *testing.T) []string {
 	return x.wrong
 }
 
-// delayed is what a shared back-off makes of a delay.
+// delayed returns the requeue delay; a mutant backs off exponentially for all workloads at once.
 func (x *trial) delayed(requeueAfter time.Duration) time.Duration {
 	fails := slices.ContainsFunc(x.workloads, func(w *modeledWorkload) bool { return x.now.Before(w.webhook) && w.old() > 0 })
 	if !x.broken.backsOff || !fails {
@@ -383,7 +401,7 @@ func (x *trial) delayed(requeueAfter time.Duration) time.Duration {
 	return x.backoff
 }
 
-// check reports whether everybody is where it has to be, and notes who is not in time.
+// check reports whether every workload is in its final state, and records those that are late.
 func (x *trial) check(start time.Time) bool {
 	if len(x.workloads[0].changes) == 0 {
 		return false
@@ -407,13 +425,13 @@ func (x *trial) check(start time.Time) bool {
 	return done
 }
 
-// isRollingOut reports whether no failure of one workload halts the others.
+// goesOn reports whether no failure of one workload halts the others.
 func (of *policyModel) goesOn() bool {
 	return of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue ||
 		!slices.ContainsFunc(of.workloads, func(w *modeledWorkload) bool { return !w.well() })
 }
 
-// well reports whether nothing is wrong with a workload, or its owner.
+// well reports whether neither the workload nor its owner has any fault that affects its restart.
 func (w *modeledWorkload) well() bool {
 	return w.behavior == behavior{} || w.behavior == behavior{deadNode: true}
 }

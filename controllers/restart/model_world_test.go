@@ -25,26 +25,31 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// behavior is what a workload, or who owns it, does.
+// behavior is how a workload, or its owner, behaves.
 type behavior struct {
-	// neverReady: none of its pods ever is. breaks: none that is made later. clings: the same, and it seems to make progress for ever.
+	// neverReady: no pod ever becomes ready. breaks: no pod that is created later does. clings: the
+	// same,
+	// and the workload seems to make progress forever.
 	neverReady, breaks, clings bool
-	// endless: an update of the owner's goes on for ever, and replaces no pod.
+	// endless: an update of the owner never completes, and replaces no pod.
 	endless bool
-	// quota: one pod is missing for ever. deadNode: the node of its first pod does not answer.
+	// quota: one pod is missing forever. deadNode: the node of its first pod does not respond.
 	quota, deadNode bool
-	// undoes: its owner removes what others write to its template.
+	// undoes: its owner removes what other clients write to its template.
 	undoes bool
-	// forges: its owner pretends all the time that a restart has just begun.
+	// forges: its owner keeps writing a label that says that a restart has just begun.
 	forges bool
 	paused bool
-	// expires: a pod that holds something old is not ready. staged: a partition keeps the first pod of a StatefulSet on the older template.
+	// expires: a pod that is outdated is not ready. staged: a partition keeps the first pod of a
+	// StatefulSet on the older template.
 	expires, staged bool
-	// webhook fails, budget refuses evictions, and several budgets select each pod, until then.
+	// Until these times, a webhook fails, a PodDisruptionBudget refuses evictions, or several of
+	// them
+	// select each pod.
 	webhook, budget, budgets time.Time
 }
 
-// modeledWorkload is a workload of the model, as Kubernetes has it.
+// modeledWorkload is a workload of the model with its pods, as in a cluster.
 type modeledWorkload struct {
 	behavior
 	model        *model
@@ -58,18 +63,18 @@ type modeledWorkload struct {
 	progress     time.Time
 	changes      []change
 	onDelete     bool
-	// restarts is how many restarts began, and renewals how many changes there were.
+	// restarts is the number of restarts that began; renewals is the number of changes.
 	restarts, renewals int
 }
 
-// model is a cluster with workloads. It is the client of a Reconciler, too.
+// model is a cluster with workloads. It is also the client of a Reconciler.
 type model struct {
 	client.Client
 	now       time.Time
 	workloads []*modeledWorkload
-	// wrong is what must not be.
+	// wrong lists the violations.
 	wrong []string
-	// mutex is for writes, which come all at once.
+	// mutex guards writes, which are concurrent.
 	mutex sync.Mutex
 }
 
@@ -101,7 +106,7 @@ func unreadyConditions() []corev1.PodCondition {
 	return []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "ContainersNotReady"}, {Type: corev1.ContainersReady}}
 }
 
-// nextName is the first name of a StatefulSet's pod that no pod has.
+// nextName returns the first name of a StatefulSet's pod that is free.
 func (w *modeledWorkload) nextName() string {
 	for ordinal := 0; ; ordinal++ {
 		name := fmt.Sprintf("%s-%d", w.name, ordinal)
@@ -111,10 +116,12 @@ func (w *modeledWorkload) nextName() string {
 	}
 }
 
-// revision is that of a StatefulSet's template.
+// revision returns the revision of a StatefulSet's template.
 func (w *modeledWorkload) revision() string { return "revision-" + w.stamp }
 
-// fill makes the pods that are missing. Those of a StatefulSet are made in their order, each when all before it are ready.
+// fill creates the missing pods. Those of a StatefulSet are created in order, each one when all
+// before
+// it are ready.
 func (w *modeledWorkload) fill() {
 	for len(w.pods) < modelReplicas {
 		next := w.nextName()
@@ -133,7 +140,7 @@ func (w *modeledWorkload) holdsOld(pod *corev1.Pod) bool {
 
 func (w *modeledWorkload) uid() types.UID { return types.UID(w.tenant + "/" + w.name) }
 
-// remove removes the pod, or tries to.
+// remove deletes the pod. On a dead node, only its deletion timestamp is set.
 func (w *modeledWorkload) remove(pod *corev1.Pod) {
 	w.version++
 	if isDead(pod) {
@@ -145,7 +152,7 @@ func (w *modeledWorkload) remove(pod *corev1.Pod) {
 
 func isDead(pod *corev1.Pod) bool { return pod.Spec.NodeName == "dead" }
 
-// tick lets Kubernetes and the owner do what they do.
+// tick simulates one step of the controllers of Kubernetes and of the owner.
 func (w *modeledWorkload) tick() {
 	if w.undoes && w.stamp != "" {
 		w.stamp = ""
@@ -176,14 +183,14 @@ func (w *modeledWorkload) tick() {
 	w.roll()
 }
 
-// getsReady reports whether a pod ever is ready.
+// getsReady reports whether a pod can become ready.
 func (w *modeledWorkload) getsReady(pod *corev1.Pod) bool {
 	wasFirst := pod.Annotations["made"] <= fmt.Sprintf("%05d", modelReplicas)
 	expired := w.expires && w.holdsOld(pod)
 	return !isDead(pod) && !w.neverReady && !expired && (wasFirst || (!w.breaks && !w.clings))
 }
 
-// roll replaces the next pod of an older template, when all others are ready.
+// roll replaces the next pod with an older template, if all pods with the current one are ready.
 func (w *modeledWorkload) roll() {
 	if w.onDelete || w.endless || w.paused {
 		return
@@ -210,7 +217,9 @@ func (w *modeledWorkload) roll() {
 	}
 }
 
-// rollInOrder replaces the last pod of an older template, when every pod is ready: the controller of a StatefulSet waits for each, old or new.
+// rollInOrder replaces the last pod with an older template, if every pod is ready: the controller
+// of a
+// StatefulSet waits for each pod, whatever its template.
 func (w *modeledWorkload) rollInOrder() {
 	if len(w.pods) < modelReplicas || slices.ContainsFunc(w.pods, func(pod *corev1.Pod) bool { return !isReady(pod) }) {
 		return
@@ -228,7 +237,7 @@ func (w *modeledWorkload) rollInOrder() {
 	}
 }
 
-// counts are how many pods are of the current template, and how many are available.
+// counts returns how many pods have the current template, and how many are available.
 func (w *modeledWorkload) counts() (updated, available int32) {
 	for _, pod := range w.pods {
 		if pod.Annotations["revision"] == w.stamp && !w.endless {
@@ -241,7 +250,7 @@ func (w *modeledWorkload) counts() (updated, available int32) {
 	return updated, available
 }
 
-// object is the workload as the API server has it.
+// object returns the workload as the API server has it.
 func (w *modeledWorkload) object() *workload {
 	meta := metav1.ObjectMeta{Namespace: w.tenant, Name: w.name, UID: w.uid(), ResourceVersion: strconv.Itoa(w.version), Generation: 1}
 	if w.mark != "" {
@@ -283,7 +292,7 @@ func (w *modeledWorkload) object() *workload {
 	return ofDaemonSet(d, 0)
 }
 
-// old are the pods that hold something old, but for those that nobody can restart.
+// old returns the number of outdated pods, without those on a dead node, which cannot be restarted.
 func (w *modeledWorkload) old() (count int) {
 	for _, pod := range w.pods {
 		if !isDead(pod) && w.holdsOld(pod) {
@@ -302,7 +311,7 @@ func (m *model) find(tenant, name string) *modeledWorkload {
 	return nil
 }
 
-// List lists pods.
+// List lists pods, and PodDisruptionBudgets.
 func (m *model) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
@@ -329,7 +338,7 @@ func (m *model) List(_ context.Context, list client.ObjectList, options ...clien
 	return nil
 }
 
-// Apply takes what the operator writes to a workload.
+// Apply applies what the operator writes to a workload.
 func (m *model) Apply(_ context.Context, configuration runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
@@ -365,7 +374,7 @@ func (m *model) Apply(_ context.Context, configuration runtime.ApplyConfiguratio
 	return nil
 }
 
-// SubResource evicts pods.
+// SubResource returns a client that evicts pods.
 func (m *model) SubResource(string) client.SubResourceClient { return evictions{m: m} }
 
 type evictions struct {
@@ -373,7 +382,7 @@ type evictions struct {
 	m *model
 }
 
-// Create evicts a pod, if its budget allows.
+// Create evicts a pod, if the PodDisruptionBudgets allow it.
 func (e evictions) Create(_ context.Context, object, _ client.Object, _ ...client.SubResourceCreateOption) error {
 	e.m.mutex.Lock()
 	defer e.m.mutex.Unlock()

@@ -31,19 +31,19 @@ func stuck(d *appsv1.Deployment) {
 	progressedAt(now, "ProgressDeadlineExceeded")(d)
 }
 
-// tried is a workload whose last write did not succeed, so long ago.
+// tried returns the workload with a last write that failed that long ago.
 func tried(item *workloadState, ago time.Duration) *workloadState {
 	item.lastFailedWrite = now.Add(-ago)
 	return item
 }
 
-// served is a workload of whose namespace one had a turn, so long ago.
+// served returns the workload with a last restart in its namespace that long ago.
 func served(item *workloadState, ago time.Duration) *workloadState {
 	item.lastTurn = now.Add(-ago)
 	return item
 }
 
-// Whose turn it is.
+// The plan begins the right workloads, and is made again after the right time.
 func TestSchedule(t *testing.T) {
 	t.Parallel()
 	atOnce := func(n int32) func(*v1alpha1.Restart) { return func(r *v1alpha1.Restart) { r.MaxConcurrent = n } }
@@ -97,7 +97,9 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
-// Whatever the workloads: never more than maxConcurrent are under way, none begins behind one that halts, and nobody waits for nothing.
+// Whatever the workloads: at most maxConcurrent are under way, none begins while one halts the
+// others,
+// and none waits without a reason.
 func TestRestartsAreContinued(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -115,7 +117,7 @@ func TestRestartsAreContinued(t *testing.T) {
 			items = append(items, item)
 		}
 		p := planFor(now, policy, items)
-		// One that was not available before takes no place from those that are.
+		// Those that were not available before their restart do not count against available ones.
 		under := map[bool]int{true: len(p.begin), false: len(p.begin)}
 		for _, item := range p.byState[restarting] {
 			under[false]++
@@ -143,7 +145,7 @@ func TestRestartsAreContinued(t *testing.T) {
 	})
 }
 
-// What the policy says.
+// The report for the status of a policy.
 func TestReport(t *testing.T) {
 	t.Parallel()
 	halting := []*workloadState{marked(stale(deployment("a", stuck)), time.Minute, ""), stale(deployment("b"), renewed(time.Hour))}
@@ -193,7 +195,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// The same one is named, in whichever order the failed ones come.
+// The same workload is named as the halting one, in whichever order the failed ones come.
 func TestHaltIsStable(t *testing.T) {
 	t.Parallel()
 	failed := func(name string) *workloadState { return marked(stale(deployment(name, stuck)), time.Minute, "") }
@@ -204,7 +206,7 @@ func TestHaltIsStable(t *testing.T) {
 	}
 }
 
-// Many workloads make no long sentence, and the same one in whichever order they come.
+// Many workloads make no long message, and the same message in whichever order they come.
 func TestReportIsShort(t *testing.T) {
 	t.Parallel()
 	var items []*workloadState
@@ -218,7 +220,7 @@ func TestReportIsShort(t *testing.T) {
 	}
 }
 
-// A rotation waits for what its policy restarts, and for nobody else.
+// A rotation waits for the workloads that the policy restarts, and for no others.
 func TestWaitMessage(t *testing.T) {
 	t.Parallel()
 	both := func(name string, edits ...func(*appsv1.Deployment)) *workloadState {

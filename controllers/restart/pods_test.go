@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// podOf is a pod of a Deployment, whose container started so long ago.
+// podOf returns a pod of a Deployment whose container started that long ago.
 func podOf(deployment string, n int, started time.Duration) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -30,8 +30,9 @@ func podOf(deployment string, n int, started time.Duration) *corev1.Pod {
 	}
 }
 
-// The pods of one workload are listed by its selector, and those of many at once; either way each workload knows its own, and nothing is
-// listed again before it changes.
+// The pods of a few workloads are listed by their selectors, and those of many at once. Either way
+// each
+// workload gets its own pods, and they are not listed again before the workload changes.
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	for _, workloads := range []int{1, 2, listThreshold, 9} {
@@ -55,7 +56,7 @@ func TestRefresh(t *testing.T) {
 				gone, ended, other := podOf(name, 3, 9*time.Hour), podOf(name, 4, 9*time.Hour), podOf(name, 5, 9*time.Hour)
 				gone.DeletionTimestamp, gone.Finalizers = new(metav1.NewTime(now)), []string{"example.org/keep"}
 				ended.Status.Phase, other.OwnerReferences = corev1.PodFailed, nil
-				// Every other one was restarted by itself.
+				// Every other workload was restarted without the operator.
 				started := []time.Duration{2 * time.Hour, time.Minute}[i%2]
 				builder.WithObjects(podOf(name, 1, time.Minute), podOf(name, 2, started), gone, ended, other)
 			}
@@ -81,7 +82,7 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-// Where something undoes our restarts, they do not go on for ever.
+// If another writer undoes the restarts, they are not repeated endlessly.
 func TestRestartThatDoesNotHelp(t *testing.T) {
 	t.Parallel()
 	w := deployment("web", func(d *appsv1.Deployment) {

@@ -39,7 +39,8 @@ func labelled(mark string) func(*appsv1.Deployment) {
 	return func(d *appsv1.Deployment) { d.Labels = map[string]string{v1alpha1.LabelRestarting: mark} }
 }
 
-// A label is a turn where the manager before left it, or where this one wrote it, and not where a tenant did.
+// A label counts as a restart if the previous manager left it or this one wrote it, but not if a
+// tenant wrote it.
 func TestMarkIsTrustedOnlyIfOurs(t *testing.T) {
 	t.Parallel()
 	mark := ongoingRestart{since: now.Add(-time.Minute)}.mark()
@@ -66,7 +67,7 @@ func TestMarkIsTrustedOnlyIfOurs(t *testing.T) {
 	}
 }
 
-// The cache holds a label of a turn only where we wrote it by that name.
+// The cache keeps the label of a restart only if the operator wrote it under its field manager.
 func TestStripForCacheKeepsOwnMarks(t *testing.T) {
 	t.Parallel()
 	owns := func(manager, field string) []metav1.ManagedFieldsEntry {
@@ -84,14 +85,14 @@ func TestStripForCacheKeepsOwnMarks(t *testing.T) {
 	} {
 		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelRestarting: "x", "app": "web"}, ManagedFields: tc.fields}}
 		StripForCache(d)
-		StripForCache(d) // a cache may do so again
+		StripForCache(d) // a cache may strip an object again
 		if _, stays := d.Labels[v1alpha1.LabelRestarting]; stays != tc.stays || len(d.ManagedFields) > 0 {
 			t.Errorf("%s: it stays %t, want %t", name, stays, tc.stays)
 		}
 	}
 }
 
-// A stamp that is removed is counted once each time it was written.
+// The removal of a stamp is counted once for each time it was written.
 func TestUndone(t *testing.T) {
 	t.Parallel()
 	record := &restartRecord{}
@@ -132,14 +133,16 @@ func TestUndone(t *testing.T) {
 	}
 }
 
-// A webhook that does not answer costs the others a few seconds at most, and nobody waits for another's.
+// A webhook that does not respond delays the other calls by a few seconds at most, and no call
+// waits
+// for another one.
 func TestRunConcurrently(t *testing.T) {
 	t.Parallel()
 	var noted []string
 	waits := make(chan struct{})
 	runConcurrently(t.Context(), []apiCall{
 		func(ctx context.Context) func() {
-			<-waits // for the second, which comes after it
+			<-waits // closed by the second call
 			_, bounded := ctx.Deadline()
 			return func() { noted = append(noted, map[bool]string{true: "first", false: "first, for ever"}[bounded]) }
 		},
@@ -150,8 +153,9 @@ func TestRunConcurrently(t *testing.T) {
 	}
 }
 
-// A pod is left out whose node does not answer: the node lifecycle controller says that it is not ready while its containers are, or its
-// deletion does not end.
+// A pod whose node does not respond is left out: the node lifecycle controller has set it to not
+// ready
+// while its containers are ready, or its deletion does not complete.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	pod := func(ready, containers corev1.ConditionStatus, reason string) *corev1.Pod {
@@ -213,7 +217,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// What a write comes to: an error holds up its namespace for a while, a refusal the workload, and a conflict nobody.
+// An error of a write pauses the writes of its namespace for a while, a rejection those of the
+// workload, and a conflict none.
 func TestRecordWrite(t *testing.T) {
 	t.Parallel()
 	gone := apierrors.NewNotFound(appsv1.Resource("deployments"), "web")

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A rollout is told as `kubectl rollout status` tells it.
+// The state of a rollout is the one that `kubectl rollout status` reports.
 func TestRollout(t *testing.T) {
 	t.Parallel()
 	type d = appsv1.Deployment
@@ -74,7 +74,8 @@ func TestRollout(t *testing.T) {
 	}
 }
 
-// A workload may ask for patience, but not without end: somebody waits in line behind it.
+// A workload may specify a long progress deadline, but only up to a bound, because others wait for
+// it.
 func TestProgressTimeout(t *testing.T) {
 	t.Parallel()
 	for want, w := range map[time.Duration]*workload{

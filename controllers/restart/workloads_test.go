@@ -12,7 +12,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// The status names workloads with their state, since when and until when, why, and what to do; those first that need somebody.
+// The status names workloads with their state, its start and end, the reason and the remedy; those
+// that
+// need an administrator come first.
 func TestWorkloads(t *testing.T) {
 	t.Parallel()
 	paused := func(d *appsv1.Deployment) { d.Spec.Paused = true }
@@ -50,7 +52,8 @@ func TestWorkloads(t *testing.T) {
 	}
 }
 
-// However many there are, and whatever an API server answers, the status stays short.
+// The status stays short, however many workloads there are, and however long the answer of the API
+// server is.
 func TestWorkloadsAreBounded(t *testing.T) {
 	t.Parallel()
 	var items []*workloadState
