@@ -12,25 +12,29 @@ import (
 )
 
 const (
-	// reportAfter is how long the requests about an object must have failed before it is reported: what is shorter is nobody's concern.
+	// reportAfter is how long the requests for an object must have failed before it is reported;
+	// shorter failures pass without anyone having to act.
 	reportAfter = 5 * time.Second
-	// failureGracePeriod is how long a rotation waits for an object about which requests fail. A webhook that is restarted is back by then, and a
-	// tenant who keeps one away does not hold up the cluster for longer.
+	// failureGracePeriod is how long a rotation waits for an object whose requests fail. A webhook
+	// that restarts is available again by then, and a tenant that keeps a webhook unavailable holds
+	// up the rotation of the cluster no longer than this.
 	failureGracePeriod = 10 * time.Minute
-	// failureEventBurst come at once, and failureEventsPerSecond in the long run, however many objects a webhook concerns.
+	// failureEventBurst and failureEventsPerSecond limit the Events about failing requests, however
+	// many objects a webhook affects.
 	failureEventBurst, failureEventsPerSecond = 100, 1
 )
 
-// failure is the last error of requests about an object that all failed.
+// failure is the last error in an unbroken series of failed requests for an object.
 type failure struct {
 	since   time.Time
 	message unique.Handle[string]
-	// unpermitted is set where the operator lacks the right: whoever waits for the object waits for as long as that lasts.
+	// unpermitted is true if the operator lacks a permission: rotations wait for the object as long
+	// as that lasts.
 	unpermitted bool
 }
 
-// RecordFailure notes an error of a reconciliation, and returns what to report of it: nil for an error that is not about this object alone, or has
-// not lasted for long enough.
+// RecordFailure records an error of a reconciliation and returns the problem to report. It returns
+// nil for an error that does not concern this object alone, or that has not lasted for reportAfter.
 func (t *Tracker) RecordFailure(key types.NamespacedName, now time.Time, err error) *issuance.Problem {
 	if !apply.IsServerFailure(err) {
 		return nil
@@ -45,7 +49,7 @@ func (t *Tracker) RecordFailure(key types.NamespacedName, now time.Time, err err
 	if t.failures == nil {
 		t.failures = map[types.NamespacedName]failure{}
 	}
-	// A webhook that cannot be called says the same about every object.
+	// A webhook that cannot be called causes the same message on every object, so store it once.
 	t.failures[key] = failure{before.since, unique.Make(problem.Message), apply.IsNotPermitted(err)}
 	if now.Sub(before.since) < reportAfter {
 		return nil
@@ -53,7 +57,8 @@ func (t *Tracker) RecordFailure(key types.NamespacedName, now time.Time, err err
 	return problem
 }
 
-// ClearFailure notes that the requests about an object were carried out, or that it is gone, and reports whether they had failed.
+// ClearFailure records that the requests for an object succeeded, or that the object is gone, and
+// reports whether they had failed.
 func (t *Tracker) ClearFailure(key types.NamespacedName) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,7 +67,8 @@ func (t *Tracker) ClearFailure(key types.NamespacedName) bool {
 	return failed
 }
 
-// Failure returns what to report of the requests about an object that fail; nil while they do not, or have not for long enough.
+// Failure returns the problem to report while the requests for an object fail; nil if they do not,
+// or have not failed for reportAfter.
 func (t *Tracker) Failure(key types.NamespacedName, now time.Time) *issuance.Problem {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,13 +79,15 @@ func (t *Tracker) Failure(key types.NamespacedName, now time.Time) *issuance.Pro
 	return &issuance.Problem{Reason: issuance.ReasonRequestFailed, Message: failure.message.Value()}
 }
 
-// failedTooLong reports whether the requests about an object have failed for as long as anybody waits for it.
+// failedTooLong reports whether the requests for an object have failed for failureGracePeriod,
+// except for a missing permission of the operator.
 func (t *Tracker) failedTooLong(key types.NamespacedName, now time.Time) bool {
 	failure, ok := t.failures[key]
 	return ok && !failure.unpermitted && now.Sub(failure.since) >= failureGracePeriod
 }
 
-// AllowEvent reports whether a problem may be recorded as an Event: of requests that failed only some are.
+// AllowEvent reports whether an Event may be recorded for a problem: Events about failing requests
+// are rate limited, and all others are allowed.
 func (t *Tracker) AllowEvent(problem *issuance.Problem, now time.Time) bool {
 	if problem.Reason != issuance.ReasonRequestFailed {
 		return true

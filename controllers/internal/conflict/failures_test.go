@@ -15,7 +15,8 @@ import (
 
 var unavailable = apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`))
 
-// An error about an object is reported once it has lasted, waited for within a bound, and forgotten when it is over.
+// A failing request is reported once it has lasted, is waited for within a bound, and is forgotten
+// when it succeeds.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	var p Tracker
@@ -58,7 +59,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// What is put right by whoever sends the request, or concerns every object, is no failure of one.
+// Errors that are resolved by another request, or that concern every object, do not count as a
+// failure of one object.
 func TestNoFailure(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
@@ -74,7 +76,8 @@ func TestNoFailure(t *testing.T) {
 	}
 }
 
-// What fails because the operator lacks a right is waited for as long as it does.
+// Rotations wait for a failure that is caused by a missing permission of the operator for as long
+// as it lasts.
 func TestMissingRightIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	var p Tracker
@@ -86,7 +89,8 @@ func TestMissingRightIsWaitedFor(t *testing.T) {
 	}
 }
 
-// However many objects a webhook concerns, only some Events tell of it; of anything else, all do.
+// However many objects a webhook affects, the number of Events about failing requests is limited;
+// other Events are not.
 func TestFailureEventsAreBounded(t *testing.T) {
 	t.Parallel()
 	var p Tracker

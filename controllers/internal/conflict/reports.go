@@ -10,17 +10,18 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// Reports decides which errors about the objects of one kind are recorded as Events, where the objects themselves cannot say it. The zero
-// value is ready to use.
+// Reports decides which errors about the objects of one kind are recorded as Events, for kinds on
+// whose objects the error itself cannot be written. The zero value is ready to use.
 type Reports struct {
 	failures Tracker
-	// recorded are the reasons of the Events, by object.
+	// recorded holds the reason of the last Event for each object.
 	recorded sync.Map
 }
 
-// RecordFailure notes an error about an object, and returns what to report of it: at once that the API server refuses a write, by the reason
-// refused, and what it cannot carry out once that has lasted; nil for anything else. record is set once for each reason, for as long as
-// the errors last: the words may vary.
+// RecordFailure records an error about an object and returns the problem to report: a rejected
+// write at once, with refused as the reason, and a failing request once that has lasted for
+// reportAfter. It returns nil for any other error. record is true once for each reason while the
+// errors last, even if their messages vary.
 func (r *Reports) RecordFailure(key types.NamespacedName, now time.Time, refused string, err error) (failure *issuance.Problem, record bool) {
 	failure = r.failures.RecordFailure(key, now, err)
 	if apply.IsRejected(err) {
@@ -36,7 +37,7 @@ func (r *Reports) RecordFailure(key types.NamespacedName, now time.Time, refused
 	return failure, true
 }
 
-// ClearFailure notes that there is no error about an object any more, or that it is gone.
+// ClearFailure records that an object has no error any more, or is gone.
 func (r *Reports) ClearFailure(key types.NamespacedName) {
 	r.failures.ClearFailure(key)
 	r.recorded.Delete(key)

@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/conflict"
 )
 
-// A refusal is reported at once, and a request that fails once that has lasted; each is recorded once until it is over.
+// A rejected write is reported at once, and a failing request once that has lasted; an Event is
+// recorded once for each until it is over.
 func TestReports(t *testing.T) {
 	t.Parallel()
 	away := func(port int) error {

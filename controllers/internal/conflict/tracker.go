@@ -1,5 +1,7 @@
-// Package conflict keeps us from fighting over an object, and from waiting for one that nobody can help. It is forgotten with the process, and
-// nothing is lost by that but patience.
+// Package conflict detects other writers that keep undoing the operator's writes to an object and
+// backs off. It also tracks objects whose requests keep failing, so that rotations do not wait for
+// objects that cannot be updated. All of it is kept in memory only; after a restart, conflicts and
+// failures are detected again.
 package conflict
 
 import (
@@ -15,40 +17,47 @@ import (
 )
 
 const (
-	// burst is how often one object may closely be given what it was given before: the annotation, another key, a hand.
+	// burst is how often the same content may be written to one object in close succession, for
+	// example because of its annotations, another data key, or a manual change.
 	burst = 5
-	// backoff is how long somebody who keeps undoing our writes is left alone after a burst.
+	// backoff is how long the operator leaves an object alone after a burst, while another writer
+	// keeps undoing its writes.
 	backoff = 30 * time.Second
-	// resolvedAfter is after how long without another write a fight is over: the one after a pause was not undone.
+	// resolvedAfter is how long after the last write a conflict is resolved: the write after a
+	// pause was not undone.
 	resolvedAfter = 2 * backoff
 )
 
-// Tracker is that of the objects of one kind. The zero value is ready to use.
+// Tracker tracks writes and failures for the objects of one kind. The zero value is ready to use.
 type Tracker struct {
 	mu     sync.Mutex
 	writes map[types.NamespacedName]writeHistory
-	// lastSweep is when what was long past was last forgotten.
+	// lastSweep is when expired histories were last removed.
 	lastSweep time.Time
-	// unreportable are the objects that would not be told what stands in the way.
+	// unreportable holds the objects whose owner keeps the operator from writing the report of a
+	// problem.
 	unreportable map[types.NamespacedName]bool
-	// failures are the objects about which requests fail, and events bounds what is recorded of them.
+	// failures holds the objects whose requests fail, and events limits the Events about them.
 	failures map[types.NamespacedName]failure
 	events   *rate.Limiter
 }
 
-// writeHistory is a number of writes, each within calm of the one before.
+// writeHistory counts the writes to one object, each within backoff of the one before.
 type writeHistory struct {
 	count     int
 	lastWrite time.Time
-	// contents is what was written.
+	// contents holds the different contents that were written.
 	contents []string
-	// contested reports whether a burst of writes was undone or overtaken, and reported whether people were told.
+	// contested is true if a burst of writes was undone or met with conflicts, and reported is true
+	// once that was reported to users.
 	contested, reported bool
-	// otherWriter is who did it, for a person.
+	// otherWriter describes the other writer for the report.
 	otherWriter string
 }
 
-// retention is for how long a series is remembered: of a fight until somebody has looked after it was over.
+// retention returns how long a history is kept after the last write. A contested one is kept
+// longer, so that a reconciliation after resolvedAfter still observes that the conflict is
+// resolved.
 func (h writeHistory) retention() time.Duration {
 	if h.contested {
 		return 2 * resolvedAfter
@@ -56,8 +65,9 @@ func (h writeHistory) retention() time.Duration {
 	return backoff
 }
 
-// RecordWrite counts a write that was made, or that the object or its owner kept us from, as err says; a fault of the API server is nobody's fight. It
-// counts from the beginning where what is given is new: that is the doing of a CA.
+// RecordWrite counts a write that succeeded, or that failed with err because of a conflict or
+// because the API server rejected it. Other API server errors are not counted. The count starts
+// again with each new content, because a CA that rotates causes those.
 func (t *Tracker) RecordWrite(key types.NamespacedName, content string, now time.Time, err error) {
 	if err != nil && !apply.IsRejected(err) && !apply.IsConflict(err) {
 		return
@@ -81,7 +91,8 @@ func (t *Tracker) RecordWrite(key types.NamespacedName, content string, now time
 	t.writes[key] = s
 }
 
-// sweep forgets what is long past, now and then: ten thousand objects may be written in a few seconds.
+// sweep removes expired histories, at most once per backoff, because ten thousand objects may be
+// written in a few seconds.
 func (t *Tracker) sweep(now time.Time) {
 	if t.writes != nil && (len(t.writes) == 0 || now.Sub(t.lastSweep) < backoff) {
 		return
@@ -95,7 +106,7 @@ func (t *Tracker) sweep(now time.Time) {
 	}
 }
 
-// RetryAfter is how long to leave an object alone.
+// RetryAfter returns how long to leave an object alone; 0 if it may be written now.
 func (t *Tracker) RetryAfter(key types.NamespacedName, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,7 +122,8 @@ func (t *Tracker) retryAfter(key types.NamespacedName, now time.Time) time.Durat
 	return max(0, backoff-now.Sub(s.lastWrite))
 }
 
-// ContestedFor returns for how long an object yet counts as one that somebody keeps overwriting, unless it is written again; 0 when nobody does.
+// ContestedFor returns for how long an object still counts as contested unless it is written again;
+// 0 if it is not contested.
 func (t *Tracker) ContestedFor(key types.NamespacedName, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,7 +138,8 @@ func (t *Tracker) contestedFor(key types.NamespacedName, now time.Time) time.Dur
 	return max(0, resolvedAfter-now.Sub(s.lastWrite))
 }
 
-// SetOtherWriter notes who has undone the last write of an object, for a person: as it was read before it is written again.
+// SetOtherWriter records, for the report, which writer undid the last write of an object. It must
+// be called with what was read before the object is written again. An empty otherWriter is ignored.
 func (t *Tracker) SetOtherWriter(key types.NamespacedName, otherWriter string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -136,14 +149,15 @@ func (t *Tracker) SetOtherWriter(key types.NamespacedName, otherWriter string) {
 	}
 }
 
-// NextWriteEndsBurst reports whether one more write of an object ends a burst.
+// NextWriteEndsBurst reports whether the next write of an object is the last of a burst.
 func (t *Tracker) NextWriteEndsBurst(key types.NamespacedName) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.writes[key].count == burst-1
 }
 
-// ReportOtherWriter names for a person who keeps overwriting an object, and reports whether people have to be told so, which is once.
+// ReportOtherWriter returns a description of the writer that keeps overwriting an object. report is
+// true on the first call for each conflict, when an Event has to be recorded.
 func (t *Tracker) ReportOtherWriter(key types.NamespacedName) (otherWriter string, report bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -156,7 +170,8 @@ func (t *Tracker) ReportOtherWriter(key types.NamespacedName) (otherWriter strin
 	return cmp.Or(s.otherWriter, "a client or an admission webhook"), report
 }
 
-// Resolved reports once that a fight over an object is over.
+// Resolved reports whether a conflict over an object is resolved, and forgets it, so that this is
+// reported only once.
 func (t *Tracker) Resolved(key types.NamespacedName, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -167,14 +182,14 @@ func (t *Tracker) Resolved(key types.NamespacedName, now time.Time) bool {
 	return resolved
 }
 
-// Forget ends what there was over an object: nothing is written into it any more.
+// Forget removes the history of an object that is no longer written.
 func (t *Tracker) Forget(key types.NamespacedName) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.writes, key)
 }
 
-// SetReportable notes whether an object could be told what stands in its way.
+// SetReportable records whether problems of an object can be written on the object.
 func (t *Tracker) SetReportable(key types.NamespacedName, reportable bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -188,7 +203,8 @@ func (t *Tracker) SetReportable(key types.NamespacedName, reportable bool) {
 	}
 }
 
-// Unresolvable reports whether nobody should wait for an object: it is fought over, would not be told why it is not served, or has failed for too long.
+// Unresolvable reports whether rotations must not wait for an object: it is contested, problems
+// cannot be reported on it, or its requests have failed for longer than failureGracePeriod.
 func (t *Tracker) Unresolvable(key types.NamespacedName, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// now lies far off: a stray time.Now() shows.
+// now is far in the future, so that a stray time.Now() makes a test fail.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC)
 
 var (
@@ -20,7 +20,7 @@ var (
 	uncontestedWrites = types.NamespacedName{Namespace: "shop", Name: "peaceful"}
 )
 
-// After a burst a ConfigMap is left alone for a while, and no other ConfigMap with it.
+// After a burst a ConfigMap is left alone for backoff, and other ConfigMaps are not.
 func TestTrackerBacksOff(t *testing.T) {
 	var p Tracker
 	for i := range burst {
@@ -31,7 +31,7 @@ func TestTrackerBacksOff(t *testing.T) {
 		p.RecordWrite(contestedWrites, "bundle", at, nil)
 	}
 	last := now.Add((burst - 1) * time.Second)
-	// In this order: what is asked later makes the pace forget.
+	// The times must ascend: a call with a later time removes the history.
 	for _, after := range []time.Duration{0, time.Second, backoff - 1, backoff, time.Hour} {
 		if got, want := p.RetryAfter(contestedWrites, last.Add(after)), max(0, backoff-after); got != want {
 			t.Errorf("%s after a burst it is left alone for %s, want %s", after, got, want)
@@ -42,7 +42,8 @@ func TestTrackerBacksOff(t *testing.T) {
 	}
 }
 
-// Once it was calm, as many writes may follow each other as at first; so a fight costs a burst each time, and no more.
+// After each pause as many writes may follow each other as at first, so a long conflict costs one
+// burst per backoff and no more.
 func TestTrackerOfALongConflict(t *testing.T) {
 	var p Tracker
 	writes, deadline := 0, now.Add(time.Hour)
@@ -57,7 +58,7 @@ func TestTrackerOfALongConflict(t *testing.T) {
 	}
 }
 
-// Writes that come singly are never held up, however many they are.
+// Writes that are at least backoff apart are never held up, however many they are.
 func TestTrackerOfRareWrites(t *testing.T) {
 	var p Tracker
 	for i := range 10 * burst {
@@ -69,7 +70,7 @@ func TestTrackerOfRareWrites(t *testing.T) {
 	}
 }
 
-// A CA that rotates again and again fights with nobody: each of its bundles is written at once.
+// A CA that rotates again and again is not a conflict: each of its bundles is written at once.
 func TestTrackerOfRotations(t *testing.T) {
 	var p Tracker
 	for i := range 10 * burst {
@@ -81,7 +82,8 @@ func TestTrackerOfRotations(t *testing.T) {
 	}
 }
 
-// Whoever asks for the bundles of two CAs in turn gets no more writes by it than those of one.
+// An object that switches between the bundles of two CAs gets only one more write than an object
+// with a single bundle.
 func TestTrackerOfTwoCAs(t *testing.T) {
 	var p Tracker
 	writes := 0
@@ -96,7 +98,7 @@ func TestTrackerOfTwoCAs(t *testing.T) {
 	}
 }
 
-// What is long past is forgotten: the ConfigMaps of a cluster's lifetime are not kept.
+// Expired histories are removed: the ConfigMaps of a cluster's lifetime are not kept in memory.
 func TestTrackerForgets(t *testing.T) {
 	var p Tracker
 	for i := range 100 {
@@ -108,7 +110,7 @@ func TestTrackerForgets(t *testing.T) {
 	}
 }
 
-// Several ConfigMaps are written at once.
+// A Tracker is safe for concurrent use.
 func TestTrackerConcurrently(t *testing.T) {
 	var p Tracker
 	var group sync.WaitGroup
@@ -124,7 +126,8 @@ func TestTrackerConcurrently(t *testing.T) {
 	}
 }
 
-// An object that could not be told what stands in its way is hopeless, until it can be; so is one that is fought over.
+// An object on which problems cannot be reported is unresolvable until they can be; a contested one
+// is unresolvable, too.
 func TestUnresolvable(t *testing.T) {
 	t.Parallel()
 	var p Tracker
@@ -144,7 +147,8 @@ func TestUnresolvable(t *testing.T) {
 	}
 }
 
-// A fight lasts through the pauses that we make, is reported once, and is over when a write has lasted.
+// A conflict lasts through the pauses of the operator, is reported once, and is resolved when a
+// write was not undone.
 func TestContestedFor(t *testing.T) {
 	t.Parallel()
 	var p Tracker
@@ -178,7 +182,7 @@ func TestContestedFor(t *testing.T) {
 	}
 }
 
-// What the API server fails to do, for a while, is nobody's fight; what an object does not take is.
+// Errors of the API server are not counted as conflicts; writes that an object does not keep are.
 func TestTrackerIgnoresServerErrors(t *testing.T) {
 	t.Parallel()
 	var p Tracker
