@@ -1,4 +1,5 @@
-// Package debounce bounds what a controller spends on counting all that there is.
+// Package debounce coalesces watch events, so that a controller that counts all objects does so at
+// most once per second.
 package debounce
 
 import (
@@ -15,21 +16,23 @@ import (
 )
 
 const (
-	// quietPeriod is for how long nothing has changed when it is time to count.
+	// quietPeriod is how long no further event must arrive before a request is made.
 	quietPeriod = time.Second
-	// delayFactor is how many times longer than the last count took, and to tell of it, changes gather that do not end: so it takes a hundredth of a
-	// core at most, ours or the API server's, as long as most allows that.
+	// delayFactor bounds the share of time that counting takes while events do not stop: a request
+	// is delayed by that many times the duration of the last count and its status writes. So
+	// counting takes at most a hundredth of a core, of the operator or of the API server, within
+	// the limit of maxDelay.
 	delayFactor = 100
-	// maxDelay is how long anybody waits for a count.
+	// maxDelay is the longest that a request is delayed.
 	maxDelay = 10 * time.Second
 )
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// Debouncer gather until it is time to count. The zero value is ready. It is forgotten with the process, and nothing is lost by that: whoever starts
-// counts.
+// Debouncer delays and coalesces requests. The zero value is ready to use. Pending requests are
+// lost when the process ends, which does no harm: controllers count when they start.
 type Debouncer struct {
-	// clock is the real one where there is none.
+	// clock is the real clock if nil.
 	clock clock.WithDelayedExecution
 
 	mu         sync.Mutex
@@ -37,15 +40,18 @@ type Debouncer struct {
 	pending    map[reconcile.Request]*pendingRequest
 }
 
-// pendingRequest is what a request waits for.
+// pendingRequest is a request that is not yet due.
 type pendingRequest struct {
 	since time.Time
 	timer clock.Timer
-	// queue is that of the last change: what is there at the start waits behind what changes.
+	// queue is the queue of the last event: events of the initial list have lower priority than
+	// later changes.
 	queue queue
 }
 
-// Handler makes a request of what changes, if there is one: once nothing has changed for a moment, or changes have gathered for long enough.
+// Handler returns an event handler that makes the request that requestOf returns for each object,
+// if any. The request is made once no further event has arrived for quietPeriod, or once it has
+// been delayed for long enough.
 func (d *Debouncer) Handler(requestOf func(client.Object) (reconcile.Request, bool)) handler.EventHandler {
 	schedule := func(object client.Object, q queue) {
 		if request, ok := requestOf(object); ok {
@@ -63,7 +69,7 @@ func (d *Debouncer) Handler(requestOf func(client.Object) (reconcile.Request, bo
 	}
 }
 
-// ConstantRequest makes the same request, whatever changes.
+// ConstantRequest returns a function that returns the same request for every object.
 func ConstantRequest(request reconcile.Request) func(client.Object) (reconcile.Request, bool) {
 	return func(client.Object) (reconcile.Request, bool) { return request, true }
 }
@@ -88,7 +94,7 @@ func (d *Debouncer) schedule(q queue, request reconcile.Request) {
 	d.pending[request] = added
 }
 
-// fire makes a request, unless it was made while this waited for its turn.
+// fire makes a request, unless it was already made while the timer waited for the lock.
 func (d *Debouncer) fire(request reconcile.Request, expired *pendingRequest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -98,7 +104,8 @@ func (d *Debouncer) fire(request reconcile.Request, expired *pendingRequest) {
 	}
 }
 
-// currentMaxDelay is how long changes gather that do not end. Nobody knows at the start how long counting takes, and much is read then.
+// currentMaxDelay returns how long a request is delayed while events do not stop. Before the first
+// count its duration is unknown, and many objects are read at startup, so it is maxDelay then.
 func (d *Debouncer) currentMaxDelay() time.Duration {
 	if d.delayLimit == 0 {
 		return maxDelay
@@ -106,7 +113,7 @@ func (d *Debouncer) currentMaxDelay() time.Duration {
 	return d.delayLimit
 }
 
-// RecordDuration notes how long it took to count, and to tell.
+// RecordDuration records how long the last count and its status writes took.
 func (d *Debouncer) RecordDuration(took time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

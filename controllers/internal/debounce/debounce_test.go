@@ -22,14 +22,14 @@ type fixture struct {
 
 func newFixture(t *testing.T) fixture {
 	t.Helper()
-	// It lies far off: a stray time.Now() shows.
+	// The time is far in the future, so that a stray time.Now() makes a test fail.
 	clock := clocktesting.NewFakeClock(time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC))
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
 	t.Cleanup(queue.ShutDown)
 	return fixture{&Debouncer{clock: clock}, clock, queue}
 }
 
-// change tells of an object of which there is a request of this name.
+// change sends an update event of an object with this name, whose request has the same name.
 func (f fixture) change(name string) {
 	made := f.Handler(func(object client.Object) (reconcile.Request, bool) {
 		return reconcile.Request{NamespacedName: client.ObjectKeyFromObject(object)}, object.GetName() != "nothing"
@@ -38,7 +38,7 @@ func (f fixture) change(name string) {
 	made.Update(context.Background(), event.UpdateEvent{ObjectOld: object, ObjectNew: object}, f.queue)
 }
 
-// requests are those that were made until now.
+// requests returns how many requests were made since the last call.
 func (f fixture) requests() int {
 	made := f.queue.Len()
 	for range made {
@@ -48,7 +48,7 @@ func (f fixture) requests() int {
 	return made
 }
 
-// A single change is counted when nothing has followed for a moment, and not again.
+// A request is made once no further event has arrived for quietPeriod, and only once.
 func TestQuietPeriod(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -74,7 +74,8 @@ func TestQuietPeriod(t *testing.T) {
 	}
 }
 
-// Changes that do not end are counted all the same: as often as counting is quick, and at least each ten seconds.
+// While events do not stop, requests are still made: more often the faster counting is, and at
+// least every ten seconds.
 func TestMaxDelay(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
