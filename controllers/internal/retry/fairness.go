@@ -11,35 +11,39 @@ import (
 )
 
 const (
-	// slowThreshold is when a reconciliation that is still running makes its namespace a slow one: an admission webhook may hang for 30 seconds.
+	// slowThreshold is how long a reconciliation may run before its namespace counts as slow: an
+	// admission webhook may hang for 30 seconds.
 	slowThreshold = 5 * time.Second
-	// slowTTL is how long a namespace stays a slow one after that.
+	// slowTTL is how long a namespace counts as slow after that.
 	slowTTL = 5 * time.Minute
-	// slowRequeueDelay is when an object of a slow namespace is looked at again that no worker was left for.
+	// slowRequeueDelay is when an object of a slow namespace is tried again for which no worker was
+	// free.
 	slowRequeueDelay = 15 * time.Second
 )
 
-// LimitSlowNamespaces returns a reconciler that gives slow namespaces half of the workers of a controller at most, so that what hangs in one of
-// them does not delay all others.
+// LimitSlowNamespaces returns a reconciler that gives slow namespaces at most half of a
+// controller's workers, so that requests that hang in one of them do not delay all others.
 func LimitSlowNamespaces(workers int, r reconcile.Reconciler) reconcile.Reconciler {
 	return &slowNamespaceLimiter{reconciler: r, maxSlowWorkers: max(1, workers/2), slowNamespaces: map[string]*time.Timer{}}
 }
 
 type slowNamespaceLimiter struct {
 	reconciler reconcile.Reconciler
-	// maxSlowWorkers is how many workers slow namespaces may have.
+	// maxSlowWorkers is how many workers slow namespaces may occupy.
 	maxSlowWorkers int
 
 	mu sync.Mutex
-	// slowNamespaces are the slow namespaces, each with the timer that ends it, and taken is how many workers they have.
+	// slowNamespaces holds the slow namespaces, each with the timer after which it no longer counts
+	// as slow, and slowWorkers is how many workers they occupy.
 	slowNamespaces map[string]*time.Timer
 	slowWorkers    int
 }
 
-// worker is one that reconciles an object of a namespace.
+// worker is a worker that reconciles an object of a namespace.
 type worker struct {
 	namespace string
-	// slow is set when it counts among those of slow namespaces, and ended when its work is done.
+	// slow is true if the worker is counted in slowWorkers, and done is true once its
+	// reconciliation has returned.
 	slow, done bool
 }
 
@@ -54,7 +58,7 @@ func (l *slowNamespaceLimiter) Reconcile(ctx context.Context, request ctrl.Reque
 	return l.reconciler.Reconcile(ctx, request)
 }
 
-// acquire reports whether there is a worker for an object of its namespace.
+// acquire reports whether the object of w may be reconciled, and counts w if its namespace is slow.
 func (l *slowNamespaceLimiter) acquire(w *worker) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,7 +79,7 @@ func (l *slowNamespaceLimiter) countAsSlow(w *worker) {
 	}
 }
 
-// markSlow makes the namespace of a worker a slow one.
+// markSlow marks the namespace of a worker that is still running as slow for slowTTL.
 func (l *slowNamespaceLimiter) markSlow(w *worker) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -97,7 +101,7 @@ func (l *slowNamespaceLimiter) markSlow(w *worker) {
 	l.slowNamespaces[w.namespace] = ends
 }
 
-// release gives a worker back.
+// release stops the timer of a worker and no longer counts it.
 func (l *slowNamespaceLimiter) release(w *worker, hangs *time.Timer) {
 	hangs.Stop()
 	l.mu.Lock()

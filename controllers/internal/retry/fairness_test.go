@@ -19,8 +19,9 @@ func in(namespace, name string) ctrl.Request {
 	return ctrl.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}
 }
 
-// Once requests about the objects of a namespace hang, these have half of the workers, and any other namespace has the rest; five minutes
-// after the last that hung they have all of them again.
+// Once requests hang for the objects of a namespace, that namespace gets half of the workers and
+// other namespaces get the rest. Five minutes after the last request that hung, it gets all of them
+// again.
 func TestSlowNamespaceGetsHalfOfTheWorkers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -35,7 +36,8 @@ func TestSlowNamespaceGetsHalfOfTheWorkers(t *testing.T) {
 			}
 			return ctrl.Result{RequeueAfter: time.Hour}, nil
 		}))
-		// begin has as many objects reconciled at once as there are workers, and returns how many of them hang.
+		// begin reconciles as many objects at once as there are workers, and returns how many of
+		// them hang.
 		begin := func() int {
 			for i := range workers {
 				go func() { _, _ = r.Reconcile(t.Context(), in("slow", fmt.Sprint(i))) }()

@@ -1,4 +1,4 @@
-// Package retry decides when, and how loudly, a controller tries again after an error.
+// Package retry decides when a controller retries after an error, and whether it logs the error.
 package retry
 
 import (
@@ -14,15 +14,17 @@ import (
 )
 
 const (
-	// firstDelay doubles after each error in a row, up to MaxDelay.
+	// firstDelay is the delay after the first error; it doubles after each further error in a row,
+	// up to MaxDelay.
 	firstDelay = 5 * time.Millisecond
-	// MaxDelay is the longest time between two tries: what a person has put right is noticed by then.
+	// MaxDelay is the longest time between two attempts: a cause that an administrator has removed
+	// is noticed by then.
 	MaxDelay = time.Minute
-	// conflictDelay gives the cache time to see what somebody else wrote.
+	// conflictDelay gives the cache time to receive what another client wrote.
 	conflictDelay = time.Second
 )
 
-// Options returns the options of a controller that reconciles so many objects at a time.
+// Options returns the options of a controller that reconciles concurrency objects at a time.
 func Options(concurrency int) controller.Options {
 	return controller.Options{
 		MaxConcurrentReconciles: concurrency,
@@ -30,7 +32,8 @@ func Options(concurrency int) controller.Options {
 	}
 }
 
-// WithQuietConflicts returns a reconciler that tries again after a conflict without logging an error: somebody else was faster, which is no fault.
+// WithQuietConflicts returns a reconciler that retries after a conflict without logging an error:
+// another client was faster, which is not a fault.
 func WithQuietConflicts(r reconcile.Reconciler) reconcile.Reconciler {
 	return reconcile.Func(func(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 		result, err := r.Reconcile(ctx, request)
@@ -42,7 +45,7 @@ func WithQuietConflicts(r reconcile.Reconciler) reconcile.Reconciler {
 	})
 }
 
-// isConflict reports whether an error is a conflict, and nothing else besides.
+// isConflict reports whether err is a conflict and, if it joins several errors, all of them are.
 func isConflict(err error) bool {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, wrapped := range joined.Unwrap() {

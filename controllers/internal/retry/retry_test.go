@@ -55,7 +55,7 @@ func TestWithQuietConflicts(t *testing.T) {
 	}
 }
 
-// What a person has put right is noticed within a minute, however long it lasted.
+// A cause that an administrator has removed is noticed within a minute, however long it lasted.
 func TestDelayIsBounded(t *testing.T) {
 	t.Parallel()
 	limiter, before := retry.Options(1).RateLimiter, time.Duration(0)
@@ -71,7 +71,8 @@ func TestDelayIsBounded(t *testing.T) {
 	}
 }
 
-// No controller goes by the defaults of controller-runtime, which wait for up to 17 minutes, and log conflicts as errors.
+// Every controller uses these options. The defaults of controller-runtime wait for up to 17 minutes
+// and log conflicts as errors.
 func TestEveryControllerUsesOptions(t *testing.T) {
 	t.Parallel()
 	controllers := 0
