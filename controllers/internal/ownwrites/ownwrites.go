@@ -1,5 +1,6 @@
-// Package ownwrites recognizes the watch events of annotations that a controller has just written, so that what it reports on an
-// object does not make it reconcile that object once more, before the time that it waits for.
+// Package ownwrites recognizes the watch events of annotations that a controller has just written,
+// so that reporting on an object does not cause another reconciliation of that object before it is
+// due.
 package ownwrites
 
 import (
@@ -10,14 +11,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Annotations remembers the changes of annotations that were sent and not seen in an event yet. It is forgotten with the process,
-// which costs one reconciliation. The zero value is ready to use.
+// Annotations holds annotation changes that were written and whose watch events have not arrived
+// yet. They are lost when the process ends, which costs one reconciliation each. The zero value is
+// ready to use.
 type Annotations struct {
 	mu       sync.Mutex
 	expected map[types.NamespacedName]map[string]*string
 }
 
-// Expect remembers changes that are about to be written to an object; nil removes an annotation. No changes expect nothing.
+// Expect records changes that are about to be written to an object; a nil value removes an
+// annotation. Empty changes are ignored.
 func (a *Annotations) Expect(key types.NamespacedName, changes map[string]*string) {
 	if len(changes) == 0 {
 		return
@@ -30,15 +33,16 @@ func (a *Annotations) Expect(key types.NamespacedName, changes map[string]*strin
 	a.expected[key] = changes
 }
 
-// Forget expects nothing of an object any more: it is reconciled anew, or the write failed.
+// Forget clears the expected changes of an object, because it is reconciled again or the write
+// failed.
 func (a *Annotations) Forget(key types.NamespacedName) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.expected, key)
 }
 
-// Observed reports whether the metadata of an object differ from those before by the expected changes and nothing else; these are
-// expected once.
+// Observed reports whether the metadata of an object changed by the expected annotation changes and
+// nothing else, and clears the expectation if so.
 func (a *Annotations) Observed(before, after metav1.Object) bool {
 	key := types.NamespacedName{Namespace: after.GetNamespace(), Name: after.GetName()}
 	a.mu.Lock()
@@ -52,7 +56,7 @@ func (a *Annotations) Observed(before, after metav1.Object) bool {
 	return true
 }
 
-// withChanges returns a copy of annotations with changes.
+// withChanges returns a copy of annotations with the changes applied.
 func withChanges(annotations map[string]string, changes map[string]*string) map[string]string {
 	result := map[string]string{}
 	maps.Copy(result, annotations)
