@@ -1,5 +1,6 @@
-// Package wallclock makes deadlines follow the wall clock. Timers follow the monotonic clock, which stands still while a machine is
-// suspended: a renewal that is due after a night's sleep would come a night late.
+// Package wallclock makes deadlines follow the wall clock. Go timers follow the monotonic clock,
+// which stops while a machine is suspended: a renewal that comes due during a night's suspension
+// would otherwise be a night late.
 package wallclock
 
 import (
@@ -15,13 +16,14 @@ import (
 )
 
 const (
-	// interval is how often the clocks are compared. Timers that are shorter need no Watcher.
+	// interval is how often the clocks are compared. Timers shorter than this need no Watcher.
 	interval = 30 * time.Second
-	// tolerance is how far they may drift apart before everything is looked at again: corrections of the wall clock are smaller.
+	// tolerance is how far the clocks may drift apart before everything is reconciled again:
+	// ordinary corrections of the wall clock are smaller.
 	tolerance = 10 * time.Second
 )
 
-// Enqueue adds to the queue of a controller all that it waits for.
+// Enqueue adds to the queue of a controller everything that it has timers for.
 type Enqueue func(context.Context, workqueue.TypedRateLimitingInterface[reconcile.Request])
 
 // Requests returns an Enqueue that adds these requests.
@@ -33,28 +35,30 @@ func Requests(requests ...reconcile.Request) Enqueue {
 	}
 }
 
-// Watcher notices that the wall clock has moved further than the monotonic clock, or was set back, and has the controllers look again
-// at all that they have timers for. It is a manager's Runnable.
+// Watcher notices when the wall clock has moved further than the monotonic clock, or was set back,
+// and then makes the controllers reconcile everything that they have timers for. It implements the
+// manager's Runnable.
 type Watcher struct {
-	// skew returns by how much the wall clock has moved further since some time.
+	// skew returns how much further than the monotonic clock the wall clock has moved since the
+	// Watcher was created.
 	skew func() time.Duration
-	// acknowledged is the skew that the controllers know of.
+	// acknowledged is the skew at the last time that the controllers were triggered.
 	acknowledged time.Duration
 
 	mu      sync.Mutex
 	enqueue []func()
 }
 
-// NewWatcher returns a Watcher of a wall clock.
+// NewWatcher returns a Watcher of wall.
 func NewWatcher(wall clock.PassiveClock) *Watcher {
-	start, started := wall.Now().Round(0), time.Now() //nolint:forbidigo // timers follow no other clock
+	start, started := wall.Now().Round(0), time.Now() //nolint:forbidigo // timers use the real clock
 	return &Watcher{skew: func() time.Duration {
-		// Round drops the monotonic reading, so that the difference is that of the wall clock.
-		return wall.Now().Round(0).Sub(start) - time.Since(started) //nolint:forbidigo // the same
+		// Round drops the monotonic reading, so that Sub compares wall clock readings.
+		return wall.Now().Round(0).Sub(start) - time.Since(started) //nolint:forbidigo // as above
 	}}
 }
 
-// Source is for the controllers that have timers.
+// Source returns a watch source that calls enqueue when the wall clock jumps.
 func (w *Watcher) Source(enqueue Enqueue) source.Source {
 	return source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		w.mu.Lock()
@@ -64,7 +68,7 @@ func (w *Watcher) Source(enqueue Enqueue) source.Source {
 	})
 }
 
-// Start compares the clocks until the context ends.
+// Start compares the clocks until the context is done.
 func (w *Watcher) Start(ctx context.Context) error {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()

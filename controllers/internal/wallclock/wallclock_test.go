@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-// Every controller looks again, once for each jump of the wall clock in either direction, and also for many small ones; and never
-// because the clock goes.
+// Every controller is triggered once for each jump of the wall clock in either direction, and for
+// many small jumps that add up; it is never triggered by the normal passing of time.
 func TestWatcher(t *testing.T) {
 	t.Parallel()
 	wall := clocktesting.NewFakePassiveClock(time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC))
@@ -49,7 +49,8 @@ func TestWatcher(t *testing.T) {
 	}
 }
 
-// The real clocks do not drift apart, and a wall clock that jumps is noticed, whatever monotonic reading its times have.
+// The real clocks do not drift apart. A wall clock that jumps is noticed even if its times have a
+// monotonic reading.
 func TestSkew(t *testing.T) {
 	t.Parallel()
 	wall := clocktesting.NewFakePassiveClock(time.Now())
