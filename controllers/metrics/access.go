@@ -19,16 +19,19 @@ import (
 )
 
 const (
-	// maxConcurrentReviews bounds what strangers make us ask the API server, and reviewTimeout for how long.
+	// maxConcurrentReviews limits how many reviews unauthenticated clients can make the operator
+	// request from the API server at a time, and reviewTimeout limits how long they take.
 	maxConcurrentReviews, reviewTimeout = 4, 10 * time.Second
-	// authCacheTTL is for how long whoever may pass need not be asked about again: strangers must not keep him out.
+	// authCacheTTL is how long an allowed client is not reviewed again, so that other clients that
+	// use up the reviews cannot lock it out.
 	authCacheTTL = time.Minute
-	// maxTokenLength is longer than tokens are.
+	// maxTokenLength is longer than any real token.
 	maxTokenLength = 16 << 10
 )
 
-// authorizedOnly lets those pass of whom the API server says that they are who they say, and that they may get the path. controller-runtime's own
-// filter says the same, by the library of the API server, which takes 15 MiB of memory.
+// authorizedOnly returns a filter that lets a request pass if the API server authenticates its
+// token and authorizes its user to get the path. controller-runtime's own filter does the same with
+// the library of the API server, which takes 15 MiB of memory.
 func authorizedOnly(config *rest.Config, httpClient *http.Client) (server.Filter, error) {
 	authentication, err := authenticationclient.NewForConfigAndClient(config, httpClient)
 	if err != nil {
@@ -46,7 +49,7 @@ type authFilter struct {
 	authentication authenticationclient.AuthenticationV1Interface
 	authorization  authorizationclient.AuthorizationV1Interface
 	slots          chan struct{}
-	// allowed are the hashes of the tokens, with what was asked for, that may pass.
+	// allowed holds the hashes of the tokens, together with method and path, that may pass.
 	allowed *utilcache.Expiring
 }
 
@@ -81,7 +84,8 @@ func (f *authFilter) filter(log logr.Logger, handler http.Handler) (http.Handler
 	}), nil
 }
 
-// review is 200 where the request may pass, and otherwise what to answer.
+// review returns 200 if the request may pass, otherwise the status code to respond with. The error
+// is the cause of a 500, for the log.
 func (f *authFilter) review(request *http.Request, token string) (int, error) {
 	ctx, cancel := context.WithTimeout(request.Context(), reviewTimeout)
 	defer cancel()

@@ -1,5 +1,6 @@
-// Package metrics shows Prometheus what the statuses say, and counts what is signed. No label is the name of anything that a tenant makes:
-// there are as many series as ServiceCAs and policies.
+// Package metrics exports the statuses of ServiceCAs and policies to Prometheus, and counts signed
+// certificates. No label is the name of an object that a tenant creates, so the number of series
+// depends only on the number of ServiceCAs and policies.
 package metrics
 
 import (
@@ -13,7 +14,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// namespace begins the name of each metric.
+// namespace is the prefix of every metric's name.
 const namespace = "servingcert"
 
 // The names of the labels.
@@ -24,7 +25,7 @@ const (
 	labelReason     = "reason"
 )
 
-// What the status of a ServiceCA says.
+// The metrics for the status of a ServiceCA.
 var (
 	caNotAfter     = describe("serviceca_not_after_timestamp_seconds", "When the CA that signs expires.", labelCA)
 	caNextRotation = describe("serviceca_next_rotation_timestamp_seconds", "When the threshold starts the next rotation.", labelCA)
@@ -39,7 +40,7 @@ var (
 	caCondition = describe("serviceca_condition", "1 for a condition that is True, 0 for one that is not.", labelCA, "condition")
 )
 
-// What the status of a policy says.
+// The metrics for the status of a policy.
 var (
 	policyServices = describe("policy_services",
 		"Services that want a certificate by this policy: issued ones have it, pending ones will, failed ones need somebody's doing.", labelPolicy, "state")
@@ -55,13 +56,15 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
 }
 
-// Collector shows the statuses, as the manager's cache has them while it is asked: what is gone is not shown, and nothing is kept twice.
+// Collector exports the statuses from the manager's cache at the time of each scrape, so deleted
+// objects disappear and nothing is stored twice.
 type Collector struct {
 	Cache    cache.Cache
 	Registry prometheus.Registerer
 }
 
-// Start shows the statuses for as long as this replica works. One that waits has no cache of them, and would show them a second time.
+// Start exports the statuses while this replica is the leader. Other replicas have no cache of
+// them, and would export them a second time.
 func (c *Collector) Start(ctx context.Context) error {
 	for _, object := range []client.Object{&v1alpha1.ServiceCA{}, &v1alpha1.ServingCertPolicy{}} {
 		if _, err := c.Cache.GetInformer(ctx, object); err != nil {
@@ -76,10 +79,10 @@ func (c *Collector) Start(ctx context.Context) error {
 	return nil
 }
 
-// statusCollector reads them.
+// statusCollector reads the statuses.
 type statusCollector struct{ client.Reader }
 
-// Describe names what Collect shows.
+// Describe sends the descriptions of the metrics that Collect sends.
 func (c statusCollector) Describe(descriptions chan<- *prometheus.Desc) {
 	for _, description := range []*prometheus.Desc{
 		caNotAfter, caNextRotation, caPhase, caPhaseStart, caReason, caBlockers, caCertificates, caBundle, caTargets, caCondition,
@@ -89,7 +92,7 @@ func (c statusCollector) Describe(descriptions chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect shows what every status says.
+// Collect sends the metrics for every status.
 func (c statusCollector) Collect(metrics chan<- prometheus.Metric) {
 	var cas v1alpha1.ServiceCAList
 	if err := c.List(context.Background(), &cas, client.UnsafeDisableDeepCopy); err != nil {
@@ -107,7 +110,7 @@ func (c statusCollector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// objectMetrics is an object whose status is shown.
+// objectMetrics sends the metrics for one object.
 type objectMetrics struct {
 	metrics chan<- prometheus.Metric
 	name    string
@@ -117,7 +120,7 @@ func (m objectMetrics) gauge(description *prometheus.Desc, value float64, labels
 	m.metrics <- prometheus.MustNewConstMetric(description, prometheus.GaugeValue, value, append([]string{m.name}, labels...)...)
 }
 
-// time shows a time, if there is one.
+// time sends a timestamp, unless it is nil.
 func (m objectMetrics) time(description *prometheus.Desc, at *metav1.Time) {
 	if at != nil {
 		m.gauge(description, float64(at.Unix()))
@@ -161,7 +164,8 @@ func (m objectMetrics) serviceCA(status v1alpha1.ServiceCAStatus) {
 	}
 }
 
-// generations shows who signed how many certificates; those before the active one together, for there may be many.
+// generations sends how many certificates each generation of the CA signed; all generations before
+// the active one are added up, because there may be many.
 func (m objectMetrics) generations(status v1alpha1.ServiceCAStatus) {
 	if active := status.Active; active != nil {
 		m.time(caNotAfter, &active.NotAfter)

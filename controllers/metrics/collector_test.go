@@ -23,7 +23,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// fakeCache is a cache that holds these.
+// fakeCache is a cache that holds these objects.
 type fakeCache struct {
 	client.Reader
 	cas      []v1alpha1.ServiceCA
@@ -43,7 +43,7 @@ func (f fakeCache) List(_ context.Context, list client.ObjectList, _ ...client.L
 
 func at(seconds int64) metav1.Time { return metav1.NewTime(time.Unix(seconds, 0)) }
 
-// full is a cache in which every status says everything.
+// full returns a cache of objects with every field of the status set.
 func full() fakeCache {
 	rotating := v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "corp"}, Status: v1alpha1.ServiceCAStatus{
 		Conditions: []metav1.Condition{{Type: "Ready", Status: metav1.ConditionTrue}, {Type: "ExpiringSoon", Status: metav1.ConditionFalse}},
@@ -67,7 +67,7 @@ func full() fakeCache {
 	return fakeCache{cas: []v1alpha1.ServiceCA{rotating}, policies: []v1alpha1.ServingCertPolicy{policy}}
 }
 
-// What is shown is what the statuses say.
+// The metrics match the statuses.
 func TestStatuses(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{
@@ -117,7 +117,7 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// scrape is what a scrape shows, the value by the series.
+// scrape returns the value of each series in a scrape.
 func scrape(t *testing.T, s fakeCache) map[string]string {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -141,7 +141,7 @@ func scrape(t *testing.T, s fakeCache) map[string]string {
 	return scraped
 }
 
-// Of an object that is new, or gone, there is nothing to show.
+// A new object without a status, or a deleted one, has no metrics.
 func TestNothingToShow(t *testing.T) {
 	t.Parallel()
 	for name, s := range map[string]fakeCache{
@@ -154,7 +154,8 @@ func TestNothingToShow(t *testing.T) {
 	}
 }
 
-// A cache that cannot be read fails the scrape: no value is better than an old or a missing one.
+// A cache that cannot be read makes the scrape fail: that is better than a missing or an outdated
+// value.
 func TestUnreadableCacheFailsTheScrape(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
@@ -164,7 +165,7 @@ func TestUnreadableCacheFailsTheScrape(t *testing.T) {
 	}
 }
 
-// newRegistry is a registry in which each metric has a value.
+// newRegistry returns a registry in which each metric has a value.
 func newRegistry(t *testing.T) *prometheus.Registry {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -189,7 +190,7 @@ servingcert_certificates_signed_total{controller="servingcert",policy="web",reas
 	}
 }
 
-// The names keep Prometheus's conventions.
+// The names follow Prometheus's conventions.
 func TestLint(t *testing.T) {
 	t.Parallel()
 	problems, err := testutil.GatherAndLint(newRegistry(t))
@@ -201,8 +202,8 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// The table in docs/metrics.md names each metric, its type and its labels, and no others. So no label is there that nobody has thought about: a
-// tenant must not be able to make series.
+// The table in docs/metrics.md lists each metric with its type and labels, and no others. So every
+// label must be added there deliberately: a tenant must not be able to create series.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "metrics.md"))

@@ -10,8 +10,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
-// Server serves the metrics at an address: in the clear and to anybody or, where a folder for a certificate is named, by TLS and to whoever may get
-// /metrics by the rights that the API server knows.
+// Server returns the options of the metrics server. If certDir is empty, it serves plain HTTP to
+// everyone. Otherwise it serves TLS with the certificate in that directory, to clients that the API
+// server authorizes to get /metrics.
 func Server(address, certDir string) server.Options {
 	options := server.Options{BindAddress: address}
 	if certDir != "" {
@@ -26,8 +27,10 @@ func Server(address, certDir string) server.Options {
 	return options
 }
 
-// certificate is that of the metrics, in files that the kubelet writes. It is our own work: there is none before the operator has run, so
-// nobody waits for it, and handshakes fail meanwhile. Few come, so each reads the files, and none has to watch them.
+// certificate is the serving certificate of the metrics, in files that the kubelet writes. The
+// operator issues it itself, so it does not exist before the operator has run: the server does not
+// wait for it, and handshakes fail until then. There are few handshakes, so each one reads the
+// files, and no file watch is needed.
 type certificate struct {
 	folder string
 	last   atomic.Pointer[tls.Certificate]
@@ -39,7 +42,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		c.last.Store(&loaded)
 		return &loaded, nil
 	}
-	// Between the two reads the kubelet may have written both.
+	// The kubelet may have replaced both files between the two reads.
 	if last := c.last.Load(); last != nil {
 		return last, nil
 	}

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// The certificate of the metrics comes later than they do, and changes: whoever connects gets the one that is there, or the last one.
+// The certificate of the metrics is created after the server starts, and changes later: each
+// handshake uses the current one, or the last valid one.
 func TestCertificateIsReadWhenItIsThere(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -48,7 +49,7 @@ func TestCertificateIsReadWhenItIsThere(t *testing.T) {
 	}
 }
 
-// pair is a certificate and its key, in PEM.
+// pair returns a certificate and its private key, in PEM.
 func pair(t *testing.T, serial int64) [2][]byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,7 +70,7 @@ func pair(t *testing.T, serial int64) [2][]byte {
 	}
 }
 
-// Without a certificate the metrics are plain; with one, nobody reads them unasked.
+// Without a certificate the metrics are served by plain HTTP; with one, only to authorized clients.
 func TestServer(t *testing.T) {
 	t.Parallel()
 	if plain := Server(":8080", ""); plain.SecureServing || plain.FilterProvider != nil || plain.BindAddress != ":8080" {

@@ -7,20 +7,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Why a certificate was signed.
+// The reasons for signing a certificate.
 const (
 	Issued   = "Issued"
 	Renewed  = "Renewed"
 	Reissued = "Reissued"
 )
 
-// Signing counts what this process signs.
+// Signing counts the certificates that this process signs.
 type Signing struct {
 	signed *prometheus.CounterVec
 	took   *prometheus.HistogramVec
 }
 
-// NewSigning starts to count, from zero.
+// NewSigning registers the metrics and returns a Signing that counts from zero.
 func NewSigning(registry prometheus.Registerer) (*Signing, error) {
 	s := &Signing{
 		signed: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -34,7 +34,8 @@ func NewSigning(registry prometheus.Registerer) (*Signing, error) {
 	return s, errors.Join(registry.Register(s.signed), registry.Register(s.took))
 }
 
-// Signed counts a certificate that was handed out.
+// Signed counts a signed certificate that was handed out; took is how long it took to sign it and,
+// for a Secret, to generate its private key unless that is an RSA key.
 func (s *Signing) Signed(controller, policy, reason string, took time.Duration) {
 	s.signed.WithLabelValues(controller, policy, reason).Inc()
 	s.took.WithLabelValues(controller).Observe(took.Seconds())
