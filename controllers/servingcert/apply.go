@@ -140,8 +140,8 @@ func (r *Reconciler) issue(ctx context.Context, in input, plan *issuance.Plan) e
 	return nil
 }
 
-// recordIssued records metrics and an Event for a new certificate; took is the time that signing it
-// took.
+// recordIssued records metrics and an Event for a new certificate; took is how long it took to sign
+// it and to generate its private key, unless the KeyQueue generated that.
 func (r *Reconciler) recordIssued(in input, plan issuance.Plan, took time.Duration) {
 	reason := metrics.Reissued
 	switch {
