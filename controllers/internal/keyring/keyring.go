@@ -1,5 +1,6 @@
-// Package keyring hands out the ServiceCAs that may sign. What may sign is what a ServiceCA's status says: its key is read from
-// the signing-key Secret when it is first needed, and forgotten when the status names another.
+// Package keyring returns the CAs that may sign. The status of a ServiceCA says which key may sign:
+// the keyring reads that key from the signing-key Secret when it is first needed, and drops it when
+// the status names another.
 package keyring
 
 import (
@@ -26,34 +27,37 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// ErrNotReady means that a ServiceCA cannot sign now; a change of its status will tell when it can.
+// ErrNotReady means that a ServiceCA cannot sign now. When it can, its status changes.
 var ErrNotReady = errors.New("is not ready")
 
-// failureTTL is how long a signing key that could not be used is not read again, however many Services ask.
+// failureTTL is how long the keyring does not read a signing key again that it could not use,
+// however many Services need it.
 const failureTTL = 5 * time.Second
 
-// keyTTL is how long a key is used before it is looked at again: a manager that stood still must not sign with one that was
-// destroyed meanwhile. rotation.SigningSlack allows for it.
+// keyTTL is how long a key is used before it is read again: an operator process that was suspended
+// must not sign with a key that was destroyed in the meantime. rotation.SigningSlack allows for it.
 const keyTTL = time.Minute
 
-// CA is a ServiceCA whose bundle is published, and that can sign.
+// CA is a ServiceCA whose bundle is published.
 type CA struct {
 	issuance.CA
-	// Authority signs; nil while nobody may, because the key was lost and its successor is not trusted everywhere yet.
+	// Authority signs. It is nil while no CA may sign, because the key was lost and its successor
+	// is not trusted everywhere yet.
 	Authority *pki.Authority
-	// Path leads from it to the roots; nil while nobody may sign.
+	// Path is the path from Authority to the roots; nil if Authority is nil.
 	Path *pki.Path
-	// LongestDuration is the longest lifetime that it may sign for.
+	// LongestDuration is the longest lifetime of a certificate that the CA may sign.
 	LongestDuration time.Duration
 
-	// Compromised is set from when somebody says that its key was stolen until the next CA signs.
+	// Compromised is true from when an administrator triggers a rotation with the reason Compromise
+	// until the next CA signs.
 	Compromised bool
 
-	// resourceVersion is that of the Secret that it was read from.
+	// resourceVersion is that of the Secret that the CA was read from.
 	resourceVersion string
 }
 
-// Keyring holds the CAs in memory.
+// Keyring caches the CAs in memory. It is safe for concurrent use.
 type Keyring struct {
 	// reader reads from the API server: no cache holds a signing key.
 	reader     client.Reader
@@ -65,15 +69,17 @@ type Keyring struct {
 	entries map[string]cacheEntry
 }
 
-// identity is what a status says of the key that may sign, and of the bundle to verify with.
+// identity is what a ServiceCA says about the key that may sign, and about the bundle to verify
+// with.
 type identity struct {
 	uid                 types.UID
 	fingerprint, bundle string
-	// longestSeconds is in seconds.
+	// longestSeconds is CA.LongestDuration in seconds.
 	longestSeconds int64
-	// compromise is set while the ServiceCA asks to give the key up, and nothing has been done about it.
+	// compromise is true while spec.rotation has a trigger with the reason Compromise that the
+	// rotation has not handled yet.
 	compromise bool
-	// paused holds the reissuing of certificates that a CA before signed.
+	// paused holds back the reissue of certificates that predecessors signed.
 	paused bool
 }
 
@@ -81,19 +87,21 @@ type identity struct {
 type cacheEntry struct {
 	identity
 	ca *CA
-	// err is why there is no CA; it is forgotten after a while.
+	// err is why there is no CA. It is cached for failureTTL only.
 	err    error
 	readAt time.Time
-	// reissueStart is since when this process reissues what CAs before signed: since it was first asked for this one, or a pause ended.
+	// reissueStart is when this process started to reissue the certificates of predecessors: when
+	// it first needed this CA, or when a pause ended.
 	reissueStart time.Time
 }
 
-// New makes a keyring over the signing-key Secrets of the operator's namespace.
+// New returns a Keyring of the signing-key Secrets in the operator's namespace.
 func New(reader client.Reader, namespace string, passiveClock clock.PassiveClock) *Keyring {
 	return &Keyring{reader: reader, namespace: namespace, clock: passiveClock, signatures: pki.NewSignatures(), entries: map[string]cacheEntry{}}
 }
 
-// Get is the CA that the status of a ServiceCA names, or ErrNotReady.
+// Get returns the CA that the status of a ServiceCA names. It returns an error that wraps
+// ErrNotReady while there is none that can be used.
 func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, error) {
 	identity := identityOf(serviceCA)
 	if identity.bundle == "" {
@@ -101,7 +109,8 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	// Without the monotonic reading, which stands still while the machine is suspended.
+	// Round(0) drops the monotonic clock reading, which stands still while the machine is
+	// suspended.
 	now, entry := k.clock.Now().Round(0), k.entries[serviceCA.Name]
 	ttl := keyTTL
 	if entry.err != nil {
@@ -112,12 +121,13 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	}
 	reissueStart := entry.reissueStart
 	if entry.uid != identity.uid || (entry.paused && !identity.paused) {
-		// What was missed before, or held, is spread from now on, or all of it would come at once.
+		// Reissues that this process missed before it started, or that a pause held back, are
+		// spread over the time from now on. Otherwise all of them would be due at once.
 		reissueStart = now
 	}
 	ca, err := k.read(ctx, serviceCA, identity, reissueStart)
 	if entry.identity == identity && ca.equals(entry.ca) {
-		// Whoever remembers something of the CA knows by this that it is the same.
+		// Return the same pointer: what callers have cached about the CA stays valid.
 		ca = entry.ca
 	}
 	if err == nil || isKeyError(err) {
@@ -126,8 +136,8 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	return ca, err
 }
 
-// isKeyError reports whether an error is about the signing key alone, which cannot be used or read: that is reported on its ServiceCA, and not on
-// each of the objects that need it.
+// isKeyError reports whether an error is only about the signing key, which cannot be read or used.
+// Such an error is reported on the ServiceCA, and not on each of the objects that need it.
 func isKeyError(err error) bool { return errors.Is(err, ErrNotReady) || apply.IsServerFailure(err) }
 
 func identityOf(serviceCA *v1alpha1.ServiceCA) identity {
@@ -147,13 +157,15 @@ func identityOf(serviceCA *v1alpha1.ServiceCA) identity {
 	return identity
 }
 
-// isCompromised reports whether the key that signs was stolen, and waits for its successor.
+// isCompromised reports whether the key that signs was compromised, and the CA waits for its
+// successor.
 func (i identity) isCompromised(state *rotation.State) bool {
 	return i.compromise || (state.Compromise && state.IsPreparing())
 }
 
-// equals reports whether a CA that was read again, for the same identity, is the one before. Its end may be another: that of the path to its root
-// which is valid now.
+// equals reports whether a CA that was read again for the same identity is the one before. Its
+// NotAfter may have changed without the Secret: it is that of the path to the root that is valid
+// now.
 func (c *CA) equals(before *CA) bool {
 	return c != nil && before != nil && c.resourceVersion == before.resourceVersion && c.NotAfter.Equal(before.NotAfter) &&
 		c.Compromised == before.Compromised
@@ -199,8 +211,9 @@ func (k *Keyring) read(ctx context.Context, serviceCA *v1alpha1.ServiceCA, ident
 	return ca, nil
 }
 
-// Find is the CA of that name. Without one there is a problem for a person to read, or nothing at all where it will be ready
-// by itself; a change of the ServiceCA tells when to ask again (see Changed).
+// Find returns the CA of the named ServiceCA. If there is none, it returns a problem that a person
+// has to solve, or neither if the CA will become ready without help. A change of the ServiceCA that
+// Changed lets through means that Find may return something else.
 func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name string) (*CA, *issuance.Problem, error) {
 	var serviceCA v1alpha1.ServiceCA
 	switch err := serviceCAs.Get(ctx, client.ObjectKey{Name: name}, &serviceCA, client.UnsafeDisableDeepCopy); {
@@ -219,7 +232,8 @@ func (k *Keyring) Find(ctx context.Context, serviceCAs client.Reader, name strin
 	return nil, nil, nil
 }
 
-// notReadyReason says why a ServiceCA is not ready; empty when it is, or when nobody has looked yet.
+// notReadyReason returns why a ServiceCA is not ready. It returns "" if it is ready, or has no
+// Ready condition yet.
 func notReadyReason(serviceCA *v1alpha1.ServiceCA) string {
 	ready := meta.FindStatusCondition(serviceCA.Status.Conditions, v1alpha1.ConditionReady)
 	if ready == nil || ready.Status == metav1.ConditionTrue {
@@ -228,14 +242,15 @@ func notReadyReason(serviceCA *v1alpha1.ServiceCA) string {
 	return ready.Message
 }
 
-// Changed lets the changes of a ServiceCA through that may change what Find answers.
+// Changed returns a predicate that lets only those updates of a ServiceCA through that may change
+// the result of Find.
 func Changed() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		return findInputs(e.ObjectOld) != findInputs(e.ObjectNew)
 	}}
 }
 
-// findInputs is what Find depends on.
+// findInputs returns the parts of a ServiceCA that the result of Find depends on.
 func findInputs(object client.Object) (inputs struct {
 	identity
 	notReadyReason string
@@ -246,7 +261,8 @@ func findInputs(object client.Object) (inputs struct {
 	return inputs
 }
 
-// Forget drops the key of a ServiceCA: it is gone, or there is another. Since when it reissues is no matter of the key.
+// Forget drops the key of a ServiceCA, because the ServiceCA is gone or has another key. It keeps
+// the start of the reissue, which does not depend on the key.
 func (k *Keyring) Forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -25,10 +25,11 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// now lies far off: a stray time.Now() shows.
+// now is in the far future, so that a stray time.Now() makes a test fail.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
-// fakeReader is the API server, as far as a keyring reads it: one Secret, or the error that it answers with; and one ServiceCA.
+// fakeReader is the API server as a keyring reads it, with one Secret, or an error instead, and one
+// ServiceCA.
 type fakeReader struct {
 	client.Reader
 	secret    *corev1.Secret
@@ -58,7 +59,7 @@ func (f *fakeReader) Get(_ context.Context, key client.ObjectKey, into client.Ob
 	return fmt.Errorf("nobody should read a %T", into)
 }
 
-// fixture is a keyring over a shelf, at a time that the test sets.
+// fixture is a keyring over a fakeReader, with a clock that the test sets.
 type fixture struct {
 	*testing.T
 	*fakeReader
@@ -66,7 +67,7 @@ type fixture struct {
 	clock *clocktesting.FakePassiveClock
 }
 
-// newFixture is a ServiceCA that is ready, with its key on the shelf.
+// newFixture returns a fixture with a ServiceCA that is ready and the Secret with its key.
 func newFixture(t *testing.T) fixture {
 	t.Helper()
 	s := fixture{T: t, fakeReader: &fakeReader{}, clock: clocktesting.NewFakePassiveClock(now)}
@@ -75,7 +76,7 @@ func newFixture(t *testing.T) fixture {
 	return s
 }
 
-// newCA is a signing-key Secret, and the ServiceCA whose status names it.
+// newCA returns a signing-key Secret, and a ServiceCA whose status names its key.
 func newCA(t *testing.T) (*corev1.Secret, *v1alpha1.ServiceCA) {
 	t.Helper()
 	pair, err := pki.GenerateRoot(now, pki.RootSpec{CommonName: "signer", Duration: time.Hour, Key: pki.KeySpecOf(v1alpha1.PrivateKey{})})
@@ -95,7 +96,7 @@ func newCA(t *testing.T) (*corev1.Secret, *v1alpha1.ServiceCA) {
 	return secret, ca
 }
 
-// expectKey fails unless the keyring hands out the CA of the scene's Secret.
+// expectKey fails unless the keyring returns the CA of the fixture's Secret.
 func (f fixture) expectKey() {
 	f.Helper()
 	ca, err := f.keys.Get(f.Context(), f.serviceCA)
@@ -107,7 +108,7 @@ func (f fixture) expectKey() {
 	}
 }
 
-// expectError fails unless the keyring hands out nothing now, for a reason that says this.
+// expectError fails unless the keyring returns ErrNotReady with a message that contains says.
 func (f fixture) expectError(says string) {
 	f.Helper()
 	ca, err := f.keys.Get(f.Context(), f.serviceCA)
@@ -123,7 +124,8 @@ func (f fixture) expectReads(times int) {
 	}
 }
 
-// A key is read once within a minute, however many ask; a restart aside, nothing but a change of the status reads it sooner.
+// TestKeyIsCached checks that a key is read once within a minute, however many callers need it, and
+// earlier only if the ServiceCA has changed or Forget was called.
 func TestKeyIsCached(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -141,13 +143,14 @@ func TestKeyIsCached(t *testing.T) {
 	s.secret, s.serviceCA = newCA(t)
 	s.expectKey()
 	s.expectReads(3)
-	// Made again under the same name, with the same key.
+	// A ServiceCA that was deleted and created again has the same name and key, and another UID.
 	s.serviceCA.UID = "uid-of-the-next"
 	s.expectKey()
 	s.expectReads(4)
 }
 
-// A manager that stood still, and whose caches still do, does not sign with a key that was replaced meanwhile.
+// TestKeyIsReadAgainAfterPause checks that an operator process that was suspended, and whose caches
+// are out of date, does not sign with a key that was replaced in the meantime.
 func TestKeyIsReadAgainAfterPause(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -160,7 +163,8 @@ func TestKeyIsReadAgainAfterPause(t *testing.T) {
 	s.expectError("its signing key is changing")
 }
 
-// Where the status names no key, the bundle is there for those who publish it, and nothing signs.
+// TestBundleWithoutASigner checks that the keyring returns the bundle, and no signer, if the status
+// names no key.
 func TestBundleWithoutASigner(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*v1alpha1.ServiceCA){
@@ -182,7 +186,8 @@ func TestBundleWithoutASigner(t *testing.T) {
 	}
 }
 
-// Nothing but what the status names may sign: whatever else the Secret holds is on its way, and no key is handed out.
+// TestOnlyTheNamedKeySigns checks that the keyring returns only the key that the status names.
+// While the Secret has another, the key is changing, and the keyring returns none.
 func TestOnlyTheNamedKeySigns(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -212,7 +217,8 @@ func TestOnlyTheNamedKeySigns(t *testing.T) {
 	}
 }
 
-// A key that could not be used is not read again for every Service that asks, but soon; and a new status does not wait for that.
+// TestFailuresAreCached checks that an unusable key is not read again for every Service that needs
+// it, that it is read again after failureTTL, and that a new status is used at once.
 func TestFailuresAreCached(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -236,7 +242,7 @@ func TestFailuresAreCached(t *testing.T) {
 	s.expectKey()
 	s.expectReads(2)
 
-	// A clock that was set back makes nobody wait for it.
+	// If the clock was set back, the cached failure does not last longer.
 	s = newFixture(t)
 	sound, s.secret = s.secret, nil
 	s.expectError("not found")
@@ -245,7 +251,8 @@ func TestFailuresAreCached(t *testing.T) {
 	s.expectKey()
 }
 
-// That the API server did not answer says nothing of the key: the next who asks tries again.
+// TestServerErrorsAreNotCached checks that an API server failure, which says nothing about the key,
+// is not cached: the next call reads again.
 func TestServerErrorsAreNotCached(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -258,7 +265,8 @@ func TestServerErrorsAreNotCached(t *testing.T) {
 	s.expectReads(2)
 }
 
-// Who needs a CA is told why there is none, unless it will be there by itself.
+// TestFind checks that Find returns a problem if there is no CA, unless the CA will be ready
+// without help.
 func TestFind(t *testing.T) {
 	t.Parallel()
 	unready := func(status metav1.ConditionStatus) func(*fixture) {
@@ -297,7 +305,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// What changes the answer wakes who waits for it, and what is only counted does not.
+// TestChanged checks that the predicate lets changes through that change the result of Find, and
+// not those of counts.
 func TestChanged(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -327,7 +336,8 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// A key is read again when the machine wakes that was suspended for longer than it is confirmed, though the monotonic clock stood still.
+// TestSuspend checks that a key is read again after the machine was suspended for longer than
+// keyTTL, although the monotonic clock stood still.
 func TestSuspend(t *testing.T) {
 	s := newFixture(t)
 	s.clock.SetTime(time.Now())
@@ -337,10 +347,12 @@ func TestSuspend(t *testing.T) {
 	s.expectReads(2)
 }
 
-// suspended returns a time that is so much later by the wall clock, with the same monotonic reading.
+// suspended returns the time that is slept later by the wall clock, with the same monotonic
+// reading.
 func suspended(at time.Time, slept time.Duration) time.Time {
 	later := at.Add(slept)
-	// Package time has no function for that. The fields are those of time.Time; the second is the monotonic reading.
+	// Package time has no function for that. The fields are those of time.Time; ext is the
+	// monotonic reading.
 	(*struct {
 		wall uint64
 		ext  int64

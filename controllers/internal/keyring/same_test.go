@@ -22,7 +22,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// have is the CA that the keyring hands out.
+// have returns the CA that the keyring returns, and fails if there is none.
 func (f fixture) have() *keyring.CA {
 	f.Helper()
 	ca, err := f.keys.Get(f.Context(), f.serviceCA)
@@ -32,7 +32,8 @@ func (f fixture) have() *keyring.CA {
 	return ca
 }
 
-// While neither the status nor the Secret has changed the CA is the same, and whoever remembers something of it may go on.
+// TestSameCA checks that the keyring returns the same pointer while neither the status nor the
+// Secret has changed, so that what is cached about the CA stays valid.
 func TestSameCA(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -60,7 +61,8 @@ func TestSameCA(t *testing.T) {
 	}
 }
 
-// certify signs a CA for a key, by another CA or by itself.
+// certify returns a certificate of a CA for a key, issued by another CA, or self-signed if issuer
+// is nil.
 func certify(t *testing.T, name string, serial int64, notAfter time.Time, key crypto.Signer, issuer *x509.Certificate, by crypto.Signer) *x509.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -81,7 +83,8 @@ func certify(t *testing.T, name string, serial int64, notAfter time.Time, key cr
 	return certificate
 }
 
-// A CA whose parent was renewed, and that has both, outlives the first of them, though nobody writes its Secret.
+// TestParentEnds checks that a CA whose Secret has both its parent and the renewed parent does not
+// expire with the first, although the Secret does not change.
 func TestParentEnds(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -122,8 +125,9 @@ func TestParentEnds(t *testing.T) {
 	}
 }
 
-// What was held while the CA was paused is spread from the end of the pause on, however long that takes, and whatever changes meanwhile. So is
-// what was missed before this process was asked for the CA.
+// TestReissueBegins checks that reissues that a pause held back are spread over the time from the
+// end of the pause, however long they take and whatever else changes. So are those that were due
+// before this process first needed the CA.
 func TestReissueBegins(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -144,7 +148,7 @@ func TestReissueBegins(t *testing.T) {
 		begun(when)
 		longest++
 		s.serviceCA.Status.Active.LongestDurationSeconds = &longest
-		// As whoever writes the Secret does.
+		// The controller that writes the Secret calls Forget.
 		s.keys.Forget("default")
 		begun(when)
 	}
