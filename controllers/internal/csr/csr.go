@@ -1,5 +1,6 @@
-// Package csr reads certificate signing requests (PKCS #10, RFC 2986), which anybody may have written. What a certificate of ours never
-// holds is refused by name rather than left out: whoever asks for it should hear of it.
+// Package csr reads certificate signing requests (PKCS #10, RFC 2986) of untrusted clients. A
+// request for something that the operator never issues is rejected with an error that names it, and
+// not issued without it, so that the client learns of it.
 package csr
 
 import (
@@ -21,23 +22,24 @@ import (
 )
 
 const (
-	// MaxSize bounds what is read at all, in bytes.
+	// MaxSize limits the size of a request, in bytes.
 	MaxSize = 64 << 10
-	// MaxNames is more than any Service has.
+	// MaxNames limits the number of subject alternative names. No Service has that many.
 	MaxNames = 100
 )
 
-// Request is what a request asks for.
+// Request is the content of a certificate signing request.
 type Request struct {
 	PublicKey crypto.PublicKey
 	Key       pki.KeySpec
-	// DNSNames are the common name, where there is one, and the subject alternative names, each once.
+	// DNSNames are the common name, if there is one, and the subject alternative names, each once.
 	DNSNames []string
-	// Usages are the extended key usages, nil where it names none.
+	// Usages are the extended key usages; nil if the request names none.
 	Usages []v1alpha1.CertificateUsage
 }
 
-// Parse reads a request in PEM: one block, whose signature proves that the asker holds the key. The error says what is wrong with it.
+// Parse reads a request in PEM, which must be a single block. Its signature proves that the client
+// has the private key. The error says what is wrong with the request.
 func Parse(encoded []byte) (*Request, error) {
 	if len(encoded) > MaxSize {
 		return nil, fmt.Errorf("the request is longer than %d bytes", MaxSize)
@@ -59,7 +61,8 @@ func Parse(encoded []byte) (*Request, error) {
 	return request, nil
 }
 
-// ParseKey reads the key of a request in DER; whatever else it asks for is not looked at.
+// ParseKey reads the key of a request in DER and verifies its signature. It ignores everything else
+// in the request.
 func ParseKey(der []byte) (*Request, error) {
 	request, _, err := read(der)
 	return request, err
@@ -121,7 +124,7 @@ var (
 	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
 
-// usages are the extended key usages that may be asked for (RFC 5280 §4.2.1.12).
+// usages are the extended key usages that a request may have (RFC 5280 §4.2.1.12).
 var usages = map[string]v1alpha1.CertificateUsage{
 	"1.3.6.1.5.5.7.3.1": v1alpha1.UsageServerAuth,
 	"1.3.6.1.5.5.7.3.2": v1alpha1.UsageClientAuth,
@@ -140,7 +143,7 @@ func (r *Request) readExtensions(extensions []pkix.Extension) error {
 		case id.Equal(oidExtKeyUsage):
 			err = r.readUsages(extension.Value)
 		case id.Equal(oidSubjectKeyID):
-			// Of the key, as the certificate says it, too.
+			// Ignored: the certificate gets a subject key identifier from its key.
 		default:
 			err = fmt.Errorf("extension %s is none that a serving certificate has: leave it out", id)
 		}
@@ -151,7 +154,8 @@ func (r *Request) readExtensions(extensions []pkix.Extension) error {
 	return nil
 }
 
-// checkAltNames refuses what crypto/x509 passes over: otherName, directoryName and the like (RFC 5280 §4.2.1.6).
+// checkAltNames rejects the kinds of names that crypto/x509 ignores: otherName, directoryName and
+// the like (RFC 5280 §4.2.1.6).
 func checkAltNames(der []byte) error {
 	input, names := cryptobyte.String(der), cryptobyte.String{}
 	if !input.ReadASN1(&names, cryptobyteasn1.SEQUENCE) || !input.Empty() {
@@ -170,7 +174,8 @@ func checkAltNames(der []byte) error {
 	return nil
 }
 
-// checkKeyUsage lets a request have what a serving certificate has: digitalSignature, which is bit 0, and keyEncipherment, bit 2.
+// checkKeyUsage rejects key usages that a serving certificate does not have. It accepts
+// digitalSignature, which is bit 0, and keyEncipherment, bit 2.
 func checkKeyUsage(der []byte) error {
 	var bits asn1.BitString
 	if rest, err := asn1.Unmarshal(der, &bits); err != nil || len(rest) > 0 {
@@ -213,7 +218,8 @@ func (r *Request) readUsages(der []byte) error {
 	return nil
 }
 
-// AddUsage adds a usage by the name that Kubernetes and cert-manager have for it; key usages go without saying.
+// AddUsage adds an extended key usage by its name in the APIs of Kubernetes and cert-manager. It
+// accepts and ignores the key usages of a serving certificate, which follow from its key.
 func (r *Request) AddUsage(name string) error {
 	switch usage := v1alpha1.CertificateUsage(name); {
 	case name == "digital signature" || name == "signing" || name == "key encipherment":
@@ -225,7 +231,8 @@ func (r *Request) AddUsage(name string) error {
 	return nil
 }
 
-// Truncate cuts off what is too long to be read, so that it is still refused for that; for a cache.
+// Truncate returns a request for a cache: cut to MaxSize+1 bytes if it is longer, so that Parse
+// still rejects it for its size.
 func Truncate(request []byte) []byte {
 	if len(request) <= MaxSize {
 		return request

@@ -38,7 +38,8 @@ func extension(oid asn1.ObjectIdentifier, value ...byte) x509.CertificateRequest
 	return x509.CertificateRequest{Subject: pkix.Name{CommonName: "a.b.svc"}, ExtraExtensions: []pkix.Extension{{Id: oid, Value: value}}}
 }
 
-// A request names DNS names, its common name first and each once, and the usages of a serving certificate.
+// TestParse checks that a Request has the DNS names, the common name first and each once, and the
+// usages of a serving certificate.
 func TestParse(t *testing.T) {
 	t.Parallel()
 	template := x509.CertificateRequest{Subject: pkix.Name{CommonName: "b.c.svc"}, DNSNames: []string{"a.c.svc", "b.c.svc", "a.c.svc"}}
@@ -48,7 +49,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What no serving certificate has is refused by its name.
+// TestParseRejects checks that the error names the part of a request that no serving certificate
+// has.
 func TestParseRejects(t *testing.T) {
 	t.Parallel()
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
@@ -84,7 +86,8 @@ func TestParseRejects(t *testing.T) {
 	}
 }
 
-// Whatever is read: no panic, and nothing but names, a known key and known usages comes out.
+// FuzzParse checks that Parse never panics, and returns only requests with names, a supported key
+// and supported usages.
 func FuzzParse(f *testing.F) {
 	f.Add(encode(f, x509.CertificateRequest{DNSNames: []string{"a.b.svc", "*.a.b.svc"}}, newKey(f)))
 	f.Add(encode(f, extension(asn1.ObjectIdentifier{2, 5, 29, 19}, 0x30, 0x03, 0x01, 0x01, 0xff), newKey(f)))
