@@ -1,4 +1,4 @@
-// Package policy decides which ServingCertPolicy rules a Service.
+// Package policy decides which ServingCertPolicy applies to a Service.
 package policy
 
 import (
@@ -14,9 +14,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Set is all policies of a cluster.
+// Set is the set of all policies of a cluster.
 type Set struct {
-	// valid are those whose selectors can be read, in the order in which they rule.
+	// valid are the policies whose selectors are valid, in order of precedence.
 	valid      []compiledPolicy
 	hasInvalid bool
 }
@@ -26,8 +26,9 @@ type compiledPolicy struct {
 	namespaces, service labels.Selector
 }
 
-// NewSet sorts policies by precedence: the highest priority first, then the older, then the name. A policy with a selector that
-// cannot be read rules nothing; CheckSelectors says why.
+// NewSet returns the Set of policies. Precedence is by the highest priority, then by age (the
+// oldest first), then by name. A policy with an invalid selector applies to nothing; CheckSelectors
+// returns why.
 func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 	var set Set
 	for i := range policies {
@@ -48,20 +49,21 @@ func NewSet(policies []v1alpha1.ServingCertPolicy) Set {
 	return set
 }
 
-// SetCache makes Sets, and the same one for as long as the policies are the same: every look at a Service needs it.
+// SetCache caches a Set while the policies stay the same, because every reconcile of a Service
+// needs it.
 type SetCache struct {
 	mu       sync.Mutex
 	versions map[string]version
 	set      Set
 }
 
-// version tells a state of a policy from every other.
+// version identifies one state of a policy.
 type version struct {
 	uid             types.UID
 	resourceVersion string
 }
 
-// Get is the Set of these policies, which are not to be changed after that.
+// Get returns the Set of these policies. The caller must not change the policies afterwards.
 func (c *SetCache) Get(policies []v1alpha1.ServingCertPolicy) Set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,10 +86,11 @@ func versionOf(policy *v1alpha1.ServingCertPolicy) version {
 	return version{policy.UID, policy.ResourceVersion}
 }
 
-// HasInvalid reports whether there is a policy of which nobody knows whom it means.
+// HasInvalid reports whether a policy has an invalid selector, so that it is not known which
+// Services it is meant for.
 func (s Set) HasInvalid() bool { return s.hasInvalid }
 
-// CheckSelectors tells which selector of a policy cannot be read, and why.
+// CheckSelectors returns an error that says which selector of a policy is invalid, and why.
 func CheckSelectors(policy *v1alpha1.ServingCertPolicy) error {
 	_, err := compile(policy)
 	return err
@@ -105,8 +108,8 @@ func compile(policy *v1alpha1.ServingCertPolicy) (compiledPolicy, error) {
 	return compiledPolicy{policy: policy, namespaces: namespaces, service: service}, nil
 }
 
-// For is the policy that rules a Service with these labels, nil when none does, and the policies of the same priority that
-// would, but for the tie.
+// For returns the policy that applies to a Service with these labels, or nil if there is none. tied
+// are the other policies of the same priority that select it.
 func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPolicy, tied []*v1alpha1.ServingCertPolicy) {
 	for _, c := range s.valid {
 		switch {
@@ -122,8 +125,9 @@ func (s Set) For(namespace, service labels.Set) (ruling *v1alpha1.ServingCertPol
 	return ruling, tied
 }
 
-// ForWorkload is the policy that rules a workload: the highest of those that rule the Services in front of it or, without any, the
-// highest that selects its namespace; nil when none does.
+// ForWorkload returns the policy that applies to a workload, or nil if there is none: the one with
+// the highest precedence of those that apply to its Services or, if none does, of those whose
+// namespace selector matches.
 func (s Set) ForWorkload(namespace labels.Set, services ...labels.Set) *v1alpha1.ServingCertPolicy {
 	var ruling []*v1alpha1.ServingCertPolicy
 	for _, service := range services {
@@ -139,7 +143,7 @@ func (s Set) ForWorkload(namespace labels.Set, services ...labels.Set) *v1alpha1
 	return nil
 }
 
-// Suffixes are the secretNameSuffixes of the policies that serve every Service, each once.
+// Suffixes returns the distinct secretNameSuffixes of the policies that issue for every Service.
 func (s Set) Suffixes() []string {
 	var suffixes []string
 	for _, c := range s.valid {

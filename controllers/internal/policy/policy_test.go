@@ -104,7 +104,8 @@ func TestFor(t *testing.T) {
 	}
 }
 
-// genPolicies draws policies with different names, few priorities and ages, and selectors that often match.
+// genPolicies draws policies with different names, few different priorities and ages, and selectors
+// that often match.
 func genPolicies(t *rapid.T) []v1alpha1.ServingCertPolicy {
 	var policies []v1alpha1.ServingCertPolicy
 	for i := range rapid.IntRange(0, 8).Draw(t, "policies") {
@@ -124,7 +125,7 @@ func genSelector(t *rapid.T, key string) metav1.LabelSelector {
 	}).Draw(t, key)
 }
 
-// matches says by itself what each of the drawn selectors takes.
+// matches evaluates one of the drawn selectors without the package under test.
 func matches(selector metav1.LabelSelector, key string, set labels.Set) bool {
 	value, has := set[key]
 	if want, ok := selector.MatchLabels[key]; ok {
@@ -143,7 +144,8 @@ func matches(selector metav1.LabelSelector, key string, set labels.Set) bool {
 	return true
 }
 
-// before is the documented order: the highest priority, then the older, then the name.
+// before reports whether a precedes b in the documented order: the highest priority, then the
+// oldest, then the name.
 func before(a, b v1alpha1.ServingCertPolicy) bool {
 	if a.Spec.Priority != b.Spec.Priority {
 		return a.Spec.Priority > b.Spec.Priority
@@ -159,7 +161,9 @@ func validPolicies(p v1alpha1.ServingCertPolicy) bool {
 		func(e metav1.LabelSelectorRequirement) bool { return e.Operator == "Like" })
 }
 
-// TestPrecedence: in whatever order the policies come, a maximum of those that match rules, and the ties are listed exactly.
+// TestPrecedence checks that, for any order of the input, the policy that applies is the first in
+// precedence of those that match, and that the tied policies are exactly those of the same
+// priority.
 func TestPrecedence(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		policies := genPolicies(t)
@@ -254,7 +258,8 @@ func TestSuffixes(t *testing.T) {
 	}
 }
 
-// TestSetCache: a Set serves for as long as no policy comes, goes, or changes, in whatever order they are listed.
+// TestSetCache checks that a Set is reused until a policy is added, removed or changed, for any
+// order of the input.
 func TestSetCache(t *testing.T) {
 	version := func(name, uid, resourceVersion string, edits ...func(*v1alpha1.ServingCertPolicy)) v1alpha1.ServingCertPolicy {
 		made := newPolicy(name, edits...)

@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/policy"
 )
 
-// A workload is ruled as the Services in front of it are or, where it has none that is ruled, as its namespace is.
+// TestForWorkload checks that the policy of a workload is that of its Services or, if no policy
+// applies to those, the one that selects its namespace.
 func TestForWorkload(t *testing.T) {
 	t.Parallel()
 	set := policy.NewSet([]v1alpha1.ServingCertPolicy{
