@@ -1,5 +1,6 @@
-// Package apply writes what the controllers decided, under field managers that are part of the API: a GitOps tool that ignores
-// them sees none of our writes as drift.
+// Package apply writes what the controllers decide, under field managers that are part of the
+// operator's API: a GitOps tool that ignores these field managers sees no drift in what the
+// operator writes.
 package apply
 
 import (
@@ -21,25 +22,26 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// The field managers.
+// Field managers.
 const (
 	// ServiceCA writes signing-key Secrets, trust-bundle ConfigMaps and the status of ServiceCAs.
 	ServiceCA = client.FieldOwner("servingcert-serviceca")
-	// ServingCert writes the Secrets of Services, and what it reports on them.
+	// ServingCert writes the Secrets of Services, and the annotations that report on them.
 	ServingCert = client.FieldOwner("servingcert-certificate")
 	// Policy writes the status of ServingCertPolicies.
 	Policy = client.FieldOwner("servingcert-policy")
-	// Trust writes the bundle into what asks for it.
+	// Trust writes the bundle into the objects that request it.
 	Trust = client.FieldOwner("servingcert-trust")
 	// Publish writes the ConfigMaps that a ServiceCA publishes in other namespaces.
 	Publish = client.FieldOwner("servingcert-publish")
-	// Signer writes the status of requests for certificates.
+	// Signer writes the status of certificate requests.
 	Signer = client.FieldOwner("servingcert-signer")
-	// Restart stamps the pod templates of workloads.
+	// Restart annotates the pod templates of workloads.
 	Restart = client.FieldOwner("servingcert-restart")
 )
 
-// Status applies a status where it differs from the one before. configuration is an empty apply configuration of the object.
+// Status applies a status by server-side apply, unless it equals the one before. configuration is
+// an empty apply configuration of the object.
 func Status[S any](
 	ctx context.Context, c client.Client, owner client.FieldOwner, before, after S, configuration runtime.ApplyConfiguration,
 ) error {
@@ -56,7 +58,8 @@ func Status[S any](
 	return c.Status().Apply(ctx, configuration, owner, client.ForceOwnership)
 }
 
-// Annotations changes annotations by one merge patch; nil removes one. No change, no patch.
+// Annotations changes annotations by one merge patch; a nil value removes one. Without changes it
+// does not write.
 func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, object client.Object, changes map[string]*string) error {
 	if len(changes) == 0 {
 		return nil
@@ -68,27 +71,31 @@ func Annotations(ctx context.Context, c client.Client, owner client.FieldOwner, 
 	return c.Patch(ctx, object, client.RawPatch(types.MergePatchType, patch), owner)
 }
 
-// IsRejected reports whether the API server refused a write for good, until somebody changes something: and not because of a conflict,
-// a passing fault, a right that the operator lacks, or because the namespace is going away. A webhook that gives no code denies by a bad request.
+// IsRejected reports whether the API server rejected a write for a reason that lasts until someone
+// changes the object, an admission webhook or a limit. It is false for a conflict, a transient
+// failure, a missing permission of the operator, and a namespace that is being deleted. A webhook
+// that sets no code denies with 400 Bad Request.
 func IsRejected(err error) bool {
 	if err == nil || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || IsNotPermitted(err) {
 		return false
 	}
-	// etcd's own limit comes as an internal error.
+	// etcd's own limit is reported as an internal error.
 	tooLarge := apierrors.IsRequestEntityTooLargeError(err) || strings.Contains(err.Error(), "request is too large")
-	// A webhook may deny with any code, such as that of a conflict, or of a fault of the API server.
+	// A webhook may deny with any code, also with that of a conflict or of an API server failure.
 	denied := strings.Contains(err.Error(), "denied the request")
 	return tooLarge || denied || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err)
 }
 
-// IsNotPermitted reports whether the operator lacks the right to a request. No tenant causes that, and no owner of an object can end it.
+// IsNotPermitted reports whether the operator lacks the permission for a request. No tenant causes
+// that, and no owner of an object can correct it.
 func IsNotPermitted(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), `is forbidden: User "`) && !strings.Contains(err.Error(), "denied the request")
 }
 
-// IsServerFailure reports whether the API server answered that it could not carry out a request, as it does while an admission webhook cannot be
-// called, or while the operator lacks the right to it. It is false for what is the client's to put right (see Refused), and where no API
-// server answered: that is about every object.
+// IsServerFailure reports whether the API server answered that it could not process a request, as
+// it does while it cannot call an admission webhook, or while the operator lacks the permission. It
+// is false for errors that the owner of the object has to correct (see IsRejected), and if no API
+// server answered, which affects every object.
 func IsServerFailure(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || IsRejected(err) {
@@ -101,13 +108,14 @@ func IsServerFailure(err error) bool {
 	return code >= http.StatusInternalServerError && code != http.StatusBadGateway && code != http.StatusServiceUnavailable
 }
 
-// IsConflict reports whether another client changed an object since it was read. A webhook may deny a write with the same code: that is
-// no conflict, but a refusal.
+// IsConflict reports whether another client changed an object after it was read. It is false if a
+// webhook denied the write with the same code.
 func IsConflict(err error) bool {
-	return apierrors.IsConflict(err) && !IsRejected(err) //nolint:forbidigo // here a denial is told apart
+	return apierrors.IsConflict(err) && !IsRejected(err) //nolint:forbidigo // a webhook's denial is excluded here
 }
 
-// IgnoreGone returns nil for the error that an object is gone, and any other error as it is: a webhook may deny a write with that code, too.
+// IgnoreGone returns nil if the error is that an object does not exist, and any other error
+// unchanged, also the denial of a webhook with the same code.
 func IgnoreGone(err error) error {
 	if apierrors.IsNotFound(err) && !IsRejected(err) {
 		return nil
@@ -115,19 +123,22 @@ func IgnoreGone(err error) error {
 	return err
 }
 
-// IsGone reports whether an object, or the namespace around it, is on its way out.
+// IsGone reports whether the error is that an object does not exist, or that its namespace is being
+// deleted.
 func IsGone(err error) bool {
 	return (apierrors.IsNotFound(err) && !IsRejected(err)) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
-// IsManagedBy reports whether a field manager of ours wrote the object; a copy that somebody made of it bears other managers.
+// IsManagedBy reports whether this field manager of the operator wrote the object. A copy of an
+// object that another client created has other field managers.
 func IsManagedBy(object metav1.Object, owner client.FieldOwner) bool {
 	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == string(owner)
 	})
 }
 
-// OwnedKeys returns the names of the fields directly below one of an object, such as the keys of "data", that an entry of its managedFields has.
+// OwnedKeys returns the names of the fields directly below a field of an object, such as the keys
+// of "data", that a managedFields entry owns.
 func OwnedKeys(entry metav1.ManagedFieldsEntry, field string) []string {
 	var fields map[string]map[string]json.RawMessage
 	if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
@@ -142,8 +153,9 @@ func OwnedKeys(entry metav1.ManagedFieldsEntry, field string) []string {
 	return names
 }
 
-// OtherWriter names for a person who has last written one of the fields besides the owner. Somebody who only removes fields is in no managedFields: then it is
-// perhaps the last one who has written anything. Empty where nobody has.
+// OtherWriter returns, for messages, the client other than owner that last wrote one of the fields.
+// A client that only removes fields is not in managedFields: then it returns the client that last
+// wrote any field, with "perhaps". It returns "" if there is no other client.
 func OtherWriter(object metav1.Object, owner client.FieldOwner, fields ...string) string {
 	var writer, fallback metav1.ManagedFieldsEntry
 	for _, entry := range object.GetManagedFields() {
@@ -169,7 +181,8 @@ func OtherWriter(object metav1.Object, owner client.FieldOwner, fields ...string
 	return ""
 }
 
-// PreconditionsFor guards a deletion: it takes effect on that very version only.
+// PreconditionsFor returns the preconditions by which a deletion succeeds only for this version of
+// the object.
 func PreconditionsFor(object metav1.Object) client.Preconditions {
 	uid, version := object.GetUID(), object.GetResourceVersion()
 	return client.Preconditions{UID: &uid, ResourceVersion: &version}

@@ -21,26 +21,27 @@ import (
 
 var secrets = corev1.Resource("secrets")
 
-// terminating is what the API server answers to a creation in a namespace on its way out.
+// terminating returns the API server's error for a creation in a namespace that is being deleted.
 func terminating() error {
 	err := apierrors.NewForbidden(secrets, "web-tls", errors.New("because it is being terminated"))
 	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
 	return err
 }
 
-// unpermitted is what the API server answers to a client without the right.
+// unpermitted returns the API server's error for a client without the permission.
 func unpermitted() error {
 	return apierrors.NewForbidden(secrets, "web-tls", errors.New(`User "system:serviceaccount:a:manager" cannot patch resource "secrets" in API group "" in the namespace "b"`))
 }
 
-// denied is what the API server answers where a webhook denies with a code.
+// denied returns the API server's error if a webhook denies with a code.
 func denied(code int32) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: code, Message: `admission webhook "w" denied the request: no`,
 	}}
 }
 
-// What a person has to put right is told apart from what passes, and from what needs nothing any more.
+// TestErrorClassification checks that errors that a person has to correct, transient errors, and
+// errors that need no action are distinguished.
 func TestErrorClassification(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -86,7 +87,8 @@ func TestErrorClassification(t *testing.T) {
 	}
 }
 
-// A copy bears the labels and owners of what it was made from, but not its managers.
+// TestIsManagedBy checks that a copy of an object is not taken for the operator's: a copy has the
+// labels and owners of the original, but not its field managers.
 func TestIsManagedBy(t *testing.T) {
 	t.Parallel()
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{
@@ -110,7 +112,8 @@ func TestPreconditionsFor(t *testing.T) {
 	}
 }
 
-// Annotations of others stay, one that is nil goes, and nothing to change is not written.
+// TestAnnotations checks that annotations of other clients stay, that a nil value removes one, and
+// that there is no write without changes.
 func TestAnnotations(t *testing.T) {
 	t.Parallel()
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
@@ -139,7 +142,8 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
-// The competitor is who wrote our fields, or else who wrote last, and never we ourselves.
+// TestOtherWriter checks that it is the client that wrote the operator's fields, or else the one
+// that wrote last, and never the operator itself.
 func TestOtherWriter(t *testing.T) {
 	t.Parallel()
 	early, late := metav1.NewTime(time.Unix(1, 0)), metav1.NewTime(time.Unix(2, 0))

@@ -16,7 +16,8 @@ var (
 	documented = regexp.MustCompile("(?m)^\\| `(servingcert-[a-z]+)` \\|")
 )
 
-// The field managers are part of the API: docs/gitops.md has them all, and no other room has one of its own.
+// TestManagersAreDocumented checks that docs/gitops.md lists all field managers, which are part of
+// the API, and that no other package declares one.
 func TestManagersAreDocumented(t *testing.T) {
 	t.Parallel()
 	names := map[string]bool{}

@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
-// A webhook that gives no code denies by a bad request without a reason, which is what most policy engines do.
+// TestWebhookDenial covers a webhook that sets no code, as most policy engines do: it denies with
+// 400 Bad Request without a reason.
 func TestWebhookDenial(t *testing.T) {
 	t.Parallel()
 	denied := &apierrors.StatusError{ErrStatus: metav1.Status{
