@@ -1,4 +1,4 @@
-// Package conditions builds the conditions of a status by kstatus's rules.
+// Package conditions builds the conditions of a status by the rules of kstatus.
 package conditions
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/text"
 )
 
-// Builder gathers the conditions of one status. A condition that is not set is absent, as Reconciling and Stalled should be
-// when they do not hold.
+// Builder collects the conditions of one status. A condition that is not set is absent, as
+// Reconciling and Stalled should be when they are not true.
 type Builder struct {
 	previous   []metav1.Condition
 	generation int64
@@ -20,15 +20,18 @@ type Builder struct {
 	built      []metav1.Condition
 }
 
-// New builds upon the conditions of the previous status, whose transition times last while a status does not change.
+// New returns a Builder. It keeps the lastTransitionTime of a condition in previous while the
+// status of the condition does not change.
 func New(previous []metav1.Condition, generation int64, now time.Time) *Builder {
 	return &Builder{previous: previous, generation: generation, now: metav1.NewTime(now)}
 }
 
-// maxMessage bounds a message in bytes: a status must be writable whatever it quotes.
+// maxMessage limits a message, in bytes, so that the API server accepts the status whatever the
+// message quotes.
 const maxMessage = 2048
 
-// Set sets a condition.
+// Set sets a condition, and replaces an earlier one of the same type. It escapes and truncates the
+// message.
 func (b *Builder) Set(kind string, status bool, reason, message string) {
 	condition := metav1.Condition{
 		Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: text.Printable(message, maxMessage),
@@ -44,5 +47,5 @@ func (b *Builder) Set(kind string, status bool, reason, message string) {
 	b.built = append(b.built, condition)
 }
 
-// List is every condition that was set.
+// List returns the conditions in the order in which they were last set.
 func (b *Builder) List() []metav1.Condition { return b.built }

@@ -17,7 +17,8 @@ var (
 	now    = before.Add(time.Hour)
 )
 
-// What is not set is absent, what is set twice is there once, and a transition is a change of the status alone.
+// TestBuilder checks that a condition that is not set is absent, that one that is set twice is
+// there once, and that lastTransitionTime changes only with the status of the condition.
 func TestBuilder(t *testing.T) {
 	t.Parallel()
 	previous := []metav1.Condition{
@@ -40,7 +41,8 @@ func TestBuilder(t *testing.T) {
 	}
 }
 
-// However much a message quotes, the API server takes it: at most 32768 characters, in valid UTF-8.
+// TestMessageIsBounded checks that the API server accepts any message: at most 32768 characters, in
+// valid UTF-8.
 func TestMessageIsBounded(t *testing.T) {
 	t.Parallel()
 	for name, quoted := range map[string]string{
