@@ -1,4 +1,4 @@
-// Package text makes text that tenants or other servers wrote fit for statuses, Events and logs.
+// Package text makes text from tenants or other servers safe for statuses, Events and logs.
 package text
 
 import (
@@ -10,14 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// ellipsis ends what was cut off.
+// ellipsis marks the end of truncated text.
 const ellipsis = " …"
 
-// Printable returns s in at most the given number of bytes, with every character that a terminal
-// would obey rather than show as \uXXXX: line breaks, escape sequences, bidirectional overrides.
+// Printable returns s in at most maxBytes bytes. It escapes as \uXXXX every character that a
+// terminal would interpret instead of showing it: line breaks, escape sequences, bidirectional
+// overrides.
 func Printable(s string, maxBytes int) string {
 	if len(s) > maxBytes {
-		// Escapes only make it longer.
+		// Escaping only makes s longer.
 		s = s[:maxBytes+1]
 	}
 	if s = escape(s, ""); len(s) <= maxBytes {
@@ -26,7 +27,7 @@ func Printable(s string, maxBytes int) string {
 	return strings.ToValidUTF8(s[:maxBytes-len(ellipsis)], "") + ellipsis
 }
 
-// escape returns s with every character escaped that is neither printable nor kept.
+// escape returns s with every character escaped that is neither printable nor allowed.
 func escape(s, allowed string) string {
 	isPrintable := func(r rune) bool { return unicode.IsPrint(r) || strings.ContainsRune(allowed, r) }
 	if utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !isPrintable(r) }) < 0 {
@@ -47,10 +48,10 @@ func escape(s, allowed string) string {
 	return escaped.String()
 }
 
-// Writer escapes the lines of a log. In JSON what comes out means the same.
+// Writer escapes the lines of a log. A line in JSON keeps its meaning.
 type Writer struct{ To io.Writer }
 
-// Write writes whole lines.
+// Write escapes and writes whole lines.
 func (w Writer) Write(lines []byte) (int, error) {
 	if _, err := io.WriteString(w.To, escape(string(lines), "\n\t")); err != nil {
 		return 0, err

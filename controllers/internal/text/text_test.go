@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/text"
 )
 
-// Nothing that a terminal obeys comes through, and what does keeps its meaning.
+// TestPrintable checks that no character comes through that a terminal interprets, and that the
+// rest keeps its meaning.
 func TestPrintable(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ input, want string }{
@@ -41,7 +42,7 @@ func FuzzPrintable(f *testing.F) {
 	})
 }
 
-// A line of a log in JSON says the same as before.
+// TestWriter checks that a log line in JSON keeps its meaning.
 func TestWriter(t *testing.T) {
 	t.Parallel()
 	message := "a\u009b31m\u202eb\U000e0041c"
