@@ -14,7 +14,7 @@ import (
 // Kind is the kind of an object that a pod reads.
 type Kind string
 
-// The kinds.
+// The kinds of objects that a pod may read.
 const (
 	Secret             Kind = "Secret"
 	ConfigMap          Kind = "ConfigMap"
@@ -24,22 +24,27 @@ const (
 // Reference is an object that a container of a pod reads.
 type Reference struct {
 	Kind Kind
-	// Name of the object; of a ClusterTrustBundle, that of the ServiceCA whose signer it is linked to.
+	// Name is the name of the object or, for a ClusterTrustBundle, of the ServiceCA to whose signer
+	// it
+	// is linked.
 	Name      string
 	Container string
-	// Frozen: the container keeps what it read when it started, whatever the kubelet refreshes.
+	// Frozen: the container keeps what it read at its start, whatever the kubelet refreshes.
 	Frozen bool
 }
 
-// target is what a use is of.
+// target is the object of a reference.
 type target struct {
 	kind Kind
 	name string
 }
 
-// References is what each container of a pod reads: in a stable order, each object once, and frozen where it is frozen in any way. A variable
-// is, and a file that is mounted by its subPath; so is a volume that nobody looks at once the pod runs, because only init containers
-// mount it.
+// References returns the objects that each container of a pod reads, in a stable order and each
+// object
+// once per container. A reference is frozen if any of its uses is: an environment variable, a file
+// mounted by its subPath, or a volume that only init containers mount, so that no container reads
+// it
+// any more once the pod runs.
 func References(pod *corev1.PodSpec) []Reference {
 	volumes := map[string][]target{}
 	for i := range pod.Volumes {
@@ -59,7 +64,7 @@ func References(pod *corev1.PodSpec) []Reference {
 	return deduplicate(refs)
 }
 
-// deduplicate sorts uses, and leaves each once.
+// deduplicate sorts references and merges equal ones.
 func deduplicate(refs []Reference) []Reference {
 	slices.SortFunc(refs, func(a, b Reference) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Container, b.Container))
@@ -75,7 +80,7 @@ func deduplicate(refs []Reference) []Reference {
 	return merged
 }
 
-// container is a container of a pod; a lasting one runs as long as the pod does.
+// container is a container of a pod. A longRunning one runs as long as the pod does.
 type container struct {
 	corev1.Container
 	longRunning bool
@@ -119,7 +124,7 @@ func (c *container) envReferences() []Reference {
 	return refs
 }
 
-// volumeTargets are the objects in a volume.
+// volumeTargets returns the objects that a volume contains.
 func volumeTargets(volume *corev1.Volume) []target {
 	switch {
 	case volume.Secret != nil:
@@ -145,8 +150,10 @@ func volumeTargets(volume *corev1.Volume) []target {
 	return targets
 }
 
-// serviceCAOf is the ServiceCA whose bundle a projection mounts, by the signer or by the name, which begins with it (KEP-3257); empty for
-// the bundles of others.
+// serviceCAOf returns the name of the ServiceCA whose bundle a projection mounts, either by its
+// signer
+// or by the name of the ClusterTrustBundle, which begins with the signer (KEP-3257); empty for the
+// bundles of other signers.
 func serviceCAOf(projection *corev1.ClusterTrustBundleProjection) string {
 	if projection.SignerName != nil {
 		ca, ours := strings.CutPrefix(*projection.SignerName, v1alpha1.GroupName+"/")
@@ -163,7 +170,7 @@ func serviceCAOf(projection *corev1.ClusterTrustBundleProjection) string {
 	return ""
 }
 
-// StripForCache is what Uses reads of a pod, for a cache.
+// StripForCache reduces a pod, for a cache, to the fields that References and StartWithout read.
 func StripForCache(pod *corev1.PodSpec) corev1.PodSpec {
 	var stripped corev1.PodSpec
 	for i := range pod.Volumes {
@@ -204,8 +211,11 @@ func stripContainer(c corev1.Container) corev1.Container {
 	return stripped
 }
 
-// StartedAt is when a container of a pod read what it holds: when its process started or, for an init container, when it ran. Not before
-// the pod was made, whatever the clock of its node says. False for one that is still going to start.
+// StartedAt returns when a container of a pod read what it holds: the start of its process or, for
+// an
+// init container, of its run. The time is never before the creation of the pod, whatever the clock
+// of
+// its node says. It returns false for a container that has yet to start.
 func StartedAt(pod *corev1.Pod, name string) (time.Time, bool) {
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		index := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == name })
@@ -229,7 +239,8 @@ func StartedAt(pod *corev1.Pod, name string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// isInitContainer reports whether a container runs before the others, and then no more.
+// isInitContainer reports whether a container runs before the others and then exits; false for a
+// sidecar.
 func isInitContainer(pod *corev1.Pod, name string) bool {
 	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
 		return c.Name == name && (c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)

@@ -37,7 +37,7 @@ func bundles(sources ...*corev1.ClusterTrustBundleProjection) corev1.Volume {
 	return volume
 }
 
-// What a container reads, and whether it keeps what it read, follows from how it reads it.
+// How a container reads an object determines what it reads and whether it keeps it.
 func TestReferences(t *testing.T) {
 	t.Parallel()
 	tls := []corev1.Volume{named("v", secretVolume("tls"))}
@@ -89,7 +89,7 @@ func TestReferences(t *testing.T) {
 	}
 }
 
-// What a cache keeps of a pod, tells the same.
+// References returns the same for a stripped pod as for the whole one.
 func TestStripForCache(t *testing.T) {
 	t.Parallel()
 	names := []string{"a", "b", "c"}
@@ -118,7 +118,8 @@ func TestStripForCache(t *testing.T) {
 	}
 }
 
-// A container holds what there was when it started; who is going to start, will read what is there then.
+// A container holds what existed at its start; one that has yet to start will read what exists
+// then.
 func TestStartedAt(t *testing.T) {
 	t.Parallel()
 	made := time.Date(2071, time.March, 14, 15, 0, 0, 0, time.UTC)

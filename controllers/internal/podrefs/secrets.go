@@ -1,12 +1,12 @@
-// Package podrefs tells what a pod consumes.
+// Package podrefs determines which objects a pod refers to.
 package podrefs
 
 import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// SecretNames are the names of the Secrets that a pod needs, to run or to be replaced: mounted, projected, or in its environment. A
-// name may stand there more than once.
+// SecretNames returns the names of the Secrets that a pod needs to run or to be replaced: mounted,
+// projected, or in its environment. A name may occur more than once.
 func SecretNames(pod *corev1.PodSpec) []string {
 	var names []string
 	for _, volume := range pod.Volumes {

@@ -26,7 +26,9 @@ func variables(name string) []corev1.EnvFromSource {
 	}
 }
 
-// Wherever a pod names a Secret that it needs, it is found: one that is missed would be deleted under a running pod.
+// Every Secret that a pod needs is returned, wherever the pod names it: one that is missing would
+// be
+// deleted under a running pod.
 func TestSecretNames(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -12,14 +12,18 @@ import (
 type Source struct {
 	Kind Kind
 	Name string
-	// Keys are the keys in question; none: all.
+	// Keys are the keys that may be missing; none stands for all keys.
 	Keys []string
-	// Whole reports whether the object is created with these keys. A pod that needs the object then does not start before.
+	// Whole: the object is created together with these keys. A pod that needs the object then does
+	// not
+	// start before the keys exist.
 	Whole bool
 }
 
-// StartWithout returns the names of the containers of a pod that keep what they read of a source when they started, and start without its keys
-// where these are not there yet: optional variables, and files that are mounted by their subPath or that only init containers read.
+// StartWithout returns the names of the containers of a pod that keep what they read from a source
+// at
+// their start, and that start although its keys do not exist yet: they read optional variables, or
+// files that are mounted by their subPath or that only init containers read.
 func StartWithout(pod *corev1.PodSpec, source Source) []string {
 	paths := map[string][]string{}
 	for i := range pod.Volumes {
@@ -45,7 +49,8 @@ func StartWithout(pod *corev1.PodSpec, source Source) []string {
 	return names
 }
 
-// refreshedVolumes returns the volumes that some container mounts that runs as long as the pod does.
+// refreshedVolumes returns the volumes that are mounted by a container that runs as long as the
+// pod.
 func refreshedVolumes(pod *corev1.PodSpec) map[string]bool {
 	refreshed := map[string]bool{}
 	for _, c := range allContainers(pod) {
@@ -56,16 +61,18 @@ func refreshedVolumes(pod *corev1.PodSpec) map[string]bool {
 	return refreshed
 }
 
-// matches reports whether a reference is to the source, and may be made before that has its keys.
+// matches reports whether a reference is to the source and does not delay the start of the pod
+// until
+// the source has its keys.
 func (s Source) matches(kind Kind, name string, optional *bool) bool {
 	return kind == s.Kind && name == s.Name && (!s.Whole || ptr.Deref(optional, false))
 }
 
-// has reports whether a key is in question.
+// has reports whether a key is one of those that may be missing.
 func (s Source) has(key string) bool { return len(s.Keys) == 0 || slices.Contains(s.Keys, key) }
 
-// inVariables reports whether a container reads a key into a variable, and starts without it. Where a variable is not optional, the container
-// waits for the key.
+// inVariables reports whether a container reads a key into a variable and starts without it. For a
+// variable that is not optional, the container waits for the key.
 func (s Source) inVariables(c *corev1.Container) bool {
 	return slices.ContainsFunc(c.Env, func(variable corev1.EnvVar) bool {
 		from := ptr.Deref(variable.ValueFrom, corev1.EnvVarSource{})
@@ -78,7 +85,7 @@ func (s Source) inVariables(c *corev1.Container) bool {
 	})
 }
 
-// paths returns where a volume has the keys.
+// paths returns the paths of the keys in a volume.
 func (s Source) paths(volume *corev1.Volume) []string {
 	var names []string
 	add := func(kind Kind, name string, optional *bool, items []corev1.KeyToPath) {
@@ -92,7 +99,7 @@ func (s Source) paths(volume *corev1.Volume) []string {
 			}
 		}
 		for _, item := range items {
-			// Where the volume is not optional, the pod waits for the keys that it names.
+			// If the volume is not optional, the pod waits for the keys that it names.
 			if s.has(item.Key) && ptr.Deref(optional, false) {
 				names = append(names, path.Clean(item.Path))
 			}

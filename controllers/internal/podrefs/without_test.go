@@ -9,7 +9,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/podrefs"
 )
 
-// Who starts without the bundle and keeps that: files by their subPath, optional variables and init containers, of this very key.
+// StartWithout names containers that read exactly this key by its subPath, in an optional variable
+// or
+// in an init container.
 func TestStartWithout(t *testing.T) {
 	t.Parallel()
 	const key = "service-ca.crt"
@@ -39,7 +41,9 @@ func TestStartWithout(t *testing.T) {
 	}}}}}
 	for name, tc := range map[string]struct {
 		pod *corev1.PodSpec
-		// filled: where the object was there before. whole: where it is created with the key.
+		// filled: whether the container starts without the key if the object exists without it.
+		// whole:
+		// whether it does if the object is created together with the key.
 		filled, whole bool
 	}{
 		"a file":                       {mount(key, false), true, false},
