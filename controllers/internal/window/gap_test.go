@@ -10,7 +10,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// The longest time between two windows.
+// LongestGap returns the longest time between two windows.
 func TestLongestGap(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -45,7 +45,7 @@ func TestLongestGap(t *testing.T) {
 	}
 }
 
-// No window is closed for longer than the longest gap.
+// The windows are never closed for longer than LongestGap.
 func TestNoGapIsLonger(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {

@@ -1,4 +1,4 @@
-// Package window tells when a maintenance window is open.
+// Package window determines when a maintenance window is open.
 package window
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Windows are the spans of time within which something may begin; none: at any time.
+// Windows are the spans of time within which something may begin; none stands for any time.
 type Windows []window
 
 type window struct {
@@ -20,7 +20,7 @@ type window struct {
 	duration time.Duration
 }
 
-// Parse reads the windows of a policy. The error names the field, and says what to do.
+// Parse parses the windows of a policy. The error names the field and the remedy.
 func Parse(specs []v1alpha1.RestartWindow) (Windows, error) {
 	var windows Windows
 	for i, spec := range specs {
@@ -29,9 +29,9 @@ func Parse(specs []v1alpha1.RestartWindow) (Windows, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s.timeZone: %w: give a name of the IANA database, such as UTC or Europe/Zurich", field, err)
 		}
-		// A schedule of five fields; descriptors, seconds and zones in it are refused.
+		// Only schedules of five fields are valid: no descriptors, seconds or time zones.
 		parser := cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
-		// The schedule is read on the clock on the wall, which UTC stands for.
+		// The schedule is evaluated on the wall clock of the zone, represented as a time in UTC.
 		schedule, err := parser.Parse("CRON_TZ=UTC " + spec.Schedule)
 		if err != nil {
 			return nil, fmt.Errorf("%s.schedule: %w: give five fields, such as 0 2 * * 6 for Saturdays at 2:00", field, err)
@@ -51,7 +51,7 @@ func (w Windows) Open(now time.Time) bool {
 	return len(w) == 0
 }
 
-// Next is when the next window begins; zero when none ever does.
+// Next returns when the next window begins; zero if none ever does.
 func (w Windows) Next(now time.Time) time.Time {
 	var next time.Time
 	for _, w := range w {
@@ -62,14 +62,17 @@ func (w Windows) Next(now time.Time) time.Time {
 	return next
 }
 
-// The longest gap is looked for among so many windows that begin, and no longer than that ahead: there may be one each minute.
+// LongestGap considers at most maxStarts windows, and none that begins later than searchHorizon:
+// there
+// may be a window each minute.
 const (
 	maxStarts     = 500
 	searchHorizon = 5 * 366 * 24 * time.Hour
 )
 
-// LongestGap returns how long no window is open at most, once the first has opened: zero where one always is, and math.MaxInt64 where none ever
-// opens again.
+// LongestGap returns for how long no window is open at most, once the first has opened: zero if one
+// is
+// always open, and math.MaxInt64 if none ever opens again.
 func (w Windows) LongestGap(now time.Time) time.Duration {
 	if len(w) == 0 {
 		return 0
@@ -98,7 +101,9 @@ func (w Windows) LongestGap(now time.Time) time.Duration {
 	return gap
 }
 
-// first returns which window begins first at one of these times on its wall clock; -1 where none does.
+// first returns the index of the window that begins first; -1 if none does. next holds the next
+// begin
+// of each window on its wall clock.
 func (w Windows) first(next []time.Time) int {
 	first := -1
 	for i, candidate := range w {
@@ -122,11 +127,14 @@ func (w window) isOpen(now time.Time) bool {
 	return !start.IsZero() && !start.After(now)
 }
 
-// maxDSTShift is more than any zone leaps when summer time begins or ends.
+// maxDSTShift is more than the shift of any time zone at the begin or end of daylight saving time.
 const maxDSTShift = 3 * time.Hour
 
-// nextStart is the first begin of the window later than a time. The clock on the wall leaps: a window that would begin in an hour that is left
-// out begins all the same, and one that would begin in an hour that comes twice, begins once.
+// nextStart returns the first begin of the window after now; zero if there is none. When the wall
+// clock
+// shifts, a window that would begin in the skipped hour begins all the same, and one that would
+// begin in
+// the repeated hour begins once.
 func (w window) nextStart(now time.Time) time.Time {
 	var earliest time.Time
 	for wall := w.schedule.Next(wallClock(now.In(w.zone)).Add(-maxDSTShift)); !wall.IsZero(); wall = w.schedule.Next(wall) {
@@ -134,7 +142,7 @@ func (w window) nextStart(now time.Time) time.Time {
 		if start.After(now) && (earliest.IsZero() || start.Before(earliest)) {
 			earliest = start
 		}
-		// Around a leap, the begins may be out of order.
+		// Around a shift, the begins may be out of order.
 		if !earliest.IsZero() && wall.Sub(wallClock(earliest.In(w.zone))) > maxDSTShift {
 			break
 		}
@@ -142,7 +150,9 @@ func (w window) nextStart(now time.Time) time.Time {
 	return earliest
 }
 
-// instant is when the clock on the wall shows this for the first time or, where it leaps over it, when it would have.
+// instant returns when the wall clock of the zone shows wall for the first time or, if it skips
+// that
+// time, when it would have shown it.
 func (w window) instant(wall time.Time) time.Time {
 	_, before := wall.Add(-24 * time.Hour).In(w.zone).Zone()
 	_, after := wall.Add(24 * time.Hour).In(w.zone).Zone()
@@ -153,7 +163,7 @@ func (w window) instant(wall time.Time) time.Time {
 	return earliest
 }
 
-// wallClock is what the clock on the wall shows, as if that were UTC.
+// wallClock returns what the wall clock shows at t, as a time in UTC.
 func wallClock(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 }

@@ -38,7 +38,7 @@ func at(t *testing.T, moment string) time.Time {
 	return parsed
 }
 
-// A window is open from its begin, for as long as it lasts; next is when it opens again.
+// A window is open from its begin for its whole duration; Next returns when a window opens next.
 func TestWindow(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -59,14 +59,16 @@ func TestWindow(t *testing.T) {
 		"the sooner of two":       {append(one("0 9 * * *", "1h", "UTC"), one("0 7 * * *", "1h", "UTC")...), "2026-11-27T06:00:00Z", false, "2026-11-27T07:00:00Z"},
 		"either of two":           {append(one("0 9 * * *", "1h", "UTC"), one("0 7 * * *", "1h", "UTC")...), "2026-11-27T09:30:00Z", true, "2026-11-28T07:00:00Z"},
 		"years long, each minute": {one("* * * * *", "99999h", "UTC"), "2026-11-27T09:30:30Z", true, "2026-11-27T09:31:00Z"},
-		// On the last Sunday of March, the clock leaps from 2:00 to 3:00: a window at 2:30 opens all the same, within the hour.
+		// On the last Sunday of March, the clock shifts from 2:00 to 3:00: a window at 2:30 opens
+		// all the
+		// same, within the hour.
 		"left out hour, before": {one("30 2 * * 0", "1h", "Europe/Zurich"), "2026-03-29T00:29:59Z", false, "2026-03-29T01:30:00Z"},
 		"left out hour, within": {one("30 2 * * 0", "1h", "Europe/Zurich"), "2026-03-29T01:45:00Z", true, "2026-04-05T00:30:00Z"},
 		"left out in New York":  {one("30 2 * * *", "1h", "America/New_York"), "2026-03-08T07:45:00Z", true, "2026-03-09T06:30:00Z"},
-		// On the last Sunday of October, 2:30 comes twice: the window opens once.
+		// On the last Sunday of October, 2:30 occurs twice: the window opens once.
 		"repeated hour, the first time":  {one("30 2 * * 0", "30m", "Europe/Zurich"), "2026-10-25T00:45:00Z", true, "2026-11-01T01:30:00Z"},
 		"repeated hour, the second time": {one("30 2 * * 0", "30m", "Europe/Zurich"), "2026-10-25T01:45:00Z", false, "2026-11-01T01:30:00Z"},
-		// Real time passes, whatever the clock shows.
+		// The duration is in real time, whatever the clock shows.
 		"four hours, with one twice": {one("0 0 25 10 *", "4h", "Europe/Zurich"), "2026-10-25T01:59:00Z", true, "2027-10-24T22:00:00Z"},
 		"half an hour's leap":        {one("15 2 * * *", "1h", "Australia/Lord_Howe"), "2026-10-03T15:50:00Z", true, "2026-10-04T15:15:00Z"},
 	} {
@@ -105,7 +107,7 @@ func TestParseNamesTheField(t *testing.T) {
 	}
 }
 
-// When a window opens next, it is open, and it was closed just before unless another one still was.
+// At the time that Next returns a window is open, and before that none opens.
 func TestNextIsOpen(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
