@@ -1,4 +1,6 @@
-// Package availability starts controllers for what a cluster may come to serve, or to allow, only later: they begin then, without a restart.
+// Package availability starts controllers for kinds that a cluster may start to serve, or for
+// actions
+// that it may start to permit, only later. They start then, without a restart of the operator.
 package availability
 
 import (
@@ -13,10 +15,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// interval is how often what is not there is asked for.
+// interval is the time between two checks of what is not available yet.
 const interval = 15 * time.Second
 
-// StartWhenAvailable calls start once available says so. It writes nothing meanwhile.
+// StartWhenAvailable calls start once available returns true, and checks that until then. An error
+// of
+// available is logged and counts as false.
 func StartWhenAvailable(mgr ctrl.Manager, available func(context.Context) (bool, error), start func(context.Context) error) error {
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
@@ -33,7 +37,7 @@ func StartWhenAvailable(mgr ctrl.Manager, available func(context.Context) (bool,
 	}))
 }
 
-// IsServed reports whether the cluster serves a kind, and lets us list it.
+// IsServed reports whether the cluster serves a kind and permits the operator to list it.
 func IsServed(ctx context.Context, live client.Reader, list client.ObjectList) (bool, error) {
 	err := live.List(ctx, list, client.Limit(1))
 	if IsNotServed(err) || apierrors.IsForbidden(err) {
@@ -42,7 +46,8 @@ func IsServed(ctx context.Context, live client.Reader, list client.ObjectList) (
 	return err == nil, err
 }
 
-// IsNotServed reports whether an error means that the cluster does not serve a kind: of a list, or of a write that makes an object.
+// IsNotServed reports whether err, from a list or a create, means that the cluster does not serve a
+// kind.
 func IsNotServed(err error) bool {
 	return meta.IsNoMatchError(err) || apierrors.IsNotFound(err)
 }
