@@ -19,10 +19,13 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// handshake is a readiness gate that stands for a probe which fails as soon as the certificate has expired that the pod read at its start.
+// handshake is a readiness gate. It stands for a probe that fails once the certificate that the pod
+// read at its start has expired.
 const handshake = "example.org/handshake"
 
-// setHandshake says of the pods with an app label for which expired is false that they are ready, of the others that they are not.
+// setHandshake sets the readiness gate of the pods with an app label: true for those for which
+// expired
+// is false, and false for the others.
 func (r *realm) setHandshake(ctx context.Context, app string, expired func(*corev1.Pod) bool) {
 	var pods corev1.PodList
 	if env.kube.List(ctx, &pods, client.InNamespace(r.name), client.MatchingLabels{"app": app}) != nil {
@@ -44,11 +47,11 @@ func (r *realm) setHandshake(ctx context.Context, app string, expired func(*core
 		} else {
 			pod.Status.Conditions = append(pod.Status.Conditions, made)
 		}
-		_ = env.kube.Status().Patch(ctx, pod, base) // the next look tries again
+		_ = env.kube.Status().Patch(ctx, pod, base) // the next call retries
 	}
 }
 
-// probe keeps the readiness of an application's pods as expired says, until the test ends.
+// probe keeps the readiness gates of an application's pods up to date until the test ends.
 func (r *realm) probe(app string, expired func(*corev1.Pod) bool) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	ended := make(chan struct{})
@@ -62,9 +65,11 @@ func (r *realm) probe(app string, expired func(*corev1.Pod) bool) {
 	})
 }
 
-// The pods of a StatefulSet are not ready, for their certificate has expired: its controller waits for them to be ready before it replaces
-// them. They are evicted, and the restart is complete, as is one of a StatefulSet with a partition, whose pods below it stay with the
-// older template.
+// The pods of a StatefulSet are not ready because their certificate has expired, and its controller
+// waits for them to be ready before it replaces any. The operator evicts them, and the restart
+// completes. So does that of a StatefulSet with a partition, whose pods below it stay with the
+// older
+// template.
 func TestUnreadyInOrder(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -120,8 +125,11 @@ func mergedSets(sets map[string]map[string]bool) map[string]bool {
 	return all
 }
 
-// A budget that keeps every pod is named in the API server's words, on the workload and by the policy, and so are two on one pod, of which the
-// API server evicts none, with what to do; no pod is removed in another way. The restart goes on when the budgets allow it.
+// A PodDisruptionBudget that prevents every eviction is reported in the API server's words, on the
+// workload and by the policy. So are two PodDisruptionBudgets on one pod, which the API server
+// never
+// evicts, with the remedy. No pod is removed in another way. The restart proceeds when the budgets
+// allow it.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())

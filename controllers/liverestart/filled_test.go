@@ -21,14 +21,16 @@ func trustBy(subPath string) reads {
 	}
 }
 
-// trustByVariable starts without the bundle.
+// trustByVariable reads the bundle from an optional variable, so the container starts without it.
 func trustByVariable(pod *corev1.PodSpec) {
 	pod.Containers[0].Env = []corev1.EnvVar{{Name: "CA", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "trust"}, Key: v1alpha1.DefaultCABundleKey, Optional: new(true),
 	}}}}
 }
 
-// What reads a bundle once, and started before it was there, is restarted once; what reads files that the kubelet refreshes, is not.
+// A workload that reads the bundle only once, and started before the bundle was written, is
+// restarted
+// once. One whose files the kubelet refreshes is not restarted.
 func TestFilledAfterTheStart(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))
@@ -50,7 +52,7 @@ func TestFilledAfterTheStart(t *testing.T) {
 			t.Errorf("%s was restarted %d times, want %d", w.GetName(), got, want)
 		}
 	}
-	// The tenant's own edit brings the bundle back, and no restart.
+	// When the tenant removes the bundle, it is written again, and nothing is restarted.
 	edit(t, config, func(c *corev1.ConfigMap) { delete(c.Data, v1alpha1.DefaultCABundleKey) })
 	eventually(t, func(ctx context.Context) error {
 		if err := env.kube.Get(ctx, client.ObjectKeyFromObject(config), config); err != nil {

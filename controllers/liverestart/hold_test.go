@@ -21,15 +21,18 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// goingOn restarts one workload at a time, and passes over those that fail.
+// goingOn restarts one workload at a time and does not halt at those that fail.
 func goingOn() v1alpha1.Restart {
 	restart := rolling(1)
 	restart.OnFailure = v1alpha1.RestartContinue
 	return restart
 }
 
-// A tenant's webhook on Deployments, whose server is away, delays nobody else of its policy; both the workload and the policy say what is wrong,
-// and the workload is restarted soon after the webhook is gone.
+// A tenant's webhook on Deployments whose server is down delays no other workload of the policy.
+// The
+// workload and the policy both report the cause, and the workload is restarted soon after the
+// webhook
+// is removed.
 func TestBrokenWebhook(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -75,7 +78,7 @@ func TestBrokenWebhook(t *testing.T) {
 	}
 }
 
-// neighbor is another namespace under the same policy.
+// neighbor returns a realm with another namespace under the same policy.
 func (r *realm) neighbor() *realm {
 	r.Helper()
 	other := &realm{T: r.T, name: r.name + "-neighbour", policy: r.policy}
@@ -92,7 +95,7 @@ func (r *realm) neighbor() *realm {
 	return other
 }
 
-// warned waits for a warning about a workload.
+// warned waits for a warning Event on a workload.
 func (r *realm) warned(name, reason, note string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
@@ -109,7 +112,9 @@ func (r *realm) warned(name, reason, note string) {
 	})
 }
 
-// Labels that a tenant writes are no turns: neither one in the future, under whatever name, nor one under a name of its own.
+// Labels that a tenant writes do not count as restarts: neither one in the future, written under
+// the
+// operator's field manager, nor one written under another.
 func TestForgedMark(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -134,7 +139,8 @@ func TestForgedMark(t *testing.T) {
 	r.isRestarted(web, before, 1)
 }
 
-// An owner that removes the stamp at once is left its template: after two restarts in vain its pods are evicted.
+// If the owner removes the stamp at once, the operator stops writing to the template: after two
+// restarts that were undone, it evicts the pods.
 func TestOwnerUndoes(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -169,7 +175,9 @@ func TestOwnerUndoes(t *testing.T) {
 	}
 }
 
-// A Deployment that a quota keeps below its replicas is restarted all the same, and its turn ends though it never is complete.
+// A Deployment that a quota keeps below its replicas is restarted all the same, and the restart
+// ends
+// although the Deployment never becomes available.
 func TestNeverAvailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())

@@ -21,7 +21,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// other is a workload of a kind that Kubernetes does not know, with three pods.
+// other returns a workload of a kind that is not built into Kubernetes, with three pods.
 func (r *realm) other(kind schema.GroupVersionKind, name string, spec map[string]any) *unstructured.Unstructured {
 	spec["replicas"] = int64(3)
 	o := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
@@ -31,7 +31,7 @@ func (r *realm) other(kind schema.GroupVersionKind, name string, spec map[string
 	return o
 }
 
-// templated is a spec with a pod template, and a selector as the kind has it.
+// templated returns a spec with a pod template and the selector in the form of its kind.
 func (r *realm) templated(name string, selector map[string]any, how ...reads) map[string]any {
 	r.Helper()
 	made := template(name, how...)
@@ -42,8 +42,9 @@ func (r *realm) templated(name string, selector map[string]any, how ...reads) ma
 	return map[string]any{"template": fields, "selector": selector}
 }
 
-// Workloads of other kinds, whose API and rights come while the operator runs, are restarted by evictions: one pod at a time, each pod once,
-// and nothing is written to the workload. What reads nothing of ours is left alone, and so is what opts out.
+// Workloads of other kinds, whose API and permissions are installed while the operator runs, are
+// restarted by evictions: one pod at a time, each pod once, and without a write to the workload.
+// Workloads that read no object of the operator, or that opt out, are left alone.
 func TestOtherKinds(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(10))
@@ -126,7 +127,8 @@ func TestOtherKinds(t *testing.T) {
 	}
 }
 
-// A Job is not restarted while it runs, and the policy says so; its CronJob needs nothing, for what it starts next reads what is new.
+// A Job is not restarted while it runs, and the policy reports that. Its CronJob needs no restart,
+// because its next Job reads the new certificate.
 func TestJobs(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(10))
@@ -134,7 +136,8 @@ func TestJobs(t *testing.T) {
 	cron.Spec.JobTemplate.Spec.Template = template("backup", byVariable)
 	pod := &cron.Spec.JobTemplate.Spec.Template.Spec
 	pod.RestartPolicy = corev1.RestartPolicyNever
-	// On these nodes, containers of a Job end at once: this one waits for a ConfigMap before it starts.
+	// On these nodes, containers of a Job exit at once: this one waits for a ConfigMap before it
+	// starts.
 	pod.InitContainers = append(pod.InitContainers, pod.Containers[0])
 	pod.InitContainers[0].Name = "reads"
 	pod.Containers[0].Env = []corev1.EnvVar{{Name: "GO", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{
@@ -180,7 +183,8 @@ func TestJobs(t *testing.T) {
 	}
 }
 
-// onlyReads checks that the operator may only read what it restarts by evictions; Jobs, too.
+// onlyReads checks that the operator has read permissions only on the kinds that it restarts by
+// evictions, and on Jobs.
 func onlyReads(t *testing.T) {
 	t.Helper()
 	may := func(verb, group, resource, subresource string) bool {

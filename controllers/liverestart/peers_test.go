@@ -23,16 +23,19 @@ var (
 	cloneSets         = schema.GroupVersionKind{Group: "apps.kruise.io", Version: "v1alpha1", Kind: "CloneSet"}
 )
 
-// peer is a controller of a kind that Kubernetes does not know, as far as a restart by eviction is concerned: it makes what makes the pods, with the
-// names, labels and owners that the real one gives, and says in the status how many are available.
+// peer simulates the controllers of kinds that are not built into Kubernetes, as far as a restart
+// by
+// evictions needs them: it creates the owners of the pods with the names, labels and owner
+// references
+// of the real ones, and writes the number of available pods to the status.
 type peer struct {
 	namespace string
 	mutex     sync.Mutex
-	// lowest is the lowest number of available pods of each object since all were.
+	// lowest is, for each object, the lowest number of available pods since all were available.
 	lowest map[string]int64
 }
 
-// peer lets one work until the test ends.
+// peer starts a peer that runs until the test ends.
 func (r *realm) peer() *peer {
 	p := &peer{namespace: r.name, lowest: map[string]int64{}}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -84,7 +87,7 @@ func (p *peer) reconcile(ctx context.Context, kind schema.GroupVersionKind) erro
 	return nil
 }
 
-// note remembers the lowest number of available pods.
+// note records the lowest number of available pods.
 func (p *peer) note(name string, available, wanted int64) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -93,7 +96,8 @@ func (p *peer) note(name string, available, wanted int64) {
 	}
 }
 
-// low is the lowest number of available pods of an object since all were; -1 as long as they never were.
+// low returns the lowest number of available pods of an object since all were available; -1 if they
+// never were.
 func (p *peer) low(name string) int64 {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -108,7 +112,7 @@ func numberOf(o *unstructured.Unstructured, fields ...string) int64 {
 	return n
 }
 
-// run makes what an object lacks, and returns how many pods it has, and how many are available.
+// run creates what an object lacks, and returns how many pods it has and how many are available.
 func (p *peer) run(ctx context.Context, o *unstructured.Unstructured) (replicas, available int64, err error) {
 	template, err := p.template(ctx, o)
 	if err != nil {
@@ -139,7 +143,7 @@ func (p *peer) run(ctx context.Context, o *unstructured.Unstructured) (replicas,
 	return p.pods(ctx, pod, int64(wanted))
 }
 
-// template is the pod template of an object, or of the Deployment that it refers to.
+// template returns the pod template of an object, or of the Deployment that it references.
 func (p *peer) template(ctx context.Context, o *unstructured.Unstructured) (corev1.PodTemplateSpec, error) {
 	var template corev1.PodTemplateSpec
 	if name, found, _ := unstructured.NestedString(o.Object, "spec", "workloadRef", "name"); found {
@@ -155,7 +159,7 @@ func (p *peer) template(ctx context.Context, o *unstructured.Unstructured) (core
 	return template, err
 }
 
-// ensure creates an object, or reads the one that is there.
+// ensure creates an object, or reads the existing one.
 func (p *peer) ensure(ctx context.Context, object client.Object) error {
 	err := env.kube.Get(ctx, client.ObjectKeyFromObject(object), object)
 	if apierrors.IsNotFound(err) {
@@ -164,7 +168,7 @@ func (p *peer) ensure(ctx context.Context, object client.Object) error {
 	return err
 }
 
-// pods makes the pods that are missing.
+// pods creates the missing pods.
 func (p *peer) pods(ctx context.Context, like *corev1.Pod, wanted int64) (replicas, available int64, err error) {
 	var pods corev1.PodList
 	if err := env.kube.List(ctx, &pods, client.InNamespace(p.namespace), client.MatchingLabels(like.Labels)); err != nil {

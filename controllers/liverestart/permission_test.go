@@ -14,8 +14,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// Without the kustomize component nothing is restarted, and a policy that asks for it says so; with it, what was missed is made up for,
-// without a restart of the operator. The other tests wait for this one: they need the component.
+// Without the kustomize component nothing is restarted, and a policy that asks for restarts reports
+// that. Once the component is installed, pending restarts are made without a restart of the
+// operator.
+// The other tests run after this one, because they need the component.
 func TestPermission(t *testing.T) {
 	r := newRealm(t, rolling(1))
 	w := r.deployment("web", byVolume)

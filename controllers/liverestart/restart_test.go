@@ -15,8 +15,11 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A certificate that is renewed restarts everything that holds the old one, each workload once and by itself: those that roll their pods by
-// one write, and one that says that it is done; those that do not, by an eviction for each pod.
+// The renewal of a certificate restarts every workload that holds the old one, each once. Workloads
+// that
+// replace their pods by themselves get one write that begins the restart and one that ends it; for
+// the
+// others, each pod is evicted.
 func TestEachKind(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(10))
@@ -62,7 +65,9 @@ func kindPath(w client.Object) string {
 	return strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", w), "*v1.")) + "s"
 }
 
-// isRestarted checks that every pod is another, that the template was changed so often, and that nothing is under way any more.
+// isRestarted checks that every pod has been replaced, that the template was changed the given
+// number of
+// times, and that no restart is under way.
 func (r *realm) isRestarted(w client.Object, before map[string]bool, times int64) {
 	r.Helper()
 	if got := r.rollouts(w); got != times {

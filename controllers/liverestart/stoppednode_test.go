@@ -13,14 +13,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// A pod on a node that does not answer holds up nothing, and is said to be left out. No other test runs meanwhile: their pods need the node.
+// A pod on a node that does not respond holds up nothing, and is reported as left out. No other
+// test
+// runs at the same time, because their pods need the node.
 func TestUnresponsiveNode(t *testing.T) {
 	r := newRealm(t, rolling(2))
 	rolls, evicted := r.daemonSet("rolls", byVolume), r.daemonSet("evicted", byVolume)
-	// By default one may be unavailable, and one is: its controller replaces no other.
+	// By default one pod may be unavailable, and one is: the controller would replace no other.
 	rolls.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxUnavailable: new(intstr.FromInt32(2))}
 	for _, w := range []*appsv1.DaemonSet{rolls, evicted} {
-		// Its controller goes on counting the node, and its pod there is not gone before its kubelet says so.
+		// The controller keeps counting the node, and its pod there is not gone before the kubelet
+		// reports
+		// that.
 		w.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 		w.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(1))
 	}
@@ -57,7 +61,7 @@ func TestUnresponsiveNode(t *testing.T) {
 	}
 }
 
-// podsOn are the pods of the realm, and whether they are on a node.
+// podsOn returns the pods of the realm, and whether each is on the node.
 func (r *realm) podsOn(node string) map[string]bool {
 	r.Helper()
 	var list corev1.PodList
@@ -71,7 +75,8 @@ func (r *realm) podsOn(node string) map[string]bool {
 	return names
 }
 
-// nodeIs waits until a node is said to be ready, or not, and takes pods if it is.
+// nodeIs waits until the Ready condition of a node has the status. If that is True, it also waits
+// until the node accepts pods.
 func nodeIs(t *testing.T, name string, status corev1.ConditionStatus) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {

@@ -11,8 +11,10 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// The manager dies of each write of a restart, before and after the API server has seen it, and another one takes over: every workload is
-// restarted once all the same. It is the only test then, for the others need the manager.
+// The manager dies at each write of a restart, before or after the API server has processed it, and
+// another one takes over: every workload is restarted exactly once all the same. No other test runs
+// at
+// the same time, because they need the manager.
 func TestCrashAtEachWrite(t *testing.T) {
 	r := newRealm(t, rolling(1))
 	set := r.statefulSet("by-hand", byVolume)
@@ -27,7 +29,7 @@ func TestCrashAtEachWrite(t *testing.T) {
 	r.renew()
 	live := func() {
 		env.manager.setMortal(false)
-		env.manager.succeed(t) // it may have died of its last write since it was looked at
+		env.manager.succeed(t) // it may have died at a write since the last check
 	}
 	t.Cleanup(live)
 	env.manager.setMortal(true)
@@ -41,13 +43,15 @@ func TestCrashAtEachWrite(t *testing.T) {
 		r.isRestarted(w, before[w.GetName()], 1)
 	}
 	r.isRestarted(set, before[set.Name], 0)
-	// Each begins and ends, and two pods are evicted: once in vain, and once so that nobody knows.
+	// Each of four restarts has a write that begins and one that ends it, or evictions of two pods:
+	// the
+	// manager dies at least once before and once after the API server has processed them.
 	if env.manager.deaths < 8 {
 		t.Errorf("the manager died only %d times", env.manager.deaths)
 	}
 }
 
-// allReplaced tells what is left of the pods before, or still under way.
+// allReplaced returns an error if an old pod is left or a restart is still under way.
 func (r *realm) allReplaced(workloads []client.Object, before map[string]map[string]bool) error {
 	r.Helper()
 	for _, w := range workloads {

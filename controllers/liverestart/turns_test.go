@@ -17,7 +17,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A workload whose new pods never become ready stops the line, and is named; once somebody has put it right, the line goes on.
+// A workload whose new pods never become ready halts the restarts and is named. Once it is
+// repaired,
+// the restarts go on.
 func TestHalt(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))
@@ -45,7 +47,7 @@ func TestHalt(t *testing.T) {
 	}
 }
 
-// Continue passes over a workload that fails.
+// With onFailure Continue, a workload that fails does not halt the others.
 func TestContinue(t *testing.T) {
 	t.Parallel()
 	restart := rolling(1)
@@ -68,7 +70,7 @@ func TestContinue(t *testing.T) {
 	}
 }
 
-// Restarts begin within a window of their policy; that of another policy does not matter.
+// Restarts begin within a window of their own policy, regardless of those of other policies.
 func TestWindows(t *testing.T) {
 	t.Parallel()
 	within := func(begins time.Duration) v1alpha1.Restart {
@@ -95,8 +97,9 @@ func TestWindows(t *testing.T) {
 	closed.isRestarted(waiting, before, 1)
 }
 
-// However many workloads there are, no more than maxConcurrent of them roll at a time; and a manager that dies meanwhile takes up where
-// the one before has left.
+// However many workloads there are, at most maxConcurrent of them roll out at a time, and a manager
+// that
+// takes over meanwhile continues where its predecessor stopped.
 func TestManyWorkloads(t *testing.T) {
 	t.Parallel()
 	const count, atOnce = 200, 5
@@ -124,7 +127,9 @@ func TestManyWorkloads(t *testing.T) {
 	}
 }
 
-// watchRollouts follows every Deployment of the realm; what it returns tells how many were rolling at once, at most, until every one has.
+// watchRollouts watches every Deployment of the realm. The returned function blocks until each has
+// been
+// restarted, and returns how many rolled out at once at most.
 func (r *realm) watchRollouts() func() int {
 	r.Helper()
 	kube, err := kubernetes.NewForConfig(env.cluster.Config)
@@ -161,13 +166,14 @@ func (r *realm) watchRollouts() func() int {
 	}
 }
 
-// complete tells what `kubectl rollout status` waits for.
+// complete reports whether a rollout is complete, as `kubectl rollout status` determines it.
 func complete(d *appsv1.Deployment) bool {
 	s := d.Status
 	return s.ObservedGeneration >= d.Generation && s.UpdatedReplicas == *d.Spec.Replicas && s.Replicas == s.UpdatedReplicas && s.AvailableReplicas == s.Replicas
 }
 
-// Who applies the manifest from Git over and over again, sees nothing to put right; and what we wrote stays.
+// A GitOps controller that keeps applying the manifest sees no difference, and the operator's stamp
+// stays.
 func TestGitOps(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))
@@ -206,7 +212,7 @@ func TestGitOps(t *testing.T) {
 	<-ended
 }
 
-// restartedSince waits until all pods are other ones.
+// restartedSince waits until all pods have been replaced.
 func (r *realm) restartedSince(name string, before map[string]bool) {
 	r.Helper()
 	eventually(r.T, func(context.Context) error {
@@ -223,8 +229,9 @@ func (r *realm) restartedSince(name string, before map[string]bool) {
 	})
 }
 
-// What a workload's owner says, goes: one that opts out, that reloads, that is paused or scaled to zero is left alone, and one that rolls
-// anyway is not rolled again.
+// The settings of a workload's owner are respected: one that opts out, reloads by itself, is paused
+// or
+// scaled to zero is left alone, and one that rolls out anyway is not restarted again.
 func TestOwners(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(10))
@@ -239,7 +246,8 @@ func TestOwners(t *testing.T) {
 	r.renew()
 	renewed := time.Now()
 	eventually(t, func(context.Context) error {
-		// Until then, who starts may still read the old certificate, as far as clocks can tell.
+		// Within clockSlack, a new pod might still have read the old certificate, as far as clocks
+		// show.
 		if time.Since(renewed) < 6*time.Second {
 			return errors.New("not yet")
 		}
@@ -260,7 +268,7 @@ func TestOwners(t *testing.T) {
 	r.restartedSince("paused", r.pods("paused"))
 }
 
-// A policy that restarts nothing tells what it would.
+// A policy that restarts nothing reports what it would restart.
 func TestNone(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, v1alpha1.Restart{})
@@ -276,7 +284,7 @@ func TestNone(t *testing.T) {
 	}
 }
 
-// Several reasons within a short time make one restart.
+// Several changes within a short time lead to one restart.
 func TestDebounce(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))

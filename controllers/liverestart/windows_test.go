@@ -16,7 +16,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// isLate waits until the policy says in the condition RestartTooLate what a message begins with, for a reason.
+// isLate waits until the condition RestartTooLate of the policy has the reason, and a message that
+// begins with message.
 func (r *realm) isLate(reason, message string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
@@ -31,8 +32,10 @@ func (r *realm) isLate(reason, message string) {
 	})
 }
 
-// A server that holds a certificate which expires before the next window is restarted outside the windows; where the policy forbids that, it says
-// what expires, and when. That windows are too rare is said before anything expires.
+// A server that holds a certificate which expires before the next window is restarted outside the
+// windows. If the policy forbids that, it reports what expires and when. Windows that are too rare
+// are
+// reported before anything expires.
 func TestOutsideWindows(t *testing.T) {
 	t.Parallel()
 	opens := time.Now().UTC().Add(12 * time.Hour).Truncate(time.Minute)

@@ -12,10 +12,10 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// reads is a way in which a pod reads the certificate.
+// reads changes a pod so that it reads the certificate in a certain way.
 type reads func(*corev1.PodSpec)
 
-// byVolume is refreshed by the kubelet.
+// byVolume mounts the Secret as files that the kubelet refreshes.
 func byVolume(pod *corev1.PodSpec) {
 	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "tls", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secretName}}})
 	pod.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "tls", MountPath: "/tls"}}
@@ -32,7 +32,7 @@ func byVariable(pod *corev1.PodSpec) {
 	}}}}
 }
 
-// andConfig needs another object, too.
+// andConfig makes a pod need a ConfigMap as well.
 func andConfig(pod *corev1.PodSpec) {
 	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: "config"},
@@ -76,7 +76,7 @@ func (r *realm) daemonSet(name string, how ...reads) *appsv1.DaemonSet {
 	return &appsv1.DaemonSet{ObjectMeta: r.meta(name), Spec: appsv1.DaemonSetSpec{Selector: selector(name), Template: template(name, how...)}}
 }
 
-// run creates workloads, and waits until they are available.
+// run creates workloads and waits until they are available.
 func (r *realm) run(workloads ...client.Object) {
 	r.Helper()
 	for _, w := range workloads {
@@ -109,7 +109,7 @@ func (r *realm) available(w client.Object) {
 	})
 }
 
-// pods are the names of a workload's pods, and their UIDs.
+// pods returns the UIDs of a workload's pods.
 func (r *realm) pods(name string) map[string]bool {
 	r.Helper()
 	var list corev1.PodList
@@ -125,7 +125,7 @@ func (r *realm) pods(name string) map[string]bool {
 	return names
 }
 
-// rollouts is how often a workload's template was changed since it was created.
+// rollouts returns how often a workload's template was changed since its creation.
 func (r *realm) rollouts(w client.Object) int64 {
 	r.Helper()
 	if err := env.kube.Get(r.Context(), client.ObjectKeyFromObject(w), w); err != nil {

@@ -1,4 +1,6 @@
-// Package liverestart_test restarts real workloads: the controllers of Kubernetes roll them, and kubelets run their pods.
+// Package liverestart_test restarts real workloads: the controllers of Kubernetes roll them out,
+// and
+// kubelets run their pods.
 package liverestart_test
 
 import (
@@ -29,11 +31,11 @@ import (
 
 const (
 	operatorNamespace = "servingcert"
-	// timeout is how long a test waits for what should come; nothing is measured by it.
+	// timeout is how long a test waits for an expected state; nothing is measured by it.
 	timeout = 4 * time.Minute
 )
 
-// env is the cluster of all tests, and the operator in it.
+// env is the cluster that all tests share, with the operator in it.
 var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
@@ -48,7 +50,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	// 250 pods at once; a kubelet takes 110.
+	// Up to 250 pods run at once; a kubelet takes 110.
 	env.cluster, err = cluster.Start(ctx, cluster.Options{Controllers: true, Nodes: 4, CRDs: []string{crds}})
 	if err != nil {
 		return 1, err
@@ -72,12 +74,13 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// manager is the operator, which may die and come back.
+// manager is the operator, which may die and be started again.
 type manager struct {
 	mutex  sync.Mutex
 	ends   func() error
 	writes []string
-	// mortal: it dies of its next write to a workload, before or after the API server has seen it; dies is closed then.
+	// mortal: the manager dies at its next write to a workload, before or after the API server has
+	// processed it; dies is closed then.
 	mortal bool
 	dies   chan struct{}
 	deaths int
@@ -102,7 +105,7 @@ func (m *manager) stop() error {
 	return m.ends()
 }
 
-// replace is what a new version, or a node that dies, comes to.
+// replace stops the manager and starts another, as an upgrade or the failure of a node would.
 func (m *manager) replace(t *testing.T) {
 	t.Helper()
 	if err := errors.Join(m.stop(), m.start()); err != nil {
@@ -110,14 +113,14 @@ func (m *manager) replace(t *testing.T) {
 	}
 }
 
-// setMortal says whether it dies of its next write to a workload.
+// setMortal sets whether the manager dies at its next write to a workload.
 func (m *manager) setMortal(mortal bool) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	m.mortal = mortal
 }
 
-// succeed puts another manager in the place of one that is dead.
+// succeed starts another manager if this one is dead.
 func (m *manager) succeed(t *testing.T) {
 	t.Helper()
 	select {
@@ -127,7 +130,7 @@ func (m *manager) succeed(t *testing.T) {
 	}
 }
 
-// written are the writes whose path ends by this.
+// written returns the writes whose path has the suffix.
 func (m *manager) written(suffix string) (names []string) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
@@ -139,7 +142,7 @@ func (m *manager) written(suffix string) (names []string) {
 	return names
 }
 
-// counted notes every write.
+// counted records every write.
 type counted struct {
 	http.RoundTripper
 	*manager
@@ -162,7 +165,7 @@ func (c counted) RoundTrip(request *http.Request) (*http.Response, error) {
 
 var errDead = errors.New("the manager is dead")
 
-// fate is what becomes of a request.
+// fate is what happens to a request.
 type fate int
 
 const (
@@ -171,7 +174,8 @@ const (
 	diesAfter
 )
 
-// note notes a write, and reports whether the manager outlives it. It dies before the API server has seen it, and after, in turn.
+// note records a write, and returns whether the manager survives it. Alternately, the manager dies
+// before and after the API server has processed the write.
 func (c counted) note(request *http.Request) fate {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -193,7 +197,7 @@ func (c counted) note(request *http.Request) fate {
 	return dead + fate(c.deaths%2)
 }
 
-// realm is a namespace of its own with a policy for nobody else, and one Service whose certificate its workloads read.
+// realm is a namespace with its own policy, and one Service whose certificate its workloads read.
 type realm struct {
 	*testing.T
 	name    string
@@ -201,10 +205,10 @@ type realm struct {
 	renewed int
 }
 
-// secretName is that of the Secret of each realm's Service.
+// secretName is the name of the Secret of each realm's Service.
 const secretName = "web-tls"
 
-// newRealm makes a realm, called like the test and, where it has several, by more.
+// newRealm creates a realm, named after the test and, if a test has several, after more.
 func newRealm(t *testing.T, restart v1alpha1.Restart, more ...string) *realm {
 	t.Helper()
 	r := &realm{T: t, name: strings.ToLower(strings.Join(append([]string{t.Name()}, more...), "-"))}
@@ -220,12 +224,14 @@ func newRealm(t *testing.T, restart v1alpha1.Restart, more ...string) *realm {
 	return r
 }
 
-// rolling restarts so many workloads at once.
+// rolling restarts up to that many workloads at once.
 func rolling(atOnce int32) v1alpha1.Restart {
 	return v1alpha1.Restart{Strategy: v1alpha1.RollingRestart, MaxConcurrent: atOnce}
 }
 
-// create creates an object. A namespace has no ServiceAccount in its first moments, and then takes no pod; a policy goes with the test.
+// create creates an object and deletes it, including a policy, after the test. A new namespace has
+// no
+// ServiceAccount for a moment, and accepts no pod until then.
 func (r *realm) create(object client.Object) {
 	r.Helper()
 	if err := env.kube.Create(r.Context(), object); err != nil {
@@ -238,7 +244,7 @@ func (r *realm) create(object client.Object) {
 	})
 }
 
-// edit changes an object, again where somebody else was faster.
+// edit changes an object, and retries on a conflict.
 func edit[T client.Object](t *testing.T, object T, change func(T)) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) error {
@@ -254,13 +260,13 @@ func edit[T client.Object](t *testing.T, object T, change func(T)) {
 	})
 }
 
-// renew replaces the certificate, and returns when it has been.
+// renew renews the certificate, and returns when that is done.
 func (r *realm) renew() {
 	r.Helper()
 	var before, after corev1.Secret
 	key := client.ObjectKey{Namespace: r.name, Name: secretName}
 	eventually(r.T, func(ctx context.Context) error {
-		// Within a second, it might be the first certificate that was just written.
+		// Within a second of the creation, the write could pass for that of the first certificate.
 		if err := env.kube.Get(ctx, key, &before); err != nil || time.Since(before.CreationTimestamp.Time) < 3*time.Second {
 			return fmt.Errorf("the first certificate is fresh (%w)", err)
 		}
@@ -279,7 +285,7 @@ func (r *realm) renew() {
 	})
 }
 
-// expectMessage waits until the policy reports something on its restarts.
+// expectMessage waits until the policy reports the expected status of its restarts.
 func (r *realm) expectMessage(what string, check func(v1alpha1.RestartCounts, metav1.Condition) bool) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) error {
@@ -296,7 +302,7 @@ func (r *realm) expectMessage(what string, check func(v1alpha1.RestartCounts, me
 	})
 }
 
-// done waits until no workload of the realm holds anything old.
+// done waits until no workload of the realm is outdated.
 func (r *realm) done() {
 	r.Helper()
 	r.expectMessage("that all is current", func(counts v1alpha1.RestartCounts, condition metav1.Condition) bool {
@@ -304,7 +310,7 @@ func (r *realm) done() {
 	})
 }
 
-// eventually waits until check finds nothing wrong.
+// eventually waits until check returns no error.
 func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, check)
