@@ -1,5 +1,6 @@
-// Package installation lets one installation of the operator work in a cluster: the one whose namespace an annotation of the CRD
-// of ServiceCAs names. A second one, in another namespace, has none of the signing keys: it would take them for lost.
+// Package installation ensures that only one installation of the operator works in a cluster: the
+// one whose namespace an annotation of the CRD of ServiceCAs names. A second installation, in
+// another namespace, has none of the signing keys and would treat them as lost.
 package installation
 
 import (
@@ -24,20 +25,21 @@ import (
 )
 
 const (
-	// interval is the time between two looks at the claim.
+	// interval is the time between two checks of the claim.
 	interval = 5 * time.Second
-	// checkTimeout bounds one look: a cache that cannot be filled answers never.
+	// checkTimeout limits one check: a read from a cache that cannot sync never returns.
 	checkTimeout = 30 * time.Second
 	// reasonAnotherInstallation is the reason of the Event on each ServiceCA.
 	reasonAnotherInstallation = "AnotherInstallation"
-	// crdName is the CRD that carries the claim: it is as old as the first installation, and goes with the last.
+	// crdName is the CRD that carries the claim: it is created with the first installation and
+	// deleted with the last.
 	crdName = "servicecas." + v1alpha1.GroupName
 )
 
-// errClaimLost ends the manager: it starts again and waits for the claim.
+// errClaimLost stops the manager. It is restarted and then waits for the claim.
 var errClaimLost = errors.New("another installation has the ServiceCAs of this cluster now")
 
-// Claim is the claim of one installation on the ServiceCAs of the cluster.
+// Claim is an installation's claim on the ServiceCAs of the cluster.
 type Claim struct {
 	// Cache reads the metadata of CRDs.
 	Cache client.Reader
@@ -45,22 +47,24 @@ type Claim struct {
 	Live     client.Client
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
-	// Namespace is the operator's own.
+	// Namespace is the operator's own namespace.
 	Namespace string
 
-	// acquired is closed when the claim is ours.
+	// acquired is closed when this installation has the claim.
 	acquired chan struct{}
-	// refusal is why it is not; nil before the first look, and when it is.
+	// refusal is why this installation does not have the claim; nil before the first check, and
+	// when it has the claim.
 	refusal atomic.Pointer[string]
 }
 
-// Guard returns a manager that starts what works for a leader only when the claim is ours.
+// Guard returns a manager that starts runnables that need leader election only when this
+// installation has the claim.
 func (c *Claim) Guard(mgr ctrl.Manager) (ctrl.Manager, error) {
 	c.acquired = make(chan struct{})
 	return guardedManager{mgr, c}, mgr.Add(c)
 }
 
-// Ready returns an error that says why the claim is not ours.
+// Ready returns an error if this installation is known not to have the claim.
 func (c *Claim) Ready() error {
 	if refusal := c.refusal.Load(); refusal != nil {
 		return errors.New(*refusal)
@@ -68,14 +72,15 @@ func (c *Claim) Ready() error {
 	return nil
 }
 
-// Start takes the claim as soon as it is free, and returns an error when it was handed over to another installation.
+// Start acquires the claim as soon as it is free. It returns an error when the claim is moved to
+// another installation.
 func (c *Claim) Start(ctx context.Context) error {
 	acquired := false
 	for {
 		refusal, err := c.check(ctx)
 		switch {
 		case apply.IsConflict(err):
-			// Another installation wrote at the same time: the next look finds out what.
+			// Another installation wrote at the same time: the next check shows the result.
 		case err != nil:
 			ctrl.LoggerFrom(ctx).Error(err, "find out which installation has the ServiceCAs of this cluster")
 			if !acquired {
@@ -101,7 +106,7 @@ func (c *Claim) Start(ctx context.Context) error {
 	}
 }
 
-// reportRefusal reports, once, why this installation does nothing.
+// reportRefusal reports, once per refusal, why this installation does nothing.
 func (c *Claim) reportRefusal(ctx context.Context, refusal string) {
 	if before := c.refusal.Swap(&refusal); before != nil && *before == refusal {
 		return
@@ -116,7 +121,8 @@ func (c *Claim) reportRefusal(ctx context.Context, refusal string) {
 	}
 }
 
-// check returns why the claim is not ours, empty when it is. It asks the API server only where the caches say that it may be taken.
+// check returns why this installation does not have the claim; empty when it has it. It reads the
+// CRD and the signing keys from the API server only if the claim is free according to the cache.
 func (c *Claim) check(ctx context.Context) (refusal string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -147,7 +153,7 @@ func readCRD(ctx context.Context, reader client.Reader) (*metav1.PartialObjectMe
 	return crd, reader.Get(ctx, client.ObjectKey{Name: crdName}, crd)
 }
 
-// refusalOf returns a refusal where the claim is that of another installation, whose namespace is there.
+// refusalOf returns a refusal if another installation, whose namespace exists, has the claim.
 func (c *Claim) refusalOf(ctx context.Context, crd *metav1.PartialObjectMetadata) (string, error) {
 	other := crd.Annotations[v1alpha1.AnnotationInstallation]
 	if other == "" || other == c.Namespace {
@@ -162,7 +168,8 @@ func (c *Claim) refusalOf(ctx context.Context, crd *metav1.PartialObjectMetadata
 		other, c.Namespace, v1alpha1.AnnotationInstallation, crdName, c.Namespace), err
 }
 
-// refusalForForeignKeys returns a refusal where another namespace holds a signing key in use that ours does not: nobody has claimed it yet.
+// refusalForForeignKeys returns a refusal if another namespace holds a signing key in use that this
+// installation's namespace does not. It matters only while there is no claim.
 func (c *Claim) refusalForForeignKeys(ctx context.Context) (string, error) {
 	var list v1alpha1.ServiceCAList
 	if err := c.Live.List(ctx, &list); err != nil {
@@ -182,7 +189,8 @@ func (c *Claim) refusalForForeignKeys(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// acquire writes the claim into the very version of the CRD that was read: of two installations that start at once, one succeeds.
+// acquire writes the claim into the exact version of the CRD that was read: of two installations
+// that start at once, one succeeds.
 func (c *Claim) acquire(ctx context.Context, crd *metav1.PartialObjectMetadata) error {
 	before := crd.DeepCopy()
 	metav1.SetMetaDataAnnotation(&crd.ObjectMeta, v1alpha1.AnnotationInstallation, c.Namespace)
@@ -195,14 +203,15 @@ func partialMetadata(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata
 	return object
 }
 
-// guardedManager is a manager that holds back what works for a leader.
+// guardedManager is a manager that delays runnables that need leader election.
 type guardedManager struct {
 	ctrl.Manager
 
 	claim *Claim
 }
 
-// Add adds a runnable, which waits for the claim unless it runs on every replica: caches do.
+// Add adds a runnable. The runnable waits for the claim unless it runs on every replica, as caches
+// do.
 func (g guardedManager) Add(runnable manager.Runnable) error {
 	if elected, ok := runnable.(manager.LeaderElectionRunnable); ok && !elected.NeedLeaderElection() {
 		return g.Manager.Add(runnable)

@@ -18,12 +18,14 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// maxSecretsPerNamespace is how many labelled Secrets are read of another namespace. An operator's namespace has one or two for each ServiceCA; a tenant could
-// label so many that reading them takes longer than the operator has.
+// maxSecretsPerNamespace limits how many labelled Secrets of another namespace are read. An
+// operator's namespace has one or two for each ServiceCA; a tenant could label so many that reading
+// them takes longer than the operator's timeouts allow.
 const maxSecretsPerNamespace = 10
 
-// SigningKeyOutside returns the Secret of another namespace that holds the private key of the CA which the status of a ServiceCA names;
-// nil where namespace holds it, or none does. Anybody may copy labels and certificates: only the key counts.
+// SigningKeyOutside returns the Secret of another namespace that holds the private key of the CA
+// that the status of a ServiceCA names. It returns nil if namespace holds the key, or no namespace
+// does. Labels and certificates can be copied by any tenant: only the key counts.
 func SigningKeyOutside(
 	ctx context.Context, now time.Time, live client.Reader, ca *v1alpha1.ServiceCA, namespace string,
 ) (*types.NamespacedName, error) {
@@ -57,7 +59,8 @@ func SigningKeyOutside(
 	return outside, nil
 }
 
-// limitPerNamespace returns all Secrets of a namespace, and the first few of each other one.
+// limitPerNamespace returns all Secrets of a namespace, and the first maxSecretsPerNamespace of
+// each other one.
 func limitPerNamespace(secrets []metav1.PartialObjectMetadata, namespace string) []metav1.PartialObjectMetadata {
 	perNamespace := map[string]int{}
 	return slices.DeleteFunc(secrets, func(secret metav1.PartialObjectMetadata) bool {
@@ -66,7 +69,7 @@ func limitPerNamespace(secrets []metav1.PartialObjectMetadata, namespace string)
 	})
 }
 
-// signingKeys lists the metadata of what bears the label of a signing-key Secret.
+// signingKeys lists the metadata of the Secrets with the labels of a signing-key Secret.
 func signingKeys(ctx context.Context, live client.Reader, ca string) ([]metav1.PartialObjectMetadata, error) {
 	belongsToCA, err := labels.NewRequirement(v1alpha1.LabelServiceCA, selection.Equals, []string{ca})
 	if err != nil {
@@ -101,8 +104,9 @@ func holdsKey(now time.Time, ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool
 	return false
 }
 
-// mayHoldKey reports whether the first certificate of a pair in a Secret has the subject key id of a CA that the status names, and the
-// key beside it fits. It is cheap, and false for whatever a tenant can make: reading a whole Secret of certificates takes seconds.
+// mayHoldKey reports whether the first certificate of a pair in a Secret has the subject key ID of
+// a CA that the status names, and whether the key beside it fits. It is cheap, and false for every
+// Secret that a tenant can make: reading a whole Secret full of certificates takes seconds.
 func mayHoldKey(ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool {
 	for certificate, key := range map[string]string{corev1.TLSCertKey: corev1.TLSPrivateKeyKey, rotation.NextCertKey: rotation.NextPrivateKeyKey} {
 		block, _ := pem.Decode(secret.Data[certificate])

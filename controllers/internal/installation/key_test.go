@@ -19,7 +19,8 @@ import (
 
 var now = time.Date(2031, time.March, 4, 5, 6, 7, 0, time.UTC)
 
-// signingKey returns a new signing-key Secret of the ServiceCA default, and the status that names its CA.
+// signingKey returns a new signing-key Secret of ServiceCA default, and the status that names its
+// CA.
 func signingKey(t *testing.T, namespace string) (*corev1.Secret, v1alpha1.ServiceCAStatus) {
 	t.Helper()
 	pair, err := pki.GenerateRoot(now, pki.RootSpecOf(v1alpha1.CACertificate{CommonName: "ca", Duration: "24h"}))
@@ -42,7 +43,8 @@ func signingKey(t *testing.T, namespace string) (*corev1.Secret, v1alpha1.Servic
 	}}
 }
 
-// A signing key in another namespace is found among the Secrets that a tenant has labelled like one, of which only a few are read.
+// TestSigningKeyOutsideAmongForgeries checks that a signing key in another namespace is found among
+// many Secrets that a tenant labelled like one, and that only a few of these are read.
 func TestSigningKeyOutsideAmongForgeries(t *testing.T) {
 	t.Parallel()
 	secret, status := signingKey(t, "operators")
