@@ -10,60 +10,64 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Evidence is what was seen in the cluster.
+// Evidence is what the controller observed in the cluster.
 type Evidence struct {
-	// OutOfDate is the number of targets that do not carry the state's bundle yet, and that nobody but us keeps from it; OutOfDateNames are some.
+	// OutOfDate is the number of targets that do not carry the state's bundle yet, without those
+	// that something other than the operator blocks. OutOfDateNames are some of them.
 	OutOfDate      int32
 	OutOfDateNames []string
-	// Outstanding is the number of live certificates that another CA than the active one signed; OutstandingNames are some.
+	// Outstanding is the number of valid certificates that a CA other than the active one signed.
+	// OutstandingNames are some of them.
 	Outstanding      int32
 	OutstandingNames []string
-	// Requests is the number of live certificates that CAs before the active one gave to requests, and that only their holders can replace;
-	// RequestNames are some, each with what replaces it.
+	// Requests is the number of valid certificates that predecessors issued for requests, and that
+	// only their holders can replace. RequestNames are some of them, each with how to renew it.
 	Requests     int32
 	RequestNames []string
-	// RequestsUnknown: which requests there are is not known yet.
+	// RequestsUnknown is set while the requests have not been read yet.
 	RequestsUnknown bool
-	// Restarts are the workloads that have not read what they should.
+	// Restarts are the workloads that have not read the current bundle or certificate.
 	Restarts Restarts
-	// LatestNotAfter is the end of a live certificate that the active CA signed for longer than it should, by a clock that was ahead; zero without one.
+	// LatestNotAfter is the notAfter of a valid certificate that the active CA signed for longer
+	// than it should have, because of a clock that was ahead; zero without one.
 	LatestNotAfter time.Time
 }
 
-// Input is everything that decides.
+// Input is everything that a decision depends on.
 type Input struct {
 	Now      time.Time
 	Spec     v1alpha1.CARotation
 	State    *State
 	Evidence Evidence
-	// Cause is why spec.certificate or spec.source wants another CA; empty when they do not.
+	// Cause is why spec.certificate or spec.source requires another CA; empty when neither does.
 	Cause v1alpha1.RotationReason
-	// NoSuccessor says why the source has no other CA to give, and what to do about it; empty when it has one.
+	// NoSuccessor says why the source cannot provide another CA, and the remedy; empty when it can.
 	NoSuccessor string
 }
 
-// Move is a step from one state to the next: one write of the signing-key Secret.
+// Move is a transition from one state to the next: one write of the signing-key Secret.
 type Move string
 
 // The moves.
 const (
 	// NoMove leaves everything as it is.
 	NoMove Move = ""
-	// Begin prepares the next CA: Publishing.
+	// Begin prepares the next CA and enters Publishing.
 	Begin Move = "Begin"
-	// Propagate gives clients the time to read the bundle: Propagating.
+	// Propagate gives clients time to read the bundle and enters Propagating.
 	Propagate Move = "Propagate"
-	// Switch lets the next CA sign, and destroys the key of the one before: Reissuing.
+	// Switch lets the next CA sign, destroys the key of its predecessor and enters Reissuing.
 	Switch Move = "Switch"
-	// Retire waits for the end of what the CAs before have signed: Retiring.
+	// Retire starts to wait until what the predecessors signed has expired, and enters Retiring.
 	Retire Move = "Retire"
-	// Complete ends the rotation: Stable.
+	// Complete ends the rotation and enters Stable.
 	Complete Move = "Settle"
-	// DropRoots drops roots, in each phase but those that prepare the next.
+	// DropRoots drops roots, in every phase except those that prepare the next CA.
 	DropRoots Move = "Forget"
-	// TrimCrossSigned sends no more of the bridge to a root that is about to go.
+	// TrimCrossSigned stops sending the part of the cross-signed chain that leads to a root that is
+	// about to be dropped.
 	TrimCrossSigned Move = "Shorten"
-	// RecordPropagated writes down that every target carries a change that processes must read.
+	// RecordPropagated records that every target carries a change that processes must read.
 	RecordPropagated Move = "Announce"
 )
 
@@ -72,16 +76,16 @@ type Decision struct {
 	Move Move
 	// Reason is why a rotation begins.
 	Reason v1alpha1.RotationReason
-	// BlockedBy says what is waited for, a sentence each.
+	// BlockedBy says what the rotation is waiting for, one sentence each.
 	BlockedBy []string
-	// NeedsCA is set where the source must give another CA, and has none yet.
+	// NeedsCA is set when the source must provide another CA and has none yet.
 	NeedsCA bool
 }
 
-// PausedMessage is what a rotation waits for that is held by spec.rotation.mode.
+// PausedMessage is the BlockedBy entry of a rotation that spec.rotation.mode pauses.
 const PausedMessage = "spec.rotation.mode Paused holds the rotation where it stands: set it to Automatic to go on"
 
-// Decide is the state machine: what to do, or what to wait for.
+// Decide is the state machine: it returns what to do, or what to wait for.
 func Decide(in Input) Decision {
 	decision := in.decide()
 	if in.Spec.Mode == v1alpha1.RotationPaused {
@@ -114,12 +118,12 @@ func (in Input) decide() Decision {
 	return in.afterSwitch(decision)
 }
 
-// hasCompromisedPredecessor reports whether a CA that was compromised is still trusted.
+// hasCompromisedPredecessor reports whether a compromised CA is still trusted.
 func (in Input) hasCompromisedPredecessor() bool {
 	return slices.ContainsFunc(in.State.Previous, func(p Predecessor) bool { return p.Compromised })
 }
 
-// rotationReason is why another CA should sign; empty when none should.
+// rotationReason returns why another CA should sign; empty when none should.
 func (in Input) rotationReason() v1alpha1.RotationReason {
 	left := in.State.Active.NotAfter().Sub(in.Now)
 	switch {
@@ -141,7 +145,8 @@ func (in Input) rotationReason() v1alpha1.RotationReason {
 
 func (in Input) triggered() bool { return in.Spec.Trigger != "" && in.Spec.Trigger != in.State.Trigger }
 
-// prepare brings the next CA to everybody before it signs. Where nothing is alive that could fail, nothing is waited for.
+// prepare decides before the switch: every target gets the bundle with the next CA before that CA
+// signs. If no certificate is valid any more that could fail, prepare waits for nothing.
 func (in Input) prepare() Decision {
 	state, decision := in.State, Decision{}
 	if in.triggered() {
@@ -170,7 +175,8 @@ func (in Input) prepare() Decision {
 	return decision
 }
 
-// propagate gives clients the time to read the bundle, and restarts those that do not read it by themselves.
+// propagate waits until clients have had time to read the bundle, and until those that do not
+// reload it have been restarted.
 func (in Input) propagate(decision Decision, switchAt time.Time) Decision {
 	blockers := len(decision.BlockedBy)
 	if in.Now.Before(switchAt) {
@@ -184,7 +190,8 @@ func (in Input) propagate(decision Decision, switchAt time.Time) Decision {
 	return decision
 }
 
-// afterSwitch is what a phase after the switch comes to.
+// afterSwitch decides in the phases after the switch. decision holds the blockers of a rotation
+// that is due but cannot begin.
 func (in Input) afterSwitch(decision Decision) Decision {
 	state := in.State
 	switch droppable := in.droppableRoots(); {
@@ -207,7 +214,7 @@ func (in Input) afterSwitch(decision Decision) Decision {
 	return decision
 }
 
-// waitForRetirement waits for the end of what the CAs before have signed.
+// waitForRetirement waits until what the predecessors signed has expired.
 func (in Input) waitForRetirement(decision *Decision) {
 	name, latest, compromised := in.State.Active.Name(), time.Time{}, []string(nil)
 	for _, p := range in.State.Previous {
@@ -228,7 +235,7 @@ func (in Input) waitForRetirement(decision *Decision) {
 	}
 }
 
-// waitForDistrust says what the end of compromised CAs waits for.
+// waitForDistrust says what the distrust of compromised CAs waits for.
 func (in Input) waitForDistrust(decision *Decision, names string) {
 	switch {
 	case in.Evidence.Outstanding > 0:
@@ -245,7 +252,7 @@ func (in Input) waitForDistrust(decision *Decision, names string) {
 	}
 }
 
-// droppableRoots are the predecessors whose roots nobody needs any more.
+// droppableRoots returns the predecessors whose roots are not needed any more.
 func (in Input) droppableRoots() map[string]bool {
 	droppable := map[string]bool{}
 	for _, p := range in.State.Previous {
@@ -256,19 +263,21 @@ func (in Input) droppableRoots() map[string]bool {
 	return droppable
 }
 
-// isUnused reports whether a root is trusted no longer than there are certificates that need it, and none is left.
+// isUnused reports whether roots are only trusted while certificates need them, and no certificate
+// needs this one any more.
 func (in Input) isUnused(p Predecessor) bool {
 	return in.Spec.PreviousTrust == v1alpha1.TrustUntilUnused && !in.Now.Before(p.SignedUntil)
 }
 
-// isReissued reports whether every certificate is, for so long that servers have read theirs, or have been restarted.
+// isReissued reports whether every certificate was reissued so long ago that servers have read
+// theirs, or have been restarted.
 func (in Input) isReissued() bool {
 	return in.State.Phase == v1alpha1.PhaseRetiring && (in.Evidence.Outstanding == 0 || in.reissueTimedOut()) &&
 		!in.Now.Before(in.propagatedAt()) && !in.waitsForRequests() && !in.waitsForServers()
 }
 
-// requestsDeadline returns until when the holders of certificates that requests got may renew them,
-// before a CA that was compromised is distrusted all the same: tenants cannot hold that up.
+// requestsDeadline returns until when holders of certificates issued for requests may renew them.
+// After that a compromised CA is distrusted anyway: tenants cannot delay it.
 func (s *State) requestsDeadline() time.Time { return s.Since.Add(ReissueTimeout) }
 
 // requestsWaitMessage says what waitsForRequests waits for.
@@ -281,16 +290,18 @@ func (in Input) requestsWaitMessage() string {
 		in.Evidence.Requests, until, firstNames(in.Evidence.RequestNames))
 }
 
-// waitsForRequests reports whether there are such certificates, and still time.
+// waitsForRequests reports whether there are, or may be, such certificates, before
+// requestsDeadline.
 func (in Input) waitsForRequests() bool {
 	return (in.Evidence.RequestsUnknown || in.Evidence.Requests > 0) && in.Now.Before(in.State.requestsDeadline())
 }
 
-// ReissueTimeout is how long after its turn a certificate is waited for that is not reissued, before a CA that was compromised is distrusted
-// all the same: nobody can hold that up.
+// ReissueTimeout is how long after its scheduled time a certificate that is not reissued delays the
+// distrust of a compromised CA. After that the CA is distrusted anyway: no tenant can delay it.
 const ReissueTimeout = time.Hour
 
-// reissueTimedOut reports whether what is not reissued after a compromise is not waited for any longer.
+// reissueTimedOut reports whether, after a compromise, the rotation no longer waits for
+// certificates that are not reissued.
 func (in Input) reissueTimedOut() bool {
 	return in.State.Compromise && !in.Now.Before(in.State.Since.Add(in.State.ReissueSpread+ReissueTimeout))
 }
@@ -303,7 +314,7 @@ func (d *Decision) addBlocker(format string, arguments ...any) {
 	d.BlockedBy = append(d.BlockedBy, fmt.Sprintf(format, arguments...))
 }
 
-// firstNames names a few objects.
+// firstNames returns a list of the first few names.
 func firstNames(names []string) string {
 	const maxNames = 5
 	text := strings.Join(names[:min(len(names), maxNames)], ", ")

@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Move is the state after a decision. next is the CA that a rotation begins with, and over the time for reissuing every certificate.
+// Move returns the state after a decision. next is the CA that a rotation begins with; spread is
+// the time over which certificates are reissued.
 func (in Input) Move(decision Decision, next *Signer, spread time.Duration) (*State, error) {
 	state := in.State.clone()
 	switch decision.Move {
@@ -36,7 +37,8 @@ func (in Input) Move(decision Decision, next *Signer, spread time.Duration) (*St
 	return state, nil
 }
 
-// dropRoots drops the roots that nobody needs any more, and what leads to them.
+// dropRoots drops the roots that are not needed any more, and the cross-signed certificates that
+// lead to them.
 func (in Input) dropRoots(state *State) {
 	droppable := in.droppableRoots()
 	state.Previous = slices.DeleteFunc(state.Previous, func(p Predecessor) bool {
@@ -47,7 +49,7 @@ func (in Input) dropRoots(state *State) {
 	state.Active = state.withTrustedChain(state.Active)
 }
 
-// recordPropagated notes that every target carries a change that processes must read.
+// recordPropagated records that every target carries a change that processes must read.
 func (s *State) recordPropagated(now time.Time) {
 	if s.TrustChanging {
 		s.TrustChangedAt, s.TrustChanging = latest(now.Truncate(time.Second), s.TrustChangedAt), false
@@ -61,7 +63,7 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// enterPhase begins a phase, always later than the one before it began.
+// enterPhase enters a phase. Its start is always later than that of the phase before.
 func (s *State) enterPhase(phase v1alpha1.CAPhase, now time.Time) {
 	if now = now.Truncate(time.Second); !now.After(s.Since) {
 		now = s.Since.Add(time.Second)
@@ -69,7 +71,8 @@ func (s *State) enterPhase(phase v1alpha1.CAPhase, now time.Time) {
 	s.Phase, s.Since = phase, now
 }
 
-// startRotation prepares the next CA; the bridge to it is made here, while both keys exist.
+// startRotation prepares the next CA. It makes the cross-signed chain to it now, while both keys
+// exist.
 func (in Input) startRotation(reason v1alpha1.RotationReason, next *Signer) (*State, error) {
 	state := in.State.clone()
 	prepared := *next
@@ -81,14 +84,16 @@ func (in Input) startRotation(reason v1alpha1.RotationReason, next *Signer) (*St
 		prepared = *next.withCrossSigned(crossSigned)
 	}
 	if state.Next == nil {
-		// Where the next CA has ended before it signed, the rotation goes on with another, for the same reason.
+		// If the next CA expired before it signed, the rotation continues with another one for the
+		// same reason.
 		state.Compromise = false
 	}
 	if in.triggered() {
 		state.Trigger = in.Spec.Trigger
 		state.Compromise = state.Compromise || in.Spec.TriggerReason == v1alpha1.TriggerCompromise
 	}
-	// Though its root is known already: a rotation that was begun before, and lost, may have published it.
+	// The root may be in the bundle already: an earlier rotation that was lost may have published
+	// it. It still counts as a change.
 	state.TrustChanging = state.TrustChanging || state.Active == nil || !state.Active.Root.Equal(next.Root)
 	state.Next, state.Renewed, state.Reason, state.Restored = &prepared, nil, reason, false
 	state.enterPhase(v1alpha1.PhasePublishing, in.Now)
@@ -96,7 +101,8 @@ func (in Input) startRotation(reason v1alpha1.RotationReason, next *Signer) (*St
 	return state, nil
 }
 
-// switchSigner lets the next CA sign. What the one before may have signed ends, at the latest, the longest duration from now.
+// switchSigner lets the next CA sign. What its predecessor may have signed expires at the latest
+// LongestDuration and SigningSlack from now, or at latestNotAfter if that is later.
 func (s *State) switchSigner(now, latestNotAfter time.Time, spread time.Duration) {
 	until := latest(now.Add(s.LongestDuration+SigningSlack), latestNotAfter)
 	s.extendSignedUntil(until)
@@ -107,7 +113,7 @@ func (s *State) switchSigner(now, latestNotAfter time.Time, spread time.Duration
 		s.sortPrevious()
 	}
 	if s.Compromise {
-		// Whoever had one key, may have had what stood beside it at any time.
+		// An attacker who had one key may at any time have had the keys beside it.
 		for i := range s.Previous {
 			s.Previous[i].Compromised = true
 		}
@@ -117,7 +123,8 @@ func (s *State) switchSigner(now, latestNotAfter time.Time, spread time.Duration
 	s.enterPhase(v1alpha1.PhaseReissuing, now)
 }
 
-// SignedUntil is when every certificate has ended that the active CA, or one before it under the same root, may have signed until now.
+// SignedUntil returns an upper bound of the notAfter of every certificate that the active CA, or a
+// predecessor under the same root, may have signed until now.
 func (s *State) SignedUntil(now time.Time) time.Time {
 	return earliest(now.Add(s.LongestDuration+SigningSlack), s.Active.Root.NotAfter)
 }
@@ -129,7 +136,8 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// withTrustedChain is a CA with as much of its bridge as leads to roots that are trusted.
+// withTrustedChain returns a CA with the part of its cross-signed chain that leads to trusted
+// roots.
 func (s *State) withTrustedChain(signer *Signer) *Signer {
 	return signer.withCrossSigned(s.trimCrossSigned(signer.CrossSigned(), func(p Predecessor) bool { return p.Compromised }))
 }

@@ -13,11 +13,13 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// The keys of a signing-key Secret besides tls.crt and tls.key, which are the CA that signs or, while none may, the next.
+// The keys of a signing-key Secret besides tls.crt and tls.key, which hold the CA that signs or,
+// while no CA may sign, the next one.
 const (
-	// BundleKey holds the roots that are trusted.
+	// BundleKey holds the trusted roots.
 	BundleKey = "ca-bundle.crt"
-	// CrossSignedKey holds what leads from the CA that signs to the roots before it, as on OpenShift.
+	// CrossSignedKey holds the chain from the CA that signs to the roots before it, as on
+	// OpenShift.
 	CrossSignedKey = "intermediate-ca.crt"
 	// NextCertKey, NextPrivateKeyKey and NextCrossSignedKey hold the next CA.
 	NextCertKey        = "next.crt"
@@ -27,7 +29,8 @@ const (
 	RecordKey = "rotation.json"
 )
 
-// record is the part of a state that is no certificate. Times have seconds, as in a status.
+// record is the part of a state that is not a certificate. Times have a precision of seconds, as in
+// a status.
 type record struct {
 	Phase              v1alpha1.CAPhase        `json:"phase"`
 	LastTransitionTime metav1.Time             `json:"lastTransitionTime"`
@@ -36,29 +39,32 @@ type record struct {
 	Trigger            string                  `json:"trigger,omitempty"`
 	Compromise         bool                    `json:"compromise,omitempty"`
 	Restored           bool                    `json:"restored,omitempty"`
-	// NoSigner is set while tls.crt and tls.key are the next CA's.
+	// NoSigner is set while tls.crt and tls.key hold the next CA.
 	NoSigner        bool            `json:"noSigner,omitempty"`
 	LongestDuration metav1.Duration `json:"longestDuration"`
 	ReissueSpread   metav1.Duration `json:"reissueOver,omitzero"`
 	TrustChangedAt  metav1.Time     `json:"trustChangedAt,omitzero"`
 	TrustChanging   bool            `json:"trustChanging,omitempty"`
 	NextSource      string          `json:"nextSource,omitempty"`
-	// Certificate is what was written to tls.crt for the active CA: another one there for the same key was put there by hand.
+	// Certificate is what was written to tls.crt for the active CA. If tls.crt has a different
+	// certificate for the same key, an administrator put it there.
 	Certificate string              `json:"certificate,omitempty"`
 	Previous    []predecessorRecord `json:"previous,omitempty"`
 }
 
 type predecessorRecord struct {
-	// Fingerprint is that of the root.
+	// Fingerprint is the fingerprint of the root.
 	Fingerprint string      `json:"fingerprint"`
 	KeyID       string      `json:"keyID"`
 	SignedUntil metav1.Time `json:"signedUntil"`
 	Compromised bool        `json:"compromised,omitempty"`
 }
 
-// Read is the state in a signing-key Secret. A key that cannot be read is lost, and the error says why: the state then has no CA that
-// signs and, unless the next is sound, there is no state. Where only tls.crt is of no use, and tls.key is that of the certificate in the
-// record, the CA signs on with that, and the error says what is wrong with tls.crt. Without a record, which the Secrets of other tools and versions lack, the worst is assumed.
+// Read returns the state in a signing-key Secret. A key that cannot be read is lost, and the error
+// says why: the state then has no active CA, and without a usable next CA there is no state. If
+// only tls.crt is unusable, and tls.key belongs to the certificate in the record, the CA continues
+// to sign with that certificate, and the error says what is wrong with tls.crt. Without a record,
+// as in the Secrets of other tools and versions, Read assumes the worst.
 func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	rec, recorded := readRecord(secret)
 	state := rec.state()
@@ -84,14 +90,14 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	}
 	state.addSources(secret.Annotations[v1alpha1.AnnotationSource], rec, recorded)
 	if state.Next == nil && nextErr != nil && state.IsPreparing() {
-		// The next CA is lost before it signed: what led to it leads to another.
+		// The next CA was lost before it signed: its preparation leads to another CA.
 		state.Phase, state.Trigger = v1alpha1.PhaseReissuing, ""
 	}
 	state.addTrusted(secret.Data[BundleKey], rec)
 	return state, loadErr
 }
 
-// addSources adds what is known of the CAs besides their certificates.
+// addSources adds what is known about the CAs besides their certificates.
 func (s *State) addSources(source string, rec record, recorded bool) {
 	if s.Next != nil {
 		s.Next.Source = rec.NextSource
@@ -101,7 +107,7 @@ func (s *State) addSources(source string, rec record, recorded bool) {
 	}
 	s.Active.Source = source
 	if source == "" && s.Active.Root.Equal(s.Active.Certificate()) {
-		// Whoever restored it left the annotation out.
+		// The Secret was restored without the annotation.
 		s.Active.Source = SelfSigned
 	}
 	if s.Renewed != nil && (source != SelfSigned || s.Renewed.Root.Equal(s.Renewed.Certificate())) {
@@ -112,8 +118,9 @@ func (s *State) addSources(source string, rec record, recorded bool) {
 	}
 }
 
-// RestoreActive makes a CA with the key of the active one the active one again: what was found with another certificate is its renewal, which
-// signs after a rotation to it.
+// RestoreActive makes before, a CA with the key of the active one, the active CA again. The CA that
+// was active has a different certificate for that key: it becomes Renewed, a renewal that signs
+// only after a rotation to it. RestoreActive does nothing if the certificates are the same.
 func (s *State) RestoreActive(before *Signer) {
 	if before.Fingerprint() == s.Active.Fingerprint() {
 		return
@@ -124,7 +131,8 @@ func (s *State) RestoreActive(before *Signer) {
 	s.Previous = slices.DeleteFunc(s.Previous, func(p Predecessor) bool { return p.Root.Equal(before.Root) })
 }
 
-// addTrusted adds the CAs that sign no more, by their roots in the bundle; among them one that signed before and is to sign again.
+// addTrusted adds the CAs that no longer sign, by their roots in the bundle. They include a CA that
+// signed before and is going to sign again.
 func (s *State) addTrusted(encoded []byte, rec record) {
 	bundle, _ := pki.ParseBundle(encoded)
 	for _, root := range bundle {
@@ -139,7 +147,8 @@ var phases = []v1alpha1.CAPhase{
 	v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseReissuing, v1alpha1.PhaseRetiring,
 }
 
-// readRecord is the record in a Secret; that of a CA which nothing is known of where there is none that makes sense as a whole.
+// readRecord returns the record in a Secret. Without a valid record it returns that of a CA about
+// which nothing is known, and false.
 func readRecord(secret *corev1.Secret) (rec record, recorded bool) {
 	if json.Unmarshal(secret.Data[RecordKey], &rec) != nil || !slices.Contains(phases, rec.Phase) {
 		return record{Phase: v1alpha1.PhaseStable}, false
@@ -160,7 +169,8 @@ func (r record) hasPredecessor(root *x509.Certificate) bool {
 	return slices.ContainsFunc(r.Previous, func(f predecessorRecord) bool { return f.Fingerprint == fingerprint })
 }
 
-// predecessor is what is known of the CA that a root belongs to: of an unknown one that it may have signed until its end.
+// predecessor returns what is known about the CA of a root. An unknown CA is assumed to have signed
+// until the root's notAfter.
 func (r record) predecessor(root *x509.Certificate) Predecessor {
 	fingerprint := pki.Fingerprint(root)
 	if i := slices.IndexFunc(r.Previous, func(f predecessorRecord) bool { return f.Fingerprint == fingerprint }); i >= 0 {
@@ -181,7 +191,7 @@ func loadSigner(now time.Time, secret *corev1.Secret, certificate []byte, privat
 	}
 	root, err := authority.Root(now, certificate, secret.Data[BundleKey])
 	if err != nil {
-		// It may have ended; when it began, it led to its root.
+		// The CA may have expired; at its notBefore it led to its root.
 		root, err = authority.Root(authority.Certificate().NotBefore, certificate, secret.Data[BundleKey])
 	}
 	if err != nil {
@@ -206,7 +216,8 @@ func (s *State) EncodeKeys(encoding v1alpha1.KeyEncoding) error {
 	return nil
 }
 
-// Write puts the state into a signing-key Secret. What else lies there stays; a key that the state does not have is destroyed.
+// Write writes the state into a signing-key Secret. It keeps other data of the Secret, and destroys
+// any key that the state does not have.
 func (s *State) Write(secret *corev1.Secret) error {
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
@@ -228,7 +239,8 @@ func (s *State) Write(secret *corev1.Secret) error {
 		source = s.Active.Source
 	}
 	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, v1alpha1.AnnotationSource, source)
-	// It holds the whole Secret once more, keys and all, where one was restored with kubectl.
+	// After a restore with kubectl this annotation contains the whole Secret once more, with its
+	// keys.
 	delete(secret.Annotations, corev1.LastAppliedConfigAnnotation)
 	secret.Data[BundleKey] = s.Bundle().Encode()
 	encoded, err := json.Marshal(s.record())
@@ -251,7 +263,8 @@ func (s *State) record() record {
 		if len(chain) == 0 {
 			chain = []*x509.Certificate{s.Active.Certificate()}
 		}
-		// The chain begins with the CA. With the duplicates in it: it is read back with the same fingerprint.
+		// The chain begins with the CA. It keeps its duplicates, so that it is read back with the
+		// same fingerprint.
 		rec.Certificate = string(pki.Bundle(chain).Encode())
 	}
 	for _, p := range s.Previous {

@@ -7,31 +7,33 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Restarts is what is seen of the workloads that policies restart.
+// Restarts is what the controller observed of the workloads that policies restart.
 type Restarts struct {
-	// Unknown: the workloads have not been looked at since the bundle changed.
+	// Unknown is set while the workloads have not been read since the bundle changed.
 	Unknown bool
-	// Clients is the number of workloads that started before the bundle changed, and that a policy is going to restart for it;
-	// ClientNames are some.
+	// Clients is the number of workloads that started before the bundle changed, and that a policy
+	// will restart because of that. ClientNames are some of them.
 	Clients     int32
 	ClientNames []string
-	// Servers is the number of workloads that hold an older certificate than their Secret, and that a policy is going to restart for it;
-	// ServerNames are some.
+	// Servers is the number of workloads that hold an older certificate than their Secret, and that
+	// a policy will restart because of that. ServerNames are some of them.
 	Servers     int32
 	ServerNames []string
-	// HeldServers is the number of servers that their policy does not restart now: its window is closed, or a failed rollout halts it.
+	// HeldServers is the number of servers that their policy does not restart now, because its
+	// window is closed or a failed rollout halts it.
 	HeldServers int32
 }
 
 // Pending reports whether a rotation may be waiting for restarts.
 func (r Restarts) Pending() bool { return r.Unknown || r.Clients+r.Servers > 0 }
 
-// ChangesDecision reports whether a rotation may go on, or has to wait, by what was seen before and by this. How many it waits for moves nothing.
+// ChangesDecision reports whether r instead of before lets a rotation continue, or makes it wait.
+// The number of workloads it waits for does not matter.
 func (r Restarts) ChangesDecision(before Restarts) bool {
 	return (r.Clients > 0) != (before.Clients > 0) || (r.Servers > r.HeldServers) != (before.Servers > before.HeldServers)
 }
 
-// serversMessage says which of them a CA is trusted for that was compromised.
+// serversMessage says which servers delay the distrust of a compromised CA.
 func (r Restarts) serversMessage() string {
 	if r.Unknown {
 		return "the workloads that hold older certificates have been looked at"
@@ -39,14 +41,17 @@ func (r Restarts) serversMessage() string {
 	return fmt.Sprintf("%d workloads are restarted that hold older certificates (%s)", r.Servers, firstNames(r.ServerNames))
 }
 
-// RestartTimeout is how long restarts are waited for at most: of clients before the signer is switched, and of servers after the last certificate
-// was reissued, before a CA that was compromised is distrusted. It is long enough for thousands of them, and no tenant can make it longer.
+// RestartTimeout limits how long a rotation waits for restarts: of clients before the signer is
+// switched, and of servers after the last certificate was reissued, before a compromised CA is
+// distrusted. It is long enough for thousands of restarts, and no tenant can extend it.
 const RestartTimeout = 24 * time.Hour
 
-// clientsDeadline is how long clients are restarted before the signer is switched, at the latest: a day, and no longer than until half of what is
-// left at the threshold.
-// A key that was compromised is given up as soon as it can be, and the bridge leads clients that run on to its successor. Where no CA signs,
-// no certificate can be renewed for as long as it takes.
+// clientsDeadline returns until when the signer's switch waits for restarts of clients: for a day,
+// but at most until half of spec.rotation.rotateBefore is left of the active CA.
+//
+// A compromised key is given up as soon as possible; the cross-signed chain leads clients that were
+// not restarted to its successor. While no CA signs, no certificate can be renewed during the wait,
+// so it is limited to ReissueTimeout after the minimum propagation time.
 func (s *State) clientsDeadline(spec v1alpha1.CARotation) time.Time {
 	switch {
 	case s.Compromise:
@@ -74,7 +79,8 @@ func (in Input) waitForClients(decision *Decision) {
 	}
 }
 
-// waitsForServers reports whether servers are being restarted that hold a certificate of a CA that was compromised.
+// waitsForServers reports whether servers that hold a certificate of a compromised CA are being
+// restarted.
 func (in Input) waitsForServers() bool {
 	restarts := in.Evidence.Restarts
 	return in.Now.Before(in.State.Since.Add(RestartTimeout)) && (restarts.Unknown || restarts.Servers > restarts.HeldServers)

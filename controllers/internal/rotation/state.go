@@ -1,5 +1,6 @@
-// Package rotation decides how the trust in a CA moves from one generation to the next, so that every server and every client verify
-// each other at each instant: docs/rotation.md draws it. It knows no client and no clock; the time is handed to it.
+// Package rotation decides how trust in a CA moves from one generation to the next, so that at
+// every instant all servers and clients can verify each other: docs/rotation.md shows how. It uses
+// no Kubernetes client and no clock; callers pass in the time.
 package rotation
 
 import (
@@ -16,8 +17,8 @@ import (
 // SelfSigned is the source of a CA that the operator generated.
 const SelfSigned = "selfSigned"
 
-// SigningSlack is how long after the switch a certificate may still be signed by the old key, by a reconciliation that had begun
-// before, and how far the clock of the signer may be ahead.
+// SigningSlack is how long after the switch the old key may still sign a certificate, in a
+// reconciliation that had begun before, plus how far the signer's clock may be ahead.
 const SigningSlack = pki.ClockSkew + 2*time.Minute
 
 // Signer is a CA that signs, or is going to.
@@ -29,60 +30,67 @@ type Signer struct {
 	Source string
 }
 
-// Name is how people know the CA.
+// Name returns the CA's name for users.
 func (s *Signer) Name() string { return pki.NameOf(s.Certificate()) }
 
-// CheckStrength returns why clients would refuse the CA, one that it sends with it, or its root, or nil.
+// CheckStrength returns why clients would refuse the CA, a certificate of its chain, or its root;
+// nil when they would not.
 func (s *Signer) CheckStrength() error {
 	return pki.CheckStrength(append([]*x509.Certificate{s.Certificate(), s.Root}, s.Chain()...)...)
 }
 
-// Predecessor is a CA that signs no more, and whose root is still trusted.
+// Predecessor is a CA that no longer signs and whose root is still trusted.
 type Predecessor struct {
 	Root *x509.Certificate
 	// KeyID is the subject key identifier of the CA that signed, in hexadecimal.
 	KeyID string
-	// SignedUntil is an upper bound of the end of every certificate that it signed, or that was sent with a bridge to it of more than one
-	// certificate, which is not sent any more.
+	// SignedUntil is an upper bound of the notAfter of every certificate that the CA signed, or
+	// that was sent with a cross-signed chain of more than one certificate to its root. Such a
+	// chain is not sent any more.
 	SignedUntil time.Time
-	// Compromised is set when somebody else may have had its key: it is given up as soon as every certificate is reissued.
+	// Compromised is set when an attacker may have had the CA's key. The CA is distrusted as soon
+	// as every certificate is reissued.
 	Compromised bool
 }
 
-// State is everything that is to be known of a CA: what its signing-key Secret holds.
+// State is everything about a CA that its signing-key Secret holds.
 type State struct {
 	Phase v1alpha1.CAPhase
 	// Since is when the phase began, by the clock of the API server.
 	Since time.Time
-	// StartedAt and Reason are of the rotation under way, or of the last one.
+	// StartedAt and Reason are those of the current rotation, or of the last one.
 	StartedAt time.Time
 	Reason    v1alpha1.RotationReason
 	// Trigger is the last value of spec.rotation.trigger that was acted on.
 	Trigger string
-	// Compromise is set when the rotation under way was triggered because the key was compromised.
+	// Compromise is set when the current rotation was triggered because the key was compromised.
 	Compromise bool
-	// Restored is set when the CA came back from a backup, after another had taken over.
+	// Restored is set when the CA was restored from a backup after another CA had taken over.
 	Restored bool
-	// LongestDuration is the longest lifetime of a certificate that the active CA may have signed: nothing longer is signed before it stands here.
+	// LongestDuration is the longest lifetime of a certificate that the active CA may have signed.
+	// It is raised before anything longer is signed.
 	LongestDuration time.Duration
-	// ReissueSpread is the time over which the certificates are reissued after the last switch.
+	// ReissueSpread is the time over which certificates are reissued after the last switch.
 	ReissueSpread time.Duration
-	// TrustChangedAt is when every target carried the last change of the bundle that running processes must read: a root that was added, or a
-	// compromised one that was dropped. Zero before the first. TrustChanging is set while there is a later one.
+	// TrustChangedAt is when every target carried the last change of the bundle that running
+	// processes must read: an added root, or a dropped compromised root. It is zero before the
+	// first change. TrustChanging is set while a later change has not reached every target.
 	TrustChangedAt time.Time
 	TrustChanging  bool
-	// Active signs; nil while nobody may, because the key was lost and its successor is not trusted everywhere yet.
+	// Active is the CA that signs; nil while no CA may sign, because the key was lost and its
+	// successor is not trusted everywhere yet.
 	Active *Signer
-	// Renewed is the active CA with another certificate for the same key, which somebody put into tls.crt by hand; nil without one.
+	// Renewed is the active CA with a different certificate for the same key, which an
+	// administrator put into tls.crt; nil without one.
 	Renewed *Signer
-	// Next is going to sign; nil outside of the phases Publishing and Propagating.
+	// Next is going to sign; nil except in the phases Publishing and Propagating.
 	Next *Signer
-	// Previous are those before.
+	// Previous are the predecessors.
 	Previous []Predecessor
 }
 
-// Generations returns the CAs before the active one that were not compromised. Of one that was an intermediate, only its root is
-// known: it is left out.
+// Generations returns the certificates of the predecessors that were not compromised. It leaves out
+// a predecessor that was an intermediate, because only its root is known.
 func (s *State) Generations() []*x509.Certificate {
 	var generations []*x509.Certificate
 	for _, p := range s.Previous {
@@ -93,12 +101,12 @@ func (s *State) Generations() []*x509.Certificate {
 	return generations
 }
 
-// IsPreparing reports whether the phase is one in which the next CA is made known.
+// IsPreparing reports whether the phase is one that publishes the next CA.
 func (s *State) IsPreparing() bool {
 	return s.Phase == v1alpha1.PhasePublishing || s.Phase == v1alpha1.PhasePropagating
 }
 
-// Bundle are the roots that clients trust, the newest first: an order that no phase changes.
+// Bundle returns the roots that clients trust, the newest first. No phase changes this order.
 func (s *State) Bundle() pki.Bundle {
 	var roots []*x509.Certificate
 	for _, signer := range []*Signer{s.Active, s.Next} {
@@ -121,7 +129,7 @@ func (s *State) isSignerRoot(root *x509.Certificate) bool {
 	return (s.Active != nil && s.Active.Root.Equal(root)) || (s.Next != nil && s.Next.Root.Equal(root))
 }
 
-// AddPredecessors adds predecessors whose roots are not in the bundle yet.
+// AddPredecessors adds those predecessors whose roots are not in the bundle yet.
 func (s *State) AddPredecessors(predecessors ...Predecessor) {
 	for _, predecessor := range predecessors {
 		if !slices.ContainsFunc(s.Bundle(), predecessor.Root.Equal) {
@@ -131,16 +139,17 @@ func (s *State) AddPredecessors(predecessors ...Predecessor) {
 	s.sortPrevious()
 }
 
-// AnyLeafValid reports whether a certificate that another CA than the next signed may still be valid somewhere.
+// AnyLeafValid reports whether a certificate signed by a CA other than the next one may still be
+// valid.
 func (s *State) AnyLeafValid(now time.Time) bool {
-	// Another CA under the same root may have signed for longer than this one lives.
+	// A predecessor under the same root may have signed for longer than this CA lives.
 	if s.Active != nil && now.Before(s.Active.Root.NotAfter) {
 		return true
 	}
 	return slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return now.Before(p.SignedUntil) && now.Before(p.Root.NotAfter) })
 }
 
-// NextTransitions are when the clock alone may change what is to be done.
+// NextTransitions returns the times when the clock alone may change the decision.
 func (s *State) NextTransitions(spec v1alpha1.CARotation) []time.Time {
 	var times []time.Time
 	if s.IsPreparing() || s.Phase == v1alpha1.PhaseRetiring {
@@ -153,7 +162,7 @@ func (s *State) NextTransitions(spec v1alpha1.CARotation) []time.Time {
 		times = append(times, s.Since.Add(s.ReissueSpread+ReissueTimeout))
 	}
 	if slices.ContainsFunc(s.Previous, func(p Predecessor) bool { return p.Compromised }) {
-		// A later rotation may be under way by then, which is no compromise.
+		// A later rotation, not for a compromise, may be in progress by then.
 		times = append(times, s.Since.Add(RestartTimeout), s.requestsDeadline())
 	}
 	for _, signer := range []*Signer{s.Active, s.Next, s.Renewed} {
@@ -167,14 +176,14 @@ func (s *State) NextTransitions(spec v1alpha1.CARotation) []time.Time {
 	return times
 }
 
-// sortPrevious puts the newest first.
+// sortPrevious sorts the predecessors, the newest first.
 func (s *State) sortPrevious() {
 	slices.SortStableFunc(s.Previous, func(a, b Predecessor) int {
 		return cmp.Or(b.Root.NotBefore.Compare(a.Root.NotBefore), bytes.Compare(a.Root.Raw, b.Root.Raw))
 	})
 }
 
-// clone is a copy that can be changed; what it points to is not.
+// clone returns a copy that can be modified, but not what its pointers refer to.
 func (s *State) clone() *State {
 	copied := *s
 	copied.Previous = slices.Clone(s.Previous)
