@@ -43,8 +43,8 @@ func signingKey(t *testing.T, namespace string) (*corev1.Secret, v1alpha1.Servic
 	}}
 }
 
-// TestSigningKeyOutsideAmongForgeries checks that a signing key in another namespace is found among
-// many Secrets that a tenant labelled like one, and that only a few of these are read.
+// TestSigningKeyOutsideAmongForgeries checks that a signing key in another namespace is detected
+// among many Secrets that a tenant labelled like one, and that only a few of these are read.
 func TestSigningKeyOutsideAmongForgeries(t *testing.T) {
 	t.Parallel()
 	secret, status := signingKey(t, "operators")

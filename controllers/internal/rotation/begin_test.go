@@ -17,7 +17,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// TestBegin: a trigger is acted on once, whatever it was that made the rotation due.
+// TestBegin checks that a trigger is acted on once, even if something else made the rotation due.
 func TestBegin(t *testing.T) {
 	was := func(trigger string, compromise bool) func(*fixture) {
 		return func(s *fixture) { s.State.Trigger, s.State.Compromise = trigger, compromise }
@@ -62,7 +62,8 @@ func TestBegin(t *testing.T) {
 	}
 }
 
-// TestBeginCrossSigns: the bridge to the next CA is made while both keys exist, where there is one to be made.
+// TestBeginCrossSigns checks that the cross-signed chain to the next CA is made while both keys
+// exist, if there can be one.
 func TestBeginCrossSigns(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -90,7 +91,8 @@ func TestBeginCrossSigns(t *testing.T) {
 	}
 }
 
-// TestRotationBackToAFormerCA: a CA that is brought back is trusted as what it is now, once.
+// TestRotationBackToAFormerCA checks that a former CA that signs again is trusted once, in its
+// present role.
 func TestRotationBackToAFormerCA(t *testing.T) {
 	s := newFixture(t, trigger("away", routine), func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 	first, second := s.State.Active, generate(t, "second", now, lifetime)
@@ -109,7 +111,8 @@ func TestRotationBackToAFormerCA(t *testing.T) {
 	}
 }
 
-// TestSwitchCompromise: who had one key, may have had every key that ever stood beside it.
+// TestSwitchCompromise checks that after a compromise all predecessors count as compromised: an
+// attacker with one key may have had every key that was ever beside it.
 func TestSwitchCompromise(t *testing.T) {
 	for _, compromise := range []bool{true, false} {
 		s := newFixture(t, in(v1alpha1.PhasePropagating), follows(day), olderToo(day), at(minimum), func(s *fixture) {
@@ -140,7 +143,7 @@ func TestSwitchCompromise(t *testing.T) {
 	}
 }
 
-// below is an intermediate, which a root signed.
+// below returns an intermediate signed by a root.
 func below(t *testing.T, root *x509.Certificate, rootKey *ecdsa.PrivateKey, name string) *rotation.Signer {
 	t.Helper()
 	certificate, key := certify(t, name, root, rootKey)
@@ -151,7 +154,7 @@ func below(t *testing.T, root *x509.Certificate, rootKey *ecdsa.PrivateKey, name
 	return &rotation.Signer{Authority: must(t, authority, err), Root: root, Source: "secret/corp"}
 }
 
-// certify makes a CA, signed by a parent or by itself.
+// certify makes a CA certificate, signed by a parent or, without one, by itself.
 func certify(t *testing.T, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -168,7 +171,8 @@ func certify(t *testing.T, name string, parent *x509.Certificate, parentKey *ecd
 	return must(t, certificate, err), key
 }
 
-// TestSwitchUnderOneRoot: where the next CA is under the same root, nobody comes to trust another, and no CA is one before.
+// TestSwitchUnderOneRoot checks that, when the next CA is under the same root, no client has to
+// trust another root and no CA becomes a predecessor.
 func TestSwitchUnderOneRoot(t *testing.T) {
 	root, key := certify(t, "root", nil, nil)
 	s := newFixture(t, in(v1alpha1.PhasePropagating), at(minimum), func(s *fixture) {

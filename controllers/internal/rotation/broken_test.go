@@ -15,7 +15,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// broken is the Secret of a CA that is propagating its next one, where some keys hold garbage.
+// broken returns a state in this phase, and its Secret with garbage in some keys.
 func broken(t *testing.T, phase v1alpha1.CAPhase, keys ...string) (*fixture, *corev1.Secret) {
 	t.Helper()
 	s := newFixture(t, in(phase), func(s *fixture) {
@@ -30,8 +30,9 @@ func broken(t *testing.T, phase v1alpha1.CAPhase, keys ...string) (*fixture, *co
 	return s, secret
 }
 
-// TestReadLostKey: a key that cannot be read signs no more. Its root stays trusted, for what it may have signed, and the next CA takes
-// over as it would have. So it is where neither tls.crt nor the record has a certificate for the key.
+// TestReadLostKey checks that a key that cannot be read does not sign any more, that its root stays
+// trusted for what it may have signed, and that the next CA takes over as planned. The same holds
+// if neither tls.crt nor the record has a certificate for the key.
 func TestReadLostKey(t *testing.T) {
 	for _, key := range []string{corev1.TLSPrivateKeyKey, corev1.TLSCertKey} {
 		for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhasePublishing, v1alpha1.PhasePropagating} {
@@ -60,7 +61,7 @@ func TestReadLostKey(t *testing.T) {
 	}
 }
 
-// forgetCertificate takes the certificate out of the record.
+// forgetCertificate removes the certificate from the record.
 func forgetCertificate(t *testing.T, secret *corev1.Secret) {
 	t.Helper()
 	var record map[string]any
@@ -72,7 +73,8 @@ func forgetCertificate(t *testing.T, secret *corev1.Secret) {
 	secret.Data[rotation.RecordKey] = must(t, encoded, err)
 }
 
-// TestReadBrokenCertificate: where tls.crt is of no use, and tls.key is that of the certificate in the record, the CA signs on with that.
+// TestReadBrokenCertificate checks that, if tls.crt is unusable and tls.key belongs to the
+// certificate in the record, the CA continues to sign with that certificate.
 func TestReadBrokenCertificate(t *testing.T) {
 	for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhaseStable, v1alpha1.PhasePublishing, v1alpha1.PhasePropagating, v1alpha1.PhaseRetiring} {
 		t.Run(string(phase), func(t *testing.T) {
@@ -89,7 +91,8 @@ func TestReadBrokenCertificate(t *testing.T) {
 	}
 }
 
-// TestReadBrokenNext: without the next CA, the one that signs goes on, and whatever there is of the other stays trusted.
+// TestReadBrokenNext checks that, without the next CA, the active one continues, and that what is
+// left of the next CA stays trusted.
 func TestReadBrokenNext(t *testing.T) {
 	for _, key := range []string{rotation.NextPrivateKeyKey, rotation.NextCertKey} {
 		t.Run(key, func(t *testing.T) {
@@ -106,7 +109,7 @@ func TestReadBrokenNext(t *testing.T) {
 	}
 }
 
-// TestReadNothing: where no key is sound, there is no state, and the error says why.
+// TestReadNothing checks that there is no state without a usable key, and that the error says why.
 func TestReadNothing(t *testing.T) {
 	tlsKey, nextKey := corev1.TLSPrivateKeyKey, rotation.NextPrivateKeyKey
 	for _, tc := range []struct {
@@ -130,7 +133,8 @@ func TestReadNothing(t *testing.T) {
 	}
 }
 
-// TestReadWithoutRoot: an intermediate that leads to no root that is known could not be trusted by anybody.
+// TestReadWithoutRoot checks that an intermediate without a known root is refused: no client could
+// trust it.
 func TestReadWithoutRoot(t *testing.T) {
 	root, key := certify(t, "root", nil, nil)
 	secret := write(t, &rotation.State{Phase: v1alpha1.PhaseStable, Active: below(t, root, key, "corp")})
@@ -140,7 +144,8 @@ func TestReadWithoutRoot(t *testing.T) {
 	}
 }
 
-// TestWriteKeeps what it does not know, and destroys the keys of ours that are not in the state.
+// TestWriteKeeps checks that Write keeps data that it does not know, and destroys those of our keys
+// that are not in the state.
 func TestWriteKeeps(t *testing.T) {
 	s := newFixture(t, trigger("now", routine), func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 	next := generate(t, "next", now, lifetime)

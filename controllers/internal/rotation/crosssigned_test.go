@@ -8,7 +8,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// generations is a scene at rest after three rotations, a minute apart: the bridge has three certificates, and leads to three roots.
+// generations returns a Stable fixture after three rotations within minutes: the cross-signed chain
+// has three certificates, and leads to three roots.
 func generations(t *testing.T, edits ...func(*fixture)) *fixture {
 	t.Helper()
 	s := newFixture(t, func(s *fixture) { s.Spec.Propagation.Minimum, s.State.LongestDuration = "0s", time.Hour })
@@ -32,7 +33,8 @@ func (f *fixture) rotates() {
 	}
 }
 
-// holds fails unless there are so many roots before the CA that signs, and so many certificates lead to them.
+// holds fails the test unless there are this many predecessors, and a cross-signed chain of this
+// length.
 func (f *fixture) holds(previous, bridge int) {
 	f.Helper()
 	if got := f.State; len(got.Previous) != previous || len(got.Active.CrossSigned()) != bridge || len(got.Bundle()) != previous+1 {
@@ -41,12 +43,13 @@ func (f *fixture) holds(previous, bridge int) {
 	}
 }
 
-// TestTrimUnused: a root that is unused stays until every certificate has ended that was sent with more than one which leads to it.
+// TestTrimUnused checks that an unused root stays until every leaf has expired that was sent with
+// more than one cross-signed certificate leading to it.
 func TestTrimUnused(t *testing.T) {
 	s := generations(t, untilUnused)
 	s.holds(3, 3)
 	s.Now = s.State.Previous[0].SignedUntil
-	s.move(rotation.DropRoots, nil) // a single certificate led to the last one
+	s.move(rotation.DropRoots, nil) // A single cross-signed certificate led to the last root.
 	s.holds(2, 3)
 	s.move(rotation.TrimCrossSigned, nil)
 	s.holds(2, 0)
@@ -63,7 +66,8 @@ func TestTrimUnused(t *testing.T) {
 	s.holds(0, 0)
 }
 
-// TestTrimWhen: at rest where a root is unused, and at once where it was compromised.
+// TestTrimWhen checks when the chain is trimmed: in phase Stable for an unused root, and at once
+// for a compromised one.
 func TestTrimWhen(t *testing.T) {
 	enter := func(phase v1alpha1.CAPhase) func(*fixture) {
 		return func(s *fixture) {
@@ -104,7 +108,8 @@ func TestTrimWhen(t *testing.T) {
 	}
 }
 
-// TestSwitchCrossSigned: what leads to a compromised root over more than one certificate is not sent; what they were sent with before keeps the root that it leads to.
+// TestSwitchCrossSigned checks that the part of a chain that leads to a compromised root by more
+// than one certificate is not sent, and that a root stays as long as leaves sent with such a chain.
 func TestSwitchCrossSigned(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
@@ -120,7 +125,7 @@ func TestSwitchCrossSigned(t *testing.T) {
 			s.rotates()
 			s.holds(4, tc.crossSigned)
 			for i, p := range s.State.Previous {
-				led := i != 1 // a single certificate led to that one
+				led := i != 1 // A single certificate led to this one.
 				if until := s.Now.Add(s.State.LongestDuration + rotation.SigningSlack); p.SignedUntil.Equal(until) != led {
 					t.Errorf("predecessor %d is used until %s, and the switch was %s", i, p.SignedUntil, s.Now)
 				}

@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// decision is a case of what is decided: a move with its reason, or all that is waited for.
+// decision is a test case: a move with its reason, or everything that is waited for.
 type decision struct {
 	name   string
 	given  []func(*fixture)
@@ -30,7 +30,8 @@ func decide(t *testing.T, cases []decision) {
 			t.Parallel()
 			s := newFixture(t, tc.given...)
 			got := s.decided()
-			// The source is asked for another CA whenever one is waited for, but by a rotation that is held.
+			// The source must provide another CA whenever the rotation waits for one, unless it is
+			// paused.
 			wanted := s.Spec.Mode != v1alpha1.RotationPaused && slices.ContainsFunc(tc.waits, func(wait string) bool { return strings.HasSuffix(wait, "and there is no other: put one there") })
 			want := rotation.Decision{Move: tc.move, Reason: tc.reason, BlockedBy: tc.waits, NeedsCA: wanted}
 			if diff := cmp.Diff(want, got); diff != "" {
@@ -47,7 +48,7 @@ const (
 
 func acted(s *fixture) { s.State.Trigger = "now" }
 
-// TestDecideBegin: what makes a rotation due, in the order in which it is told.
+// TestDecideBegin checks what makes a rotation due, and which reason has precedence.
 func TestDecideBegin(t *testing.T) {
 	const begin = rotation.Begin
 	spec := cause(v1alpha1.RotationSpecChanged)
@@ -79,7 +80,8 @@ func TestDecideBegin(t *testing.T) {
 	})
 }
 
-// TestDecideWithoutSuccessor: where the source has no other CA, what is due is told, and what is under way goes on.
+// TestDecideWithoutSuccessor checks that, when the source has no other CA, a due rotation is
+// reported, and a rotation in progress continues.
 func TestDecideWithoutSuccessor(t *testing.T) {
 	due := func(reason string) string {
 		return "a rotation is due (" + reason + "), and there is no other: put one there"
@@ -100,7 +102,7 @@ func TestDecideWithoutSuccessor(t *testing.T) {
 	})
 }
 
-// TestDecidePrepare: the next CA signs when everybody has been given the time to trust it.
+// TestDecidePrepare checks that the next CA signs only after all clients had time to trust it.
 func TestDecidePrepare(t *testing.T) {
 	publishing, propagating := in(v1alpha1.PhasePublishing), in(v1alpha1.PhasePropagating)
 	const (
@@ -134,7 +136,8 @@ func TestDecidePrepare(t *testing.T) {
 	})
 }
 
-// TestDecideNoLeafValid: where no certificate is valid that another CA signed, nobody is made to wait for a bundle.
+// TestDecideNoLeafValid checks that the switch does not wait for the bundle if no certificate of
+// another CA is valid.
 func TestDecideNoLeafValid(t *testing.T) {
 	lacks := []string{"1 targets do not carry the bundle with NEXT yet: a"}
 	for _, phase := range []v1alpha1.CAPhase{v1alpha1.PhasePublishing, v1alpha1.PhasePropagating} {

@@ -12,10 +12,11 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// now lies far off, and between two seconds: a stray time.Now() shows, and so does a forgotten truncation.
+// now is far in the future and between two seconds, so that a stray time.Now() or a forgotten
+// truncation makes a test fail.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
-// second is now as a Secret holds it.
+// second is now with the precision of a Secret.
 var second = now.Truncate(time.Second)
 
 const (
@@ -34,7 +35,7 @@ func must[T any](t rapid.TB, value T, err error) T {
 	return value
 }
 
-// generate is a CA of our own.
+// generate returns a self-signed CA.
 func generate(t rapid.TB, name string, at time.Time, duration time.Duration) *rotation.Signer {
 	t.Helper()
 	pair, err := pki.GenerateRoot(at, pki.RootSpec{
@@ -45,7 +46,7 @@ func generate(t rapid.TB, name string, at time.Time, duration time.Duration) *ro
 	return &rotation.Signer{Authority: authority, Root: authority.Certificate(), Source: rotation.SelfSigned}
 }
 
-// fixture is all that decides. Its CA is fifty days old, with nothing due.
+// fixture is the input of a decision. By default its CA is fifty days old, and nothing is due.
 type fixture struct {
 	*testing.T
 	rotation.Input
@@ -70,7 +71,8 @@ func newFixture(t *testing.T, edits ...func(*fixture)) *fixture {
 	return s
 }
 
-// in puts the state into a phase that began just now: with a next CA before the switch, with one before it after.
+// in puts the state into a phase that has just begun: with a next CA before the switch, with a
+// predecessor after it.
 func in(phase v1alpha1.CAPhase) func(*fixture) {
 	return func(s *fixture) {
 		s.State.Phase, s.State.Since, s.State.StartedAt, s.State.Reason = phase, second, second, v1alpha1.RotationTriggered
@@ -83,7 +85,8 @@ func in(phase v1alpha1.CAPhase) func(*fixture) {
 	}
 }
 
-// follows adds a CA before the active one, which ends in 300 days, and whose last certificate ends after some time.
+// follows adds a predecessor of the active CA. The predecessor expires in 300 days, and its last
+// certificate after signedFor.
 func follows(signedFor time.Duration) func(*fixture) {
 	return func(s *fixture) {
 		before := generate(s, "before", now.Add(-490*day), lifetime)
@@ -93,13 +96,13 @@ func follows(signedFor time.Duration) func(*fixture) {
 	}
 }
 
-// after lets time go by since now.
+// after sets the time relative to now.
 func after(d time.Duration) func(*fixture) { return func(s *fixture) { s.Now = now.Add(d) } }
 
-// at is a time relative to the start of the phase.
+// at sets the time relative to the start of the phase.
 func at(d time.Duration) func(*fixture) { return func(s *fixture) { s.Now = second.Add(d) } }
 
-// left is a time at which so much is left of the active CA.
+// left sets the time so that this much of the active CA's lifetime is left.
 func left(d time.Duration) func(*fixture) {
 	return func(s *fixture) { s.Now = s.State.Active.NotAfter().Add(-d) }
 }
@@ -136,7 +139,7 @@ func compromised(s *fixture) {
 
 func noSuccessor(s *fixture) { s.NoSuccessor = "there is no other: put one there" }
 
-// decided is a decision with the names of the CAs replaced by what they are here.
+// decided returns the decision, with the names of the CAs replaced by their roles.
 func (f *fixture) decided() rotation.Decision {
 	f.Helper()
 	var names []string
@@ -155,7 +158,7 @@ func (f *fixture) decided() rotation.Decision {
 	return decision
 }
 
-// move carries out what is decided, and fails where that is something else.
+// move executes the decision. It fails the test if the move is not the expected one.
 func (f *fixture) move(want rotation.Move, next *rotation.Signer) {
 	f.Helper()
 	decision := rotation.Decide(f.Input)

@@ -15,21 +15,22 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// privateKey is the key of a CA in PEM, as it is saved.
+// privateKey returns the key of a CA in PEM, as it is saved.
 func privateKey(signer *rotation.Signer) []byte {
 	saved := map[string][]byte{}
 	signer.Save(saved, "crt", "key", "bridge")
 	return saved["key"]
 }
 
-// keysWith are the keys of a Secret of which the value holds a private key, in PEM or bare.
+// keysWith returns the keys of a Secret whose values contain a private key, in PEM or DER.
 func keysWith(t *testing.T, secret *corev1.Secret, key []byte) []string {
 	t.Helper()
 	block, _ := pem.Decode(key)
 	if block == nil {
 		t.Fatal("no private key in PEM")
 	}
-	// The end of a PKCS #8 key may be the public one, which certificates hold too; its middle is what nobody may have.
+	// The end of a PKCS #8 key may be the public key, which certificates contain too. Only the
+	// middle is secret.
 	line := bytes.Split(key, []byte("\n"))[1]
 	var names []string
 	for name, value := range secret.Data {
@@ -40,7 +41,8 @@ func keysWith(t *testing.T, secret *corev1.Secret, key []byte) []string {
 	return slices.Sorted(slices.Values(names))
 }
 
-// TestSwitchDestroysKey: the write that lets the next CA sign leaves nothing of the key before it.
+// TestSwitchDestroysKey checks that the write that lets the next CA sign leaves nothing of its
+// predecessor's key.
 func TestSwitchDestroysKey(t *testing.T) {
 	s := newFixture(t, in(v1alpha1.PhasePropagating), at(minimum))
 	oldKey, newKey := privateKey(s.State.Active), privateKey(s.State.Next)
@@ -66,8 +68,8 @@ func TestSwitchDestroysKey(t *testing.T) {
 	}
 }
 
-// TestRotation goes through one, with clocks that nobody would wish for: each phase begins after the one before it did, and clients
-// are told of nothing but the beginning.
+// TestRotation goes through a whole rotation, also with clocks that stop or go back: each phase
+// begins later than the one before, and only the first move changes the bundle.
 func TestRotation(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -113,7 +115,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestMoveChangesNothing that it was given: a write may fail, and then the state is what it was.
+// TestMoveChangesNothing checks that Move does not modify its input: if the write fails, the old
+// state still holds.
 func TestMoveChangesNothing(t *testing.T) {
 	for _, tc := range []struct {
 		move  rotation.Move
@@ -141,7 +144,8 @@ func TestMoveChangesNothing(t *testing.T) {
 	}
 }
 
-// TestSignedUntil: what the old key signed until the switch, and for a little longer, has ended by then.
+// TestSignedUntil checks that everything the old key signed until the switch, and for SigningSlack
+// longer, has expired at SignedUntil.
 func TestSignedUntil(t *testing.T) {
 	for _, tc := range []struct {
 		name    string

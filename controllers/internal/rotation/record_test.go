@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// view is all that is in a state, in a form that can be compared.
+// view is the content of a state in a comparable form.
 type view struct {
 	rotation.State
 	Active, Next *signerView
@@ -72,7 +72,8 @@ func read(t rapid.TB, secret *corev1.Secret) *rotation.State {
 	return must(t, state, err)
 }
 
-// roundTrips fails unless a state is read as it was written, and is written again as it was.
+// roundTrips fails the test unless a state is read as it was written, and is then written as
+// before.
 func roundTrips(t rapid.TB, s *rotation.State) {
 	t.Helper()
 	secret := write(t, s)
@@ -83,7 +84,7 @@ func roundTrips(t rapid.TB, s *rotation.State) {
 	}
 }
 
-// TestRoundTrip goes through the shapes that a Secret has in a rotation.
+// TestRoundTrip checks every form that the Secret has during a rotation.
 func TestRoundTrip(t *testing.T) {
 	root, key := certify(t, "root", nil, nil)
 	for name, given := range map[string][]func(*fixture){
@@ -103,7 +104,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestRoundTripCrossSigned: so it is with bridges, at each step of two rotations.
+// TestRoundTripCrossSigned checks the same with cross-signed chains, at each step of two rotations.
 func TestRoundTripCrossSigned(t *testing.T) {
 	s := newFixture(t, func(s *fixture) { s.Spec.Propagation.Minimum = "0s" })
 	for _, value := range []string{"1", "2"} {
@@ -119,7 +120,7 @@ func TestRoundTripCrossSigned(t *testing.T) {
 	}
 }
 
-// TestRoundTripOfAny: whatever the state is, nothing of it is lost.
+// TestRoundTripOfAny checks that nothing of an arbitrary state is lost.
 func TestRoundTripOfAny(t *testing.T) {
 	var signers []*rotation.Signer
 	for i := range 8 {
@@ -156,8 +157,8 @@ func TestRoundTripOfAny(t *testing.T) {
 	})
 }
 
-// TestReadUnrecorded: of the Secret of another tool or version, and of one that somebody has edited, the worst is assumed: what the
-// CA may have signed lasts as long as it may.
+// TestReadUnrecorded checks that Read assumes the worst for a Secret of another tool or version,
+// and for one that was edited: that certificates of the CA live as long as they possibly can.
 func TestReadUnrecorded(t *testing.T) {
 	for _, kept := range []string{
 		"", "garbage", "null", "[]", `{"phase":`, `{"phase":7}`, `{"phase":"Propagating","lastTransitionTime":7}`, `{"phase":"Dancing"}`,

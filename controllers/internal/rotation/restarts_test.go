@@ -26,8 +26,8 @@ func unknownRestarts(s *fixture) { s.Evidence.Restarts.Unknown = true }
 func urgent(s *fixture)          { s.State.Compromise = true }
 func changing(s *fixture)        { s.State.TrustChanging = true }
 
-// TestDecideClients: the signer is switched when clients have been restarted that do not read the bundle by themselves; not when its key was
-// compromised, and not so late that the CA would end first.
+// TestDecideClients checks that the switch waits for restarts of the clients that do not reload the
+// bundle, but not after a compromise, and not so long that the CA would expire first.
 func TestDecideClients(t *testing.T) {
 	propagating := in(v1alpha1.PhasePropagating)
 	waitsUntil := func(until string) []string {
@@ -53,8 +53,9 @@ func TestDecideClients(t *testing.T) {
 	})
 }
 
-// TestDecideServers: a root of a CA that was compromised is given up when servers have been restarted that hold what it signed, as far as
-// their policies do so now, and for a day at most. A rotation that is not urgent only tells of them.
+// TestDecideServers checks that the distrust of a compromised CA waits for restarts of the servers
+// that hold its certificates: only for those that policies restart now, and for a day at most. A
+// rotation without a compromise only reports them.
 func TestDecideServers(t *testing.T) {
 	retiring := given(in(v1alpha1.PhaseRetiring), compromised, urgent)
 	decide(t, []decision{
@@ -72,8 +73,9 @@ func TestDecideServers(t *testing.T) {
 	})
 }
 
-// TestTrustChanged: processes have to read the bundle again when a root was added, or one dropped that was compromised, from when every target
-// carries it; and not when a root has ended.
+// TestTrustChanged checks that processes must read the bundle again when a root was added, or a
+// compromised one was dropped, once every target carries the change. They need not when an expired
+// root was dropped.
 func TestTrustChanged(t *testing.T) {
 	s := newFixture(t, trigger("now", v1alpha1.TriggerRoutine))
 	never := func(what string) {
@@ -104,7 +106,8 @@ func TestTrustChanged(t *testing.T) {
 	}
 }
 
-// TestTrustChangedByDistrust: it is announced when every target carries the bundle without the roots that were compromised.
+// TestTrustChangedByDistrust checks that the change is recorded when every target carries the
+// bundle without the compromised roots.
 func TestTrustChangedByDistrust(t *testing.T) {
 	s := newFixture(t, in(v1alpha1.PhaseRetiring), compromised, urgent, at(minimum))
 	s.move(rotation.DropRoots, nil)
@@ -122,15 +125,17 @@ func TestTrustChangedByDistrust(t *testing.T) {
 	s.move(rotation.NoMove, nil)
 }
 
-// TestTrustChanging: a change is on its way from where a root is added to what processes have to trust, or one dropped that they must not trust,
-// until every target carries it; and at nothing else.
+// TestTrustChanging checks that TrustChanging is set from when a root is added that processes must
+// trust, or one is dropped that they must not trust, until every target carries the change; and
+// only then.
 func TestTrustChanging(t *testing.T) {
 	ended := func(s *fixture) { s.State.Next = generate(s, "ended", now.Add(-2*time.Hour), time.Hour) }
 	for _, tc := range []struct {
 		name  string
 		given []func(*fixture)
 		move  rotation.Move
-		// changing is whether a change is on its way then, and changed whether one has just come to every target.
+		// changing is the expected TrustChanging; changed is whether a change has just reached
+		// every target.
 		changing, changed bool
 	}{
 		{"a root is added", given(trigger("now", routine)), rotation.Begin, true, false},
@@ -159,7 +164,8 @@ func TestTrustChanging(t *testing.T) {
 	}
 }
 
-// TestTrustChangedLater: a change is never said to be older than the one before, whatever the clock says, and has no part of a second.
+// TestTrustChangedLater checks that TrustChangedAt never goes back, whatever the clock says, and
+// has no fraction of a second.
 func TestTrustChangedLater(t *testing.T) {
 	s := newFixture(t, changing, func(s *fixture) { s.State.TrustChangedAt = second.Add(time.Hour) })
 	s.move(rotation.RecordPropagated, nil)
@@ -174,7 +180,7 @@ func TestTrustChangedLater(t *testing.T) {
 	}
 }
 
-// TestTrustChangedIsKept: it is part of what the Secret holds.
+// TestTrustChangedIsKept checks that the Secret holds TrustChangedAt and TrustChanging.
 func TestTrustChangedIsKept(t *testing.T) {
 	s := newFixture(t, func(s *fixture) { s.State.TrustChangedAt, s.State.TrustChanging = second, true })
 	secret := write(t, s.State)

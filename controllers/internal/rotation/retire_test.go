@@ -9,10 +9,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// rootEnds is when the root of follows ends, from the start of the phase.
+// rootEnds is the notAfter of the predecessor of follows, from the start of the phase.
 const rootEnds = 300 * day
 
-// TestDecideReissue: nobody retires before the last certificate is reissued.
+// TestDecideReissue checks that phase Retiring begins only after the last certificate is reissued.
 func TestDecideReissue(t *testing.T) {
 	reissuing := in(v1alpha1.PhaseReissuing)
 	decide(t, []decision{
@@ -26,7 +26,8 @@ func TestDecideReissue(t *testing.T) {
 	})
 }
 
-// TestDecideRetire: a rotation ends when no certificate of a CA before can be alive, in whichever server's memory.
+// TestDecideRetire checks that a rotation ends when no certificate of a predecessor can be valid
+// any more, even in the memory of a server.
 func TestDecideRetire(t *testing.T) {
 	retiring := in(v1alpha1.PhaseRetiring)
 	mayLive := []string{"certificates of CAs before ACTIVE may live in the memory of servers until 2071-05-13T15:09:26Z"}
@@ -43,7 +44,7 @@ func TestDecideRetire(t *testing.T) {
 	})
 }
 
-// olderToo adds a CA that is older than the one before the active one.
+// olderToo adds a CA that is older than the predecessor of follows.
 func olderToo(signedFor time.Duration) func(*fixture) {
 	return func(s *fixture) {
 		older := generate(s, "older", now.Add(-600*day), lifetime)
@@ -51,13 +52,15 @@ func olderToo(signedFor time.Duration) func(*fixture) {
 	}
 }
 
-// TestDecideDropRoots: a root is trusted for as long as spec.rotation.previousTrust says, and never beyond its end.
+// TestDecideDropRoots checks that a root is trusted as long as spec.rotation.previousTrust says,
+// and never beyond its notAfter.
 func TestDecideDropRoots(t *testing.T) {
 	reissue := []string{"1 certificates of CAs before ACTIVE are not reissued yet: a"}
 	mayLive := []string{"certificates of CAs before ACTIVE may live in the memory of servers until 2071-03-14T15:09:26Z"}
 	for _, tc := range []struct {
 		phase v1alpha1.CAPhase
-		// used is what is waited for while certificates of the CA before may live; unused and waits are what follows while only its root does.
+		// used is what is waited for while certificates of the predecessor may be valid. unused and
+		// waits are the result while only its root is valid.
 		used   []string
 		unused rotation.Move
 		waits  []string
@@ -85,8 +88,8 @@ func TestDecideDropRoots(t *testing.T) {
 	}
 }
 
-// TestDecideCompromised: a CA whose key others may have is distrusted as soon as every certificate is reissued, and servers have read
-// theirs, however long its certificates might live.
+// TestDecideCompromised checks that a compromised CA is distrusted as soon as every certificate is
+// reissued and servers have read theirs, no matter how long its certificates would be valid.
 func TestDecideCompromised(t *testing.T) {
 	retiring := in(v1alpha1.PhaseRetiring)
 	reading := []string{"BEFORE: distrusted at 2071-03-14T15:19:26Z, until when servers are given the time to read what ACTIVE signed"}
@@ -109,7 +112,8 @@ func TestDecideCompromised(t *testing.T) {
 	})
 }
 
-// TestDecidePaused: Paused holds a rotation where it stands, and says so with what it would wait for anyway.
+// TestDecidePaused checks that Paused stops a rotation in its phase, and that this is reported
+// beside what the rotation would wait for anyway.
 func TestDecidePaused(t *testing.T) {
 	const p = rotation.PausedMessage
 	reissuing, retiring := in(v1alpha1.PhaseReissuing), in(v1alpha1.PhaseRetiring)

@@ -13,7 +13,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// TestBundleOrder: the newest root is the first, whatever its CA does, and each is there once.
+// TestBundleOrder checks that the newest root is the first, whatever its CA does, and that each
+// root occurs once.
 func TestBundleOrder(t *testing.T) {
 	var roots []*rotation.Signer
 	for i := range 4 {
@@ -37,7 +38,7 @@ func TestBundleOrder(t *testing.T) {
 	}
 }
 
-// TestAddPredecessors: what is known of a CA already is not overwritten by what somebody has heard of it.
+// TestAddPredecessors checks that AddPredecessors does not overwrite what is known about a CA.
 func TestAddPredecessors(t *testing.T) {
 	s := newFixture(t, in(v1alpha1.PhasePublishing), follows(day))
 	before := viewOf(s.State)
@@ -51,7 +52,7 @@ func TestAddPredecessors(t *testing.T) {
 	}
 }
 
-// drawFixture is a state in any phase, with any evidence.
+// drawFixture draws a state in any phase, with any evidence.
 func drawFixture(t *testing.T, rt *rapid.T) *fixture {
 	t.Helper()
 	phases := []v1alpha1.CAPhase{
@@ -76,8 +77,8 @@ func drawFixture(t *testing.T, rt *rapid.T) *fixture {
 	return s
 }
 
-// TestNextTransitions: between two of them the clock changes nothing, so that nobody has to look at it; and from each on is decided what is
-// decided until the next.
+// TestNextTransitions checks that the decision never changes with the clock between two
+// transitions, so that no check is needed there.
 func TestNextTransitions(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := drawFixture(t, rt)
@@ -98,7 +99,7 @@ func TestNextTransitions(t *testing.T) {
 	})
 }
 
-// TestAnyLeafValid is about the instants at which the last certificate ends.
+// TestAnyLeafValid checks the instants at which the last certificate expires.
 func TestAnyLeafValid(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -123,7 +124,7 @@ func TestAnyLeafValid(t *testing.T) {
 	}
 }
 
-// TestNames: people know a CA by its name, and what stands in a status is what stands in its certificate.
+// TestNames checks that a CA has the name and the notAfter of its certificate.
 func TestNames(t *testing.T) {
 	signer := newFixture(t).State.Active
 	if signer.Name() != pki.NameOf(signer.Certificate()) || !signer.NotAfter().Equal(signer.Certificate().NotAfter) {
