@@ -128,7 +128,7 @@ func TestForgedMark(t *testing.T) {
 		blocker.Spec.ProgressDeadlineSeconds = new(int32(1<<31 - 1))
 		blocker.Spec.Template.Spec.NodeSelector = map[string]string{"nowhere": "true"}
 		blocker.TypeMeta = metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}
-		//nolint:staticcheck // an applier sends what it was given, not a configuration made from it
+		//nolint:staticcheck // the test applies the manifest itself, not a configuration built from it
 		if err := env.kube.Patch(t.Context(), blocker, client.Apply, client.FieldOwner(forgery.manager)); err != nil {
 			t.Fatal(err)
 		}

@@ -181,7 +181,7 @@ func TestGitOps(t *testing.T) {
 	w.TypeMeta = metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}
 	manifest := w.DeepCopy()
 	apply := func() {
-		//nolint:staticcheck // an applier sends what it was given, not a configuration made from it
+		//nolint:staticcheck // the test applies the manifest itself, not a configuration built from it
 		if err := env.kube.Patch(t.Context(), manifest.DeepCopy(), client.Apply, client.FieldOwner("argocd-controller"), client.ForceOwnership); err != nil && t.Context().Err() == nil {
 			t.Error(err)
 		}

@@ -107,7 +107,7 @@ func TestOther(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w := ofOther(tc.kind, cached.(*unstructured.Unstructured), nil) //nolint:forcetypeassert // it is what went in
+			w := ofOther(tc.kind, cached.(*unstructured.Unstructured), nil) //nolint:forcetypeassert // slimOther returns its argument
 			if diff := cmp.Diff(tc.want, w.rollout, cmp.AllowUnexported(rollout{})); diff != "" {
 				t.Errorf("the rollout (-want +got):\n%s", diff)
 			}
@@ -191,7 +191,7 @@ func TestTemplateOfOther(t *testing.T) {
 	if w := ofOther(rollouts, referring, nil); w != nil {
 		t.Errorf("it has no template, and is %s", w)
 	}
-	d := deployment("old").Object.(*appsv1.Deployment) //nolint:forcetypeassert // it is one
+	d := deployment("old").Object.(*appsv1.Deployment) //nolint:forcetypeassert // the fixture is a Deployment
 	if w := ofOther(rollouts, referring, d); w == nil || w.template != &d.Spec.Template || w.String() != "Rollout shop/web" {
 		t.Errorf("with the Deployment, it is %v", w)
 	}
@@ -206,7 +206,7 @@ func TestJob(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return ofOther(jobs, o.(*unstructured.Unstructured), nil) //nolint:forcetypeassert // it is what went in
+		return ofOther(jobs, o.(*unstructured.Unstructured), nil) //nolint:forcetypeassert // slimOther returns its argument
 	}
 	for _, ended := range []string{"Complete", "Failed"} {
 		if w := cached("{conditions: [{type: Suspended, status: 'False'}, {type: " + ended + ", status: 'True'}]}"); w != nil {

@@ -12,19 +12,16 @@ import (
 )
 
 const (
-	// maxRestartDuration is how long a restart occupies one of the concurrent restarts of its
-	// policy at
-	// most, whatever progress it makes, and how long the operator waits at most for a rollout that
-	// the
+	// maxRestartDuration is how long a restart counts against maxConcurrent of its policy at most,
+	// whatever progress it makes, and how long the operator waits at most for a rollout that the
 	// owner of the workload started.
 	maxRestartDuration = 2 * time.Hour
 	// skew is how far ahead the clock of the previous manager may have been, and how long that
 	// manager
 	// may still write after this one started.
 	skew = time.Minute
-	// promptUndo is how soon after a restart a program removes its annotation. A person takes
-	// longer,
-	// and means it.
+	// promptUndo is the time after a restart within which the removal of its annotation counts as
+	// that of a program. A person takes longer, and means it.
 	promptUndo = time.Minute
 	// maxUndone is how often a restart is undone before the operator evicts the pods instead.
 	maxUndone = 2
@@ -41,7 +38,8 @@ const (
 	// retried: its previous restart failed, and the others wait for it. It does not count against
 	// maxConcurrent either.
 	retried = ".retried"
-	// evicting: its pods are evicted, because its owner undoes restarts.
+	// evicting: its pods are evicted, because its owner undoes restarts, or because its controller
+	// replaces no pod while so many are unavailable.
 	evicting = ".evicting"
 )
 

@@ -18,9 +18,8 @@ import (
 // interval is the time between two checks of what is not available yet.
 const interval = 15 * time.Second
 
-// StartWhenAvailable calls start once available returns true, and checks that until then. An error
-// of
-// available is logged and counts as false.
+// StartWhenAvailable polls available and calls start once it returns true. Until then it writes
+// nothing. An error of available is logged and counts as false.
 func StartWhenAvailable(mgr ctrl.Manager, available func(context.Context) (bool, error), start func(context.Context) error) error {
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		err := wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
