@@ -24,8 +24,7 @@ import (
 const handshake = "example.org/handshake"
 
 // setHandshake sets the readiness gate of the pods with an app label: true for those for which
-// expired
-// is false, and false for the others.
+// expired is false, and false for the others.
 func (r *realm) setHandshake(ctx context.Context, app string, expired func(*corev1.Pod) bool) {
 	var pods corev1.PodList
 	if env.kube.List(ctx, &pods, client.InNamespace(r.name), client.MatchingLabels{"app": app}) != nil {
@@ -68,8 +67,7 @@ func (r *realm) probe(app string, expired func(*corev1.Pod) bool) {
 // The pods of a StatefulSet are not ready because their certificate has expired, and its controller
 // waits for them to be ready before it replaces any. The operator evicts them, and the restart
 // completes. So does that of a StatefulSet with a partition, whose pods below it stay with the
-// older
-// template.
+// older template.
 func TestUnreadyInOrder(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -127,9 +125,8 @@ func mergedSets(sets map[string]map[string]bool) map[string]bool {
 
 // A PodDisruptionBudget that prevents every eviction is reported in the API server's words, on the
 // workload and by the policy. So are two PodDisruptionBudgets on one pod, which the API server
-// never
-// evicts, with the remedy. No pod is removed in another way. The restart proceeds when the budgets
-// allow it.
+// never evicts, with the remedy. No pod is removed in another way. The restart proceeds when the
+// budgets allow it.
 func TestBudgets(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())

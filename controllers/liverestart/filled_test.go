@@ -29,8 +29,7 @@ func trustByVariable(pod *corev1.PodSpec) {
 }
 
 // A workload that reads the bundle only once, and started before the bundle was written, is
-// restarted
-// once. One whose files the kubelet refreshes is not restarted.
+// restarted once. One whose files the kubelet refreshes is not restarted.
 func TestFilledAfterTheStart(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))

@@ -29,10 +29,8 @@ func goingOn() v1alpha1.Restart {
 }
 
 // A tenant's webhook on Deployments whose server is down delays no other workload of the policy.
-// The
-// workload and the policy both report the cause, and the workload is restarted soon after the
-// webhook
-// is removed.
+// The workload and the policy both report the cause, and the workload is restarted soon after the
+// webhook is removed.
 func TestBrokenWebhook(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -113,8 +111,7 @@ func (r *realm) warned(name, reason, note string) {
 }
 
 // Labels that a tenant writes do not count as restarts: neither one in the future, written under
-// the
-// operator's field manager, nor one written under another.
+// the operator's field manager, nor one written under another.
 func TestForgedMark(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())
@@ -176,8 +173,7 @@ func TestOwnerUndoes(t *testing.T) {
 }
 
 // A Deployment that a quota keeps below its replicas is restarted all the same, and the restart
-// ends
-// although the Deployment never becomes available.
+// ends although the Deployment never becomes available.
 func TestNeverAvailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, goingOn())

@@ -24,10 +24,8 @@ var (
 )
 
 // peer simulates the controllers of kinds that are not built into Kubernetes, as far as a restart
-// by
-// evictions needs them: it creates the owners of the pods with the names, labels and owner
-// references
-// of the real ones, and writes the number of available pods to the status.
+// by evictions needs them: it creates the owners of the pods with the names, labels and owner
+// references of the real ones, and writes the number of available pods to the status.
 type peer struct {
 	namespace string
 	mutex     sync.Mutex

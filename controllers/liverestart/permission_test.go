@@ -16,8 +16,7 @@ import (
 
 // Without the kustomize component nothing is restarted, and a policy that asks for restarts reports
 // that. Once the component is installed, pending restarts are made without a restart of the
-// operator.
-// The other tests run after this one, because they need the component.
+// operator. The other tests run after this one, because they need the component.
 func TestPermission(t *testing.T) {
 	r := newRealm(t, rolling(1))
 	w := r.deployment("web", byVolume)

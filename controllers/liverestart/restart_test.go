@@ -16,10 +16,8 @@ import (
 )
 
 // The renewal of a certificate restarts every workload that holds the old one, each once. Workloads
-// that
-// replace their pods by themselves get one write that begins the restart and one that ends it; for
-// the
-// others, each pod is evicted.
+// that replace their pods by themselves get one write that begins the restart and one that ends it;
+// for the others, each pod is evicted.
 func TestEachKind(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(10))
@@ -66,8 +64,7 @@ func kindPath(w client.Object) string {
 }
 
 // isRestarted checks that every pod has been replaced, that the template was changed the given
-// number of
-// times, and that no restart is under way.
+// number of times, and that no restart is under way.
 func (r *realm) isRestarted(w client.Object, before map[string]bool, times int64) {
 	r.Helper()
 	if got := r.rollouts(w); got != times {

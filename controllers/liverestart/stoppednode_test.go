@@ -14,8 +14,7 @@ import (
 )
 
 // A pod on a node that does not respond holds up nothing, and is reported as left out. No other
-// test
-// runs at the same time, because their pods need the node.
+// test runs at the same time, because their pods need the node.
 func TestUnresponsiveNode(t *testing.T) {
 	r := newRealm(t, rolling(2))
 	rolls, evicted := r.daemonSet("rolls", byVolume), r.daemonSet("evicted", byVolume)
@@ -23,8 +22,7 @@ func TestUnresponsiveNode(t *testing.T) {
 	rolls.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxUnavailable: new(intstr.FromInt32(2))}
 	for _, w := range []*appsv1.DaemonSet{rolls, evicted} {
 		// The controller keeps counting the node, and its pod there is not gone before the kubelet
-		// reports
-		// that.
+		// reports that.
 		w.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 		w.Spec.Template.Spec.TerminationGracePeriodSeconds = new(int64(1))
 	}

@@ -13,8 +13,7 @@ import (
 
 // The manager dies at each write of a restart, before or after the API server has processed it, and
 // another one takes over: every workload is restarted exactly once all the same. No other test runs
-// at
-// the same time, because they need the manager.
+// at the same time, because they need the manager.
 func TestCrashAtEachWrite(t *testing.T) {
 	r := newRealm(t, rolling(1))
 	set := r.statefulSet("by-hand", byVolume)
@@ -44,8 +43,7 @@ func TestCrashAtEachWrite(t *testing.T) {
 	}
 	r.isRestarted(set, before[set.Name], 0)
 	// Each of four restarts has a write that begins and one that ends it, or evictions of two pods:
-	// the
-	// manager dies at least once before and once after the API server has processed them.
+	// the manager dies at least once before and once after the API server has processed them.
 	if env.manager.deaths < 8 {
 		t.Errorf("the manager died only %d times", env.manager.deaths)
 	}

@@ -18,8 +18,7 @@ import (
 )
 
 // A workload whose new pods never become ready halts the restarts and is named. Once it is
-// repaired,
-// the restarts go on.
+// repaired, the restarts go on.
 func TestHalt(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(1))
@@ -98,8 +97,7 @@ func TestWindows(t *testing.T) {
 }
 
 // However many workloads there are, at most maxConcurrent of them roll out at a time, and a manager
-// that
-// takes over meanwhile continues where its predecessor stopped.
+// that takes over meanwhile continues where its predecessor stopped.
 func TestManyWorkloads(t *testing.T) {
 	t.Parallel()
 	const count, atOnce = 200, 5
@@ -128,8 +126,7 @@ func TestManyWorkloads(t *testing.T) {
 }
 
 // watchRollouts watches every Deployment of the realm. The returned function blocks until each has
-// been
-// restarted, and returns how many rolled out at once at most.
+// been restarted, and returns how many rolled out at once at most.
 func (r *realm) watchRollouts() func() int {
 	r.Helper()
 	kube, err := kubernetes.NewForConfig(env.cluster.Config)
@@ -230,8 +227,7 @@ func (r *realm) restartedSince(name string, before map[string]bool) {
 }
 
 // The settings of a workload's owner are respected: one that opts out, reloads by itself, is paused
-// or
-// scaled to zero is left alone, and one that rolls out anyway is not restarted again.
+// or scaled to zero is left alone, and one that rolls out anyway is not restarted again.
 func TestOwners(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, rolling(10))

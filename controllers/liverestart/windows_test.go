@@ -34,8 +34,7 @@ func (r *realm) isLate(reason, message string) {
 
 // A server that holds a certificate which expires before the next window is restarted outside the
 // windows. If the policy forbids that, it reports what expires and when. Windows that are too rare
-// are
-// reported before anything expires.
+// are reported before anything expires.
 func TestOutsideWindows(t *testing.T) {
 	t.Parallel()
 	opens := time.Now().UTC().Add(12 * time.Hour).Truncate(time.Minute)

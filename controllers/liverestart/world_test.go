@@ -1,6 +1,5 @@
 // Package liverestart_test restarts real workloads: the controllers of Kubernetes roll them out,
-// and
-// kubelets run their pods.
+// and kubelets run their pods.
 package liverestart_test
 
 import (
@@ -230,8 +229,7 @@ func rolling(atOnce int32) v1alpha1.Restart {
 }
 
 // create creates an object and deletes it, including a policy, after the test. A new namespace has
-// no
-// ServiceAccount for a moment, and accepts no pod until then.
+// no ServiceAccount for a moment, and accepts no pod until then.
 func (r *realm) create(object client.Object) {
 	r.Helper()
 	if err := env.kube.Create(r.Context(), object); err != nil {

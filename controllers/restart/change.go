@@ -153,8 +153,7 @@ func (c changeReader) ofTrustBundle(name string) []change {
 }
 
 // changedAt returns when the bundle of a ServiceCA last changed in a way that processes must know
-// of;
-// zero if it never did.
+// of; zero if it never did.
 func changedAt(ca *v1alpha1.ServiceCA) time.Time {
 	if bundle := ca.Status.TrustBundle; bundle != nil && bundle.ChangedAt != nil {
 		return bundle.ChangedAt.Time
@@ -183,8 +182,7 @@ type podStarts struct {
 	// unreachable lists the pods on nodes that do not respond.
 	unreachable []string
 	// kubeletDeadline is the earliest time by which a kubelet must have acted on one of the pods;
-	// zero
-	// if no kubelet has to.
+	// zero if no kubelet has to.
 	kubeletDeadline time.Time
 }
 
@@ -194,8 +192,7 @@ func (s *podStarts) kubeletOverdue(now time.Time) bool {
 }
 
 // add adds a pod. A pod on a node that does not respond is only listed as unreachable: it may or
-// may
-// not run, and the operator cannot restart it.
+// may not run, and the operator cannot restart it.
 func (s *podStarts) add(now time.Time, pod *corev1.Pod) {
 	if isUnreachable(pod, now) {
 		s.unreachable = append(s.unreachable, fmt.Sprintf("pod %s on node %s", pod.Name, pod.Spec.NodeName))
@@ -237,8 +234,7 @@ func (s *podStarts) recordProgress(at metav1.Time) {
 func (s *podStarts) pendingChanges(all []change) []change { return startedBefore(s.oldest, all) }
 
 // unreadyUnknown returns the changes that happened after some affected container of a pod that is
-// not
-// ready started.
+// not ready started.
 func (s *podStarts) unreadyUnknown(all []change) []change { return startedBefore(s.unready, all) }
 
 func startedBefore(oldest map[string]time.Time, all []change) []change {

@@ -53,8 +53,7 @@ func digesting(ctx context.Context, c client.WithWatch, key client.ObjectKey, ob
 }
 
 // world returns a reader with a Secret that holds a certificate, a ConfigMap that requests a
-// bundle,
-// and a ServiceCA whose bundle changed two hours ago.
+// bundle, and a ServiceCA whose bundle changed two hours ago.
 func world(t *testing.T, secret *corev1.Secret, claim servingcert.Claim) changeReader {
 	t.Helper()
 	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "trust"}}

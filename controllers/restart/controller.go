@@ -1,10 +1,8 @@
 // Package restart restarts the workloads whose pods hold an outdated certificate or an outdated
-// trust
-// bundle, if a policy asks for that.
+// trust bundle, if a policy asks for that.
 //
 // What a pod holds follows from when its containers started. The package therefore stores nothing,
-// and
-// misses nothing while the operator is down.
+// and misses nothing while the operator is down.
 package restart
 
 import (
@@ -44,8 +42,7 @@ type Reconciler struct {
 	// Kinds are further kinds of workloads, besides those of apps/v1 and the built-in ones.
 	Kinds []schema.GroupVersionResource
 	// MountedServiceCA returns the ServiceCA whose bundle a ConfigMap or a Secret holds; kind says
-	// which
-	// of both it is. It returns "" if the object holds no bundle.
+	// which of both it is. It returns "" if the object holds no bundle.
 	MountedServiceCA func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
 	// Filled returns since when, and under which keys, the object has held that bundle.
 	Filled func(ctx context.Context, kind string, key client.ObjectKey) (injector.Filled, error)
@@ -139,8 +136,7 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, item *wo
 		return nil
 	}
 	// Truncate to seconds, the precision of the mark and the stamp: otherwise the restart would
-	// seem to
-	// begin after its own stamp, and so to be undone.
+	// seem to begin after its own stamp, and so to be undone.
 	next := ongoingRestart{since: now.Truncate(time.Second), evicted: !item.rollout.manualUpdate && (item.undone >= maxUndone || item.rollout.unavailableBudgetUsed)}
 	next.retried = before == failed && !item.ongoing.unavailable && p.policy.Spec.Restart.OnFailure != v1alpha1.RestartContinue
 	next.unavailable = !item.rollout.available && !next.retried

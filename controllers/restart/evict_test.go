@@ -19,8 +19,7 @@ import (
 )
 
 // At most one pod is unavailable at a time: the next pod is evicted when all are ready, and a pod
-// that
-// is outdated and not ready is evicted first.
+// that is outdated and not ready is evicted first.
 func TestPodToEvict(t *testing.T) {
 	t.Parallel()
 	pod := func(ordinal int, started time.Duration, ready corev1.ConditionStatus) *corev1.Pod {
@@ -120,8 +119,7 @@ func TestNextPodInOrder(t *testing.T) {
 }
 
 // Pods of a StatefulSet that rolls out by itself are evicted only under the stamp of its restart,
-// and
-// only if its controller waits for one of them.
+// and only if its controller waits for one of them.
 func TestBlocked(t *testing.T) {
 	t.Parallel()
 	type s = appsv1.StatefulSet

@@ -15,8 +15,7 @@ import (
 )
 
 // errBudgets is the error when more than one PodDisruptionBudget selects a pod: the API server
-// evicts
-// no such pod, whatever the budgets allow.
+// evicts no such pod, whatever the budgets allow.
 var errBudgets = errors.New("more than one PodDisruptionBudget selects it, and the API server evicts no such pod")
 
 // explain adds to a refused eviction which PodDisruptionBudgets refused it, and the remedy.

@@ -14,8 +14,8 @@ import (
 )
 
 // A workload that reads the bundle only once, and started before the bundle was written, is
-// outdated.
-// One that started after that is not, and neither is one whose files the kubelet refreshes.
+// outdated. One that started after that is not, and neither is one whose files the kubelet
+// refreshes.
 func TestFilledAfterTheStart(t *testing.T) {
 	t.Parallel()
 	const hour = time.Hour

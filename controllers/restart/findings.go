@@ -18,8 +18,7 @@ import (
 type findings struct {
 	mutex sync.Mutex
 	// permissionKnown is whether the operator knows if it may restart workloads; permitted is
-	// whether
-	// it may.
+	// whether it may.
 	permissionKnown, permitted bool
 	// complete is whether every workload was evaluated.
 	complete         bool

@@ -19,8 +19,7 @@ func drain(from chan event.GenericEvent) (count int) {
 
 // A rotation proceeds if the operator may not restart workloads, or once all workloads have been
 // evaluated since the bundle changed. Before that, the restarts are unknown, which is not the same
-// as
-// none.
+// as none.
 func TestRotationWaitsForTheFirstObservation(t *testing.T) {
 	t.Parallel()
 	changed := now.Add(-time.Hour)
@@ -67,8 +66,7 @@ func TestRotationWaitsForTheFirstObservation(t *testing.T) {
 	look(seen, true, waiting, stale(deployment("b"), trusts(time.Hour)))
 	look(seen, true, waiting, stale(deployment("b"), trusts(time.Hour)))
 	// The report of the policy has changed twice. For the rotation, one waiting client or two make
-	// no
-	// difference.
+	// no difference.
 	if a, b := drain(r.findings.policyEvents), drain(r.findings.caEvents); a != 2 || b != 1 {
 		t.Errorf("%d changes of policies and %d of CAs were announced", a, b)
 	}

@@ -54,11 +54,11 @@ func heldCertificates(secret *corev1.Secret, at time.Time, renewBefore time.Dura
 	return all
 }
 
-// heldBundles returns the bundles that were published before the last change of the bundle. A bundle
-// can be used for as long as the newest CA in it is valid, because until then servers send a chain
-// that leads to that CA, cross-signed by it if necessary. That is not so if the key of that CA was
-// lost, because then the operator cannot cross-sign, or if the key was compromised: those bundles
-// count as expired.
+// heldBundles returns the bundles that were published before the last change of the bundle. A
+// bundle can be used for as long as the newest CA in it is valid, because until then servers send a
+// chain that leads to that CA, cross-signed by it if necessary. That is not so if the key of that
+// CA was lost, because then the operator cannot cross-sign, or if the key was compromised: those
+// bundles count as expired.
 func heldBundles(ca *v1alpha1.ServiceCA, at time.Time) []heldObject {
 	status := ca.Status
 	all := []heldObject{{expires: at}}

@@ -55,8 +55,7 @@ func TestHeldCertificate(t *testing.T) {
 }
 
 // A bundle that a container read before the change is valid for as long as servers send a chain to
-// a CA
-// in it.
+// a CA in it.
 func TestHeldBundle(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour

@@ -28,8 +28,7 @@ var (
 )
 
 // between lists the kinds whose pods are owned by a ReplicaSet or a ReplicationController in
-// between:
-// those pods identify their workload by its name, not by its UID.
+// between: those pods identify their workload by its name, not by its UID.
 var between = []schema.GroupVersionResource{rollouts, deploymentConfigs}
 
 const (
@@ -66,11 +65,9 @@ func ParseKinds(list string) ([]schema.GroupVersionResource, error) {
 }
 
 // ofOther returns the workload for an object of a kind outside apps/v1; nil if it has no pod
-// template
-// or has finished. referenced is the Deployment from which it takes its template; nil for none. The
-// operator only reads such a workload and evicts its pods: that needs no permission to change it,
-// and
-// no knowledge of how its controller rolls out changes.
+// template or has finished. referenced is the Deployment from which it takes its template; nil for
+// none. The operator only reads such a workload and evicts its pods: that needs no permission to
+// change it, and no knowledge of how its controller rolls out changes.
 func ofOther(kind schema.GroupVersionResource, o *unstructured.Unstructured, referenced *appsv1.Deployment) *workload {
 	template, selector := templateOf(o), selectorOf(o)
 	if referenced != nil {
@@ -120,8 +117,7 @@ func deploymentOf(kind schema.GroupVersionResource, o *unstructured.Unstructured
 
 // selectorOf returns a selector that matches the pods of a workload outside apps/v1, and possibly
 // others, which are told apart by their owner references. The field may be a LabelSelector, or
-// plain
-// labels like those of a ReplicationController.
+// plain labels like those of a ReplicationController.
 func selectorOf(o *unstructured.Unstructured) *metav1.LabelSelector {
 	if plain, found, err := unstructured.NestedStringMap(o.Object, "spec", "selector"); found && err == nil {
 		return &metav1.LabelSelector{MatchLabels: plain}
@@ -167,8 +163,7 @@ var kept = [][]string{
 }
 
 // slimOther reduces a workload outside apps/v1, for a cache, to the fields that a restart depends
-// on.
-// A Job that has finished runs no pod, so its template is dropped.
+// on. A Job that has finished runs no pod, so its template is dropped.
 func slimOther(object any) (any, error) {
 	o, ok := object.(*unstructured.Unstructured)
 	if !ok {

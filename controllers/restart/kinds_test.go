@@ -119,8 +119,7 @@ func TestOther(t *testing.T) {
 }
 
 // The cache keeps the fields that a restart depends on, however large the object is. Reducing an
-// object
-// twice gives the same result.
+// object twice gives the same result.
 func TestSlimOther(t *testing.T) {
 	t.Parallel()
 	o := object(t, `
@@ -177,8 +176,7 @@ status: {observedGeneration: "3", availableReplicas: 2}
 }
 
 // A workload that references a Deployment has the template of that Deployment. One without a
-// template
-// is not a workload.
+// template is not a workload.
 func TestTemplateOfOther(t *testing.T) {
 	t.Parallel()
 	referring := object(t, `{kind: Rollout, metadata: {namespace: shop, name: web}, spec: {workloadRef: {kind: Deployment, name: old}}}`)

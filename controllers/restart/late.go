@@ -13,8 +13,7 @@ import (
 )
 
 // Late describes the condition RestartTooLate: whether an object that the workloads of a policy
-// hold
-// expires before a window allows their restart.
+// hold expires before a window allows their restart.
 type Late struct {
 	Is              bool
 	Reason, Message string
@@ -85,8 +84,7 @@ func (p *plan) isLate(now time.Time) Late {
 }
 
 // windowsTooRare reports whether a certificate that is renewed just after a window has closed
-// expires
-// before the next window opens.
+// expires before the next window opens.
 func (p *plan) windowsTooRare(now time.Time) Late {
 	gap, before := p.longestGap(now), renewBefore(p.policy)
 	closed := "for up to " + hours(gap)
@@ -105,8 +103,7 @@ func (p *plan) windowsTooRare(now time.Time) Late {
 }
 
 // gaps caches the longest gap of each list of windows: computing it takes milliseconds, and it
-// hardly
-// ever changes.
+// hardly ever changes.
 var gaps = lru.New(256)
 
 // longestGap returns the longest time for which the windows of the policy are closed.

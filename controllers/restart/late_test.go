@@ -35,8 +35,7 @@ func expiring(name string, what change, after time.Duration, edits ...func(*apps
 
 // A workload whose certificate or bundle expires before the next window opens, in less than eleven
 // hours, is restarted outside the windows in its turn, unless the policy forbids it. The status
-// reports
-// either case, and windows that are too rare.
+// reports either case, and windows that are too rare.
 func TestOutsideWindows(t *testing.T) {
 	t.Parallel()
 	const never, expires = v1alpha1.RestartOutsideNever, v1alpha1.RestartOutsideWhenExpiring

@@ -7,11 +7,9 @@ import (
 )
 
 // In each run every workload reaches its expected final state, and the status reports it. No
-// available
-// workload waits longer than its bound for those of other policies, or for those of its own policy
-// that
-// never finish. At most maxConcurrent restarts are under way. No workload is restarted without a
-// reason.
+// available workload waits longer than its bound for those of other policies, or for those of its
+// own policy that never finish. At most maxConcurrent restarts are under way. No workload is
+// restarted without a reason.
 func TestLiveness(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {

@@ -26,23 +26,18 @@ type policyModel struct {
 	bound time.Duration
 	last  *plan
 	// outsideWindows: a workload is restarted outside the windows if what it holds expires before
-	// the
-	// next window opens.
+	// the next window opens.
 	outsideWindows bool
 }
 
 // mutant is a fault of the operator that the model must detect.
 type mutant struct {
 	// believes: a label counts, whichever client wrote it. progresses: progress extends the time
-	// limit of a
-	// restart. backsOff: an error of one write delays all. forgets: a restart that failed is never
-	// repeated. strict: workloads wait for a window even if what they hold expires. loose:
-	// everything
-	// counts as expiring. goesOn: no failure halts the others. waits: pods that are not ready are
-	// waited
-	// for, whatever their controller does. unstages: a partition is ignored. givesUp: a refused
-	// eviction is
-	// not retried.
+	// limit of a restart. backsOff: an error of one write delays all. forgets: a restart that
+	// failed is never repeated. strict: workloads wait for a window even if what they hold expires.
+	// loose: everything counts as expiring. goesOn: no failure halts the others. waits: pods that
+	// are not ready are waited for, whatever their controller does. unstages: a partition is
+	// ignored. givesUp: a refused eviction is not retried.
 	believes, progresses, backsOff, forgets, strict, loose, goesOn, waits, unstages, givesUp bool
 }
 
@@ -61,8 +56,7 @@ type trial struct {
 }
 
 // behaviors draws a behavior. It also returns how long a restart with it takes at most, not
-// counting
-// the startup of the pods.
+// counting the startup of the pods.
 func behaviors(t *rapid.T) (h behavior, slowest time.Duration) {
 	until := now.Add(time.Duration(rapid.IntRange(1, 200).Draw(t, "minutes of trouble")) * time.Minute)
 	if rapid.Bool().Draw(t, "for ever") {
@@ -293,8 +287,7 @@ func (of *policyModel) begins(from, expires time.Time) (time.Time, error) {
 }
 
 // checkPlaces checks that, when restarts begin, at most maxConcurrent are under way, and that they
-// begin
-// within a window or because what the workload holds expires.
+// begin within a window or because what the workload holds expires.
 func (x *trial) checkPlaces(of *policyModel, p *plan) {
 	if len(p.begin) == 0 {
 		return
@@ -317,8 +310,7 @@ func (x *trial) checkPlaces(of *policyModel, p *plan) {
 }
 
 // checkHalt checks that, after a failed restart, only workloads that were restarted before begin,
-// and
-// that no healthy workload halts the others.
+// and that no healthy workload halts the others.
 func (x *trial) checkHalt(of *policyModel, p *plan) {
 	if of.policy.Spec.Restart.OnFailure == v1alpha1.RestartContinue {
 		return
@@ -334,8 +326,7 @@ func (x *trial) checkHalt(of *policyModel, p *plan) {
 }
 
 // checkTurns checks that the next manager reads from a mark the restart that this one knows, and
-// that
-// each eviction has a reason in the status.
+// that each eviction has a reason in the status.
 func (x *trial) checkTurns(p *plan) {
 	for _, item := range slices.Concat(p.byState[restarting], p.byState[overdue], p.byState[failed]) {
 		if read, ok := parseMark(item.ongoing.mark(), x.now); !x.broken.progresses && (!ok || read != *item.ongoing) {

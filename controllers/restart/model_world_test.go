@@ -28,8 +28,7 @@ import (
 // behavior is how a workload, or its owner, behaves.
 type behavior struct {
 	// neverReady: no pod ever becomes ready. breaks: no pod that is created later does. clings: the
-	// same,
-	// and the workload seems to make progress forever.
+	// same, and the workload seems to make progress forever.
 	neverReady, breaks, clings bool
 	// endless: an update of the owner never completes, and replaces no pod.
 	endless bool
@@ -44,8 +43,7 @@ type behavior struct {
 	// StatefulSet on the older template.
 	expires, staged bool
 	// Until these times, a webhook fails, a PodDisruptionBudget refuses evictions, or several of
-	// them
-	// select each pod.
+	// them select each pod.
 	webhook, budget, budgets time.Time
 }
 
@@ -120,8 +118,7 @@ func (w *modeledWorkload) nextName() string {
 func (w *modeledWorkload) revision() string { return "revision-" + w.stamp }
 
 // fill creates the missing pods. Those of a StatefulSet are created in order, each one when all
-// before
-// it are ready.
+// before it are ready.
 func (w *modeledWorkload) fill() {
 	for len(w.pods) < modelReplicas {
 		next := w.nextName()
@@ -218,8 +215,7 @@ func (w *modeledWorkload) roll() {
 }
 
 // rollInOrder replaces the last pod with an older template, if every pod is ready: the controller
-// of a
-// StatefulSet waits for each pod, whatever its template.
+// of a StatefulSet waits for each pod, whatever its template.
 func (w *modeledWorkload) rollInOrder() {
 	if len(w.pods) < modelReplicas || slices.ContainsFunc(w.pods, func(pod *corev1.Pod) bool { return !isReady(pod) }) {
 		return

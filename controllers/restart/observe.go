@@ -20,8 +20,7 @@ type observed struct {
 	// evaluation.
 	changedAt map[string]time.Time
 	// failed lists the workloads that could not be evaluated. They hold up only the rotation of
-	// their
-	// ServiceCA.
+	// their ServiceCA.
 	failed []error
 }
 
@@ -80,8 +79,7 @@ func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, erro
 }
 
 // newWorkloadState returns a workload with the changes that its pods may not know of; nil if no
-// change
-// concerns it.
+// change concerns it.
 func (r *Reconciler) newWorkloadState(now time.Time, w *workload, policy *v1alpha1.ServingCertPolicy, changes []change) *workloadState {
 	item := &workloadState{workload: w, changes: changes, restartRecord: r.records.get(now, w, now.Before(r.startedAt.Add(skew)))}
 	item.unmanaged = policy.Spec.Restart.Strategy != v1alpha1.RollingRestart || item.optsOut()

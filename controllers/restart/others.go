@@ -42,8 +42,7 @@ func newOthers(mgr ctrl.Manager) (*others, error) {
 }
 
 // watchOther makes a controller watch a kind as soon as the operator can read it. If an
-// administrator
-// listed the kind in --restart-kinds, the log reports what is missing.
+// administrator listed the kind in --restart-kinds, the log reports what is missing.
 func (r *Reconciler) watchOther(mgr ctrl.Manager, c controller.Controller, kind schema.GroupVersionResource) error {
 	object, lacks := &unstructured.Unstructured{}, ""
 	available := func(ctx context.Context) (bool, error) {
@@ -66,8 +65,7 @@ func (r *Reconciler) watchOther(mgr ctrl.Manager, c controller.Controller, kind 
 }
 
 // lacks returns what keeps the operator from reading a kind; empty if nothing does. It also sets
-// the
-// kind of object.
+// the kind of object.
 func (r *Reconciler) lacks(ctx context.Context, mgr ctrl.Manager, kind schema.GroupVersionResource, object *unstructured.Unstructured) (string, error) {
 	gvk, err := mgr.GetRESTMapper().KindFor(kind)
 	if availability.IsNotServed(err) {

@@ -28,8 +28,7 @@ type plan struct {
 	// haltedBy is the failed workload that holds up the others; nil if none does.
 	haltedBy *workloadState
 	// windows are the windows of the policy. windowClosed is whether none is open; windowOpensAt is
-	// when
-	// the next one opens, zero for never.
+	// when the next one opens, zero for never.
 	windows       window.Windows
 	windowClosed  bool
 	windowOpensAt time.Time
@@ -128,10 +127,8 @@ func (p *plan) schedule(now time.Time) {
 }
 
 // hasCapacity reports whether a workload may begin beside those that are being restarted. A
-// workload
-// that is not available waits for all of them, and no other waits for it, because it may never
-// become
-// available.
+// workload that is not available waits for all of them, and no other waits for it, because it may
+// never become available.
 func (p *plan) hasCapacity(item *workloadState) bool {
 	taken := len(p.begin)
 	for _, other := range p.byState[restarting] {
@@ -143,8 +140,7 @@ func (p *plan) hasCapacity(item *workloadState) bool {
 }
 
 // compareSchedule orders available workloads first, then those of the namespace whose last restart
-// is
-// longest ago, then those whose last write did not fail recently, then those with the oldest
+// is longest ago, then those whose last write did not fail recently, then those with the oldest
 // change.
 func compareSchedule(a, b *workloadState) int {
 	return cmp.Or(

@@ -98,8 +98,7 @@ func TestSchedule(t *testing.T) {
 }
 
 // Whatever the workloads: at most maxConcurrent are under way, none begins while one halts the
-// others,
-// and none waits without a reason.
+// others, and none waits without a reason.
 func TestRestartsAreContinued(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

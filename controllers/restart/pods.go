@@ -28,8 +28,7 @@ type cachedStarts struct {
 const retryInterval = time.Hour
 
 // listThreshold is the number of workloads of a namespace from which all its pods are listed at
-// once:
-// each list by selector goes through all pods of the namespace anyway.
+// once: each list by selector goes through all pods of the namespace anyway.
 const listThreshold = 4
 
 // refresh determines which changes the pods of the workloads do not know of.
@@ -155,8 +154,7 @@ func (w *workload) owner() string {
 }
 
 // ownerOf returns the identity of the workload of a pod, in the form of owner; empty for a pod
-// without
-// a controller.
+// without a controller.
 func ownerOf(pod *corev1.Pod) string {
 	controller := metav1.GetControllerOfNoCopy(pod)
 	switch {

@@ -31,8 +31,7 @@ func podOf(deployment string, n int, started time.Duration) *corev1.Pod {
 }
 
 // The pods of a few workloads are listed by their selectors, and those of many at once. Either way
-// each
-// workload gets its own pods, and they are not listed again before the workload changes.
+// each workload gets its own pods, and they are not listed again before the workload changes.
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	for _, workloads := range []int{1, 2, listThreshold, 9} {

@@ -23,8 +23,7 @@ type policyResolver struct {
 }
 
 // selectorLabel is one label of a Service's selector. It indexes the Services: there are too many
-// to
-// match each of them with each workload.
+// to match each of them with each workload.
 type selectorLabel struct{ namespace, key, value string }
 
 func (r *Reconciler) newPolicyResolver(ctx context.Context) (policyResolver, error) {

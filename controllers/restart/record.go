@@ -17,8 +17,7 @@ const (
 	// owner of the workload started.
 	maxRestartDuration = 2 * time.Hour
 	// skew is how far ahead the clock of the previous manager may have been, and how long that
-	// manager
-	// may still write after this one started.
+	// manager may still write after this one started.
 	skew = time.Minute
 	// promptUndo is the time after a restart within which the removal of its annotation counts as
 	// that of a program. A person takes longer, and means it.
@@ -71,10 +70,8 @@ func (r ongoingRestart) mark() string {
 
 // restartRecords is what a manager knows of restarts, by the UID of the workload. The label of a
 // workload hands its restart over to the next manager. Every client that may edit a workload may
-// also
-// write that label: the operator therefore trusts it only if it was there when this manager
-// started, or
-// if this manager tried to write it.
+// also write that label: the operator therefore trusts it only if it was there when this manager
+// started, or if this manager tried to write it.
 type restartRecords map[types.UID]*restartRecord
 
 // restartRecord is what is known of the restarts of one workload.
@@ -82,23 +79,19 @@ type restartRecord struct {
 	// ongoing is the restart that is under way; nil for none.
 	ongoing *ongoingRestart
 	// pendingMark is a mark that was sent and of which it is not known whether the API server
-	// accepted
-	// it.
+	// accepted it.
 	pendingMark string
 	// lastStamp is the last stamp that was written; zero if it was removed since, or if the pods
-	// are
-	// evicted instead.
+	// are evicted instead.
 	lastStamp time.Time
 	// undone is how often the stamp was removed; undonePromptly is whether a program did so the
-	// last
-	// time.
+	// last time.
 	undone         int
 	undonePromptly bool
 	// stampedAt is when the stamp was last written.
 	stampedAt time.Time
 	// rollingSince is since when the workload has been rolling out for another reason while its
-	// pods
-	// are outdated.
+	// pods are outdated.
 	rollingSince time.Time
 	// restartedFor is the time of the latest change for which the workload was restarted, and
 	// restartedAt is when it was.

@@ -134,8 +134,7 @@ func TestUndone(t *testing.T) {
 }
 
 // A webhook that does not respond delays the other calls by a few seconds at most, and no call
-// waits
-// for another one.
+// waits for another one.
 func TestRunConcurrently(t *testing.T) {
 	t.Parallel()
 	var noted []string
@@ -154,8 +153,7 @@ func TestRunConcurrently(t *testing.T) {
 }
 
 // A pod whose node does not respond is left out: the node lifecycle controller has set it to not
-// ready
-// while its containers are ready, or its deletion does not complete.
+// ready while its containers are ready, or its deletion does not complete.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	pod := func(ready, containers corev1.ConditionStatus, reason string) *corev1.Pod {

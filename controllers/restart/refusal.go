@@ -11,12 +11,10 @@ import (
 
 const (
 	// retryRefused is how long after the API server rejected a write the write is retried, unless
-	// the
-	// workload changes earlier.
+	// the workload changes earlier.
 	retryRefused = 5 * time.Minute
 	// retryFailed is how long after a failed write, for example because a webhook does not respond,
-	// the
-	// write is retried.
+	// the write is retried.
 	retryFailed = 30 * time.Second
 	// retryEviction is how long after a PodDisruptionBudget prevented an eviction the eviction is
 	// retried.
@@ -26,8 +24,7 @@ const (
 // refusal is why a workload was not written.
 type refusal struct {
 	// version is the resourceVersion of the workload that was refused; empty if the refusal does
-	// not
-	// depend on it.
+	// not depend on it.
 	version, message string
 	until            time.Time
 }
@@ -50,8 +47,7 @@ type namespaceState struct {
 }
 
 // recordFailure records that a workload could not be restarted or its pod not evicted, and records
-// an
-// Event on the workload if the failure is new.
+// an Event on the workload if the failure is new.
 func (r *Reconciler) recordFailure(now time.Time, item *workloadState, what string, err error, retry time.Duration) {
 	failure := refusal{message: what + ": " + err.Error(), until: now.Add(retry)}
 	if apply.IsRejected(err) || apply.IsNotPermitted(err) {
@@ -68,8 +64,7 @@ func (r *Reconciler) recordFailure(now time.Time, item *workloadState, what stri
 }
 
 // recordWrite records the result of a write of a workload, and reports whether it succeeded. After
-// a
-// conflict the workload is evaluated again.
+// a conflict the workload is evaluated again.
 func (r *Reconciler) recordWrite(now time.Time, item *workloadState, what string, err error) bool {
 	state := namespaceState{lastTurn: now}
 	item.lastFailedWrite = now

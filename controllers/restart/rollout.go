@@ -18,8 +18,7 @@ const (
 
 const (
 	// progressTimeout is how long a rollout may go without progress if the workload does not
-	// specify
-	// that: the default of a Deployment's progressDeadlineSeconds.
+	// specify that: the default of a Deployment's progressDeadlineSeconds.
 	progressTimeout = 10 * time.Minute
 	// maxProgressTimeout bounds what a workload may specify: other workloads wait for it.
 	maxProgressTimeout = time.Hour
@@ -30,8 +29,7 @@ type rollout struct {
 	// rolling: not every pod has the current template yet.
 	rolling bool
 	// available: all desired pods are available, and have the current template if the controller of
-	// the
-	// workload replaces pods by itself.
+	// the workload replaces pods by itself.
 	available bool
 	// wanted is the desired number of pods.
 	wanted int32
@@ -44,12 +42,10 @@ type rollout struct {
 	// paused: the owner has paused the workload.
 	paused bool
 	// manualUpdate: pods are replaced only after they are deleted. staged: the reason is a
-	// partition,
-	// which keeps some of them on the older template.
+	// partition, which keeps some of them on the older template.
 	manualUpdate, staged bool
 	// unavailableBudgetUsed: the controller of the workload replaces no pod, because the
-	// unreachable
-	// pods already use up maxUnavailable.
+	// unreachable pods already use up maxUnavailable.
 	unavailableBudgetUsed bool
 	// updating: an update by the owner waits for pods to be deleted.
 	updating bool
@@ -95,9 +91,9 @@ func ofStatefulSet(s *appsv1.StatefulSet) *workload {
 }
 
 // orderedRevision returns the revision to which a StatefulSet updates its pods in order, each one
-// only
-// when all pods are ready; empty for any other workload, and until its controller has observed the
-// template. A pod that is not ready keeps the controller from updating any pod, including that one.
+// only when all pods are ready; empty for any other workload, and until its controller has observed
+// the template. A pod that is not ready keeps the controller from updating any pod, including that
+// one.
 func (w *workload) orderedRevision() string {
 	s, ok := w.Object.(*appsv1.StatefulSet)
 	if !ok || w.rollout.manualUpdate || s.Spec.PodManagementPolicy == appsv1.ParallelPodManagement || s.Status.ObservedGeneration < s.Generation {
@@ -107,10 +103,8 @@ func (w *workload) orderedRevision() string {
 }
 
 // ofDaemonSet returns the workload for a DaemonSet. It subtracts from the desired pods those on
-// nodes
-// that do not respond (unreachable), except the ones that its controller does not count because
-// they do
-// not tolerate the taints of such a node.
+// nodes that do not respond (unreachable), except the ones that its controller does not count
+// because they do not tolerate the taints of such a node.
 func ofDaemonSet(d *appsv1.DaemonSet, unreachable int32) *workload {
 	status := d.Status
 	wanted := max(status.DesiredNumberScheduled-max(unreachable-status.NumberMisscheduled, 0), 0)

@@ -27,8 +27,7 @@ import (
 )
 
 // SetupWithManager starts the controller as soon as the operator may watch workloads: the
-// permissions
-// for that are optional.
+// permissions for that are optional.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.Watcher) (err error) {
 	if r.others, err = newOthers(mgr); err != nil {
 		return err
@@ -43,9 +42,9 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, clockWatcher *wallclock.
 	return availability.StartWhenAvailable(mgr, available, func(context.Context) error { return r.watch(mgr, clockWatcher) })
 }
 
-// permitted reports whether the operator has all permissions of config/components/restarts: with only
-// some of them the controller would wait forever. It lists first, because a list creates nothing; an
-// access review is a create.
+// permitted reports whether the operator has all permissions of config/components/restarts: with
+// only some of them the controller would wait forever. It lists first, because a list creates
+// nothing; an access review is a create.
 func (r *Reconciler) permitted(ctx context.Context) (bool, error) {
 	for _, list := range []client.ObjectList{&appsv1.DeploymentList{}, &appsv1.StatefulSetList{}, &appsv1.DaemonSetList{}} {
 		if err := r.Live.List(ctx, list, client.Limit(1)); apierrors.IsForbidden(err) {

@@ -16,8 +16,7 @@ import (
 const kubeletTimeout = time.Minute
 
 // kubeletDeadline returns the time by which the kubelet must have started or stopped a pod; zero
-// for a
-// pod that waits for neither.
+// for a pod that waits for neither.
 func kubeletDeadline(pod *corev1.Pod) time.Time {
 	switch {
 	case pod.DeletionTimestamp != nil:
@@ -30,10 +29,8 @@ func kubeletDeadline(pod *corev1.Pod) time.Time {
 
 // isUnreachable reports whether the node of a pod does not respond. In that case the node lifecycle
 // controller sets Ready to false and leaves ContainersReady true, as the kubelet last reported it.
-// A
-// kubelet that reports the one without the other sets a reason. A pod that was not ready before, or
-// was
-// created later, is recognized by what its kubelet fails to do in time.
+// A kubelet that reports the one without the other sets a reason. A pod that was not ready before,
+// or was created later, is recognized by what its kubelet fails to do in time.
 func isUnreachable(pod *corev1.Pod, now time.Time) bool {
 	if deadline := kubeletDeadline(pod); !deadline.IsZero() && now.After(deadline) {
 		return true
@@ -65,8 +62,7 @@ func (w *workload) withoutUnreachable(unreachable []string) *workload {
 }
 
 // maxUnavailable returns how many pods of a DaemonSet may be unavailable during a rollout; MaxInt
-// if it
-// creates the new pods first (maxSurge).
+// if it creates the new pods first (maxSurge).
 func maxUnavailable(d *appsv1.DaemonSet) int {
 	rolling, all := ptr.Deref(d.Spec.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{}), int(d.Status.DesiredNumberScheduled)
 	if surge, err := intstr.GetScaledValueFromIntOrPercent(cmp.Or(rolling.MaxSurge, new(intstr.FromInt32(0))), all, true); err != nil || surge > 0 {

@@ -8,8 +8,7 @@ import (
 )
 
 // addRotationRestarts adds the workloads that a rotation waits for: those that the policy restarts,
-// or
-// that are rolling out for another reason.
+// or that are rolling out for another reason.
 func (p *plan) addRotationRestarts(restarts map[string]rotation.Restarts) {
 	if !p.restarts() || p.windowError != nil {
 		return

@@ -20,8 +20,7 @@ import (
 )
 
 // workload is a Deployment, a StatefulSet, a DaemonSet or an object of another kind, with the
-// fields
-// that a restart depends on.
+// fields that a restart depends on.
 type workload struct {
 	client.Object
 	kind     string
@@ -62,9 +61,8 @@ func stripForCache(object client.Object, template *corev1.PodTemplateSpec) {
 }
 
 // marksAreOurs reports whether the label on a workload was written under the operator's field
-// manager:
-// it may also come from a manifest, or from a copy of another workload. A workload without managed
-// fields has been stripped before, and kept only a label of ours.
+// manager: it may also come from a manifest, or from a copy of another workload. A workload without
+// managed fields has been stripped before, and kept only a label of ours.
 func marksAreOurs(object client.Object) bool {
 	return len(object.GetManagedFields()) == 0 || slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == string(apply.Restart) && entry.FieldsV1 != nil &&
@@ -73,8 +71,7 @@ func marksAreOurs(object client.Object) bool {
 }
 
 // StripForCache reduces a workload, for a cache, to the fields that a restart depends on. The
-// caller
-// decides about its annotations.
+// caller decides about its annotations.
 func StripForCache(object client.Object) {
 	switch o := object.(type) {
 	case *appsv1.Deployment:
@@ -89,8 +86,7 @@ func StripForCache(object client.Object) {
 
 // configuration returns all fields that the operator owns of a workload: the stamp of its template,
 // and the mark of a restart that is under way. Empty ones are given up. The configuration applies
-// to
-// this version of the workload only.
+// to this version of the workload only.
 func (w *workload) configuration(stamp, mark string) runtime.ApplyConfiguration {
 	template := coreac.PodTemplateSpec()
 	if stamp != "" {

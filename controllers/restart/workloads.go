@@ -15,8 +15,7 @@ const (
 	// maxWorkloads is the maximum number of workloads that the status of a policy names.
 	maxWorkloads = 10
 	// maxMessageBytes bounds the message on one workload in the status: a response of the API
-	// server
-	// may be long.
+	// server may be long.
 	maxMessageBytes = 512
 )
 
@@ -45,8 +44,7 @@ func (p *plan) workloads() (workloads []v1alpha1.WorkloadRestart) {
 }
 
 // stateSpan returns since when a workload is in a state, and until when at the latest; zero where
-// that
-// does not depend on the clock.
+// that does not depend on the clock.
 func (i *workloadState) stateSpan(s state) (since, until time.Time) {
 	switch {
 	case s == rolling:

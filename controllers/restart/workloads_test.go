@@ -13,8 +13,7 @@ import (
 )
 
 // The status names workloads with their state, its start and end, the reason and the remedy; those
-// that
-// need an administrator come first.
+// that need an administrator come first.
 func TestWorkloads(t *testing.T) {
 	t.Parallel()
 	paused := func(d *appsv1.Deployment) { d.Spec.Paused = true }

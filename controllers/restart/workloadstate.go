@@ -18,8 +18,7 @@ type workloadState struct {
 	// pendingChanges are the changes that some of its pods do not know of.
 	pendingChanges []change
 	// expires is when the first object that its pods hold expires; zero if that is not known.
-	// expiring
-	// is the change that replaced this object.
+	// expiring is the change that replaced this object.
 	expires  time.Time
 	expiring *change
 	// progress is when one of its pods was last created or became ready.
@@ -31,8 +30,7 @@ type workloadState struct {
 	// refusal is why it is not written now; empty if it may be.
 	refusal string
 	// recheckAt is when the clock alone may change something: a refusal is over, or a kubelet must
-	// have
-	// acted.
+	// have acted.
 	recheckAt time.Time
 	// lastTurn is when a workload of its namespace was last restarted.
 	lastTurn time.Time
@@ -95,8 +93,7 @@ func (i *workloadState) optsOut() bool {
 }
 
 // rolloutDeadline returns until when the operator waits for a rollout that the owner started: as
-// long
-// as it makes progress, but at most maxRestartDuration.
+// long as it makes progress, but at most maxRestartDuration.
 func (i *workloadState) rolloutDeadline() time.Time {
 	deadline, limit := latest(i.rollingSince, i.progress).Add(i.progressTimeout), i.rollingSince.Add(maxRestartDuration)
 	if limit.Before(deadline) {
@@ -166,14 +163,12 @@ func (i *workloadState) isDone(now time.Time) (done bool, reason string) {
 		return !i.undonePromptly, "its owner undid the restart"
 	}
 	// The pods that the rollout brought started after the restart began. Of unreachable pods, this
-	// is not
-	// known.
+	// is not known.
 	return !i.updatesManually() && len(i.unreachable) == 0, ""
 }
 
 // isRollingOut reports whether its pods need not be listed, because its controller reports the
-// progress
-// of the restart.
+// progress of the restart.
 func (i *workloadState) isRollingOut(now time.Time) bool {
 	return i.kind == kindDeployment && i.ongoing != nil && !i.updatesManually() && !i.isUndone() && !i.isStalled(now) && !i.exceededLimit(now)
 }
@@ -236,8 +231,7 @@ func (i *workloadState) blocked() bool {
 }
 
 // isExhausted reports whether a restart that failed or is overdue is not repeated now, because
-// nothing
-// has changed since.
+// nothing has changed since.
 func (i *workloadState) isExhausted() bool {
 	return i.updatesManually() || i.unmanaged || i.refusal != "" || !latestChange(i.pendingChanges).After(latest(latest(i.ongoing.since, i.stamp()), i.restartedFor))
 }

@@ -45,8 +45,7 @@ func runConcurrently(ctx context.Context, attempts []apiCall) {
 }
 
 // write applies all fields that the operator owns of a workload. A workload that is only read is
-// not
-// written: this manager remembers its restart, and the next one derives it from its pods.
+// not written: this manager remembers its restart, and the next one derives it from its pods.
 func (r *Reconciler) write(item *workloadState, stamp, mark string, note func(error)) apiCall {
 	if item.readOnly {
 		return func(context.Context) func() { return func() { note(nil) } }
@@ -104,10 +103,8 @@ func (r *Reconciler) evictNext(ctx context.Context, now time.Time, item *workloa
 // podToEvict returns the pod to evict next; nil while another one is being replaced. A pod that is
 // outdated and not ready serves no client and comes first, in ascending order of the ordinals, as a
 // StatefulSet creates its pods. Ready pods follow in descending order, as a StatefulSet rolls out.
-// A
-// workload that was not available before its restart may never become available: its pods that are
-// not
-// ready are not waited for, and its ready pods are evicted once its restart stalls.
+// A workload that was not available before its restart may never become available: its pods that
+// are not ready are not waited for, and its ready pods are evicted once its restart stalls.
 func podToEvict(now time.Time, item *workloadState, pods []*corev1.Pod) *corev1.Pod {
 	unready, ready, comes := item.sortPods(pods)
 	if comes && item.updatesManually() && !item.wasUnavailable() && !item.isStalled(now) {
@@ -125,8 +122,7 @@ func podToEvict(now time.Time, item *workloadState, pods []*corev1.Pod) *corev1.
 }
 
 // sortPods returns the outdated pods that may be evicted, those that are not ready apart from the
-// ready
-// ones. comes is whether another pod, which is up to date, is not ready yet.
+// ready ones. comes is whether another pod, which is up to date, is not ready yet.
 func (i *workloadState) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.Pod, comes bool) {
 	revision := i.orderedRevision()
 	for _, pod := range pods {

@@ -1,6 +1,6 @@
 // Package availability starts controllers for kinds that a cluster may start to serve, or for
-// actions
-// that it may start to permit, only later. They start then, without a restart of the operator.
+// actions that it may start to permit, only later. They start then, without a restart of the
+// operator.
 package availability
 
 import (

@@ -25,8 +25,7 @@ const (
 type Reference struct {
 	Kind Kind
 	// Name is the name of the object or, for a ClusterTrustBundle, of the ServiceCA to whose signer
-	// it
-	// is linked.
+	// it is linked.
 	Name      string
 	Container string
 	// Frozen: the container keeps what it read at its start, whatever the kubelet refreshes.
@@ -40,11 +39,9 @@ type target struct {
 }
 
 // References returns the objects that each container of a pod reads, in a stable order and each
-// object
-// once per container. A reference is frozen if any of its uses is: an environment variable, a file
-// mounted by its subPath, or a volume that only init containers mount, so that no container reads
-// it
-// any more once the pod runs.
+// object once per container. A reference is frozen if any of its uses is: an environment variable,
+// a file mounted by its subPath, or a volume that only init containers mount, so that no container
+// reads it any more once the pod runs.
 func References(pod *corev1.PodSpec) []Reference {
 	volumes := map[string][]target{}
 	for i := range pod.Volumes {
@@ -151,9 +148,8 @@ func volumeTargets(volume *corev1.Volume) []target {
 }
 
 // serviceCAOf returns the name of the ServiceCA whose bundle a projection mounts, either by its
-// signer
-// or by the name of the ClusterTrustBundle, which begins with the signer (KEP-3257); empty for the
-// bundles of other signers.
+// signer or by the name of the ClusterTrustBundle, which begins with the signer (KEP-3257); empty
+// for the bundles of other signers.
 func serviceCAOf(projection *corev1.ClusterTrustBundleProjection) string {
 	if projection.SignerName != nil {
 		ca, ours := strings.CutPrefix(*projection.SignerName, v1alpha1.GroupName+"/")
@@ -212,10 +208,8 @@ func stripContainer(c corev1.Container) corev1.Container {
 }
 
 // StartedAt returns when a container of a pod read what it holds: the start of its process or, for
-// an
-// init container, of its run. The time is never before the creation of the pod, whatever the clock
-// of
-// its node says. It returns false for a container that has yet to start.
+// an init container, of its run. The time is never before the creation of the pod, whatever the
+// clock of its node says. It returns false for a container that has yet to start.
 func StartedAt(pod *corev1.Pod, name string) (time.Time, bool) {
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		index := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == name })

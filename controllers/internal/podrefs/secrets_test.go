@@ -27,8 +27,7 @@ func variables(name string) []corev1.EnvFromSource {
 }
 
 // Every Secret that a pod needs is returned, wherever the pod names it: one that is missing would
-// be
-// deleted under a running pod.
+// be deleted under a running pod.
 func TestSecretNames(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -15,15 +15,13 @@ type Source struct {
 	// Keys are the keys that may be missing; none stands for all keys.
 	Keys []string
 	// Whole: the object is created together with these keys. A pod that needs the object then does
-	// not
-	// start before the keys exist.
+	// not start before the keys exist.
 	Whole bool
 }
 
 // StartWithout returns the names of the containers of a pod that keep what they read from a source
-// at
-// their start, and that start although its keys do not exist yet: they read optional variables, or
-// files that are mounted by their subPath or that only init containers read.
+// at their start, and that start although its keys do not exist yet: they read optional variables,
+// or files that are mounted by their subPath or that only init containers read.
 func StartWithout(pod *corev1.PodSpec, source Source) []string {
 	paths := map[string][]string{}
 	for i := range pod.Volumes {
@@ -62,8 +60,7 @@ func refreshedVolumes(pod *corev1.PodSpec) map[string]bool {
 }
 
 // matches reports whether a reference is to the source and does not delay the start of the pod
-// until
-// the source has its keys.
+// until the source has its keys.
 func (s Source) matches(kind Kind, name string, optional *bool) bool {
 	return kind == s.Kind && name == s.Name && (!s.Whole || ptr.Deref(optional, false))
 }

@@ -10,8 +10,7 @@ import (
 )
 
 // StartWithout names containers that read exactly this key by its subPath, in an optional variable
-// or
-// in an init container.
+// or in an init container.
 func TestStartWithout(t *testing.T) {
 	t.Parallel()
 	const key = "service-ca.crt"
@@ -42,8 +41,7 @@ func TestStartWithout(t *testing.T) {
 	for name, tc := range map[string]struct {
 		pod *corev1.PodSpec
 		// filled: whether the container starts without the key if the object exists without it.
-		// whole:
-		// whether it does if the object is created together with the key.
+		// whole: whether it does if the object is created together with the key.
 		filled, whole bool
 	}{
 		"a file":                       {mount(key, false), true, false},

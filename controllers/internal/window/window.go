@@ -63,16 +63,14 @@ func (w Windows) Next(now time.Time) time.Time {
 }
 
 // LongestGap considers at most maxStarts windows, and none that begins later than searchHorizon:
-// there
-// may be a window each minute.
+// there may be a window each minute.
 const (
 	maxStarts     = 500
 	searchHorizon = 5 * 366 * 24 * time.Hour
 )
 
 // LongestGap returns for how long no window is open at most, once the first has opened: zero if one
-// is
-// always open, and math.MaxInt64 if none ever opens again.
+// is always open, and math.MaxInt64 if none ever opens again.
 func (w Windows) LongestGap(now time.Time) time.Duration {
 	if len(w) == 0 {
 		return 0
@@ -102,8 +100,7 @@ func (w Windows) LongestGap(now time.Time) time.Duration {
 }
 
 // first returns the index of the window that begins first; -1 if none does. next holds the next
-// begin
-// of each window on its wall clock.
+// begin of each window on its wall clock.
 func (w Windows) first(next []time.Time) int {
 	first := -1
 	for i, candidate := range w {
@@ -131,10 +128,8 @@ func (w window) isOpen(now time.Time) bool {
 const maxDSTShift = 3 * time.Hour
 
 // nextStart returns the first begin of the window after now; zero if there is none. When the wall
-// clock
-// shifts, a window that would begin in the skipped hour begins all the same, and one that would
-// begin in
-// the repeated hour begins once.
+// clock shifts, a window that would begin in the skipped hour begins all the same, and one that
+// would begin in the repeated hour begins once.
 func (w window) nextStart(now time.Time) time.Time {
 	var earliest time.Time
 	for wall := w.schedule.Next(wallClock(now.In(w.zone)).Add(-maxDSTShift)); !wall.IsZero(); wall = w.schedule.Next(wall) {
@@ -151,8 +146,7 @@ func (w window) nextStart(now time.Time) time.Time {
 }
 
 // instant returns when the wall clock of the zone shows wall for the first time or, if it skips
-// that
-// time, when it would have shown it.
+// that time, when it would have shown it.
 func (w window) instant(wall time.Time) time.Time {
 	_, before := wall.Add(-24 * time.Hour).In(w.zone).Zone()
 	_, after := wall.Add(24 * time.Hour).In(w.zone).Zone()

@@ -60,8 +60,7 @@ func TestWindow(t *testing.T) {
 		"either of two":           {append(one("0 9 * * *", "1h", "UTC"), one("0 7 * * *", "1h", "UTC")...), "2026-11-27T09:30:00Z", true, "2026-11-28T07:00:00Z"},
 		"years long, each minute": {one("* * * * *", "99999h", "UTC"), "2026-11-27T09:30:30Z", true, "2026-11-27T09:31:00Z"},
 		// On the last Sunday of March, the clock shifts from 2:00 to 3:00: a window at 2:30 opens
-		// all the
-		// same, within the hour.
+		// all the same, within the hour.
 		"left out hour, before": {one("30 2 * * 0", "1h", "Europe/Zurich"), "2026-03-29T00:29:59Z", false, "2026-03-29T01:30:00Z"},
 		"left out hour, within": {one("30 2 * * 0", "1h", "Europe/Zurich"), "2026-03-29T01:45:00Z", true, "2026-04-05T00:30:00Z"},
 		"left out in New York":  {one("30 2 * * *", "1h", "America/New_York"), "2026-03-08T07:45:00Z", true, "2026-03-09T06:30:00Z"},
