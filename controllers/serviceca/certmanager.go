@@ -21,32 +21,38 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// With source.certManager the CA is an intermediate that an issuer of cert-manager signs. Its private key is made here, and waits in a Secret of
-// its own until the CertificateRequest for it is answered. Both go once the CA stands in the signing-key Secret.
+// With source.certManager, the CA is an intermediate that a cert-manager issuer signs. The operator
+// generates its private key and keeps it in a separate Secret until the CertificateRequest for it
+// is signed. It deletes both once the signing-key Secret holds the CA.
 
 const (
-	// annotationAttempts on the Secret with the waiting key is how many requests were in vain before.
+	// annotationAttempts on the Secret with the pending key is the number of earlier requests that
+	// failed.
 	annotationAttempts = v1alpha1.GroupName + "/attempts"
-	// labelRequester on it is the UID of the ServiceCA whose key it is. It bears no LabelServiceCA: it is no signing key yet.
+	// labelRequester on that Secret is the UID of the ServiceCA that the key is for. The Secret does
+	// not have LabelServiceCA: it is not a signing key yet.
 	labelRequester = v1alpha1.GroupName + "/requester"
-	// firstBackoff is how long to wait after a request that was in vain; twice as long after each further one, up to lastBackoff.
+	// firstBackoff is how long the operator waits after a failed request. The wait doubles with each
+	// further failure, up to lastBackoff.
 	firstBackoff, lastBackoff = 5 * time.Minute, 24 * time.Hour
-	// retryRequest is how often a request that waits for its issuer is looked at.
+	// retryRequest is how often the operator checks a request that its issuer has not answered.
 	retryRequest = 5 * time.Second
 )
 
-// pendingRequest is what is there of a CA that cert-manager was asked for.
+// pendingRequest is the private key and the CertificateRequest for the next CA from cert-manager.
 type pendingRequest struct {
-	// secret holds the private key; nil where none waits.
+	// secret holds the private key; nil when no key is pending.
 	secret *corev1.Secret
-	// request is the CertificateRequest; nil where there is none yet.
+	// request is the CertificateRequest; nil when it does not exist yet.
 	request *cmapi.CertificateRequest
 }
 
-// requestSecretName is the Secret in which the private key of the next CA waits.
+// requestSecretName returns the name of the Secret that holds the private key of the next CA until
+// cert-manager has signed it.
 func requestSecretName(ca *v1alpha1.ServiceCA) string { return ca.SigningKeySecretName() + "-request" }
 
-// requestName is that of the request for a key. Another issuer is asked by another request.
+// requestName returns the name of the CertificateRequest for the key in secret. The name depends on
+// the issuer: a change of issuerRef results in a new request.
 func requestName(ca *v1alpha1.ServiceCA, secret *corev1.Secret) string {
 	parts := []string{string(secret.UID), secret.Annotations[annotationAttempts], issuerSource(ca.Spec.Source.CertManager.IssuerRef)}
 	return ca.Name + "-" + pki.Hash([]byte(strings.Join(parts, "/")))[:10]
@@ -64,12 +70,13 @@ func (r *Reconciler) observeRequest(ctx context.Context, ca *v1alpha1.ServiceCA)
 	return pendingRequest{secret: secret, request: request}, err
 }
 
-// issuerSource is how the source of a CA that an issuer signed is called.
+// issuerSource returns the source that is recorded for a CA signed by the issuer ref.
 func issuerSource(ref v1alpha1.IssuerReference) string {
 	return strings.Join([]string{"certManager", ref.Group, ref.Kind, ref.Name}, "/")
 }
 
-// requestedSigner is the CA that cert-manager has given, or what is waited for.
+// requestedSigner returns the CA that cert-manager signed, or the problem that explains why there
+// is none yet.
 func (in observed) requestedSigner() (*rotation.Signer, *problem) {
 	ref := in.serviceCA.Spec.Source.CertManager.IssuerRef
 	pending := func(format string, arguments ...any) *problem {
@@ -95,7 +102,8 @@ func (in observed) requestedSigner() (*rotation.Signer, *problem) {
 	return signer, nil
 }
 
-// parseRequested reads the answer to a request, or says why it is of no use.
+// parseRequested returns the CA from the status of the CertificateRequest, or an error if that CA
+// is not usable.
 func (in observed) parseRequested() (*rotation.Signer, error) {
 	status := in.pendingRequest.request.Status
 	pair := pki.Pair{Certificate: status.Certificate, PrivateKey: in.pendingRequest.secret.Data[corev1.TLSPrivateKeyKey]}
@@ -115,7 +123,7 @@ func (in observed) parseRequested() (*rotation.Signer, error) {
 	return signer, err
 }
 
-// hasCondition reports whether a request has this condition.
+// hasCondition reports whether the request has a condition of this type and status.
 func (p pendingRequest) hasCondition(kind cmapi.CertificateRequestConditionType, status cmmeta.ConditionStatus) bool {
 	for _, condition := range p.request.Status.Conditions {
 		if condition.Type == kind && condition.Status == status {
@@ -129,7 +137,8 @@ func (p pendingRequest) isReady() bool {
 	return p.hasCondition(cmapi.CertificateRequestConditionReady, cmmeta.ConditionTrue)
 }
 
-// requestFailed reports whether no CA comes of a request: it was turned down, or what came is of no use.
+// requestFailed reports whether the request will yield no CA: it was rejected, or its certificate
+// is not usable.
 func (in observed) requestFailed() bool {
 	if rejected, _ := in.pendingRequest.isRejected(); rejected || !in.pendingRequest.isReady() {
 		return rejected
@@ -138,7 +147,7 @@ func (in observed) requestFailed() bool {
 	return err != nil
 }
 
-// isRejected reports whether a request was denied, or failed, and why.
+// isRejected reports whether the request was denied or has failed, and why.
 func (p pendingRequest) isRejected() (bool, string) {
 	reason := "it failed"
 	for _, condition := range p.request.Status.Conditions {
@@ -155,17 +164,17 @@ func (p pendingRequest) attempts() int {
 	return max(0, attempts)
 }
 
-// retryAt is when a request that was in vain is followed by another.
+// retryAt returns when the operator follows a failed request with another.
 func (p pendingRequest) retryAt() time.Time {
 	return p.request.CreationTimestamp.Add(min(lastBackoff, firstBackoff<<min(p.attempts(), 16)))
 }
 
-// belongsTo reports whether the key that waits is this ServiceCA's.
+// belongsTo reports whether the pending key belongs to this ServiceCA.
 func (p pendingRequest) belongsTo(ca *v1alpha1.ServiceCA) bool {
 	return apply.IsManagedBy(p.secret, apply.ServiceCA) && p.secret.Labels[labelRequester] == string(ca.UID)
 }
 
-// requestedSuccessor is what cert-manager has to give after a CA.
+// requestedSuccessor returns the successor that cert-manager provides for the current CA.
 func (in observed) requestedSuccessor(current *rotation.Signer) successor {
 	source := in.serviceCA.Spec.Source.CertManager
 	next := successor{}
@@ -187,12 +196,13 @@ func (in observed) requestedSuccessor(current *rotation.Signer) successor {
 	return next
 }
 
-// ensureRequest asks for a CA of cert-manager's where one is wanted, and removes what it asked by where none is.
+// ensureRequest requests a CA from cert-manager when the plan needs one. When it does not, it
+// deletes the pending request and its key.
 func (r *Reconciler) ensureRequest(ctx context.Context, in observed, plan *changePlan) error {
 	usesCertManager := in.serviceCA.Spec.Source.CertManager != nil
 	switch {
 	case usesCertManager && !plan.needsRequest && len(plan.blockedBy) > 0 && !in.pendingRequest.isUsedBy(plan.state):
-		// What was asked for is waited with: another rotation goes on, or all of them are held.
+		// Keep the request: another rotation is in progress, or rotations are paused.
 		return nil
 	case !usesCertManager || !plan.needsRequest:
 		return r.deleteRequest(ctx, in, plan)
@@ -203,7 +213,7 @@ func (r *Reconciler) ensureRequest(ctx context.Context, in observed, plan *chang
 	return err
 }
 
-// isUsedBy reports whether the key that waited stands in the signing-key Secret.
+// isUsedBy reports whether the pending key is already in the signing-key Secret.
 func (p pendingRequest) isUsedBy(state *rotation.State) bool {
 	if p.secret == nil || state == nil {
 		return false
@@ -218,8 +228,9 @@ func (p pendingRequest) isUsedBy(state *rotation.State) bool {
 	return false
 }
 
-// advanceRequest takes the next step towards a CA, one write at a time: a key, a request for it, and another after one that was in vain. What
-// stands in the way comes back as a problem.
+// advanceRequest takes the next step towards a CA, one write at a time: it creates a key, then a
+// request for it, and replaces the key after a request that failed. It returns a problem when it
+// cannot proceed.
 func (r *Reconciler) advanceRequest(ctx context.Context, in observed) (*problem, error) {
 	ca, request := in.serviceCA, in.pendingRequest
 	switch {
@@ -237,7 +248,8 @@ func (r *Reconciler) advanceRequest(ctx context.Context, in observed) (*problem,
 	return nil, nil
 }
 
-// classifyRequestError returns as a problem what the cluster lacks, or refuses, or cannot do for longer than a moment; any other error comes back.
+// classifyRequestError returns a problem when the cluster lacks or rejects something, or when the
+// error has lasted. It returns any other error unchanged.
 func (r *Reconciler) classifyRequestError(ca *v1alpha1.ServiceCA, err error) (*problem, error) {
 	key := client.ObjectKeyFromObject(ca)
 	switch {
@@ -259,7 +271,8 @@ func (r *Reconciler) classifyRequestError(ca *v1alpha1.ServiceCA, err error) (*p
 	return nil, err
 }
 
-// generateRequestKey makes the private key of the next CA, in place of one whose request was in vain. It goes with the ServiceCA.
+// generateRequestKey generates the private key of the next CA and replaces before, the key of a
+// failed request; before may be nil. The garbage collector deletes the Secret with the ServiceCA.
 func (r *Reconciler) generateRequestKey(ctx context.Context, ca *v1alpha1.ServiceCA, before *corev1.Secret) error {
 	key, err := pki.GenerateKey(pki.KeySpecOf(ca.Spec.Certificate.PrivateKey))
 	if err != nil {
@@ -305,7 +318,8 @@ func (r *Reconciler) createRequest(ctx context.Context, in observed) error {
 	return r.Live.Create(ctx, request, apply.ServiceCA)
 }
 
-// deleteRequest removes the requests that are of no use any more, and the key that waited once it stands in the signing-key Secret.
+// deleteRequest deletes the CertificateRequests that are no longer needed, and the pending key once
+// it is in the signing-key Secret.
 func (r *Reconciler) deleteRequest(ctx context.Context, in observed, plan *changePlan) error {
 	secret := in.pendingRequest.secret
 	if secret == nil || plan.state == nil || !in.pendingRequest.belongsTo(in.serviceCA) {
@@ -317,7 +331,8 @@ func (r *Reconciler) deleteRequest(ctx context.Context, in observed, plan *chang
 	return apply.IgnoreGone(r.Live.Delete(ctx, secret, apply.PreconditionsFor(secret)))
 }
 
-// addRequestProblem says why cert-manager cannot be asked: of a CA that signs, it is what its rotation waits for.
+// addRequestProblem records why the operator cannot request a CA from cert-manager. While a CA
+// signs, its rotation is blocked by the problem; without a CA, the problem is that of the plan.
 func (p *changePlan) addRequestProblem(problem *problem) {
 	switch {
 	case problem == nil:

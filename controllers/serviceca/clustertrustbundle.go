@@ -26,20 +26,22 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// retryClusterTrustBundle is how often a ClusterTrustBundle is written again that was refused: nothing tells when it would not be.
+// retryClusterTrustBundle is how often the operator retries to write a ClusterTrustBundle that was
+// rejected: no event announces that it would be accepted.
 const retryClusterTrustBundle = time.Minute
 
-// clusterTrustBundle is the ClusterTrustBundle of a ServiceCA (KEP-3257), which any pod may mount.
+// clusterTrustBundle is the observed ClusterTrustBundle of a ServiceCA (KEP-3257). Any pod may
+// mount it.
 type clusterTrustBundle struct {
-	// served reports whether the cluster knows the kind at all.
+	// served reports whether the API server serves ClusterTrustBundles.
 	served bool
-	// live is what is there; nil where nothing is.
+	// live is the existing object; nil when there is none.
 	live *certificatesv1.ClusterTrustBundle
-	// unreadable is set where it could not be read: nobody knows whose it is.
+	// unreadable is set when the object could not be read, so its owner is unknown.
 	unreadable bool
-	// foreign is set where somebody else made it.
+	// foreign is set when another client created the object.
 	foreign bool
-	// rejection is why it cannot be written, which only somebody else can put right.
+	// rejection is why the object cannot be written; the operator cannot correct that itself.
 	rejection string
 	// awaited is set where that is a fault of the API server, for which a rotation waits within a bound, as for any target.
 	awaited bool
@@ -69,23 +71,25 @@ func (r *Reconciler) observeClusterTrustBundle(ctx context.Context, ca *v1alpha1
 	return bundle, err
 }
 
-// recordBundleFailure notes an error of a request about a ClusterTrustBundle, and reports whether such requests have failed for long enough to be reported.
+// recordBundleFailure records the error of a request about a ClusterTrustBundle, and reports
+// whether such requests have failed for long enough to be reported.
 func (r *Reconciler) recordBundleFailure(ca *v1alpha1.ServiceCA, err error) bool {
 	return r.bundleFailures.RecordFailure(client.ObjectKeyFromObject(ca), r.Clock.Now(), err) != nil
 }
 
-// waitsForBundle reports whether a rotation waits for a ClusterTrustBundle about which requests fail.
+// waitsForBundle reports whether a rotation waits for a ClusterTrustBundle for which requests fail.
 func (r *Reconciler) waitsForBundle(ca *v1alpha1.ServiceCA) bool {
 	key, now := client.ObjectKeyFromObject(ca), r.Clock.Now()
 	return r.bundleFailures.Failure(key, now) != nil && !r.bundleFailures.Unresolvable(key, now)
 }
 
-// contains reports whether it has this bundle.
+// contains reports whether the ClusterTrustBundle has this bundle.
 func (b clusterTrustBundle) contains(bundle []byte) bool {
 	return b.live != nil && b.live.Spec.TrustBundle == string(bundle)
 }
 
-// publishClusterTrustBundle brings the ClusterTrustBundle up to date, in the very version that was found, and reports whether it had to.
+// publishClusterTrustBundle updates the ClusterTrustBundle, and reports whether a write was needed
+// or the rejection changed. The write applies only to the version that was read.
 func (r *Reconciler) publishClusterTrustBundle(ctx context.Context, in *observed, state *rotation.State) (changed bool, err error) {
 	bundleState := &in.clusterTrustBundle
 	if state == nil || !bundleState.served || bundleState.unreadable || bundleState.foreign {
@@ -93,7 +97,7 @@ func (r *Reconciler) publishClusterTrustBundle(ctx context.Context, in *observed
 	}
 	bundle, ca, before := state.Bundle().Encode(), in.serviceCA, bundleState.rejection
 	if bundleState.contains(bundle) {
-		// Somebody else may have put right what was refused to us.
+		// Another client may have written the bundle that the operator could not write.
 		r.clearBundleRejection(ca, bundleState)
 		return before != "", nil
 	}
@@ -112,7 +116,7 @@ func (r *Reconciler) publishClusterTrustBundle(ctx context.Context, in *observed
 	if r.recordBundleFailure(ca, err) || apply.IsRejected(err) || availability.IsNotServed(err) {
 		bundleState.rejection = fmt.Sprintf("ClusterTrustBundle %s cannot be written: %v", ca.ClusterTrustBundleName(), err)
 		bundleState.awaited = r.waitsForBundle(ca)
-		// Remembered, so that the next decision does not wait for it.
+		// Stored, so that the next decision does not wait for this ClusterTrustBundle.
 		r.bundleRejections.Store(ca.UID, bundleState.rejection)
 		return bundleState.rejection != before, nil
 	}
@@ -124,14 +128,15 @@ func (r *Reconciler) publishClusterTrustBundle(ctx context.Context, in *observed
 	return true, nil
 }
 
-// clearBundleRejection forgets what kept a ClusterTrustBundle from being written.
+// clearBundleRejection clears the recorded reason why a ClusterTrustBundle could not be written.
 func (r *Reconciler) clearBundleRejection(ca *v1alpha1.ServiceCA, found *clusterTrustBundle) {
 	r.bundleRejections.Delete(ca.UID)
 	r.bundleFailures.ClearFailure(client.ObjectKeyFromObject(ca))
 	found.rejection, found.awaited = "", false
 }
 
-// watchClusterTrustBundles watches those that are ours, as soon as the cluster serves them.
+// watchClusterTrustBundles watches the operator's ClusterTrustBundles as soon as the API server
+// serves the kind.
 func (r *Reconciler) watchClusterTrustBundles(ctx context.Context, mgr ctrl.Manager, watcher controller.Controller) error {
 	served := func(ctx context.Context) (bool, error) {
 		return availability.IsServed(ctx, r.Live, &certificatesv1.ClusterTrustBundleList{})
@@ -157,7 +162,8 @@ func (r *Reconciler) watchClusterTrustBundles(ctx context.Context, mgr ctrl.Mana
 		}
 		return watcher.Watch(all)
 	}
-	// Asked before anything is counted: a rotation must not pass over what is only not known yet.
+	// Checked before evidence is collected: a rotation must not ignore ClusterTrustBundles only
+	// because discovery has not run yet.
 	if ok, err := served(ctx); ok || err != nil {
 		if err != nil {
 			return fmt.Errorf("find out whether ClusterTrustBundles are served: %w", err)
@@ -182,7 +188,8 @@ func newClusterTrustBundleCache(mgr ctrl.Manager) (cache.Cache, error) {
 	return bundles, mgr.Add(bundles)
 }
 
-// reportClusterTrustBundle says once, on each ServiceCA, what its cluster lacks.
+// reportClusterTrustBundle records an Event, once for each ServiceCA, when the cluster does not
+// serve ClusterTrustBundles.
 func (r *Reconciler) reportClusterTrustBundle(ca *v1alpha1.ServiceCA, bundle clusterTrustBundle) {
 	switch {
 	case bundle.served:

@@ -1,4 +1,5 @@
-// Package serviceca keeps the signing key of each ServiceCA, and publishes its trust bundle.
+// Package serviceca reconciles ServiceCAs: it maintains the signing key of each one and publishes
+// its trust bundle.
 package serviceca
 
 import (
@@ -32,52 +33,59 @@ import (
 
 // Reconciler reconciles ServiceCAs.
 type Reconciler struct {
-	// Client writes the status of ServiceCAs, and reads what it wrote.
+	// Client writes the status of ServiceCAs, and reads it back.
 	Client client.Client
-	// Cache counts who carries the bundle and whom the CA signed for.
+	// Cache counts the objects that carry the bundle and the certificates that the CA signed.
 	Cache client.Reader
-	// Live reads and writes without a cache: no cache holds a signing key.
+	// Live reads and writes without a cache: no cache may hold a signing key.
 	Live     client.Client
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
-	// Targets are what asks for bundles.
+	// Targets counts the objects into which bundles are injected.
 	Targets *injector.Injector
-	// Published counts the ConfigMaps that a ServiceCA publishes, and PublishedChanged announces those of which the result is another.
+	// Published counts the ConfigMaps that a ServiceCA publishes. PublishedChanged announces the
+	// ServiceCAs for which that count has changed.
 	Published        func(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, targets *injector.Targets) (problem string, err error)
 	PublishedChanged <-chan event.GenericEvent
-	// Claims answers what a Secret is to the Service that owns it, so that a stray one counts for nothing.
+	// Claims returns a function that reports whether the Service that owns a Secret still claims it,
+	// so that a stray Secret is not counted.
 	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
-	// ReissueRate is how many certificates are reissued in a second after the switch of the signer.
+	// ReissueRate is how many certificates are reissued per second after the signer has switched.
 	ReissueRate float64
-	// Restarts is what a rotation waits for of the workloads that policies restart; RestartsChanged announces the ServiceCAs for which it is
-	// something else.
+	// Restarts returns what a rotation waits for among the workloads that policies restart.
+	// RestartsChanged announces the ServiceCAs for which that has changed.
 	Restarts        func(ca string, changedAt time.Time) rotation.Restarts
 	RestartsChanged <-chan event.GenericEvent
-	// IssuedCertificates returns the certificates that requests to a ServiceCA got; false while that is not known yet.
+	// IssuedCertificates returns the certificates that were issued for requests to a ServiceCA; false
+	// while they are not known yet.
 	IssuedCertificates func(ctx context.Context, ca string) ([]certrequest.Issued, bool, error)
-	// Signatures remembers which of theirs verify.
+	// Signatures caches which of these certificates verify.
 	Signatures *pki.Signatures
-	// Namespace is the operator's own.
+	// Namespace is the operator's namespace.
 	Namespace string
 
-	// debouncer gather before they are counted.
+	// debouncer coalesces changes before they are counted.
 	debouncer debounce.Debouncer
-	// clusterTrustBundlesServed reports whether the cluster serves ClusterTrustBundles, and reportedNotServed which ServiceCAs have been told that it does not.
+	// clusterTrustBundlesServed reports whether the cluster serves ClusterTrustBundles.
+	// reportedNotServed holds the ServiceCAs that have an Event saying that it does not.
 	clusterTrustBundlesServed atomic.Bool
 	reportedNotServed         sync.Map
-	// bundleRejections is, by ServiceCA, why its ClusterTrustBundle could not be written when that was last tried.
+	// bundleRejections holds, by ServiceCA, why the last write of its ClusterTrustBundle was rejected.
 	bundleRejections sync.Map
-	// failures are the ServiceCAs about which requests fail. Those about a ClusterTrustBundle, and those that ask cert-manager for a CA, are no
-	// failures of the CA that is there: bundleFailures and requestFailures have them, by ServiceCA.
+	// failures tracks the ServiceCAs for which requests fail. Failed requests about a
+	// ClusterTrustBundle or to cert-manager do not affect the present CA, so bundleFailures and
+	// requestFailures track them separately, by ServiceCA.
 	failures                        conflict.Reports
 	bundleFailures, requestFailures conflict.Tracker
-	// recordedProblems is, by ServiceCA, the reason of the last Event about a problem: a status that cannot be written does not have it.
+	// recordedProblems holds, by ServiceCA, the reason of the last Event about a problem: a status
+	// that could not be written does not have it.
 	recordedProblems sync.Map
 }
 
-// Reconcile brings the signing key, the published bundle and the status of one ServiceCA up to date, in this order: a bundle is
-// published before the status lets anybody sign. It takes one step of a rotation at a time.
+// Reconcile updates the signing key, the published bundle and the status of one ServiceCA, in this
+// order: the bundle is published before the status lets a controller sign. Each call takes at most
+// one step of a rotation.
 func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	start := r.Clock.Now()
 	var ca v1alpha1.ServiceCA
@@ -96,7 +104,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 	return result, nil
 }
 
-// forget leaves nothing of a ServiceCA that is gone.
+// forget removes everything that is kept in memory for a deleted ServiceCA.
 func (r *Reconciler) forget(request ctrl.Request) {
 	r.Keyring.Forget(request.Name)
 	r.failures.ClearFailure(request.NamespacedName)
@@ -105,7 +113,7 @@ func (r *Reconciler) forget(request ctrl.Request) {
 	r.recordedProblems.Delete(request.Name)
 }
 
-// reconcile does one step for a ServiceCA; reported is set once its status is written.
+// reconcile performs one step for a ServiceCA. It reports whether the status was written.
 func (r *Reconciler) reconcile(ctx context.Context, start time.Time, ca *v1alpha1.ServiceCA) (result ctrl.Result, reported bool, err error) {
 	in, plan, evidence, err := r.decide(ctx, ca)
 	if err != nil {
@@ -114,7 +122,8 @@ func (r *Reconciler) reconcile(ctx context.Context, start time.Time, ca *v1alpha
 	if err := plan.asProblem(reasonKeyRefused, r.writeSecret(ctx, in, plan)); err != nil {
 		return ctrl.Result{}, false, err
 	}
-	// Nothing that fails from here on takes back what was done, and the next look would not know that it was.
+	// Events are recorded now: an error from here on does not undo the write, and the next reconcile
+	// would not know of it.
 	r.recordEvents(ca, plan)
 	changed, err := r.publishAll(ctx, &in, &plan)
 	if err != nil {
@@ -139,14 +148,16 @@ func (r *Reconciler) reconcile(ctx context.Context, start time.Time, ca *v1alpha
 	return ctrl.Result{RequeueAfter: untilNext(in, plan)}, true, r.cleanUp(ctx, ca, plan)
 }
 
-// recordDuration notes how long it took to count, where there was something to count.
+// recordDuration passes the duration of the reconcile to the debouncer, when there was a CA to
+// count for.
 func (r *Reconciler) recordDuration(start time.Time, plan changePlan) {
 	if plan.state != nil {
 		r.debouncer.RecordDuration(r.Clock.Since(start))
 	}
 }
 
-// publishAll publishes the bundle in the ConfigMap and in the ClusterTrustBundle, and reports whether either had to be written.
+// publishAll publishes the bundle in the ConfigMap and in the ClusterTrustBundle, and reports
+// whether either has changed.
 func (r *Reconciler) publishAll(ctx context.Context, in *observed, plan *changePlan) (changed bool, err error) {
 	changed, err = r.publish(ctx, *in, plan)
 	if err := plan.asProblem(reasonBundleRefused, err); err != nil {
@@ -156,8 +167,9 @@ func (r *Reconciler) publishAll(ctx context.Context, in *observed, plan *changeP
 	return changed || clusterwide, err
 }
 
-// decide looks and plans. What is to be written is planned once more by the clock of the API server: ours may have leapt, that of
-// another replica may differ, and what a key or a root that is given up depends on must not.
+// decide observes and plans. It plans writes once more by the clock of the API server: the clock of
+// this node may have jumped, that of another replica may differ, and neither may decide when a key
+// or a root is given up.
 func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, changePlan, clusterEvidence, error) {
 	in, err := r.observe(ctx, ca)
 	if err != nil {
@@ -179,15 +191,18 @@ func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observ
 	return in, plan, evidence, nil
 }
 
-// clockIsBehind reports whether our clock is behind that of the API server, by which the phase began: it would wait too long.
+// clockIsBehind reports whether the clock of this node is behind that of the API server, which set
+// the start of the phase: the phase would last too long.
 func (in observed) clockIsBehind(resolved resolution) bool {
 	return resolved.state != nil && in.now.Before(resolved.state.Since.Add(-nextStep))
 }
 
-// maxClockError is how far our clock may be ahead of the API server's: what we sign would be valid too late.
+// maxClockError is how far the clock of this node may be ahead of the API server's: beyond it,
+// certificates would have a notBefore in the future.
 const maxClockError = time.Hour
 
-// serverTime asks the API server for the time, by what it stamps even where it is only asked to try.
+// serverTime returns the time of the API server: the creationTimestamp that it sets even in a dry
+// run.
 func (r *Reconciler) serverTime(ctx context.Context, now time.Time) (time.Time, error) {
 	probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, GenerateName: "clock-"}}
 	if err := r.Live.Create(ctx, probe, client.DryRunAll, apply.ServiceCA); err != nil {
@@ -238,7 +253,7 @@ func (r *Reconciler) observe(ctx context.Context, ca *v1alpha1.ServiceCA) (obser
 	return in, err
 }
 
-// observeSource reads what the source has to give.
+// observeSource reads the CA or the request of the source.
 func (r *Reconciler) observeSource(ctx context.Context, in *observed) (err error) {
 	if source := in.serviceCA.Spec.Source.Secret; source != nil {
 		if in.sourceSecret, err = get(ctx, r.Live, r.key(source.Name), &corev1.Secret{}); err != nil {
@@ -249,7 +264,8 @@ func (r *Reconciler) observeSource(ctx context.Context, in *observed) (err error
 	return err
 }
 
-// recoverBundles looks for the bundle in what carries it, where neither the signing-key Secret nor the trust-bundle ConfigMap has it.
+// recoverBundles looks for the bundle in the targets that carry it, when neither the signing-key
+// Secret nor the trust-bundle ConfigMap has it.
 func (r *Reconciler) recoverBundles(ctx context.Context, in *observed) error {
 	reported := in.serviceCA.Status.TrustBundle
 	if reported == nil || reported.Hash == pki.Hash(in.published) || in.formerSecret != nil {
@@ -263,7 +279,7 @@ func (r *Reconciler) recoverBundles(ctx context.Context, in *observed) error {
 	return err
 }
 
-// longestDuration is the longest lifetime that a policy asks for certificates of this CA.
+// longestDuration returns the longest certificate duration among the policies that use this CA.
 func (r *Reconciler) longestDuration(ctx context.Context, ca string) (time.Duration, error) {
 	var list v1alpha1.ServingCertPolicyList
 	if err := r.Cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
@@ -278,8 +294,10 @@ func (r *Reconciler) longestDuration(ctx context.Context, ca string) (time.Durat
 	return longest, nil
 }
 
-// formerSecret finds the signing key where spec.signingKey.secretName was changed: it moves, and no new CA begins. What somebody else put
-// there, out of a backup perhaps, is meant only where nothing of ours is, and if it is the CA that signs.
+// formerSecret returns the signing-key Secret under its former name after
+// spec.signingKey.secretName has changed: the key moves, and no new CA is created. A Secret that an
+// administrator created, for example from a backup, is used only when the operator has none, and
+// only if it holds the CA that signs. It returns nil when there is no such Secret.
 func (r *Reconciler) formerSecret(ctx context.Context, now time.Time, ca *v1alpha1.ServiceCA) (*corev1.Secret, error) {
 	var secrets corev1.SecretList
 	err := r.Live.List(ctx, &secrets, client.InNamespace(r.Namespace), client.MatchingLabels{v1alpha1.LabelServiceCA: ca.Name})
@@ -300,7 +318,7 @@ func (r *Reconciler) key(name string) client.ObjectKey {
 	return client.ObjectKey{Namespace: r.Namespace, Name: name}
 }
 
-// get reads an object; a nil pointer when there is none.
+// get reads an object. It returns nil, without an error, when the object does not exist.
 func get[T client.Object](ctx context.Context, c client.Reader, key client.ObjectKey, into T) (T, error) {
 	err := c.Get(ctx, key, into)
 	if apierrors.IsNotFound(err) {
@@ -310,7 +328,9 @@ func get[T client.Object](ctx context.Context, c client.Reader, key client.Objec
 	return into, err
 }
 
-// untilNext is the time until the clock alone changes something: the threshold, the end of a wait, the begin or end of a certificate.
+// untilNext returns the time until the clock alone changes something: the rotation threshold, the
+// end of a waiting period, or notBefore or notAfter of a certificate. It returns zero when there is
+// no such time.
 func untilNext(in observed, plan changePlan) time.Duration {
 	var times []time.Time
 	if in.sourceSecret != nil {

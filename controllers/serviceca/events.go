@@ -10,7 +10,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// The reasons of the Events about a CA and its rotation.
+// Reasons of the Events about a CA and its rotation.
 const (
 	eventCACreated       = "CACreated"
 	eventSigningKeyLost  = "SigningKeyLost"
@@ -33,7 +33,8 @@ type rotationEvent struct {
 	kind, reason, message string
 }
 
-// lostEvent tells of a CA that begins where there was none, or where the key of the one before was lost.
+// lostEvent returns the Event for a new CA: the first one, or one that replaces a CA whose key was
+// lost.
 func lostEvent(ca *v1alpha1.ServiceCA, state *rotation.State, reason string) rotationEvent {
 	before := ca.Status.Active
 	switch {
@@ -68,7 +69,7 @@ func copiedEvent(state *rotation.State, reason string) rotationEvent {
 		state.Active.Name(), reason, state.Active.Source)}
 }
 
-// moveEvent tells of a step of a rotation.
+// moveEvent returns the Event for a step of a rotation.
 func moveEvent(before, after *rotation.State, decision rotation.Decision) rotationEvent {
 	switch decision.Move {
 	case rotation.Begin:

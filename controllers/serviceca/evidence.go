@@ -18,26 +18,30 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// clusterEvidence is what was seen of the world outside the signing-key Secret.
+// clusterEvidence is what was observed outside the signing-key Secret.
 type clusterEvidence struct {
 	rotation.Evidence
 	targets            injector.Targets
 	clusterTrustBundle clusterTrustBundle
-	// unpublished is why ConfigMaps of spec.trustBundle.publish cannot have the bundle; empty when all can.
+	// unpublished is why the bundle cannot be published in ConfigMaps of spec.trustBundle.publish;
+	// empty when it can be in all.
 	unpublished string
-	// certificates counts the live serving certificates by the subject key id of the CA that signed them.
+	// certificates counts the live serving certificates by the subject key ID of the CA that signed
+	// them.
 	certificates map[string]int32
-	// untrusted is the number of those that the bundle does not verify, and that are going to be replaced.
+	// untrusted is the number of live serving certificates that do not verify with the bundle and that
+	// will be reissued.
 	untrusted int32
-	// unverified is the number of live certificates that requests got and that the bundle does not
-	// verify; unverifiedNames are some.
+	// unverified is the number of live certificates issued for requests that do not verify with the
+	// bundle; unverifiedNames names some of them.
 	unverified      int32
 	unverifiedNames []string
-	// reissueSpread is the time that reissuing all of them takes.
+	// reissueSpread is how long it takes to reissue all serving certificates.
 	reissueSpread time.Duration
 }
 
-// collectEvidence counts what carries the bundle of a state, and whose certificates are signed by whom.
+// collectEvidence counts the targets that carry the bundle of state, and the certificates by the CA
+// that signed them. It returns empty evidence when state is nil.
 func (r *Reconciler) collectEvidence(ctx context.Context, in observed, state *rotation.State) (clusterEvidence, error) {
 	ca, evidence := in.serviceCA, clusterEvidence{certificates: map[string]int32{}}
 	if state == nil {
@@ -96,7 +100,7 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 		evidence.countCertificate(secret, state, signer, claim, hash)
 		evidence.countUntrusted(verifier.verifies(signer, secret), claim)
 		if state.Active != nil && notAfter.After(latest(evidence.LatestNotAfter, state.SignedUntil(now))) && isSignedBy(state.Active, secret) {
-			// By a clock that was ahead.
+			// The clock was ahead when this certificate was issued.
 			evidence.LatestNotAfter = notAfter
 		}
 	}
@@ -106,15 +110,16 @@ func (r *Reconciler) countSecrets(ctx context.Context, ca, hash string, state *r
 	return err
 }
 
-// signatureCache are the signers of whom a certificate verified: once for each, for there are as many certificates as Services; but whoever may write a
-// Secret may name a signer that is none.
+// signatureCache caches the signers of which a certificate verified: there are as many certificates
+// as Services, so verifying each would be too slow. Failures are not cached: a tenant who may write
+// a Secret can name a signer in it that did not sign it.
 type signatureCache struct {
 	at      time.Time
 	roots   *x509.CertPool
 	signers map[string]bool
 }
 
-// verifies reports whether a certificate that names this signer verifies.
+// verifies reports whether the certificate in secret, which names this signer, verifies.
 func (c signatureCache) verifies(signer string, secret *corev1.Secret) bool {
 	if !c.signers[signer] {
 		leaf, err := issuance.Leaf(secret)
@@ -123,7 +128,8 @@ func (c signatureCache) verifies(signer string, secret *corev1.Secret) bool {
 	return c.signers[signer]
 }
 
-// isSignedBy reports whether a signer signed the certificate in a digest, whomever that names.
+// isSignedBy reports whether signer signed the certificate in the digest secret, regardless of the
+// signer that the digest names.
 func isSignedBy(signer *rotation.Signer, secret *corev1.Secret) bool {
 	leaf, err := issuance.Leaf(secret)
 	return err == nil && leaf.CheckSignatureFrom(signer.Certificate()) == nil
@@ -136,14 +142,14 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// countUntrusted counts a live certificate that does not verify.
+// countUntrusted counts a live certificate that does not verify, unless its claim is unresolvable.
 func (e *clusterEvidence) countUntrusted(verifies bool, claim servingcert.Claim) {
 	if !verifies && !claim.Unresolvable {
 		e.untrusted++
 	}
 }
 
-// countCertificate counts a live certificate, and the bundle beside it.
+// countCertificate counts a live certificate, and the bundle in the same Secret.
 func (e *clusterEvidence) countCertificate(secret *corev1.Secret, state *rotation.State, signer string, claim servingcert.Claim, hash string) {
 	name := injector.WithReason("Secret "+secret.Namespace+"/"+secret.Name, claim.Failure)
 	e.certificates[signer]++

@@ -10,11 +10,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// retryUnknown is how often certificates are counted again that are not known yet.
+// retryUnknown is how often certificates that are not known yet are counted again.
 const retryUnknown = 5 * time.Second
 
-// countIssued counts the live certificates that requests got and that the CA which signs now did not
-// sign.
+// countIssued counts the live certificates issued for requests that the active CA did not sign.
 func (r *Reconciler) countIssued(ctx context.Context, ca string, state *rotation.State, evidence *clusterEvidence) error {
 	issued, ok, err := r.IssuedCertificates(ctx, ca)
 	evidence.RequestsUnknown = !ok
@@ -36,20 +35,20 @@ func (r *Reconciler) countIssued(ctx context.Context, ca string, state *rotation
 	return err
 }
 
-// signerGeneration is which CA signed a certificate.
+// signerGeneration is the generation of the CA that signed a certificate.
 type signerGeneration int
 
 const (
 	// active is the CA that signs now.
 	active signerGeneration = iota
-	// former is one before it whose root is still trusted.
+	// former is a predecessor whose root is still trusted.
 	former
-	// unknown is any other.
+	// unknown is any other CA.
 	unknown
 )
 
-// generationOf returns which CA signed a certificate. Of a former CA below a root only the key id is
-// known.
+// generationOf returns the generation of the CA that signed a certificate. Of a former intermediate
+// CA, only the key ID is known.
 func (r *Reconciler) generationOf(issued certrequest.Issued, state *rotation.State) signerGeneration {
 	mayBeIntermediate := state.Active != nil && !state.Active.Root.Equal(state.Active.Certificate())
 	if state.Active != nil && issued.CheckIssuer(state.Active.Certificate(), r.Signatures) == nil {
@@ -66,7 +65,8 @@ func (r *Reconciler) generationOf(issued certrequest.Issued, state *rotation.Sta
 		mayBeIntermediate = mayBeIntermediate || !isRoot
 	}
 	if mayBeIntermediate {
-		// Another CA below the same root may have signed it, of which nothing is kept.
+		// Another intermediate below the same root may have signed it; the operator keeps no record of
+		// such CAs.
 		return former
 	}
 	return unknown

@@ -17,7 +17,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// The reasons of the conditions.
+// Reasons of the conditions.
 const (
 	reasonReady            = "Ready"
 	reasonSourceNotThere   = "SourceNotThere"
@@ -32,66 +32,73 @@ const (
 	reasonWeakCA           = "WeakCA"
 )
 
-// observed is everything that decides what becomes of a CA, but for the evidence.
+// observed is the input of every decision about a CA, except for the evidence.
 type observed struct {
 	now       time.Time
 	serviceCA *v1alpha1.ServiceCA
-	// secret is the signing-key Secret, nil when there is none under the wanted name.
+	// secret is the signing-key Secret; nil when there is none under the name in the spec.
 	secret *corev1.Secret
 	// serviceCAs are all ServiceCAs.
 	serviceCAs []v1alpha1.ServiceCA
-	// formerSecret is the signing-key Secret of this ServiceCA under a former name, nil when there is none.
+	// formerSecret is the signing-key Secret of this ServiceCA under a former name; nil when there is
+	// none.
 	formerSecret *corev1.Secret
-	// keyOutside is a Secret of another namespace that holds the key of this CA while ours does not; nil when there is none.
+	// keyOutside is a Secret of another namespace that holds the key of this CA when the operator's
+	// namespace does not; nil when there is none.
 	keyOutside *types.NamespacedName
-	// published is what the trust-bundle ConfigMap holds, and carried what targets do, where that has to be known.
+	// published is the bundle in the trust-bundle ConfigMap. injectedBundles are the bundles in the
+	// targets, read only when the published one is lost.
 	published       []byte
 	injectedBundles [][]byte
-	// clusterTrustBundle is the ClusterTrustBundle.
+	// clusterTrustBundle is the observed ClusterTrustBundle.
 	clusterTrustBundle clusterTrustBundle
-	// sourceSecret is the Secret of source.secret, nil when there is none.
+	// sourceSecret is the Secret of source.secret; nil when there is none.
 	sourceSecret *corev1.Secret
-	// pendingRequest is what cert-manager was asked for.
+	// pendingRequest is the CA requested from cert-manager.
 	pendingRequest pendingRequest
-	// longestDuration is the longest lifetime that a policy asks for.
+	// longestDuration is the longest certificate duration in a policy.
 	longestDuration time.Duration
 }
 
-// problem is what stands in the way.
+// problem is what keeps a CA from being ready.
 type problem struct {
 	reason, message string
-	// transient tells that it may go without anybody changing what is there.
+	// transient is set when the problem may go away without a change by an administrator.
 	transient bool
 }
 
-// changePlan is what follows from what was observed.
+// changePlan is the result of a decision: what to write and what to report.
 type changePlan struct {
 	// state is what the signing-key Secret should hold; nil when there is no CA.
 	state *rotation.State
-	// secret is that Secret where it does not hold it yet; nil when there is nothing to write.
+	// secret is the signing-key Secret to write; nil when it already holds state.
 	secret *corev1.Secret
-	// blockedBy is what a rotation waits for.
+	// blockedBy lists what a rotation waits for.
 	blockedBy []string
 	events    []rotationEvent
 	problem   *problem
-	// retry is when to look again for what no event tells of; zero when events tell of everything.
+	// retry is how long to wait before checking what no event announces; zero when events announce
+	// everything.
 	retry time.Duration
-	// needsRequest is set where cert-manager must give another CA.
+	// needsRequest is set when cert-manager must sign another CA.
 	needsRequest bool
 }
 
 const (
-	// retryRefused is how often a write that was refused, by a quota perhaps, is tried again.
+	// retryRefused is how often a write that the API server rejected, for example because of a quota,
+	// is retried.
 	retryRefused = 30 * time.Second
-	// retryKeyOutside is how often it looks whether a key is still in another namespace: no event tells.
+	// retryKeyOutside is how often the operator checks whether a key is still in another namespace: no
+	// event announces that it has gone.
 	retryKeyOutside = 30 * time.Second
-	// nextStep is when a rotation takes the next step, at the soonest.
+	// nextStep is the shortest wait between two steps of a rotation.
 	nextStep = 10 * time.Millisecond
-	// retryEvidence is how often it looks again for what no event tells of: a Service that is told of a problem, a fight that begins.
+	// retryEvidence is how often the operator checks for what no event announces: a problem reported
+	// on a Service, or a new conflict with another writer.
 	retryEvidence = 30 * time.Second
 )
 
-// scheduleRecheck asks for the next step, and for what is waited for.
+// scheduleRecheck sets retry for the next step, or for what the rotation waits for.
 func (p *changePlan) scheduleRecheck(evidence clusterEvidence) {
 	switch {
 	case p.state == nil || p.retry != 0:
@@ -107,7 +114,8 @@ func (p *changePlan) scheduleRecheck(evidence clusterEvidence) {
 	}
 }
 
-// asProblem makes a write that the API server refused for good a problem that people are told of; any other error comes back.
+// asProblem replaces the plan by a problem with this reason when the API server rejected a write,
+// and returns nil. It returns any other error unchanged.
 func (p *changePlan) asProblem(reason string, err error) error {
 	if !apply.IsRejected(err) && !apply.IsNotPermitted(err) {
 		return err
@@ -116,7 +124,7 @@ func (p *changePlan) asProblem(reason string, err error) error {
 	return nil
 }
 
-// makePlan decides what to do about a CA that was found.
+// makePlan decides the next step for the resolved CA.
 func makePlan(in observed, resolved resolution, evidence clusterEvidence) changePlan {
 	plan := changePlan{state: resolved.state, problem: resolved.problem, events: resolved.events}
 	if resolved.state == nil {
@@ -151,8 +159,8 @@ func makePlan(in observed, resolved resolution, evidence clusterEvidence) change
 	return plan
 }
 
-// weakCAProblem returns the problem that clients refuse what the active CA signs, or nil. Such a CA goes on signing and stays trusted, for the
-// clients that accept it.
+// weakCAProblem returns the problem that clients reject certificates of the active CA, or nil. Such
+// a CA continues to sign and remains trusted, for the clients that accept it.
 func weakCAProblem(state *rotation.State) *problem {
 	if state.Active == nil {
 		return nil
@@ -184,7 +192,7 @@ func (p *changePlan) applyMove(in observed, input rotation.Input, decision rotat
 	return nil
 }
 
-// buildSecret finds out whether the signing-key Secret has to be written.
+// buildSecret sets the signing-key Secret to write, if it has to change.
 func (p *changePlan) buildSecret(in observed) error {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: in.serviceCA.SigningKeySecretName()}, Type: corev1.SecretTypeTLS}
 	if in.secret != nil {
@@ -192,7 +200,7 @@ func (p *changePlan) buildSecret(in observed) error {
 	}
 	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelServiceCA, in.serviceCA.Name)
 	if source := in.serviceCA.Spec.Source; source.Secret == nil {
-		// A key that was brought stays as it was.
+		// The encoding of an imported key is not changed.
 		if err := p.state.EncodeKeys(pki.EncodingOf(in.serviceCA.Spec.Certificate.PrivateKey)); err != nil {
 			return err
 		}
@@ -206,7 +214,7 @@ func (p *changePlan) buildSecret(in observed) error {
 	return nil
 }
 
-// generateRoot generates a root.
+// generateRoot returns a new self-signed root.
 func (in observed) generateRoot(before pki.Bundle) (*rotation.Signer, error) {
 	pair, err := pki.GenerateRoot(in.now, pki.RootSpecOf(in.serviceCA.Spec.Certificate), before...)
 	if err != nil {
@@ -219,18 +227,19 @@ func (in observed) generateRoot(before pki.Bundle) (*rotation.Signer, error) {
 	return &rotation.Signer{Authority: authority, Root: authority.Certificate(), Source: rotation.SelfSigned}, nil
 }
 
-// successor is what the source has to give after the CA that signs, or that is going to.
+// successor is the CA that the source provides to follow the CA that signs, or the one that is
+// being prepared.
 type successor struct {
-	// signer is another CA; nil where one has to be generated.
+	// signer is the next CA; nil when it has to be generated.
 	signer *rotation.Signer
-	// cause is why the source wants the CA replaced; empty when it does not.
+	// cause is why the source requires a replacement of the CA; empty when it does not.
 	cause v1alpha1.RotationReason
-	// unavailableReason says why there is no other CA, and what to do; empty when there is one.
+	// unavailableReason is why there is no next CA, and what to do; empty when there is one.
 	unavailableReason string
 	problem           *problem
 }
 
-// blockedSuccessor is a successor that there is not, and everybody is told.
+// blockedSuccessor returns a successor that is not available because of p. The status reports p.
 func blockedSuccessor(p *problem) successor {
 	return successor{problem: p, unavailableReason: p.message}
 }
@@ -272,13 +281,14 @@ func (in observed) sourceSecretSuccessor(state *rotation.State, current *rotatio
 	return successor{signer: signer, cause: v1alpha1.RotationSourceChanged}
 }
 
-// sameCA reports whether two CAs are alike: their certificates, their chains and their roots.
+// sameCA reports whether two CAs have the same certificate, chain and root.
 func sameCA(a, b *rotation.Signer) bool {
 	return a.Fingerprint() == b.Fingerprint() && a.Root.Equal(b.Root)
 }
 
-// effectiveRotation is the rotation as it is meant for a CA whose lifetime somebody else decided about: one that lives for less than rotateBefore is due
-// after two thirds of its life, and not at once for ever.
+// effectiveRotation returns the rotation spec to use for the active CA. The lifetime of a CA from
+// cert-manager or from a Secret is not set by the operator: one that is no longer than rotateBefore
+// would always be due, so it is due after two thirds of its lifetime instead.
 func (in observed) effectiveRotation(state *rotation.State) v1alpha1.CARotation {
 	spec, source := in.serviceCA.Spec.Rotation, in.serviceCA.Spec.Source
 	if (source.CertManager == nil && source.Secret == nil) || state == nil || state.Active == nil {
@@ -290,7 +300,8 @@ func (in observed) effectiveRotation(state *rotation.State) v1alpha1.CARotation 
 	return spec
 }
 
-// sourceSecretSigner is the CA in the Secret of source.secret.
+// sourceSecretSigner returns the CA in the Secret of source.secret, or the problem with that
+// Secret.
 func (in observed) sourceSecretSigner() (*rotation.Signer, *problem) {
 	name := in.serviceCA.Spec.Source.Secret.Name
 	if problem := in.sourceProblem(); problem != nil {

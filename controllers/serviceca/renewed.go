@@ -8,11 +8,11 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A CA certificate that is renewed with the same key is no lost key: the certificate that clients know signs on, until a rotation has
-// brought them the new one.
+// A CA certificate that is renewed with the same key is not a lost key: the certificate that
+// clients trust continues to be used until a rotation has published the new one.
 
-// revertRenewed drops a certificate that was put into the signing-key Secret by hand where something else takes over from the active CA, or where it
-// will never be of use.
+// revertRenewed drops a certificate that an administrator put into the signing-key Secret when
+// another CA is about to replace the active one, or when the certificate will never be usable.
 func (p *changePlan) revertRenewed(in observed, state *rotation.State) {
 	var reason string
 	source := in.serviceCA.Spec.Source.Secret
@@ -34,7 +34,8 @@ func (p *changePlan) revertRenewed(in observed, state *rotation.State) {
 	p.events = append(p.events, tellPutBack(in.serviceCA, reason))
 }
 
-// useless returns why a certificate has expired or is too weak; nil for one that is valid, or is going to be.
+// useless returns why a certificate has expired or is too weak; nil for one that is valid, or not
+// valid yet.
 func (in observed) useless(renewed *rotation.Signer) error {
 	if certificate := renewed.Certificate(); !in.now.Before(certificate.NotAfter) {
 		return in.checkValidity(certificate)
@@ -42,7 +43,8 @@ func (in observed) useless(renewed *rotation.Signer) error {
 	return renewed.CheckStrength()
 }
 
-// renewedSuccessor returns a certificate that was put into the signing-key Secret by hand, as what takes over from the one before it.
+// renewedSuccessor returns the certificate that an administrator put into the signing-key Secret as
+// the successor of the present one.
 func (in observed) renewedSuccessor(renewed *rotation.Signer) successor {
 	if err := in.checkValidity(renewed.Certificate()); err != nil {
 		return blockedSuccessor(&problem{reason: reasonSourceInvalid, message: fmt.Sprintf("Secret %s: tls.crt was replaced by hand, and %v: replace it again; "+
@@ -51,19 +53,21 @@ func (in observed) renewedSuccessor(renewed *rotation.Signer) successor {
 	return successor{signer: renewed, cause: v1alpha1.RotationSourceChanged}
 }
 
-// compromiseRequested reports whether a rotation is due because the key of the active CA was compromised.
+// compromiseRequested reports whether a rotation is due because the key of the active CA was
+// compromised.
 func (in observed) compromiseRequested(state *rotation.State) bool {
 	spec := in.serviceCA.Spec.Rotation
 	return spec.Trigger != "" && spec.Trigger != state.Trigger && spec.TriggerReason == v1alpha1.TriggerCompromise
 }
 
-// withLastCertificate returns the CA that signed last, as the status has it, where that has the key of another one: with the certificate that
-// clients know, or with that of the other where it leads to the same root. It returns nil where the keys differ.
+// withLastCertificate returns the CA that signed last according to the status, when it has the key
+// of signer. The result has the certificate that clients trust, or that of signer when it chains to
+// the same root. It returns nil when the keys differ.
 func (in observed) withLastCertificate(signer *rotation.Signer) *rotation.Signer {
 	status := in.serviceCA.Status
 	last := status.Active
 	if last == nil && len(status.Previous) > 0 {
-		// Its key was lost, and nothing has been signed since.
+		// The key of that CA was lost, and no CA has signed since.
 		last = &status.Previous[0]
 	}
 	switch {

@@ -24,9 +24,10 @@ func (r *Reconciler) writeStatus(ctx context.Context, ca *v1alpha1.ServiceCA, st
 	return nil
 }
 
-// reportFailure reports an error that is about this ServiceCA and has lasted, or is a refusal, and returns it: it is tried again. What the status cannot
-// say, that it cannot be written itself, and what is refused or fails after it was written, the removal of what is of no use any more, is
-// recorded as an Event alone.
+// reportFailure reports an error in the status if it is about this ServiceCA and is a rejection or
+// has lasted, and returns the error so that the reconcile is retried. It records only an Event when
+// the status cannot report the error: the status itself could not be written, or the rejection or
+// the failure of a clean-up came after the status was written.
 func (r *Reconciler) reportFailure(ctx context.Context, ca *v1alpha1.ServiceCA, reported bool, err error) error {
 	now := r.Clock.Now()
 	failure, record := r.failures.RecordFailure(client.ObjectKeyFromObject(ca), now, eventRequestRefused, err)
@@ -47,14 +48,15 @@ func (r *Reconciler) reportFailure(ctx context.Context, ca *v1alpha1.ServiceCA, 
 	return errors.Join(err, apply.IgnoreGone(r.writeStatus(ctx, ca, buildStatus(now, ca, plan, clusterEvidence{}))))
 }
 
-// recordEvents records what was done with the signing-key Secret.
+// recordEvents records Events about the changes of the signing-key Secret.
 func (r *Reconciler) recordEvents(ca *v1alpha1.ServiceCA, plan changePlan) {
 	for _, e := range plan.events {
 		r.Recorder.Eventf(ca, nil, e.kind, e.reason, "Rotate", "%s", e.message)
 	}
 }
 
-// recordProblemEvent records a problem that is new. It does so once also where the status cannot be written.
+// recordProblemEvent records an Event about a new problem, only once even when the status cannot be
+// written. A nil problem clears the record.
 func (r *Reconciler) recordProblemEvent(ca *v1alpha1.ServiceCA, found *problem) {
 	if found == nil {
 		r.recordedProblems.Delete(ca.Name)

@@ -14,15 +14,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/availability"
 )
 
-// ownedBy returns the owner of what is made to ask for a CA: the garbage collector deletes it with
-// the ServiceCA.
+// ownedBy returns the owner reference for the objects that request a CA: the garbage collector
+// deletes them with the ServiceCA.
 func ownedBy(ca *v1alpha1.ServiceCA) []metav1.OwnerReference {
 	return []metav1.OwnerReference{{
 		APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "ServiceCA", Name: ca.Name, UID: ca.UID,
 	}}
 }
 
-// deleteRequests deletes the CertificateRequests that we made for a ServiceCA.
+// deleteRequests deletes the CertificateRequests that the operator created for a ServiceCA.
 func (r *Reconciler) deleteRequests(ctx context.Context, ca string) error {
 	requests, err := r.ownRequests(ctx, client.MatchingLabels{v1alpha1.LabelServiceCA: ca})
 	for i := range requests {
@@ -34,8 +34,8 @@ func (r *Reconciler) deleteRequests(ctx context.Context, ca string) error {
 	return err
 }
 
-// ownRequests returns the CertificateRequests that we made, none where cert-manager or the right to
-// see them is missing.
+// ownRequests returns the CertificateRequests that the operator created. It returns none when
+// cert-manager is not installed or the operator may not list them.
 func (r *Reconciler) ownRequests(
 	ctx context.Context, labelled client.ListOption,
 ) ([]cmapi.CertificateRequest, error) {
@@ -53,8 +53,9 @@ func (r *Reconciler) ownRequests(
 	return owned, err
 }
 
-// afterDeletion deletes what a ServiceCA that is gone has left. Earlier versions of the operator
-// gave their CertificateRequests no owner.
+// afterDeletion deletes the CertificateRequests of a deleted ServiceCA when err is NotFound, and
+// returns any other err unchanged. Earlier versions of the operator set no owner on their
+// CertificateRequests.
 func (r *Reconciler) afterDeletion(ctx context.Context, ca string, err error) error {
 	if !apierrors.IsNotFound(err) {
 		return err
@@ -62,8 +63,8 @@ func (r *Reconciler) afterDeletion(ctx context.Context, ca string, err error) er
 	return r.deleteRequests(ctx, ca)
 }
 
-// deleteLeftovers deletes the CertificateRequests of ServiceCAs that were deleted while nobody
-// watched.
+// deleteLeftovers deletes the CertificateRequests of ServiceCAs that were deleted while the
+// operator was not running.
 func (r *Reconciler) deleteLeftovers(ctx context.Context) error {
 	requests, err := r.ownRequests(ctx, client.HasLabels{v1alpha1.LabelServiceCA})
 	for _, request := range requests {
@@ -79,7 +80,7 @@ func (r *Reconciler) deleteLeftovers(ctx context.Context) error {
 	return err
 }
 
-// cleanUpRequests deletes leftovers once, as soon as the cluster serves CertificateRequests.
+// cleanUpRequests calls deleteLeftovers once, as soon as the cluster serves CertificateRequests.
 func (r *Reconciler) cleanUpRequests(mgr ctrl.Manager) error {
 	return availability.StartWhenAvailable(mgr, func(ctx context.Context) (bool, error) {
 		served, err := availability.IsServed(ctx, r.Live, &cmapi.CertificateRequestList{})

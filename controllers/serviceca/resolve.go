@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// resolution is the CA as it was found, and what became of it meanwhile.
+// resolution is the present state of a CA, after any recovery.
 type resolution struct {
 	// state is nil when there is no CA.
 	state   *rotation.State
@@ -21,18 +21,19 @@ type resolution struct {
 	events  []rotationEvent
 }
 
-// resolve reads the signing-key Secret. Where that is gone, broken or older than what has happened, it finds out from the published
-// bundle and from the status what clients trust, and gives up nothing of it.
+// resolve reads the signing-key Secret. When that Secret is missing, broken or older than the
+// status, resolve determines from the published bundle and the status what clients trust, and keeps
+// all of it.
 func resolve(in observed) resolution {
 	resolved := in.findState()
 	if reported := in.serviceCA.Status.TrustBundle; resolved.state != nil && reported != nil && reported.ChangedAt != nil && reported.ChangedAt.After(resolved.state.TrustChangedAt) {
-		// A backup, or a key that was lost, does not know when.
+		// A backup, or a new state after a lost key, does not have this time.
 		resolved.state.TrustChangedAt = reported.ChangedAt.Time
 	}
 	return resolved
 }
 
-// findState is the CA in the signing-key Secret, or what takes its place.
+// findState returns the CA in the signing-key Secret, or the CA that replaces it.
 func (in observed) findState() resolution {
 	secret := in.secret
 	if secret == nil {
@@ -65,7 +66,8 @@ func (in observed) findState() resolution {
 	return resolution{state: state, events: []rotationEvent{lostEvent(in.serviceCA, state, lost.Error())}}
 }
 
-// restoreFromStatus adds to a state what somebody may have taken from it by hand, or by restoring what was before, where the status still knows it.
+// restoreFromStatus adds to state what the status still records but the Secret has lost, by a
+// manual edit or by the restore of an older version.
 func (in observed) restoreFromStatus(state *rotation.State) {
 	if reportedSince := in.reportedSince(); reportedSince.IsZero() || !state.Since.After(reportedSince) {
 		state.AddPredecessors(in.recoveredRoots()...)
@@ -78,7 +80,8 @@ func keyOutsideProblem(ca *v1alpha1.ServiceCA, outside *types.NamespacedName) *p
 		"move it there, or delete that Secret if the key is to be replaced", outside, ca.SigningKeySecretName())}
 }
 
-// createState makes a CA where there is none, or none that may sign. Where clients trust others, it must be known to them before it signs.
+// createState returns a state with a new CA when there is none, or none that may sign. When clients
+// trust other CAs, the new one must be published to them before it signs.
 func (in observed) createState(reason v1alpha1.RotationReason, detail string) resolution {
 	next, problem := in.firstSigner()
 	if problem != nil {
@@ -92,16 +95,19 @@ func (in observed) createState(reason v1alpha1.RotationReason, detail string) re
 	last := in.withLastCertificate(next)
 	copied := in.serviceCA.Status.Active != nil && last != nil && in.isKnownRoot(last.Root)
 	if copied {
-		// Only our copy of a CA that was brought is lost, though its certificate may have been renewed.
+		// Only the operator's copy of an imported CA is lost, although its certificate may have been
+		// renewed.
 		state.Phase, state.Active, state.Next = v1alpha1.PhaseReissuing, last, nil
 	}
 	state.AddPredecessors(in.recoveredRoots()...)
 	in.extendPredecessors(state)
-	// Without a status, as after the ServiceCA was made again, clients hold what is still published.
+	// The status is empty after the ServiceCA was created again, but clients still have the published
+	// bundle.
 	state.TrustChanging = in.serviceCA.Status.TrustBundle != nil || len(state.Previous) > 0
 	switch {
 	case copied:
-		// A rotation that has not switched the signer has not begun: the CA that signs again is the one that it was to replace.
+		// A rotation that has not switched the signer has not begun: the CA that signs again is the one
+		// that it was to replace.
 		state.TrustChanging, state.Trigger, state.Compromise = false, in.switchedTrigger(), in.compromised()
 		state.LongestDuration = max(state.LongestDuration, in.longestFromStatus(state.Active))
 		if in.secret != nil {
@@ -123,7 +129,7 @@ func pausedProblem(reason string) *problem {
 		"the signing key is lost (%s), and spec.rotation.mode Paused keeps a new one from being made: set it to Automatic, or restore the key", reason)}
 }
 
-// firstSigner is a CA of the source's.
+// firstSigner returns a CA from the source, or the problem that there is none.
 func (in observed) firstSigner() (*rotation.Signer, *problem) {
 	source := in.serviceCA.Spec.Source
 	switch {
@@ -145,8 +151,8 @@ func (in observed) firstSigner() (*rotation.Signer, *problem) {
 	return signer, nil
 }
 
-// reportedSince is when the phase began that the status reports. A status is always written after the Secret: an older Secret is one that
-// somebody has restored.
+// reportedSince returns when the phase in the status began; zero when the status has none. The
+// status is always written after the Secret, so an older Secret was restored from a backup.
 func (in observed) reportedSince() time.Time {
 	if reported := in.serviceCA.Status.Rotation; reported != nil && reported.LastTransitionTime != nil {
 		return reported.LastTransitionTime.Time
@@ -154,7 +160,7 @@ func (in observed) reportedSince() time.Time {
 	return time.Time{}
 }
 
-// diverged reports whether a Secret holds another CA than was reported of it.
+// diverged reports whether the Secret holds other CAs than the status reports.
 func (in observed) diverged(state *rotation.State) bool {
 	status := in.serviceCA.Status
 	return status.TrustBundle != nil && (!sameSigner(status.Active, state.Active) || !sameSigner(status.Next, state.Next))
@@ -167,7 +173,8 @@ func sameSigner(reported *v1alpha1.CAGeneration, active *rotation.Signer) bool {
 	return reported.Fingerprint == active.Fingerprint()
 }
 
-// nextTransitionTime is the time of a new phase, always later than what the status reports.
+// nextTransitionTime returns the start time of a new phase. It is always later than the one in the
+// status.
 func (in observed) nextTransitionTime() time.Time {
 	now, reportedSince := in.now.Truncate(time.Second), in.reportedSince()
 	if !now.After(reportedSince) {
@@ -176,16 +183,18 @@ func (in observed) nextTransitionTime() time.Time {
 	return now
 }
 
-// resolveRestored goes on with a CA from a backup. It may sign where clients still trust it; where another has signed meanwhile, it is
-// replaced by a new one, for its key had been given up.
+// resolveRestored returns the state for a CA from a backup. The CA may sign if clients still trust
+// it. If another CA has signed since, the operator replaces the restored CA with a new one, because
+// its key had been given up.
 func (in observed) resolveRestored(state *rotation.State) resolution {
 	status := in.serviceCA.Status
-	// What was being prepared then may have signed since.
+	// The CA that was being prepared at the time of the backup may have signed since.
 	state.Next = nil
 	same := in.hasLastKey(state)
 	state.AddPredecessors(in.recoveredRoots()...)
 	if status.Next != nil && sameSigner(status.Next, state.Active) {
-		// It is the one that was being prepared: it signs when it is known, and not before.
+		// This CA is the one that was being prepared: it signs once it has been published, and not
+		// before.
 		state.Next, state.Active, state.Phase, state.Since = state.Active, nil, v1alpha1.PhasePublishing, in.nextTransitionTime()
 		state.Reason, state.StartedAt, state.Compromise = v1alpha1.RotationSigningKeyLost, state.Since, in.unfinishedCompromise()
 		state.TrustChanging = true
@@ -202,14 +211,15 @@ func (in observed) resolveRestored(state *rotation.State) resolution {
 	state.LongestDuration = max(state.LongestDuration, in.longestFromStatus(state.Active))
 	state.Phase, state.Since, state.Restored = v1alpha1.PhaseReissuing, in.nextTransitionTime(), !same
 	if state.Renewed != nil {
-		// The rotation to it says so.
+		// The rotation to the renewed certificate records its own Event.
 		return resolution{state: state}
 	}
 	return resolution{state: state, events: []rotationEvent{in.restoredEvent(state)}}
 }
 
-// shortenBridge drops from the bridge of the active CA, which comes from a backup, what leads to roots that were retired since: GnuTLS
-// refuses a server that sends more than one certificate which leads to a root that it does not trust.
+// shortenBridge drops, from the cross-signed certificates of an active CA that comes from a backup,
+// those that chain to roots that were retired since: GnuTLS rejects a server that sends more than
+// one certificate that chains to a root it does not trust.
 func (in observed) shortenBridge(state *rotation.State) {
 	var trusted pki.Bundle
 	for _, p := range state.Previous {
@@ -220,7 +230,8 @@ func (in observed) shortenBridge(state *rotation.State) {
 	state.Active.Authority = state.Active.WithCrossSigned(pki.TrimCrossSigned(state.Active.CrossSigned(), trusted))
 }
 
-// unfinishedCompromise reports whether a key was to be given up as compromised that has been lost before it was.
+// unfinishedCompromise reports whether a compromised key was due to be given up and was lost before
+// that.
 func (in observed) unfinishedCompromise() bool {
 	reported, spec := in.serviceCA.Status.Rotation, in.serviceCA.Spec.Rotation
 	if reported == nil {
@@ -230,8 +241,8 @@ func (in observed) unfinishedCompromise() bool {
 	return asked || (reported.Reason == v1alpha1.RotationCompromise && in.reportedPreparing()) || in.compromised()
 }
 
-// hasLastKey reports whether the active CA has the key that signed last, as far as the status remembers. It then goes on with the
-// certificate that signed last.
+// hasLastKey reports whether the active CA has the key that signed last, according to the status.
+// If so, it restores the certificate that signed last.
 func (in observed) hasLastKey(state *rotation.State) bool {
 	if state.Active == nil {
 		return false
@@ -241,18 +252,19 @@ func (in observed) hasLastKey(state *rotation.State) bool {
 		state.RestoreActive(last)
 	}
 	if state.Renewed != nil && in.hasSignedBefore(state.Renewed.Root) {
-		// It is a former certificate, out of a backup.
+		// It is a former certificate from a backup.
 		state.Renewed = nil
 	}
 	status := in.serviceCA.Status
 	if status.Active == nil && len(status.Previous) > 0 {
-		// Its key was lost, and nobody has signed since.
+		// The key of that CA was lost, and no CA has signed since.
 		return last != nil || status.Previous[0].Fingerprint == pki.Fingerprint(state.Active.Root)
 	}
 	return last != nil
 }
 
-// switchedTrigger returns the trigger of the last rotation that has switched the signer, as far as the status remembers.
+// switchedTrigger returns the trigger of the last rotation that switched the signer, according to
+// the status; empty when there was none.
 func (in observed) switchedTrigger() string {
 	if reported := in.serviceCA.Status.Rotation; reported != nil && !in.reportedPreparing() {
 		return reported.Trigger
@@ -260,13 +272,14 @@ func (in observed) switchedTrigger() string {
 	return ""
 }
 
-// reportedPreparing reports whether the status reports a rotation that has not switched the signer yet.
+// reportedPreparing reports whether the status has a rotation that has not switched the signer yet.
 func (in observed) reportedPreparing() bool {
 	reported := in.serviceCA.Status.Rotation
 	return reported != nil && (reported.Phase == v1alpha1.PhasePublishing || reported.Phase == v1alpha1.PhasePropagating)
 }
 
-// longestFromStatus is for how long from now what a CA has signed may live, as far as the status remembers.
+// longestFromStatus returns how long from now the certificates issued by signer may be valid,
+// according to the status; zero when the status does not record it.
 func (in observed) longestFromStatus(signer *rotation.Signer) time.Duration {
 	status, longest := in.serviceCA.Status, time.Duration(0)
 	if signer == nil {
@@ -283,20 +296,21 @@ func (in observed) longestFromStatus(signer *rotation.Signer) time.Duration {
 	return longest
 }
 
-// compromised reports whether the CAs before are to be distrusted.
+// compromised reports whether the predecessors are to be distrusted.
 func (in observed) compromised() bool {
 	reported := in.serviceCA.Status.Rotation
 	return in.reportedCompromise() && (reported.Phase == v1alpha1.PhaseReissuing || reported.Phase == v1alpha1.PhaseRetiring)
 }
 
-// reportedCompromise reports whether the last rotation that the status reports was for a compromise, whatever its phase.
+// reportedCompromise reports whether the last rotation in the status, in any phase, was for a
+// compromise.
 func (in observed) reportedCompromise() bool {
 	reported := in.serviceCA.Status.Rotation
 	return reported != nil && reported.Reason == v1alpha1.RotationCompromise
 }
 
-// recoveredRoots are the roots of this ServiceCA, as far as its status remembers them, that are published or that targets carry; but for
-// that of a CA which was only being prepared.
+// recoveredRoots returns the roots of this ServiceCA that the status records and that are in the
+// published bundle or in that of a target. It omits the root of a CA that was only being prepared.
 func (in observed) recoveredRoots() []rotation.Predecessor {
 	var predecessors []rotation.Predecessor
 	next := in.serviceCA.Status.Next
@@ -313,13 +327,14 @@ func (in observed) recoveredRoots() []rotation.Predecessor {
 	return predecessors
 }
 
-// isPublished reports whether this is the bundle that was published last. Where no status tells, what stands in our own ConfigMap is.
+// isPublished reports whether bundle is the one that was published last. Without a status, the
+// bundle in the operator's own ConfigMap counts as that.
 func (in observed) isPublished(bundle []byte) bool {
 	reported := in.serviceCA.Status.TrustBundle
 	return reported == nil || reported.Hash == pki.Hash(bundle)
 }
 
-// isKnownRoot reports whether a root was in the bundle that was published last.
+// isKnownRoot reports whether root was in the bundle that was published last.
 func (in observed) isKnownRoot(root *x509.Certificate) bool {
 	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
 	return (status.TrustBundle != nil && slices.Contains(status.TrustBundle.Fingerprints, fingerprint)) ||
@@ -327,14 +342,15 @@ func (in observed) isKnownRoot(root *x509.Certificate) bool {
 		in.hasSignedBefore(root)
 }
 
-// hasSignedBefore reports whether a root is of a CA that has signed, and then another.
+// hasSignedBefore reports whether root belongs to a CA that has signed and has been replaced.
 func (in observed) hasSignedBefore(root *x509.Certificate) bool {
 	fingerprint := pki.Fingerprint(root)
 	return slices.ContainsFunc(in.serviceCA.Status.Previous, func(g v1alpha1.CAGeneration) bool { return g.Fingerprint == fingerprint })
 }
 
-// extendPredecessors keeps every root for as long as certificates may live that the CA of the status has signed: which roots they lead to, is lost with its
-// bridge.
+// extendPredecessors keeps every root for as long as certificates may be valid that the CA in the
+// status has issued: the record of which roots they chain to is lost with the cross-signed
+// certificates of that CA.
 func (in observed) extendPredecessors(state *rotation.State) {
 	active := in.serviceCA.Status.Active
 	if active == nil {
@@ -349,7 +365,8 @@ func (in observed) extendPredecessors(state *rotation.State) {
 	}
 }
 
-// signedUntilFor bounds, within the life of a root, the end of every certificate that the CA of the status has signed; zero where it does not say.
+// signedUntilFor returns an upper bound, not after the notAfter of root, for the notAfter of every
+// certificate that the CA in the status has issued; zero when the status does not record it.
 func (in observed) signedUntilFor(root *x509.Certificate) time.Time {
 	active := in.serviceCA.Status.Active
 	if active == nil || active.LongestDurationSeconds == nil {
@@ -362,13 +379,14 @@ func (in observed) signedUntilFor(root *x509.Certificate) time.Time {
 	return root.NotAfter
 }
 
-// predecessor is what the status remembers of the CA that a root belongs to: of one that it forgot, that it may have signed until its end.
+// predecessor returns what the status records about the CA of root. A CA that the status no longer
+// lists may have issued certificates that are valid until its notAfter.
 func (in observed) predecessor(root *x509.Certificate) rotation.Predecessor {
 	status, fingerprint := in.serviceCA.Status, pki.Fingerprint(root)
 	predecessor := rotation.Predecessor{Root: root, KeyID: pki.KeyID(root.SubjectKeyId), SignedUntil: root.NotAfter, Compromised: in.compromised()}
 	unlisted := len(status.Previous) < maxPrevious && !in.hasSignedBefore(root)
 	if active := status.Active; active != nil && unlisted && active.LongestDurationSeconds != nil {
-		// The one that is not listed is the root of the CA that signed last.
+		// The root that is not listed is that of the CA that signed last.
 		predecessor.KeyID, predecessor.Compromised, predecessor.SignedUntil = active.SubjectKeyID, false, in.signedUntilFor(root)
 	}
 	for _, before := range status.Previous {

@@ -21,7 +21,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/wallclock"
 )
 
-// SetupWithManager watches ServiceCAs, the Secrets of the operator's own namespace by their metadata, and what the status counts.
+// SetupWithManager watches ServiceCAs, the metadata of Secrets in the operator's namespace, and the
+// objects that the status counts.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, secrets cache.Cache, clockWatcher *wallclock.Watcher) error {
 	building := ctrl.NewControllerManagedBy(mgr).
 		Named("serviceca").
@@ -51,14 +52,14 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, sec
 	return r.watchClusterTrustBundles(ctx, mgr, built)
 }
 
-// enqueueAll asks for every ServiceCA.
+// enqueueAll enqueues every ServiceCA.
 func (r *Reconciler) enqueueAll(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 	for _, ca := range r.casWhere(ctx, func(*v1alpha1.ServiceCA) bool { return true }) {
 		queue.Add(ca)
 	}
 }
 
-// casOfSecret are the ServiceCAs that keep their key in a Secret, or are brought by it.
+// casOfSecret returns requests for the ServiceCAs whose signing key or source is this Secret.
 func (r *Reconciler) casOfSecret(ctx context.Context, secret client.Object) []reconcile.Request {
 	if secret.GetNamespace() != r.Namespace {
 		return nil
@@ -69,7 +70,7 @@ func (r *Reconciler) casOfSecret(ctx context.Context, secret client.Object) []re
 	})
 }
 
-// casOfConfigMap are the ServiceCAs that publish their bundle in a ConfigMap.
+// casOfConfigMap returns requests for the ServiceCAs that publish their bundle in this ConfigMap.
 func (r *Reconciler) casOfConfigMap(ctx context.Context, configMap client.Object) []reconcile.Request {
 	if configMap.GetNamespace() != r.Namespace {
 		return nil
@@ -91,7 +92,7 @@ func (r *Reconciler) casWhere(ctx context.Context, holds func(*v1alpha1.ServiceC
 	return requests
 }
 
-// caOf is the ServiceCA that a policy names.
+// caOf returns the name of the ServiceCA that a policy refers to.
 func caOf(policy client.Object) string {
 	if p, ok := policy.(*v1alpha1.ServingCertPolicy); ok {
 		return p.Spec.ServiceCAName
@@ -103,7 +104,9 @@ func request(ca string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: ca}}
 }
 
-// debounced asks for a ServiceCA once the changes that concern its counts have gathered: status writes are bounded by time, and not by Services.
+// debounced returns a handler that enqueues a ServiceCA once the changes that affect its counts
+// have been coalesced: the number of status writes is bounded by time, and not by the number of
+// Services.
 func (r *Reconciler) debounced(caOf func(client.Object) string) handler.EventHandler {
 	return r.debouncer.Handler(func(object client.Object) (reconcile.Request, bool) {
 		ca := caOf(object)

@@ -12,8 +12,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A Secret is either the source of CAs, which the operator only reads, or the signing key of one ServiceCA, which the operator writes
-// and rotates.
+// A Secret is either the source of CAs, which the operator only reads, or the signing key of one
+// ServiceCA, which the operator writes and rotates.
 
 // sourceProblem returns the problem that source.secret names a signing-key Secret, or nil.
 func (in observed) sourceProblem() *problem {
@@ -31,13 +31,15 @@ func (in observed) sourceProblem() *problem {
 	return nil
 }
 
-// sourceSecretIsKeyOf reports whether the Secret of source.secret holds the state of a ServiceCA: it is its signing key under a former name.
+// sourceSecretIsKeyOf reports whether the Secret of source.secret holds the state of ca: it is its
+// signing key under a former name.
 func (in observed) sourceSecretIsKeyOf(ca *v1alpha1.ServiceCA) bool {
 	return in.sourceSecret != nil && in.sourceSecret.Labels[v1alpha1.LabelServiceCA] == ca.Name && in.sourceSecret.Data[rotation.RecordKey] != nil
 }
 
-// signingKeyProblem returns the problem that a Secret is not for this ServiceCA to write, or nil. The label does not hand over a Secret
-// that is the source of a CA, unless the operator has written to it before.
+// signingKeyProblem returns the problem that this ServiceCA must not write a Secret, or nil. The
+// label alone does not hand over a Secret that is the source of a CA; the operator must have
+// written to that Secret before.
 func (in observed) signingKeyProblem(secret *corev1.Secret) *problem {
 	ca := in.serviceCA
 	labelled := secret.Labels[v1alpha1.LabelServiceCA] == ca.Name
@@ -57,13 +59,15 @@ func (in observed) signingKeyProblem(secret *corev1.Secret) *problem {
 	return &problem{reason: reasonSigningKeyNotOur, message: in.foreignObjectMessage("Secret", secret, "spec.signingKey.secretName", (*v1alpha1.ServiceCA).SigningKeySecretName)}
 }
 
-// bundleNotOurs returns the problem that the trust-bundle ConfigMap is not this ServiceCA's.
+// bundleNotOurs returns the problem that the trust-bundle ConfigMap does not belong to this
+// ServiceCA.
 func (in observed) bundleNotOurs(configMap *corev1.ConfigMap) *problem {
 	return &problem{reason: reasonBundleNotOurs, message: in.foreignObjectMessage("ConfigMap", configMap, "spec.trustBundle.configMapName", (*v1alpha1.ServiceCA).TrustBundleConfigMapName)}
 }
 
-// foreignObjectMessage says why an object of the name in field is not written, and what to do. activeName is that name for any ServiceCA: an object
-// that another one uses cannot be handed over.
+// foreignObjectMessage returns why an object of the name in field is not written, and the remedy.
+// nameOf returns that name for any ServiceCA: an object that another ServiceCA uses cannot be
+// handed over.
 func (in observed) foreignObjectMessage(kind string, object client.Object, field string, nameOf func(*v1alpha1.ServiceCA) string) string {
 	label, name := object.GetLabels()[v1alpha1.LabelServiceCA], object.GetName()
 	user := in.otherServiceCA(func(ca *v1alpha1.ServiceCA) bool { return ca.Name == label && nameOf(ca) == name })
@@ -79,7 +83,8 @@ func (in observed) foreignObjectMessage(kind string, object client.Object, field
 		kind, name, label, field, kind, v1alpha1.LabelServiceCA, in.serviceCA.Name)
 }
 
-// otherServiceCA returns the name of another ServiceCA for which is holds, or an empty string.
+// otherServiceCA returns the name of another ServiceCA for which matches is true, or an empty
+// string.
 func (in observed) otherServiceCA(matches func(*v1alpha1.ServiceCA) bool) string {
 	for i := range in.serviceCAs {
 		if ca := &in.serviceCAs[i]; ca.Name != in.serviceCA.Name && matches(ca) {
@@ -95,7 +100,8 @@ func sourceIs(secret string) func(*v1alpha1.ServiceCA) bool {
 	}
 }
 
-// casUsingSameObject returns requests for the ServiceCAs that name an object which this one names too.
+// casUsingSameObject returns requests for the other ServiceCAs that refer to a Secret or ConfigMap
+// to which this one refers.
 func (r *Reconciler) casUsingSameObject(ctx context.Context, object client.Object) []reconcile.Request {
 	ca, ok := object.(*v1alpha1.ServiceCA)
 	if !ok {

@@ -18,24 +18,24 @@ import (
 )
 
 const (
-	// maxPrevious is how many former generations a status lists.
+	// maxPrevious is how many former CAs a status lists.
 	maxPrevious = 64
-	// maxBlockedBy is how many sentences a status has of what is waited for.
+	// maxBlockedBy is how many entries blockedBy has in a status.
 	maxBlockedBy = 16
-	// maxBlockedByBytes is how many bytes each of them has at most.
+	// maxBlockedByBytes is the maximum length of each entry.
 	maxBlockedByBytes = 1024
-	// maxFailing is how many targets that cannot be written a condition names.
+	// maxFailing is how many targets that cannot be written are named in a condition.
 	maxFailing = 3
-	// maxFingerprints is how many roots a status remembers.
+	// maxFingerprints is how many roots a status records.
 	maxFingerprints = 128
 )
 
-// buildStatus is the whole status of a ServiceCA.
+// buildStatus returns the complete status of a ServiceCA.
 func buildStatus(now time.Time, ca *v1alpha1.ServiceCA, plan changePlan, evidence clusterEvidence) v1alpha1.ServiceCAStatus {
 	status := v1alpha1.ServiceCAStatus{}
 	built := conditions.New(ca.Status.Conditions, ca.Generation, now)
 	if plan.state == nil {
-		// What the CA was is remembered, so that nothing is forgotten once the problem is put right.
+		// Keep what the status recorded about the CA: it is needed once the problem is corrected.
 		ca.Status.DeepCopyInto(&status)
 		if status.Rotation != nil && len(plan.blockedBy) > 0 {
 			status.Rotation.BlockedBy = plan.blockedBy
@@ -70,7 +70,7 @@ func reportReady(built *conditions.Builder, status *v1alpha1.ServiceCAStatus, pl
 	built.Set(conditionType, true, problem.reason, problem.message)
 }
 
-// noSignerProblem tells that nobody may sign for now.
+// noSignerProblem returns the problem that no CA may sign for now.
 func noSignerProblem(plan changePlan) *problem {
 	return &problem{
 		reason: eventSigningKeyLost, transient: true,
@@ -113,7 +113,8 @@ func describeState(status *v1alpha1.ServiceCAStatus, ca *v1alpha1.ServiceCA, pla
 	}
 }
 
-// truncatedBlockedBy returns what a rotation waits for, in which issuers and tenants are quoted.
+// truncatedBlockedBy returns what a rotation waits for, bounded and printable, because the entries
+// quote issuers and tenants.
 func truncatedBlockedBy(plan changePlan) []string {
 	var waits []string
 	for _, wait := range plan.blockedBy[:min(len(plan.blockedBy), maxBlockedBy)] {
@@ -147,8 +148,8 @@ func generation(certificate *x509.Certificate, certificates int32) *v1alpha1.CAG
 	}
 }
 
-// reportTrust reports whether everything trusts the bundle. While it is not known what requests got,
-// as after a restart, it says of their certificates what it said before.
+// reportTrust sets the condition TrustEstablished. While the certificates issued for requests are
+// not known, as after a restart, it keeps what the condition reported about them before.
 func reportTrust(built *conditions.Builder, evidence clusterEvidence, before *metav1.Condition) {
 	behind := evidence.targets.All - evidence.targets.Current - evidence.targets.Blocked
 	untrusted := evidence.untrusted
@@ -185,7 +186,8 @@ func reportTrust(built *conditions.Builder, evidence clusterEvidence, before *me
 	}
 }
 
-// reportRotation says that a rotation is under way, and what it waits for. Of one that only waits to begin, it says why.
+// reportRotation sets the condition Rotating, with what the rotation waits for. For a rotation that
+// has not started yet, it sets why.
 func reportRotation(built *conditions.Builder, plan changePlan) {
 	waits := strings.Join(plan.blockedBy, "; ")
 	if phase := plan.state.Phase; phase != v1alpha1.PhaseStable {
@@ -195,7 +197,8 @@ func reportRotation(built *conditions.Builder, plan changePlan) {
 	built.Set(v1alpha1.ConditionRotating, false, string(v1alpha1.PhaseStable), cmp.Or(waits, "no rotation is on its way"))
 }
 
-// reportExpiry warns where the threshold has passed and nothing is done about it.
+// reportExpiry sets the condition ExpiringSoon. It is true when the rotation threshold has passed
+// and either no successor is being prepared or rotations are paused.
 func reportExpiry(built *conditions.Builder, now time.Time, status *v1alpha1.ServiceCAStatus, plan changePlan) {
 	due := status.NextRotationTime != nil && !now.Before(status.NextRotationTime.Time)
 	paused := len(plan.blockedBy) > 0 && plan.blockedBy[0] == rotation.PausedMessage

@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
-// writeSecret brings the signing-key Secret to the decided state, by one call that fails where anybody was faster.
+// writeSecret writes the planned state to the signing-key Secret in a single call, which fails with
+// a conflict if another client has written since.
 func (r *Reconciler) writeSecret(ctx context.Context, in observed, plan changePlan) error {
 	secret := plan.secret
 	if secret == nil {
@@ -35,8 +36,8 @@ func (r *Reconciler) writeSecret(ctx context.Context, in observed, plan changePl
 	return nil
 }
 
-// publish brings the trust-bundle ConfigMap up to date, and reports whether it had to. Where somebody else made that ConfigMap, a new CA
-// is not let sign.
+// publish updates the trust-bundle ConfigMap, and reports whether a write was needed. When another
+// client created that ConfigMap, the plan becomes a problem, and a new CA must not sign.
 func (r *Reconciler) publish(ctx context.Context, in observed, plan *changePlan) (changed bool, err error) {
 	if plan.state == nil {
 		return false, nil
@@ -61,7 +62,7 @@ func (r *Reconciler) publish(ctx context.Context, in observed, plan *changePlan)
 		WithData(map[string]string{key: bundle})
 	options := []client.ApplyOption{apply.ServiceCA}
 	if published != nil {
-		// What was found is put right by force, in the very version that was found.
+		// Force corrects other writers' changes, but only to the version that was read.
 		configMap.WithUID(published.UID).WithResourceVersion(published.ResourceVersion)
 		options = append(options, client.ForceOwnership)
 	}
@@ -71,8 +72,8 @@ func (r *Reconciler) publish(ctx context.Context, in observed, plan *changePlan)
 	return true, nil
 }
 
-// checkSecretUnchanged makes sure that the bundle to be published is that of the signing-key Secret as it is now: while two managers overlap,
-// the slower one must not publish an older one.
+// checkSecretUnchanged returns an error unless the bundle to publish is that of the present
+// signing-key Secret: while two managers overlap, the slower one must not publish an older bundle.
 func (r *Reconciler) checkSecretUnchanged(ctx context.Context, in observed, plan *changePlan) error {
 	read := in.secret
 	if plan.secret != nil {
@@ -85,7 +86,8 @@ func (r *Reconciler) checkSecretUnchanged(ctx context.Context, in observed, plan
 	return err
 }
 
-// cleanUp removes what this ServiceCA made under a former name, once it stands under the present one; a key that waits there never will.
+// cleanUp deletes what this ServiceCA created under a former name, once it exists under the present
+// one. It deletes a pending key under a former name at once, because that key will never move.
 func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, plan changePlan) error {
 	waiting := r.deleteRenamed(ctx, ca, "Secret", requestSecretName(ca), client.MatchingLabels{labelRequester: string(ca.UID)})
 	if plan.state == nil {
@@ -97,7 +99,8 @@ func (r *Reconciler) cleanUp(ctx context.Context, ca *v1alpha1.ServiceCA, plan c
 		r.deleteRenamed(ctx, ca, "ConfigMap", ca.TrustBundleConfigMapName(), owned))
 }
 
-// deleteRenamed removes what we made of a kind with these labels, but for the one of that name.
+// deleteRenamed deletes the operator's objects of a kind that have these labels, except the one
+// named keep.
 func (r *Reconciler) deleteRenamed(ctx context.Context, ca *v1alpha1.ServiceCA, kind, keep string, labels client.MatchingLabels) error {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
@@ -119,8 +122,8 @@ func (r *Reconciler) deleteRenamed(ctx context.Context, ca *v1alpha1.ServiceCA, 
 	return nil
 }
 
-// specChanged reports whether the spec has changed since it was read. While two managers overlap, each could otherwise remove the Secret
-// that the other one has just moved the key to.
+// specChanged reports whether the spec has changed since it was read. While two managers overlap,
+// each could otherwise delete the Secret to which the other one has just moved the key.
 func (r *Reconciler) specChanged(ctx context.Context, ca *v1alpha1.ServiceCA) (bool, error) {
 	var live v1alpha1.ServiceCA
 	err := r.Live.Get(ctx, client.ObjectKeyFromObject(ca), &live)
