@@ -48,7 +48,8 @@ func diffAnnotations(annotations, wanted map[string]string, keys []string) map[s
 }
 
 // openShiftAnnotationChanges returns the changes of the annotations of both OpenShift families. A
-// Service that requests its certificate by one of them gets the report in both.
+// Service that requests its certificate by one of them gets the report in both; the annotations of
+// any other Service are removed.
 func openShiftAnnotationChanges(service *corev1.Service, requestedFamily Family, problem *Problem, signedBy string) map[string]*string {
 	wanted := map[string]string{}
 	var keys []string

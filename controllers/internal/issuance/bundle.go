@@ -55,8 +55,8 @@ func BundleHash(secret *corev1.Secret) string {
 	return hash
 }
 
-// CarriesBundle reports whether the bundle belongs into the Secret (a digest): because of the
-// policy, or because of an annotation on the Secret.
+// CarriesBundle reports whether the bundle belongs in the Secret (a digest): because of the policy,
+// or because of an annotation on the Secret.
 func (r SecretRef) CarriesBundle(secret *corev1.Secret) bool {
 	return r.IncludesBundle() || (injectionKey(secret) != "" && r.injectionProblem(secret) == nil)
 }

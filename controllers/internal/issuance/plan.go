@@ -328,8 +328,8 @@ func hashFraction(leaf *pki.Leaf) float64 {
 // jitterFraction is the fraction of the time before the renewal over which renewals are spread.
 const jitterFraction = 0.1
 
-// minAgeDivisor: no certificate is renewed in the first 1/minAgeDivisor of its lifetime, whatever
-// renewBefore says.
+// minAgeDivisor sets the minimum age of a certificate that is renewed: 1/minAgeDivisor of its
+// lifetime, whatever renewBefore says.
 const minAgeDivisor = 20
 
 // renewalTimeByAge returns when a certificate is renewed because of its age: renewBefore ahead of

@@ -26,7 +26,8 @@ type Signer struct {
 	*pki.Authority
 	// Root is what clients trust: the CA itself, or the root that it leads to.
 	Root *x509.Certificate
-	// Source says where the CA came from: SelfSigned or "secret/<name>".
+	// Source says where the CA came from: SelfSigned, "secret/<name>", or
+	// "certManager/<group>/<kind>/<name>" for an issuer of cert-manager.
 	Source string
 }
 
