@@ -17,10 +17,13 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// caBundleWriter is the door into what the API server calls: webhook configurations, CRDs with a conversion webhook, APIServices. Once a caBundle is
-// written, we own nothing but our mark. Whoever applies such an object could otherwise not take a webhook out of it any more: an entry with nothing but our
-// field would be left, which the API server refuses; the mark, unowned, would go with the last annotation of theirs, and we could not tell any
-// more what is ours (TestWebhookRemovedByItsOwner).
+// caBundleWriter injects bundles into objects whose endpoints the API server calls: webhook
+// configurations, CRDs with a conversion webhook, and APIServices. After writing a caBundle, the
+// operator gives up the ownership of all fields except its marker annotation. If it kept the
+// caBundle, a client that applies such an object could not remove a webhook from it: an entry with
+// only our field would remain, which the API server rejects. If it gave up the marker too, the
+// marker would be removed with the last annotation of the client, and the operator could no longer
+// identify what it wrote (TestWebhookRemovedByItsOwner).
 type caBundleWriter struct {
 	live client.Client
 	kind Kind
@@ -36,8 +39,9 @@ func (w caBundleWriter) object() client.Object {
 	return object
 }
 
-// clientConfigs returns the parts of an object that take a caBundle, to be read and changed in place. A webhook that is called at a URL is one
-// of them, under OpenShift's annotation too, as there.
+// clientConfigs returns the parts of an object that have a caBundle; they can be changed in place.
+// A webhook that the API server calls at a URL is included, also under OpenShift's annotation, as
+// on OpenShift.
 func (w caBundleWriter) clientConfigs(object client.Object) []map[string]any {
 	unstructuredObject, ok := object.(*unstructured.Unstructured)
 	if !ok {
@@ -94,7 +98,8 @@ func (w caBundleWriter) holds(object client.Object, wanted *desiredContent) bool
 		object.GetAnnotations()[v1alpha1.AnnotationCABundleHash] == wanted.marker() && !w.ownsMore(object)
 }
 
-// ownsMore reports whether more than the mark is still ours, after a write that was the last thing we did.
+// ownsMore reports whether the operator still owns more than the marker, because it stopped between
+// writing the bundle and giving up the ownership.
 func (w caBundleWriter) ownsMore(object client.Object) bool {
 	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		_, more := onlyMetadata(entry)
@@ -102,7 +107,8 @@ func (w caBundleWriter) ownsMore(object client.Object) bool {
 	})
 }
 
-// onlyMetadata is an entry of ours with the fields of metadata alone, and whether it had others.
+// onlyMetadata returns an entry of the operator reduced to the fields of metadata, and reports
+// whether it had others. It returns the entry of another manager as it is.
 func onlyMetadata(entry metav1.ManagedFieldsEntry) (metav1.ManagedFieldsEntry, bool) {
 	var fields map[string]json.RawMessage
 	if entry.Manager != string(apply.Trust) || entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
@@ -127,7 +133,7 @@ func (w caBundleWriter) write(ctx context.Context, object client.Object, wanted 
 	} else {
 		w.set(object, wanted)
 	}
-	// It carries the version that was read.
+	// The object contains the resourceVersion that was read.
 	if err := w.live.Update(ctx, object, apply.Trust); err != nil {
 		return nil, err
 	}
@@ -144,7 +150,8 @@ func (w caBundleWriter) set(object client.Object, wanted *desiredContent) {
 	object.SetAnnotations(annotations)
 }
 
-// clear takes out what we put in, and not what somebody put in its place.
+// clear removes the caBundles that the operator wrote, but not those that another client wrote in
+// their place.
 func (w caBundleWriter) clear(object client.Object) {
 	marker, _ := readMarker(object)
 	for _, client := range w.clientConfigs(object) {
@@ -159,7 +166,7 @@ func (w caBundleWriter) clear(object client.Object) {
 	object.SetAnnotations(annotations)
 }
 
-// releaseOwnership gives the ownership of what we wrote, but for the mark, to nobody.
+// releaseOwnership gives up the ownership of all fields that the operator wrote, except the marker.
 func (w caBundleWriter) releaseOwnership(ctx context.Context, object client.Object) error {
 	if !w.ownsMore(object) {
 		return nil

@@ -20,10 +20,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/keyring"
 )
 
-// now lies far off: a stray time.Now() shows.
+// now is far in the future, so that a stray time.Now() fails the test.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC)
 
-// Whoever was left alone is looked at again, when it has been calm for long enough.
+// An object is reconciled again when no client has overwritten it for long enough.
 func TestRetryAfterConflict(t *testing.T) {
 	t.Parallel()
 	contested := types.NamespacedName{Namespace: "shop", Name: "fought"}
@@ -41,7 +41,8 @@ func TestRetryAfterConflict(t *testing.T) {
 	}
 }
 
-// A bundle that is not there yet is asked for again by itself: what puts a signing key right need not change the ServiceCA.
+// A target whose CA has no bundle yet is requeued: fixing a signing key need not change the
+// ServiceCA.
 func TestRequeuesForABundle(t *testing.T) {
 	t.Parallel()
 	scheme := runtime.NewScheme()
@@ -69,7 +70,8 @@ func TestRequeuesForABundle(t *testing.T) {
 	}
 }
 
-// The same names are told in whichever order they come, so that a status does not change for nothing.
+// InsertSorted returns the same names in any order of the calls, so that a status does not change
+// without cause.
 func TestInsertSorted(t *testing.T) {
 	t.Parallel()
 	var forwards, backwards []string

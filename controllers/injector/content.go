@@ -14,18 +14,20 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// desiredContent is what an object should hold.
+// desiredContent is the content that an object should have.
 type desiredContent struct {
 	bundleRequest
-	// data are our keys.
+	// data holds the keys that the operator writes.
 	data map[string][]byte
-	// hash is that of the ServiceCA's bundle, for everybody who counts who carries it.
+	// hash is the hash of the ServiceCA's bundle, by which objects that carry the bundle are
+	// counted.
 	hash string
 }
 
 func (c *desiredContent) bundle() []byte { return c.data[c.key] }
 
-// buildContent is what a request comes to, with the bundle of its CA.
+// buildContent returns the content that fulfils a request with the bundle of its CA. The problem is
+// one that an administrator or the tenant must fix.
 func (r *Reconciler) buildContent(ctx context.Context, request bundleRequest, bundle []byte, namespace string) (*desiredContent, *issuance.Problem, error) {
 	content := &desiredContent{bundleRequest: request, data: map[string][]byte{request.key: bundle}, hash: pki.Hash(bundle)}
 	if request.form == formLegacy {
@@ -44,7 +46,8 @@ func (r *Reconciler) buildContent(ctx context.Context, request bundleRequest, bu
 	return content, nil, err
 }
 
-// rootCA is the root CA of the API server.
+// rootCA returns the root CA of the API server, or errNoRootCA if the namespace does not have it
+// yet.
 func (r *Reconciler) rootCA(ctx context.Context, namespace string) (string, error) {
 	var root corev1.ConfigMap
 	switch err := r.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: rootCAName}, &root); {

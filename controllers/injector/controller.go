@@ -20,24 +20,27 @@ import (
 	"github.com/servingcert/operator/controllers/internal/ownwrites"
 )
 
-// retryRefused is how often an object is tried again that the API server refuses to change: no event would tell that it allows it.
+// retryRefused is how often the operator retries an object that the API server refuses to change:
+// no event announces that it accepts the change later.
 const retryRefused = 30 * time.Second
 
-// retryNoRootCA is how often the root CA of the API server is looked for: a new namespace gets it a moment later.
+// retryNoRootCA is how often the operator checks for the root CA of the API server, which a new
+// namespace gets within moments.
 const retryNoRootCA = 2 * time.Second
 
-// retryCAChanging is how often a CA is asked for again that is ready and changing, and retryNotReady one that says why it is not ready: what puts its
-// Secrets right need not change the ServiceCA.
+// retryCAChanging is how often the operator retries while a CA is ready but changing, and
+// retryNotReady while a CA is not ready and reports why: fixing its Secrets need not change the
+// ServiceCA.
 const retryCAChanging, retryNotReady = 5 * time.Second, 5 * time.Minute
 
-// errCAChanging means that the CA will have a bundle in a moment.
+// errCAChanging means that the CA will have a bundle within moments.
 var errCAChanging = errors.New("the signing key is changing")
 
-// errNoRootCA means to try again: a new namespace gets the root CA a moment later. It is not the error of the ConfigMap itself
-// not being there any more.
+// errNoRootCA means that the reconciliation must be retried: a new namespace gets the root CA
+// within moments. It differs from the NotFound error of a ConfigMap that is being injected.
 var errNoRootCA = errors.New("the namespace has no ConfigMap kube-root-ca.crt yet")
 
-// The reasons for which an object gets no bundle.
+// The reasons why an object gets no bundle.
 const (
 	reasonInvalidKey        = issuance.ReasonInvalidKey
 	reasonInvalidTruststore = issuance.ReasonInvalidTruststore
@@ -47,10 +50,10 @@ const (
 	reasonOverwritten       = "Overwritten"
 )
 
-// Reconciler puts trust bundles into the objects of one kind that ask for one.
+// Reconciler injects trust bundles into the objects of one kind that request one.
 type Reconciler struct {
 	kind Kind
-	// cache reads ServiceCAs, and targets the metadata of the objects.
+	// cache reads ServiceCAs, and targets reads the metadata of the objects.
 	cache, targets client.Reader
 	// live reads and writes without a cache.
 	live      client.Client
@@ -60,25 +63,28 @@ type Reconciler struct {
 	clock     clock.PassiveClock
 
 	conflicts conflict.Tracker
-	// ownAnnotations are the annotations that were written on objects, until their events come.
+	// ownAnnotations holds the annotations that the operator wrote, until the watch delivers them.
 	ownAnnotations ownwrites.Annotations
-	// conflictsResolved has the objects over which a fight has ended; nil where nobody counts.
+	// conflictsResolved receives the objects that other clients no longer overwrite; nil if the
+	// targets are not counted.
 	conflictsResolved chan event.GenericEvent
 }
 
-// bundleWriter is how a bundle gets into an object of some kind.
+// bundleWriter injects a bundle into objects of one kind.
 type bundleWriter interface {
-	// object is an empty one, to be read into.
+	// object returns an empty object to read into.
 	object() client.Object
-	// holds reports whether an object has what it should, and nothing of ours besides.
+	// holds reports whether the object has the content and nothing else that the operator wrote.
 	holds(client.Object, *desiredContent) bool
-	// write brings it there, or gives up what was ours where content is nil. The problem is what only its owner can put right.
+	// write gives the object the content, or removes what the operator wrote if the content is nil.
+	// The problem is one that only the owner of the object can fix.
 	write(context.Context, client.Object, *desiredContent) (*issuance.Problem, error)
-	// bundle is the bundle that an object carries.
+	// bundle returns the bundle that the object carries.
 	bundle(object client.Object, key string) []byte
 }
 
-// Reconcile brings the bundle in one object up to date, or gives up what it put there.
+// Reconcile updates the bundle in one object, or removes what the operator wrote there if the
+// object no longer requests it.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	r.ownAnnotations.Forget(req.NamespacedName)
 	cached := r.kind.Metadata()
@@ -121,7 +127,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return r.report(ctx, req, object, problem, requeueAfter)
 }
 
-// report is the end of a look: the object is told what stands in its way, or that nothing does.
+// report ends a reconciliation: it writes the problem to the object's error annotation, or removes
+// the annotation if the problem is nil.
 func (r *Reconciler) report(
 	ctx context.Context, req ctrl.Request, object client.Object, problem *issuance.Problem, requeueAfter time.Duration,
 ) (ctrl.Result, error) {
@@ -133,7 +140,8 @@ func (r *Reconciler) report(
 	return ctrl.Result{RequeueAfter: requeueAfter}, nil
 }
 
-// notifyResolved has the targets counted again after a fight: its annotation may have been undone, too, and then no event tells of the end.
+// notifyResolved triggers another count of the targets after a conflict ends. The annotation may
+// have been reverted too, and then no event announces the end.
 func (r *Reconciler) notifyResolved(ctx context.Context, object client.Object) {
 	if r.conflictsResolved == nil {
 		return
@@ -144,8 +152,8 @@ func (r *Reconciler) notifyResolved(ctx context.Context, object client.Object) {
 	}
 }
 
-// reportFailure reports an error that is about this object and has lasted, and returns it: it is tried again. The object itself may be what cannot be
-// written; an Event says it then.
+// reportFailure reports an error about this object that persists, and returns the error so that the
+// reconciliation is retried. If the object itself cannot be written, an Event reports it.
 func (r *Reconciler) reportFailure(ctx context.Context, object client.Object, err error) error {
 	failure := r.conflicts.RecordFailure(client.ObjectKeyFromObject(object), r.clock.Now(), err)
 	if failure == nil {
@@ -157,11 +165,13 @@ func (r *Reconciler) reportFailure(ctx context.Context, object client.Object, er
 	return err
 }
 
-// classifyError makes a problem of the errors that somebody has to put right, and says when to look again for what no event of ours tells of.
+// classifyError turns errors that an administrator or a tenant must fix into problems. It also
+// returns the time after which to reconcile again if no watch announces the fix.
 func classifyError(problem *issuance.Problem, err error) (*issuance.Problem, time.Duration, error) {
 	switch {
 	case errors.Is(err, errNoRootCA):
-		// A tenant that keeps it away is not waited for.
+		// A problem, not an error: rotations do not wait for a tenant that keeps the ConfigMap
+		// away.
 		return issuance.NewProblem(reasonNoRootCA, "%v", err), retryNoRootCA, nil
 	case err != nil && apply.IsRejected(err):
 		return issuance.NewProblem(reasonRefused, "%v", err), retryRefused, nil
@@ -171,7 +181,8 @@ func classifyError(problem *issuance.Problem, err error) (*issuance.Problem, tim
 	return problem, 0, err
 }
 
-// handleReportError notes that an object could not be told what stands in its way: where its owner keeps it from that, nobody waits for it.
+// handleReportError records that the operator could not report a problem on the object. If the
+// object's owner prevents that, rotations do not wait for the object.
 func (r *Reconciler) handleReportError(req ctrl.Request, err error) (ctrl.Result, error) {
 	if apply.IsRejected(err) {
 		r.conflicts.SetReportable(req.NamespacedName, false)
@@ -182,8 +193,8 @@ func (r *Reconciler) handleReportError(req ctrl.Request, err error) (ctrl.Result
 	return ctrl.Result{}, err
 }
 
-// inject makes the object what it asks to be. What stands in the way of a person's wish comes back as a problem, and the
-// bundle that is there stays.
+// inject gives the object the content that it requests. If that is impossible until an
+// administrator or a tenant acts, it returns the problem and keeps the bundle that is there.
 func (r *Reconciler) inject(ctx context.Context, writer bundleWriter, object client.Object) (*issuance.Problem, error) {
 	request, ok := r.kind.requestOf(object, r.openShift)
 	if !ok {
@@ -211,7 +222,8 @@ func (r *Reconciler) inject(ctx context.Context, writer bundleWriter, object cli
 	return problem, err
 }
 
-// reportConflict says once who keeps overwriting an object, where somebody does: whoever does may undo that, too.
+// reportConflict reports once which client keeps overwriting an object. That client may revert the
+// report too.
 func (r *Reconciler) reportConflict(ctx context.Context, object client.Object) error {
 	otherWriter, report := r.conflicts.ReportOtherWriter(client.ObjectKeyFromObject(object))
 	if !report {
@@ -225,7 +237,7 @@ func (r *Reconciler) reportConflict(ctx context.Context, object client.Object) e
 	return err
 }
 
-// reportProblem writes the error annotation, and an Event when it says something new.
+// reportProblem writes the error annotation, and records an Event if the problem is new.
 func (r *Reconciler) reportProblem(ctx context.Context, object client.Object, problem *issuance.Problem) error {
 	changes := issuance.ErrorAnnotationChanges(object.GetAnnotations(), problem)
 	if problem != nil && len(changes) > 0 && r.conflicts.AllowEvent(problem, r.clock.Now()) {

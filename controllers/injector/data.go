@@ -23,26 +23,29 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// dataWriter is the door into ConfigMaps and Secrets: keys beside those of others, by server-side apply or, as OpenShift has it, the bundle alone.
+// dataWriter injects bundles into ConfigMaps and Secrets. In formOwn it applies its keys beside
+// those of other clients by server-side apply; in OpenShift's forms it makes the bundle the only
+// key.
 type dataWriter struct {
 	live  client.Client
 	clock clock.PassiveClock
 	dataKind
 }
 
-// dataKind is in what ConfigMaps and Secrets differ.
+// dataKind covers the differences between ConfigMaps and Secrets.
 type dataKind interface {
 	object() client.Object
-	// field is the field in which a key of ours lies.
+	// field returns the field that holds a key of the operator.
 	field(key string) string
-	// value is what lies there under a key; false where nothing does.
+	// value returns the value of a key; false if the object does not have the key.
 	value(object client.Object, key string) ([]byte, bool)
-	// encoded is a value as JSON has it under a key.
+	// encoded returns a value as JSON represents it under a key.
 	encoded(key string, value []byte) any
-	// keys are those of data.
+	// keys returns the keys of data.
 	keys(client.Object) []string
-	// configuration is an apply configuration of this very version with our data and annotations. Without both it gives up every field that was
-	// ours. It never makes a new object where this one has gone.
+	// configuration returns an apply configuration for exactly this version of the object, with the
+	// operator's data and annotations. Without both, applying it gives up every field of the
+	// operator. It never creates an object in place of one that was deleted.
 	configuration(object client.Object, annotations map[string]string, data map[string][]byte) runtime.ApplyConfiguration
 }
 
@@ -88,7 +91,8 @@ func (w dataWriter) write(ctx context.Context, object client.Object, wanted *des
 	return nil, w.patch(ctx, object, annotations, wanted.data, others)
 }
 
-// applyKeys applies our keys, and puts back what was changed in them by hand. It yields to whoever wrote such a key before us.
+// applyKeys applies the operator's keys and reverts changes that other clients made to them. It
+// leaves a key alone that another client wrote before the operator did, and returns a problem.
 func (w dataWriter) applyKeys(ctx context.Context, object client.Object, wanted *desiredContent) (*issuance.Problem, error) {
 	if foreign := w.foreignKeys(object, wanted); len(foreign) > 0 {
 		return issuance.NewProblem(reasonKeyNotOurs, "key %s is somebody else's and is left alone: delete it, or name another key by annotation %s",
@@ -96,7 +100,8 @@ func (w dataWriter) applyKeys(ctx context.Context, object client.Object, wanted 
 	}
 	since := w.since(object, wanted)
 	if _, persistent := w.staleKeys(object, wanted.data); len(persistent) > 0 {
-		// In one write: at each moment one of the keys has the bundle, and the mark names it.
+		// One write changes both keys and the marker: at every moment one of the keys has the
+		// bundle, and the marker names it.
 		err := w.patch(ctx, object, map[string]any{v1alpha1.AnnotationCABundleHash: wanted.marker()}, wanted.data, persistent)
 		if err != nil {
 			return nil, err
@@ -110,13 +115,14 @@ func (w dataWriter) applyKeys(ctx context.Context, object client.Object, wanted 
 		annotations[v1alpha1.AnnotationCABundleSince] = since
 	}
 	if problem := object.GetAnnotations()[v1alpha1.AnnotationError]; strings.HasPrefix(problem, reasonOverwritten) {
-		// One write does not end a fight.
+		// A single write does not end a conflict with another client.
 		annotations[v1alpha1.AnnotationError] = problem
 	}
 	return nil, w.live.Apply(ctx, w.configuration(object, annotations, wanted.data), apply.Trust, client.ForceOwnership)
 }
 
-// upgradeManagedFields makes what we patched into an object a part of what we apply: or that would stay when we give up.
+// upgradeManagedFields turns the fields that the operator patched into fields that it applies.
+// Otherwise they would remain when the operator gives up its fields.
 func (w dataWriter) upgradeManagedFields(ctx context.Context, object client.Object) error {
 	manager := string(apply.Trust)
 	patch, err := csaupgrade.UpgradeManagedFieldsPatch(object, sets.New(manager), manager)
@@ -126,7 +132,8 @@ func (w dataWriter) upgradeManagedFields(ctx context.Context, object client.Obje
 	return w.live.Patch(ctx, object, client.RawPatch(types.JSONPatchType, patch), apply.Trust)
 }
 
-// removeInjected leaves an object as if we had never been there; where data was all ours, as OpenShift has it, the bundle stays, as there.
+// removeInjected removes everything that the operator wrote to the object. In OpenShift's forms,
+// where the bundle is the only key, the bundle remains, as on OpenShift.
 func (w dataWriter) removeInjected(ctx context.Context, object client.Object) error {
 	if _, persistent := w.staleKeys(object, nil); len(persistent) > 0 {
 		if err := w.patch(ctx, object, map[string]any{v1alpha1.AnnotationCABundleHash: nil}, nil, persistent); err != nil {
@@ -147,7 +154,7 @@ func (w dataWriter) removeInjected(ctx context.Context, object client.Object) er
 	})
 }
 
-// patch changes annotations and keys of this very version of an object, and removes keys.
+// patch changes annotations and keys of exactly this version of the object, and removes keys.
 func (w dataWriter) patch(ctx context.Context, object client.Object, annotations map[string]any, data map[string][]byte, remove []string) error {
 	changes := map[string]map[string]any{}
 	change := func(key string, value any) {

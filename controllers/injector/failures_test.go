@@ -21,7 +21,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A target that the API server cannot write is recorded once it lasts, waited for by name and for ten minutes, and forgotten when it is over.
+// A target that the API server cannot write is reported once the failure persists, is waited for by
+// name for ten minutes, and is forgotten when the failure ends.
 func TestTargetThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	unavailable := apierrors.NewInternalError(errors.New(`failed calling webhook "w.example.org"`))
@@ -80,7 +81,8 @@ func TestTargetThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// What is failing and asks no more is forgotten: if it asks again later, its failures count from then on.
+// The failures of an object that no longer requests a bundle are forgotten: if it requests one
+// again, only later failures count.
 func TestFailuresOfWhatAsksNoMore(t *testing.T) {
 	t.Parallel()
 	asking := map[string]string{v1alpha1.AnnotationInjectCABundle: "default", v1alpha1.AnnotationCABundleKey: "a/b"}

@@ -24,37 +24,39 @@ import (
 	"github.com/servingcert/operator/controllers/internal/retry"
 )
 
-// concurrency keeps one slow object from holding up the others.
+// concurrency is the number of workers, so that one slow object does not delay the others.
 const concurrency = 8
 
-// The indices of the caches.
+// The indexes of the caches.
 const (
-	// indexCA indexes objects by the ServiceCA whose bundle they ask for.
+	// indexCA indexes objects by the ServiceCA whose bundle they request.
 	indexCA = "trust.serviceca"
 	// indexPassword indexes objects by the Secret with the password of their truststore.
 	indexPassword = "trust.password"
 )
 
-// Options are what the room needs.
+// Options configures an Injector.
 type Options struct {
-	// Cache reads ServiceCAs and, but for Secrets, the metadata of whatever asks for a bundle; Secrets reads theirs.
+	// Cache reads ServiceCAs and the metadata of all kinds of targets except Secrets. Secrets reads
+	// the metadata of Secrets.
 	Cache, Secrets cache.Cache
 	// Live reads and writes without a cache.
 	Live     client.Client
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
-	// OpenShiftAnnotations are honoured, except where OpenShift's own service CA runs.
+	// OpenShiftAnnotations enables OpenShift's annotations. It is false if OpenShift's own service
+	// CA runs in the cluster.
 	OpenShiftAnnotations bool
 	Clock                clock.PassiveClock
 }
 
-// Injector is whatever asks for bundles, of every kind.
+// Injector injects bundles into objects of all injectable kinds.
 type Injector struct {
 	options     Options
 	reconcilers []*Reconciler
 }
 
-// New makes the room.
+// New returns an Injector with a Reconciler for each kind.
 func New(options Options) *Injector {
 	t := &Injector{options: options}
 	for _, kind := range Kinds() {
@@ -73,7 +75,9 @@ func (i *Injector) cacheOf(kind Kind) cache.Cache {
 	return i.options.Cache
 }
 
-// Sources are the metadata of all that may ask for a bundle; handle is given the ServiceCA whose bundle an object asks for, or has because that publishes it; empty for none.
+// Sources returns the sources of metadata of all objects that can request a bundle. caOf returns
+// the ServiceCA whose bundle an object requests, or the one that publishes the object; it is empty
+// if there is none.
 func (i *Injector) Sources(handle func(caOf func(client.Object) string) handler.EventHandler) []source.Source {
 	var sources []source.Source
 	for _, r := range i.reconcilers {
@@ -87,7 +91,8 @@ func (i *Injector) Sources(handle func(caOf func(client.Object) string) handler.
 	return sources
 }
 
-// SetupWithManager watches the metadata of what may ask for a bundle, and ServiceCAs for a new one.
+// SetupWithManager watches the metadata of all objects that can request a bundle, and the
+// ServiceCAs for a new bundle.
 func (i *Injector) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
 	var errs []error
 	for _, r := range i.reconcilers {
@@ -127,7 +132,7 @@ func (r *Reconciler) setup(ctx context.Context, mgr ctrl.Manager, targets, passw
 	return building.Complete(retry.WithQuietConflicts(retry.LimitSlowNamespaces(concurrency, r)))
 }
 
-// watchPasswords looks again at a truststore when its password has changed, or has come.
+// watchPasswords reconciles a truststore when the Secret with its password is created or changes.
 func (r *Reconciler) watchPasswords(ctx context.Context, building *builder.Builder, targets, passwords cache.Cache) error {
 	building.WatchesRawSource(source.Kind[client.Object](passwords, Secrets.Metadata(), handler.EnqueueRequestsFromMapFunc(
 		func(ctx context.Context, secret client.Object) []reconcile.Request {
@@ -142,7 +147,8 @@ func (r *Reconciler) watchPasswords(ctx context.Context, building *builder.Build
 	})
 }
 
-// requestersByIndex are the objects that an index finds, in a namespace or in all.
+// requestersByIndex returns the objects for which the index has the value, in a namespace, or in
+// all if namespace is empty.
 func (r *Reconciler) requestersByIndex(ctx context.Context, index, value, namespace string) []reconcile.Request {
 	list := r.kind.metadataList()
 	err := r.targets.List(ctx, list, client.InNamespace(namespace), client.MatchingFields{index: value}, client.UnsafeDisableDeepCopy)

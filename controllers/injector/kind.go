@@ -7,12 +7,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Kind is a kind of object that may ask for a bundle.
+// Kind is a kind of object that can request a bundle.
 type Kind struct {
 	schema.GroupVersionKind
-	// openShift are the annotations of OpenShift by which it asks.
+	// openShift are the OpenShift annotations that request a bundle on this kind.
 	openShift []string
-	// newWriter is how the bundle gets into it.
+	// newWriter returns the writer that injects the bundle.
 	newWriter func(*Reconciler) bundleWriter
 }
 
@@ -37,12 +37,13 @@ var (
 	aggregation = schema.GroupVersion{Group: "apiregistration.k8s.io", Version: "v1"}
 )
 
-// Kinds are all of them.
+// Kinds returns all kinds that can request a bundle.
 func Kinds() []Kind {
 	return []Kind{ConfigMaps, Secrets, mutatingConfigurations, validatingConfigurations, customResourceDefinitions, apiServices}
 }
 
-// Metadata is an empty object of the kind, of which the caches hold the metadata.
+// Metadata returns an empty metadata object of the kind. The caches hold the metadata of these
+// objects.
 func (k Kind) Metadata() *metav1.PartialObjectMetadata {
 	object := &metav1.PartialObjectMetadata{}
 	object.SetGroupVersionKind(k.GroupVersionKind)
@@ -57,7 +58,7 @@ func (k Kind) metadataList() *metav1.PartialObjectMetadataList {
 
 func (k Kind) is(other Kind) bool { return k.GroupVersionKind == other.GroupVersionKind }
 
-// name is how people are told of an object.
+// name returns the name of an object for messages.
 func (k Kind) name(key client.ObjectKey) string {
 	if key.Namespace == "" {
 		return k.Kind + " " + key.Name

@@ -14,23 +14,27 @@ import (
 )
 
 const (
-	// withTruststore ends the mark on an object with a truststore beside its bundle; the hash of the truststore follows.
+	// withTruststore precedes the truststore's hash in the marker of an object that has a
+	// truststore beside its bundle.
 	withTruststore = "+" + v1alpha1.KeystorePKCS12
-	// asOpenShift ends the mark on an object that asked by an annotation of OpenShift.
+	// asOpenShift ends the marker of an object that requested the bundle by an OpenShift
+	// annotation.
 	asOpenShift = "+openshift"
 )
 
-// bundleMarker is the annotation on an object that carries a bundle. A tenant may write it: it proves nothing but what its hashes confirm.
+// bundleMarker is the content of the annotation AnnotationCABundleHash. A tenant can write the
+// annotation, so it proves only what its hashes confirm.
 type bundleMarker struct {
-	// hash is that of the CA's bundle, and key where the bundle lies.
+	// hash is the hash of the CA's bundle, and key is the key that holds the bundle.
 	hash, key string
-	// truststore reports whether there is a truststore too, and truststoreHash is its hash, empty in marks of earlier versions.
+	// truststore reports whether the object also has a truststore. truststoreHash is its hash,
+	// which is empty in markers of earlier versions.
 	truststore     bool
 	truststoreHash string
 	openShift      bool
 }
 
-// marker returns the mark on an object with this content.
+// marker returns the marker for an object with this content.
 func (c *desiredContent) marker() string {
 	marker := c.hash
 	if c.key != v1alpha1.DefaultCABundleKey {
@@ -45,7 +49,7 @@ func (c *desiredContent) marker() string {
 	return marker
 }
 
-// readMarker returns the mark of an object, and whether it has one.
+// readMarker returns the marker of an object, and whether the object has one.
 func readMarker(object metav1.Object) (marker bundleMarker, marked bool) {
 	written, marked := object.GetAnnotations()[v1alpha1.AnnotationCABundleHash]
 	written, marker.openShift = strings.CutSuffix(written, asOpenShift)
@@ -58,8 +62,9 @@ func readMarker(object metav1.Object) (marker bundleMarker, marked bool) {
 	return marker, marked
 }
 
-// since returns the annotation that says since when the bundle has been under its key: now, where the operator has not written it there before;
-// empty where that is not known.
+// since returns the value of AnnotationCABundleSince: the time at which the operator first wrote
+// the bundle under its key. It is now if the operator has not written it there before, and empty if
+// the time is not known.
 func (w dataWriter) since(object client.Object, wanted *desiredContent) string {
 	before, marked := readMarker(object)
 	if marked && before.key == wanted.key {
@@ -68,12 +73,13 @@ func (w dataWriter) since(object client.Object, wanted *desiredContent) string {
 	return w.clock.Now().UTC().Format(time.RFC3339)
 }
 
-// namesKey reports whether the mark says that the operator wrote a key.
+// namesKey reports whether, according to the marker, the operator wrote the key.
 func (m bundleMarker) namesKey(key string) bool {
 	return key == m.key || (m.truststore && key == v1alpha1.TruststoreKey)
 }
 
-// matchesHash reports whether a value is what the operator wrote under a key in its own form: it has the hash in the mark.
+// matchesHash reports whether the operator wrote this value under this key in formOwn, because the
+// value has the hash in the marker.
 func (m bundleMarker) matchesHash(key string, value []byte) bool {
 	if m.openShift {
 		return false
@@ -81,21 +87,22 @@ func (m bundleMarker) matchesHash(key string, value []byte) bool {
 	return (key == m.key && pki.Hash(value) == m.hash) || (key == v1alpha1.TruststoreKey && pki.Hash(value) == m.truststoreHash)
 }
 
-// isMarked reports whether we left something on an object.
+// isMarked reports whether the object still has something that the operator wrote.
 func isMarked(object metav1.Object) bool {
 	_, carries := readMarker(object)
 	_, reported := object.GetAnnotations()[v1alpha1.AnnotationError]
 	return carries || reported || isManagedBy(object, metav1.ManagedFieldsOperationApply)
 }
 
-// isManagedBy reports whether a field is ours by this operation.
+// isManagedBy reports whether the operator manages a field of the object by this operation.
 func isManagedBy(object metav1.Object, operation metav1.ManagedFieldsOperationType) bool {
 	return slices.ContainsFunc(object.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == string(apply.Trust) && entry.Operation == operation
 	})
 }
 
-// StripForCache leaves of the managed fields of an object only that some are applied by us: the trace that nobody removes by editing it.
+// StripForCache reduces the managedFields of an object to whether the operator applied any. Clients
+// do not remove this trace by editing the object.
 func StripForCache(object metav1.Object) {
 	var applied []metav1.ManagedFieldsEntry
 	if isManagedBy(object, metav1.ManagedFieldsOperationApply) {

@@ -14,12 +14,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// This file judges which keys of a ConfigMap or a Secret the operator wrote. The managedFields say so, unless the object was restored or copied
-// without them: then the value itself says it. A key that neither speaks for is somebody else's.
+// This file decides which keys of a ConfigMap or a Secret the operator wrote. The managedFields
+// record that, unless the object was restored or copied without them; then the value itself shows
+// it. A key that neither of them attributes to the operator belongs to another client.
 
-// fieldOwners says who has which keys, by the managedFields of an object.
+// fieldOwners holds the owners of an object's keys, read from its managedFields.
 type fieldOwners struct {
-	// own are written by the operator, and applied are those of them that it applies; others are written by others, who apply some.
+	// own are the keys that the operator wrote, and applied those of them that it wrote by
+	// server-side apply. others are the keys that other clients wrote, and appliedByOthers those of
+	// them that the clients wrote by server-side apply.
 	own, applied, others, appliedByOthers sets.Set[string]
 }
 
@@ -45,7 +48,7 @@ func (w dataWriter) fieldOwners(object client.Object) fieldOwners {
 	return result
 }
 
-// foreignKeys returns the wanted keys, sorted, under which an object has a value of somebody else's.
+// foreignKeys returns the wanted keys under which the object has a value of another client, sorted.
 func (w dataWriter) foreignKeys(object client.Object, wanted *desiredContent) []string {
 	owners := w.fieldOwners(object)
 	marker, marked := readMarker(object)
@@ -55,8 +58,8 @@ func (w dataWriter) foreignKeys(object client.Object, wanted *desiredContent) []
 	})
 }
 
-// preserves reports whether writing the content takes nothing away from what lies under a key: it is the same, or certificates of which each is in
-// the bundle.
+// preserves reports whether writing the content loses nothing that the key holds: the value is the
+// same, or it consists of certificates that are all in the bundle.
 func (c *desiredContent) preserves(key string, value []byte) bool {
 	if bytes.Equal(value, c.data[key]) {
 		return true
@@ -69,8 +72,9 @@ func (c *desiredContent) preserves(key string, value []byte) bool {
 	return err == nil && len(pki.NewBundle(append(bundle, current...)...)) == len(bundle)
 }
 
-// staleKeys returns the keys, sorted, that the operator wrote in its own form and that are not wanted any more, unless others apply them. Those that
-// would outlive that the operator applies them no more are among stay.
+// staleKeys returns the keys that the operator wrote in formOwn and that are no longer wanted,
+// sorted, except those that other clients apply. persistent are those of them that would remain
+// after the operator stops applying them.
 func (w dataWriter) staleKeys(object client.Object, wanted map[string][]byte) (left, persistent []string) {
 	owners := w.fieldOwners(object)
 	marker, _ := readMarker(object)

@@ -12,12 +12,13 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// maxUCS2 is the last character that a password may have.
+// maxUCS2 is the largest code point that a password can contain (RFC 7292 §B.1).
 const maxUCS2 = 0xffff
 
-// ReadPassword reads the password that an annotation refers to, as "<name>" or "<name>/<key>", and says of which
-// version of the Secret it is; both are empty without a reference. The Secret must say by a label that it is meant for that:
-// whoever may write one object, and not read a Secret beside it, could otherwise try out what stands there.
+// ReadPassword returns the password that an annotation refers to, as "<name>" or "<name>/<key>",
+// and the version of the Secret that holds it. Both are empty if the annotation is empty. The
+// Secret must have LabelKeystorePassword. Without it, a tenant that may write an object, but not
+// read a Secret in the same namespace, could use the operator to guess the Secret's content.
 func ReadPassword(ctx context.Context, live client.Reader, namespace, annotation string) (password, version string, problem *issuance.Problem, err error) {
 	name, key := issuance.SplitPassword(annotation)
 	if name == "" {

@@ -1,4 +1,4 @@
-// Package injector brings the trust bundle of a ServiceCA to what asks for it.
+// Package injector injects the trust bundle of a ServiceCA into the objects that request it.
 package injector
 
 import (
@@ -12,40 +12,44 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// defaultCA is the ServiceCA that OpenShift's annotations mean, which name none.
+// defaultCA is the ServiceCA for OpenShift's annotations, which do not name one.
 const defaultCA = "default"
 
-// rootCAName is the ConfigMap in which every namespace has the root CA of the API server.
+// rootCAName is the name of the ConfigMap that holds the root CA of the API server in every
+// namespace.
 const rootCAName = "kube-root-ca.crt"
 
-// legacyName is the one ConfigMap that may ask for the bundle with the cluster's root CA added, on OpenShift.
+// legacyName is the name of the only ConfigMap that can request the bundle together with the root
+// CA of the API server, as on OpenShift.
 const legacyName = "openshift-service-ca.crt"
 
 const legacy = "service.alpha.openshift.io/inject-vulnerable-legacy-cabundle"
 
-// form is how a bundle is put into an object.
+// form is the way a bundle is written to an object.
 type form string
 
 const (
 	// formOwn adds one key and touches nothing else.
 	formOwn form = "Own"
-	// formOpenShift makes data exactly the bundle.
+	// formOpenShift makes the bundle the only content of data.
 	formOpenShift form = "OpenShift"
-	// formLegacy is formOpenShift with the root CA of the cluster's API server added.
+	// formLegacy is formOpenShift with the root CA of the API server appended.
 	formLegacy form = "Legacy"
 )
 
-// bundleRequest is what an object asks for.
+// bundleRequest is what an object requests by its annotations.
 type bundleRequest struct {
 	form form
 	ca   string
 	key  string
-	// truststore is the format of the truststore beside the bundle, empty for none; password refers to the Secret with its password.
+	// truststore is the format of the truststore beside the bundle, empty for none. password refers
+	// to the Secret with its password.
 	truststore string
 	password   string
 }
 
-// PublishedBy returns the ServiceCA that publishes an object, by spec.trustBundle.publish; empty for anything else.
+// PublishedBy returns the name of the ServiceCA that publishes the object by
+// spec.trustBundle.publish; empty if none does.
 func PublishedBy(object metav1.Object) string {
 	if object.GetAnnotations()[v1alpha1.AnnotationPublishedHash] == "" {
 		return ""
@@ -53,11 +57,12 @@ func PublishedBy(object metav1.Object) string {
 	return object.GetLabels()[v1alpha1.LabelServiceCA]
 }
 
-// requestOf reads the annotations of an object; false when it does not ask.
+// requestOf returns the request in the annotations of an object; false if there is none.
 func (k Kind) requestOf(object metav1.Object, openShift bool) (bundleRequest, bool) {
 	annotations, labels := object.GetAnnotations(), object.GetLabels()
 	if (k.is(ConfigMaps) && object.GetName() == rootCAName) || labels[v1alpha1.LabelServiceCA] != "" {
-		// Others publish there, the API server's root CA or a ServiceCA's own bundle, and would never let us have it.
+		// Another controller publishes the root CA of the API server or a ServiceCA's own bundle
+		// there, and would overwrite ours.
 		return bundleRequest{}, false
 	}
 	if ca := annotations[v1alpha1.AnnotationInjectCABundle]; ca != "" {
@@ -86,10 +91,10 @@ func (k Kind) nativeRequest(ca string, annotations map[string]string) bundleRequ
 	return request
 }
 
-// holdsData tells of the kinds that hold the bundle under a key.
+// holdsData reports whether objects of the kind hold the bundle under a key.
 func (k Kind) holdsData() bool { return k.is(ConfigMaps) || k.is(Secrets) }
 
-// check tells what makes a request impossible by itself.
+// check returns the problem that makes the request invalid by itself; nil if it is valid.
 func (r bundleRequest) check() *issuance.Problem {
 	switch problems := validation.IsConfigMapKey(r.key); {
 	case len(problems) > 0:

@@ -18,21 +18,23 @@ import (
 	"github.com/servingcert/operator/controllers/internal/text"
 )
 
-// Targets counts what asks for a bundle.
+// Targets is a count of the objects that request a bundle.
 type Targets struct {
 	All int32
-	// Current targets carry the bundle.
+	// Current is the number of targets that carry the bundle.
 	Current int32
-	// Blocked targets do not, because of something that only their owners can put right.
+	// Blocked is the number of targets that do not, because of a problem that only their owners can
+	// fix.
 	Blocked int32
-	// OutOfDate are the others that carried, or should have carried, another bundle before; OutOfDateNames are some.
+	// OutOfDate is the number of other targets that carry an earlier bundle, or should have carried
+	// one. OutOfDateNames are some of them.
 	OutOfDate      int32
 	OutOfDateNames []string
-	// Failing are some of those that requests fail about, with the API server's words.
+	// Failing are some of the targets about which requests fail, each with the API server's error.
 	Failing []string
 }
 
-// Count counts a target.
+// Count adds a target.
 func (t *Targets) Count(current, blocked bool, name string) {
 	t.All++
 	switch {
@@ -46,7 +48,8 @@ func (t *Targets) Count(current, blocked bool, name string) {
 	}
 }
 
-// InsertSorted are the first few, by the alphabet, of some names and one more: the same ones, in whichever order they come.
+// InsertSorted inserts a name into sorted names and returns the first 10. The result does not
+// depend on the order of the calls.
 func InsertSorted(names []string, more string) []string {
 	const maxNames = 10
 	index, _ := slices.BinarySearch(names, more)
@@ -54,15 +57,16 @@ func InsertSorted(names []string, more string) []string {
 	return names[:min(len(names), maxNames)]
 }
 
-// list are the objects of the kind that ask for the bundle of a ServiceCA.
+// list returns the objects of the kind that request the bundle of a ServiceCA.
 func (r *Reconciler) list(ctx context.Context, ca string) ([]metav1.PartialObjectMetadata, error) {
 	list := r.kind.metadataList()
 	err := r.targets.List(ctx, list, client.MatchingFields{indexCA: ca}, client.UnsafeDisableDeepCopy)
 	return list.Items, err
 }
 
-// Count counts what asks for the bundle of a ServiceCA; the current one has this hash. What was made since then gets no other bundle: nobody has
-// to wait for it. Neither for what is fought over.
+// Count counts the objects that request the bundle of a ServiceCA; hash is the hash of its current
+// bundle. Objects created after since get no earlier bundle, so a rotation does not wait for them.
+// Nor does it wait for objects that another client keeps overwriting.
 func (i *Injector) Count(ctx context.Context, ca, hash string, since time.Time) (Targets, error) {
 	var targets Targets
 	for _, r := range i.reconcilers {
@@ -81,14 +85,15 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, targets *Target
 	marker, _ := readMarker(target)
 	current := marker.hash == hash
 	problem, reported := target.Annotations[v1alpha1.AnnotationError]
-	// A CA that was not ready is nothing that an owner can put right.
+	// The owner of the target cannot fix a CA that was not ready.
 	reason := issuance.ParseProblem(problem).Reason
-	// Requests that fail are waited for within a bound.
+	// A rotation waits for a target about which requests fail, for a limited time.
 	reported = reported && reason != issuance.ReasonServiceCANotReady && reason != issuance.ReasonRequestFailed
 	key := client.ObjectKeyFromObject(target)
 	now := r.clock.Now()
 	blocked := reported || r.conflicts.Unresolvable(key, now)
-	// What somebody keeps overwriting carries the bundle at most for moments, whatever its mark says.
+	// A target that another client keeps overwriting carries the bundle only for moments, whatever
+	// its marker says.
 	current = current && r.conflicts.ContestedFor(key, now) == 0
 	name := WithReason(r.kind.name(key), r.conflicts.Failure(key, now))
 	if !current && !blocked && target.CreationTimestamp.After(since) {
@@ -101,7 +106,8 @@ func (r *Reconciler) count(target *metav1.PartialObjectMetadata, targets *Target
 	}
 }
 
-// WithReason returns the name of an object and, if requests about it fail, why, cut to the length of a part of a sentence.
+// WithReason returns the name of an object and, if requests about it fail, the reason, truncated to
+// fit into a sentence.
 func WithReason(name string, failure *issuance.Problem) string {
 	const maxBytes = 256
 	if failure == nil {
@@ -111,14 +117,18 @@ func WithReason(name string, failure *issuance.Problem) string {
 }
 
 const (
-	// maxCarriers are more than have to be looked at where nobody writes marks of our own by hand, and maxCarriersPerNamespace more in one namespace.
+	// maxCarriers limits how many objects FindBundles reads, and maxCarriersPerNamespace how many
+	// of one namespace. Both are more than necessary unless a tenant writes the operator's marker
+	// by hand.
 	maxCarriers, maxCarriersPerNamespace = 100, 10
-	// maxBundleSize is longer than a bundle gets.
+	// maxBundleSize is larger than any bundle, in bytes.
 	maxBundleSize = 256 << 10
 )
 
-// FindBundles is what objects carry that say that they have the bundle of a ServiceCA with this hash, until one has. Those that no tenant can write
-// come first: what has no namespace, or stands in the operator's own.
+// FindBundles returns the bundles of objects whose marker claims the bundle of a ServiceCA with
+// this hash. It stops at the first bundle that has the hash, which is then the last of the result.
+// Objects that no tenant can write come first: those without a namespace and those in the
+// operator's namespace.
 func (i *Injector) FindBundles(ctx context.Context, ca, hash, ownNamespace string) ([][]byte, error) {
 	own, others, err := i.carriers(ctx, ca, hash, ownNamespace)
 	if err != nil {
@@ -132,7 +142,7 @@ func (i *Injector) FindBundles(ctx context.Context, ca, hash, ownNamespace strin
 		bundle, err := carrier.bundle(ctx)
 		switch {
 		case apply.IsServerFailure(err):
-			// What cannot be read is passed over, whoever keeps it from that.
+			// An object that cannot be read is skipped, whatever the cause.
 		case err != nil:
 			return nil, err
 		case pki.Hash(bundle) == hash:
@@ -144,13 +154,14 @@ func (i *Injector) FindBundles(ctx context.Context, ca, hash, ownNamespace strin
 	return bundles, nil
 }
 
-// carrier is an object that says that it has a bundle.
+// carrier is an object whose marker claims that it has a bundle.
 type carrier struct {
 	*Reconciler
 	target *metav1.PartialObjectMetadata
 }
 
-// carriers are those that no tenant can write, and a few of each namespace of theirs.
+// carriers returns the objects that no tenant can write, and up to maxCarriersPerNamespace objects
+// of each other namespace.
 func (i *Injector) carriers(ctx context.Context, ca, hash, ownNamespace string) (own, others []carrier, err error) {
 	perNamespace := map[string]int{}
 	for _, r := range i.reconcilers {
@@ -174,14 +185,15 @@ func (i *Injector) carriers(ctx context.Context, ca, hash, ownNamespace string) 
 	return own, others, nil
 }
 
-// claimsBundle reports whether an object says that it has the bundle with this hash, and nothing that speaks against it.
+// claimsBundle reports whether the object's marker has this hash and no error annotation
+// contradicts it.
 func claimsBundle(target *metav1.PartialObjectMetadata, hash string) bool {
 	marker, _ := readMarker(target)
 	_, reported := target.Annotations[v1alpha1.AnnotationError]
 	return marker.hash == hash && !reported
 }
 
-// bundle is the bundle that an object carries.
+// bundle returns the bundle that the object carries.
 func (c carrier) bundle(ctx context.Context) ([]byte, error) {
 	marker, _ := readMarker(c.target)
 	writer := c.kind.newWriter(c.Reconciler)
@@ -192,7 +204,8 @@ func (c carrier) bundle(ctx context.Context) ([]byte, error) {
 	return writer.bundle(object, marker.key), nil
 }
 
-// MountedServiceCA is the ServiceCA whose bundle a pod reads from a ConfigMap or a Secret; empty where there is none in it.
+// MountedServiceCA returns the name of the ServiceCA whose bundle is in a ConfigMap or Secret that
+// a pod reads; empty if the object has none.
 func (i *Injector) MountedServiceCA(ctx context.Context, kind string, key client.ObjectKey) (string, error) {
 	for _, r := range i.reconcilers {
 		if r.kind.GroupVersion() != corev1.SchemeGroupVersion || r.kind.Kind != kind {
@@ -208,18 +221,18 @@ func (i *Injector) MountedServiceCA(ctx context.Context, kind string, key client
 	return "", nil
 }
 
-// Filled is since when a bundle has been in a ConfigMap or a Secret.
+// Filled describes since when a ConfigMap or Secret has had a bundle.
 type Filled struct {
-	// At is when it was first written; zero where that is not known.
+	// At is when the bundle was first written; zero if that is not known.
 	At time.Time
-	// Keys are where it lies.
+	// Keys are the keys that hold it.
 	Keys []string
-	// Whole reports whether the object was created with it.
+	// Whole reports whether the object was created with the bundle.
 	Whole bool
 }
 
-// Filled returns since when the bundle has been in an object that Mounted names a ServiceCA for. A tenant may write the annotation: a time in the
-// future is not believed.
+// Filled returns since when the bundle has been in an object for which MountedServiceCA returns a
+// name. A tenant can write the annotation, so a time in the future is ignored.
 func (i *Injector) Filled(ctx context.Context, kind string, key client.ObjectKey) (Filled, error) {
 	for _, r := range i.reconcilers {
 		if r.kind.GroupVersion() != corev1.SchemeGroupVersion || r.kind.Kind != kind {

@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// A tenant that marks objects of its own as if they had the bundle hides nobody else's, and fills no memory.
+// A tenant that marks its own objects as if they had the bundle hides no other object that has it,
+// and does not exhaust memory.
 func TestFindBundlesAmongForgeries(t *testing.T) {
 	t.Parallel()
 	const bundle = "the roots"
@@ -37,7 +38,7 @@ func TestFindBundlesAmongForgeries(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		genuine client.Object
-		// maxReads is how many are carried at most.
+		// maxReads is the largest number of objects that may be read.
 		maxReads int
 	}{
 		"in the operator's namespace": {carrier("system", "trust", bundle), 1},
@@ -45,7 +46,8 @@ func TestFindBundlesAmongForgeries(t *testing.T) {
 		"nowhere":                     {carrier("tenant", "trust", "the roots of before"), maxCarriersPerNamespace + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// Not beside each other: whoever builds a client writes into the objects it is given.
+			// The subtests do not run in parallel, because building a fake client writes to the
+			// objects that it gets.
 			c := fake.NewClientBuilder().WithObjects(forgeries...).WithObjects(tc.genuine).
 				WithIndex(&corev1.ConfigMap{}, indexCA, func(object client.Object) []string {
 					return []string{object.GetAnnotations()[v1alpha1.AnnotationInjectCABundle]}
