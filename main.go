@@ -1,4 +1,4 @@
-// The operator: flags, the manager, wiring; nothing else.
+// Command main runs the operator: it parses flags, creates the manager and wires the controllers.
 package main
 
 import (
@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"time"
-	_ "time/tzdata" // the image has no time zones, which windows name
+	_ "time/tzdata" // the image has no time zones, which restart windows name
 
 	uberzap "go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -27,19 +27,23 @@ import (
 )
 
 const (
-	// ballast is never written to, so that it takes no memory, and counts as in use. With little in use, garbage would be collected all the time.
+	// ballast is the size of a block of memory that is never written to. It uses no physical
+	// memory, but counts as in use, so that the garbage collector does not run constantly while
+	// little memory is in use.
 	ballast = 48 << 20
-	// gcPercent lets garbage grow to two fifths of what is in use before it is collected, and not to as much again.
+	// gcPercent starts a garbage collection when garbage reaches 40 % of the memory in use, instead
+	// of Go's default of 100 %.
 	gcPercent = 40
 )
 
-// freeMemoryInterval is how often memory that is not in use goes back to the node: it costs a garbage collection.
+// freeMemoryInterval is how often unused memory is returned to the node. Each time costs a garbage
+// collection.
 const freeMemoryInterval = 30 * time.Second
 
-// version is set when it is built: see the Makefile.
+// version is set at build time; see the Makefile.
 var version = "devel"
 
-// flags are the command line; --kubeconfig is controller-runtime's.
+// flags holds the command-line flags. controller-runtime defines --kubeconfig.
 type flags struct {
 	namespace, clusterDomain, metricsAddress, metricsCertDir, probeAddress string
 
@@ -49,8 +53,9 @@ type flags struct {
 	log                  zap.Options
 }
 
-// defaultReissueRate follows from a budget of 50 writes a second, a twentieth of what a small API server takes: a certificate costs one
-// write of its Secret, at most one Event, and one write of its Service where OpenShift's annotations ask for it.
+// defaultReissueRate follows from a budget of 50 writes per second, a twentieth of what a small API
+// server handles. A certificate costs one write of its Secret, at most one Event, and one write of
+// its Service if the Service uses OpenShift's annotations.
 const defaultReissueRate = 50 / 2.5
 
 func parseFlags() flags {
@@ -91,10 +96,11 @@ func main() {
 	}
 }
 
-// bodiesVerbosity is the verbosity from which on client-go logs the bodies of requests and answers, with the keys of every Secret in them.
+// bodiesVerbosity is the verbosity from which client-go logs the bodies of requests and responses,
+// which contain the keys of every Secret.
 const bodiesVerbosity = 8
 
-// withoutBodies limits the level of a logger to what lies below.
+// withoutBodies keeps the level of a logger below bodiesVerbosity.
 func withoutBodies(options *zap.Options) {
 	if options.Level != nil {
 		options.Level = belowBodies{options.Level}
@@ -103,15 +109,17 @@ func withoutBodies(options *zap.Options) {
 
 type belowBodies struct{ zapcore.LevelEnabler }
 
-// Enabled reports whether messages of a level are logged. zap counts the other way round: verbosity 8 is level -8.
+// Enabled reports whether messages of the level are logged. zap negates the verbosity: verbosity 8
+// is level -8.
 func (b belowBodies) Enabled(level zapcore.Level) bool {
 	return level > -bodiesVerbosity && b.LevelEnabler.Enabled(level)
 }
 
-// lazyCore encodes what a logger adds to its lines when it writes one: each reconciliation has a logger of its own, and hardly one says anything.
+// lazyCore encodes the fields of a logger only when it writes a line. Each reconciliation creates
+// its own logger, and few of them write one.
 type lazyCore struct{ zapcore.Core }
 
-// With is a logger with more fields.
+// With returns a core with more fields.
 func (l lazyCore) With(fields []zapcore.Field) zapcore.Core {
 	return lazyCore{zapcore.NewLazyWith(l.Core, fields)}
 }
@@ -130,10 +138,12 @@ func run(f flags) error {
 	if err != nil {
 		return err
 	}
-	// Memory counts for more than time here; and what a burst of work has left is given back.
+	// The operator trades CPU time for memory, and returns memory to the node after a burst of
+	// work.
 	weight := make([]byte, ballast)
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
-		// GOMEMLIMIT is the container's limit, of which some is not the collector's; and the ballast takes none.
+		// GOMEMLIMIT is the container's limit. The collector gets 90 % of it, because it does not
+		// manage all memory of the process; the ballast is added because it uses none.
 		debug.SetMemoryLimit(limit/10*9 + ballast)
 	}
 	defer runtime.KeepAlive(weight)
@@ -148,9 +158,11 @@ func newManager(f flags) (manager.Manager, error) {
 		return nil, err
 	}
 	config.UserAgent = fmt.Sprintf("servingcert-operator/%s (%s/%s)", version, runtime.GOOS, runtime.GOARCH)
-	// The API server's priority and fairness limits the pace, and 429 with Retry-After is honoured; a limit of our own only delays.
+	// The API server's Priority and Fairness limits the rate, and the client honours 429 with
+	// Retry-After. A client-side limit would only add delay.
 	config.QPS = -1
-	// As the controllers of Kubernetes do: of the time that an event of a watch takes the API server, most went into compressing it.
+	// Kubernetes' own controllers do the same: compression took most of the API server's time for
+	// an event of a watch.
 	config.DisableCompression = true
 	options, err := controllers.ManagerOptions()
 	if err != nil {

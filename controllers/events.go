@@ -10,14 +10,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/text"
 )
 
-// maxNoteLength is how long the note of an Event may be; the API server refuses a longer one, and nobody would hear of it.
+// maxNoteLength is the longest note of an Event, in bytes. The API server rejects an Event with a
+// longer note, which would then be lost.
 const maxNoteLength = 1024
 
-// LogWriter returns a writer for the log, of which errors quote what tenants wrote.
+// LogWriter returns a writer for the log that escapes text of tenants, which errors quote.
 func LogWriter(to io.Writer) io.Writer { return text.Writer{To: to} }
 
-// truncatingRecorder cuts the notes of Events to the length that the API server takes, and escapes what
-// tenants wrote into them.
+// truncatingRecorder truncates the notes of Events to the length that the API server accepts, and
+// escapes text of tenants in them.
 type truncatingRecorder struct{ events.EventRecorder }
 
 // Eventf records an Event.

@@ -18,12 +18,14 @@ import (
 	"github.com/servingcert/operator/controllers/internal/installation"
 )
 
-// syncTimeout is how long a probe waits for caches: what is not synced then is not ready, and the next probe asks again.
+// syncTimeout is how long a probe waits for the caches. A cache that is not synced by then is not
+// ready; the next probe checks again.
 const syncTimeout = time.Second
 
-// addProbes makes /healthz tell that the process answers, and /readyz whether the API server serves our kinds, now and not only when the manager
-// started, whether the caches hold what it has, and whether no other installation has the ServiceCAs. A replica that waits for its turn has caches, too: the indexes
-// start their informers on every one.
+// addProbes adds the probes. /healthz succeeds while the process responds. /readyz succeeds if the
+// API server serves our kinds now, not only when the manager started, if the caches are synced, and
+// if no other installation has claimed the ServiceCAs. A replica that waits for leader election has
+// synced caches too, because the indexes start their informers on every replica.
 func addProbes(mgr ctrl.Manager, claim *installation.Claim, caches ...cache.Cache) error {
 	api, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {

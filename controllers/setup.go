@@ -1,4 +1,4 @@
-// Package controllers puts the controllers together.
+// Package controllers wires the controllers together.
 package controllers
 
 import (
@@ -52,28 +52,30 @@ import (
 	"github.com/servingcert/operator/controllers/servingcertpolicy"
 )
 
-// reportingController is the name under which the Events stand.
+// reportingController is the reportingController of the operator's Events.
 const reportingController = "servingcert.dev/operator"
 
-// Options are what the controllers must be told.
+// Options configures the controllers.
 type Options struct {
-	// Namespace is the operator's own: it holds the signing keys.
+	// Namespace is the operator's own namespace, which holds the signing keys.
 	Namespace string
 	// ClusterDomain is the DNS domain of the cluster.
 	ClusterDomain string
-	// Clock tells the time.
+	// Clock returns the current time.
 	Clock clock.PassiveClock
-	// ReissueRate is how many certificates are reissued in a second after the CA has rotated; 0 for no limit.
+	// ReissueRate is the number of certificates that the operator reissues per second after a CA
+	// rotation; 0 means no limit.
 	ReissueRate float64
-	// Metrics is where what is seen and done is shown.
+	// Metrics is the registry for the operator's metrics.
 	Metrics prometheus.Registerer
-	// RestartKinds are further kinds of workloads that are restarted.
+	// RestartKinds are further kinds of workloads that the operator restarts.
 	RestartKinds []schema.GroupVersionResource
 }
 
-// ManagerOptions are the options of a manager for these controllers. Its caches hold what they need and no more: of Secrets only
-// the digests of our own, of ConfigMaps and namespaces only metadata, of Services what decides about certificates, of workloads what they read. Its client
-// reads what it wrote.
+// ManagerOptions returns the options of a manager for these controllers. Its caches hold no more
+// than the controllers need: digests of the operator's own Secrets, metadata of ConfigMaps and
+// namespaces, the fields of Services that affect certificates, and the references of workloads to
+// Secrets and ConfigMaps. The manager's client reads its own writes.
 func ManagerOptions() (ctrl.Options, error) {
 	scheme := runtime.NewScheme()
 	builder := runtime.NewSchemeBuilder(corev1.AddToScheme, appsv1.AddToScheme, authorizationv1.AddToScheme, policyv1.AddToScheme,
@@ -87,8 +89,9 @@ func ManagerOptions() (ctrl.Options, error) {
 	}
 	options := ctrl.Options{
 		Scheme: scheme,
-		// A reconciliation that waits for what never comes, is tried again. The API server itself gives up a request after a minute: its
-		// answer says what hangs, such as a webhook.
+		// A reconciliation that exceeds the timeout is retried. The API server cancels a request
+		// after one minute; its response names the cause, such as a webhook that hangs, so our
+		// timeout is longer.
 		Controller: config.Controller{ReconciliationTimeout: 90 * time.Second},
 		Client:     client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: new(true)}},
 		Cache: cache.Options{
@@ -117,7 +120,7 @@ func ManagerOptions() (ctrl.Options, error) {
 }
 
 func digestSecret(object any) (any, error) {
-	// A list comes by here twice.
+	// The cache calls the transform twice for objects of a list.
 	if secret, ok := object.(*corev1.Secret); ok && !issuance.IsDigest(secret) {
 		keepOwnAnnotations(secret)
 		secret.SetLabels(ownKeys(secret.GetLabels()))
@@ -162,7 +165,8 @@ func stripNamespace(object any) (any, error) {
 	return object, nil
 }
 
-// stripTarget leaves of what may ask for a bundle, which most objects of a cluster do not, little more than the name.
+// stripTarget reduces an object that could request a bundle to little more than its name. Most
+// objects of these kinds in a cluster request none.
 func stripTarget(object any) (any, error) {
 	target, err := meta.Accessor(object)
 	if err != nil {
@@ -177,18 +181,21 @@ func stripTarget(object any) (any, error) {
 }
 
 const (
-	// maxAnnotation is more than any annotation needs that is read here; tenants may write 256 KiB. The longest tells of a problem.
+	// maxAnnotation is the number of bytes of an annotation that the caches keep. It exceeds every
+	// annotation that the operator reads, the longest of which reports a problem; a tenant can
+	// write 256 KiB.
 	maxAnnotation = 1 << 10
-	// maxAnnotations is more than there are that are for us.
+	// maxAnnotations is larger than the number of annotations that the operator reads.
 	maxAnnotations = 16
 )
 
-// keepOwnAnnotations leaves out what is not for us.
+// keepOwnAnnotations removes the annotations that the operator does not read.
 func keepOwnAnnotations(object metav1.Object) {
 	object.SetAnnotations(ownKeys(object.GetAnnotations()))
 }
 
-// ownKeys are the annotations or labels that are for us, cut off where they are longer or more than can mean anything.
+// ownKeys returns the annotations or labels that the operator reads, with the count and the values
+// truncated to maxAnnotations and maxAnnotation.
 func ownKeys(all map[string]string) map[string]string {
 	var keys []string
 	for key := range all {
@@ -207,13 +214,13 @@ func ownKeys(all map[string]string) map[string]string {
 	result := make(map[string]string, len(keys))
 	for _, key := range keys {
 		value := all[key]
-		// The same few keys stand in every object.
+		// All objects share the same few keys, so each key is kept in memory once.
 		result[unique.Make(key).Value()] = strings.Clone(value[:min(len(value), maxAnnotation)])
 	}
 	return result
 }
 
-// Setup adds every controller to a manager that was made with ManagerOptions.
+// Setup adds all controllers to a manager that was created with ManagerOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	live, err := newClient(mgr)
 	if err != nil {
@@ -285,7 +292,8 @@ func newClient(mgr ctrl.Manager) (client.Client, error) {
 	})
 }
 
-// guard adds the probes, and returns a manager that starts no controller before this installation has the ServiceCAs.
+// guard adds the probes and returns a manager that starts no controller until this installation has
+// claimed the ServiceCAs of the cluster.
 func guard(mgr ctrl.Manager, claim *installation.Claim, secrets cache.Cache) (ctrl.Manager, error) {
 	if err := addProbes(mgr, claim, mgr.GetCache(), secrets); err != nil {
 		return nil, err
@@ -293,7 +301,7 @@ func guard(mgr ctrl.Manager, claim *installation.Claim, secrets cache.Cache) (ct
 	return claim.Guard(mgr)
 }
 
-// certificateRequests sign for clients that bring a key.
+// certificateRequests holds the reconcilers that sign public keys which clients send in requests.
 type certificateRequests struct {
 	pods     *certrequest.Reconciler[*certificatesv1.PodCertificateRequest]
 	requests *certrequest.Reconciler[*certificatesv1.CertificateSigningRequest]
@@ -318,8 +326,8 @@ func (c certificateRequests) setup(mgr ctrl.Manager) error {
 	return errors.Join(c.pods.SetupWithManager(mgr), c.requests.SetupWithManager(mgr), c.issuer.SetupWithManager(mgr))
 }
 
-// issued returns the certificates that requests of every kind to a ServiceCA got; false while one kind
-// is not known yet.
+// issued returns the certificates that the ServiceCA issued to requests of all kinds. known is
+// false until the requests of every kind are known.
 func (c certificateRequests) issued(ctx context.Context, ca string) (all []certrequest.Issued, known bool, err error) {
 	known = true
 	for _, list := range []func(context.Context, string) ([]certrequest.Issued, bool, error){c.pods.IssuedCertificates, c.requests.IssuedCertificates, c.issuer.IssuedCertificates} {
@@ -329,8 +337,8 @@ func (c certificateRequests) issued(ctx context.Context, ca string) (all []certr
 	return all, known, err
 }
 
-// secretMetadata is a cache of the metadata of all Secrets but serving certificates, which others than these may ask for a bundle, and hold the
-// CAs that people bring.
+// secretMetadata returns a cache of the metadata of all Secrets except serving certificates. Those
+// other Secrets can request a bundle, and some hold a CA that an administrator supplies.
 func secretMetadata(mgr ctrl.Manager) (cache.Cache, error) {
 	others, err := labels.NewRequirement(v1alpha1.LabelService, selection.DoesNotExist, nil)
 	if err != nil {
@@ -348,7 +356,8 @@ func secretMetadata(mgr ctrl.Manager) (cache.Cache, error) {
 	return secrets, mgr.Add(secrets)
 }
 
-// runsOpenShiftServiceCA reports whether the cluster runs OpenShift's own service CA, which then answers to its annotations.
+// runsOpenShiftServiceCA reports whether the cluster runs OpenShift's own service CA, which then
+// handles the OpenShift annotations.
 func runsOpenShiftServiceCA(mapper meta.RESTMapper) (bool, error) {
 	_, err := mapper.RESTMapping(schema.GroupKind{Group: "operator.openshift.io", Kind: "ServiceCA"})
 	if meta.IsNoMatchError(err) {
