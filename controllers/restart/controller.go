@@ -1,8 +1,8 @@
 // Package restart restarts the workloads whose pods hold an outdated certificate or an outdated
 // trust bundle, if a policy asks for that.
 //
-// What a pod holds follows from when its containers started. The package therefore stores nothing,
-// and misses nothing while the operator is down.
+// What a pod holds follows from when its containers started. That is stored nowhere, and no change
+// is missed while the operator is down.
 package restart
 
 import (
@@ -42,7 +42,7 @@ type Reconciler struct {
 	// Kinds are further kinds of workloads, besides those of apps/v1 and the built-in ones.
 	Kinds []schema.GroupVersionResource
 	// MountedServiceCA returns the ServiceCA whose bundle a ConfigMap or a Secret holds; kind says
-	// which of both it is. It returns "" if the object holds no bundle.
+	// which of the two it is. It returns "" if the object holds no bundle.
 	MountedServiceCA func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
 	// Filled returns since when, and under which keys, the object has held that bundle.
 	Filled func(ctx context.Context, kind string, key client.ObjectKey) (injector.Filled, error)
@@ -90,7 +90,8 @@ func (r *Reconciler) act(ctx context.Context, now time.Time, groups []group) (pl
 	var attempts []apiCall
 	for _, group := range groups {
 		p := planFor(now, group.policy, group.items)
-		// A predecessor of this process that died could not report when it completed a restart.
+		// A predecessor of this process that died could not report when it completed a restart: the
+		// stamps give a lower bound.
 		r.findings.completedAt(group.policy.Name, group.lastRestart)
 		plans, attempts = append(plans, p), append(attempts, r.execute(ctx, now, p)...)
 	}

@@ -109,7 +109,8 @@ func (r *Reconciler) Report(policy *v1alpha1.ServingCertPolicy) (Report, bool) {
 }
 
 // RestartsFor returns the restarts that the rotation of a ServiceCA waits for, whose bundle last
-// changed at changedAt. They are unknown if the last evaluation did not cover that change.
+// changed at changedAt. They are unknown if the last evaluation did not cover that change, and none
+// if the operator may not restart workloads.
 func (r *Reconciler) RestartsFor(ca string, changedAt time.Time) rotation.Restarts {
 	f := r.findings
 	f.mutex.Lock()

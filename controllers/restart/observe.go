@@ -35,7 +35,8 @@ type group struct {
 // noPolicy stands for the policy of the workloads to which no policy applies any more.
 var noPolicy = &v1alpha1.ServingCertPolicy{}
 
-// observe returns the workloads that read an object of the operator, grouped by their policy.
+// observe returns the workloads that read a certificate or a bundle of the operator, grouped by
+// their policy.
 func (r *Reconciler) observe(ctx context.Context, now time.Time) (observed, error) {
 	observed := observed{changedAt: map[string]time.Time{}}
 	workloads, err := r.workloads(ctx)

@@ -65,7 +65,7 @@ func (r *Reconciler) watchOther(mgr ctrl.Manager, c controller.Controller, kind 
 }
 
 // lacks returns what keeps the operator from reading a kind; empty if nothing does. It also sets
-// the kind of object.
+// the kind in object.
 func (r *Reconciler) lacks(ctx context.Context, mgr ctrl.Manager, kind schema.GroupVersionResource, object *unstructured.Unstructured) (string, error) {
 	gvk, err := mgr.GetRESTMapper().KindFor(kind)
 	if availability.IsNotServed(err) {

@@ -8,7 +8,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// workloadState is a workload that reads an object of the operator, and its current state.
+// workloadState is a workload that reads a certificate or a bundle of the operator, with its
+// current state.
 type workloadState struct {
 	*workload
 	// restartRecord is what is known of its restarts.
