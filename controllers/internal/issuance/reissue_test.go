@@ -93,7 +93,7 @@ func TestScheduledTimesSpread(t *testing.T) {
 	}
 }
 
-// reissueOver is the time over which the certificates of the CA before are replaced.
+// reissueOver is the time over which the predecessor's certificates are replaced.
 const reissueOver = 10 * time.Hour
 
 // takesOver switches the signer to another CA a day later. Clients trust both CAs.
@@ -114,8 +114,8 @@ func (f *fixture) trusts(roots ...*x509.Certificate) {
 	f.ca.Bundle, f.ca.Roots = bundle.Encode(), bundle.Pool()
 }
 
-// takenOver returns a fixture with a certificate of the CA before the active one, and that CA's
-// name.
+// takenOver returns a fixture with a certificate of the active CA's predecessor, and the
+// predecessor's name.
 func takenOver(t *testing.T, edits ...func(*fixture)) (*fixture, string) {
 	t.Helper()
 	s := newIssuedFixture(t, edits...)
@@ -129,7 +129,7 @@ func withoutSigner(s *fixture) {
 	s.ca.CA.Certificate, s.ca.CA.Chain, s.ca.CA.CrossSigned = nil, nil, nil
 }
 
-// TestReissueAtScheduledTime checks that a certificate of the CA before serves until its scheduled
+// TestReissueAtScheduledTime checks that the predecessor's certificate serves until its scheduled
 // time, and that its replacement is then accepted by both old and new clients.
 func TestReissueAtScheduledTime(t *testing.T) {
 	s, before := takenOver(t)
@@ -165,7 +165,7 @@ func TestReissueAtScheduledTime(t *testing.T) {
 	s.expect(issuance.Keep)
 }
 
-// TestReissueWaits checks for what a certificate of the CA before waits beyond its scheduled time.
+// TestReissueWaits checks for what the predecessor's certificate waits beyond its scheduled time.
 func TestReissueWaits(t *testing.T) {
 	const farOff = 1000 * day
 	for _, tc := range []struct {
