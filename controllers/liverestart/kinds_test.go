@@ -183,7 +183,7 @@ func TestJobs(t *testing.T) {
 	}
 }
 
-// onlyReads checks that the operator has read permissions only on the kinds that it restarts by
+// onlyReads checks that the operator has only read permissions on the kinds that it restarts by
 // evictions, and on Jobs.
 func onlyReads(t *testing.T) {
 	t.Helper()

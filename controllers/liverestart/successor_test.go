@@ -42,8 +42,9 @@ func TestCrashAtEachWrite(t *testing.T) {
 		r.isRestarted(w, before[w.GetName()], 1)
 	}
 	r.isRestarted(set, before[set.Name], 0)
-	// Each of four restarts has a write that begins and one that ends it, or evictions of two pods:
-	// the manager dies at least once before and once after the API server has processed them.
+	// Each of the four restarts has a write that begins it and one that ends it, and two pods are
+	// evicted. The manager dies of each, alternately before and after the API server has processed
+	// it.
 	if env.manager.deaths < 8 {
 		t.Errorf("the manager died only %d times", env.manager.deaths)
 	}
