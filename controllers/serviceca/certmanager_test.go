@@ -23,7 +23,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// A request for every attempt, however many were turned down, and another for every issuer.
+// TestRequestName checks that each attempt has its own CertificateRequest, regardless of how many
+// were rejected, and so does each issuer.
 func TestRequestName(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
@@ -45,7 +46,8 @@ func TestRequestName(t *testing.T) {
 	}
 }
 
-// The wait doubles from five minutes to a day, and never ends or turns negative.
+// TestRequestIsRetried checks that the backoff doubles from five minutes up to a day, and does not
+// overflow.
 func TestRequestIsRetried(t *testing.T) {
 	t.Parallel()
 	made := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -60,7 +62,8 @@ func TestRequestIsRetried(t *testing.T) {
 	}
 }
 
-// newRequestFixture is a scene in which a request for a CA has been answered by this chain, and perhaps by a root beside it.
+// newRequestFixture returns a fixture in which cert-manager has answered a request with this chain
+// and, if root is not nil, with this root.
 func newRequestFixture(t *testing.T, root []byte, chain ...*testCA) *fixture {
 	t.Helper()
 	s := newFixture(t, "")
@@ -68,7 +71,7 @@ func newRequestFixture(t *testing.T, root []byte, chain ...*testCA) *fixture {
 	return s
 }
 
-// answer changes the source to cert-manager, which has answered.
+// answer switches the source to cert-manager, with a request that cert-manager has answered.
 func (f *fixture) answer(root []byte, chain ...*testCA) {
 	f.Helper()
 	f.serviceCA.Spec.Source = v1alpha1.CASource{
@@ -85,7 +88,8 @@ func (f *fixture) answer(root []byte, chain ...*testCA) {
 	}}
 }
 
-// An answer that is of no use is said to be so, and followed by another request in time; one that is good signs.
+// TestRequestIsAnswered checks that an unusable answer is reported and followed by another request
+// after the backoff, and that a usable CA signs.
 func TestRequestIsAnswered(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "corp root", nil)
@@ -150,7 +154,8 @@ func TestRequestIsAnswered(t *testing.T) {
 	}
 }
 
-// A request that cannot be made is a problem once that has lasted, and at once where it is refused, with the API server's words.
+// TestRequestCannotBeMade checks that a request that cannot be created becomes a problem once the
+// failure has lasted, and at once if the API server rejects it, with the API server's message.
 func TestRequestCannotBeMade(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")

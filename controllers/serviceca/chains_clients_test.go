@@ -18,16 +18,16 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// serverName is what servers are called.
+// serverName is the DNS name of the servers.
 const serverName = "web.shop.svc"
 
-// tlsServer sends a certificate and what follows it in tls.crt.
+// tlsServer is a TLS server; sent is the certificate and the chain in its tls.crt.
 type tlsServer struct {
 	sent []*x509.Certificate
 	port string
 }
 
-// serve starts a server, which ends with the test.
+// serve starts a server that stops when the test ends.
 func serve(t *testing.T, pair pki.Pair) tlsServer {
 	t.Helper()
 	certificate, err := tls.X509KeyPair(pair.Certificate, pair.PrivateKey)
@@ -58,10 +58,12 @@ func serve(t *testing.T, pair pki.Pair) tlsServer {
 	return tlsServer{sent, port}
 }
 
-// tlsClient connects to a server, trusting the roots in a file, and returns why it refuses it.
+// tlsClient connects to a server with the roots in a file, and returns why it rejects the server's
+// certificate.
 type tlsClient func(server tlsServer, roots string) error
 
-// tlsClients are the kinds of clients by name; each makes one, or skips the test where what it takes is missing.
+// tlsClients holds a constructor for each kind of client. A constructor skips the test when the
+// client's program is not installed.
 var tlsClients = map[string]func(*testing.T) tlsClient{
 	"Go":           goClient,
 	"like OpenSSL": simulated(likeOpenSSL),
@@ -97,10 +99,11 @@ func goClient(t *testing.T) tlsClient {
 	}
 }
 
-// errRefused is that a client finds no path from the server's certificate to its roots. Any other error is a fault.
+// errRefused means that a client found no path from the server's certificate to its roots. Any
+// other error is a fault of the test.
 var errRefused = errors.New("refused: no path to a root")
 
-// simulated is a client of the simulation.
+// simulated returns a client that verifies as the simulation does.
 func simulated(verifies way) func(*testing.T) tlsClient {
 	return func(*testing.T) tlsClient {
 		return func(server tlsServer, roots string) error {
@@ -121,7 +124,8 @@ func readRoots(file string) (pki.Bundle, error) {
 	return pki.ParseBundle(encoded)
 }
 
-// commandClient is a client that runs a program of a Debian package, which says refusal where it finds no path.
+// commandClient returns a client that runs a program from a Debian package. The program prints
+// refusal when it finds no path.
 func commandClient(program, debian, refusal string, arguments func(port, roots string) []string) func(*testing.T) tlsClient {
 	return func(t *testing.T) tlsClient {
 		t.Helper()
@@ -139,7 +143,7 @@ func commandClient(program, debian, refusal string, arguments func(port, roots s
 	}
 }
 
-// lookUp finds a program, or skips the test.
+// lookUp returns the path of a program, or skips the test when it is not installed.
 func lookUp(t *testing.T, program, debian string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
@@ -149,7 +153,7 @@ func lookUp(t *testing.T, program, debian string) string {
 	return path
 }
 
-// javaClient starts one Java program, for one takes long to start.
+// javaClient starts a single Java program for all connections, because its start is slow.
 func javaClient(t *testing.T) tlsClient {
 	t.Helper()
 	lookUp(t, "javac", "openjdk-17-jdk-headless")

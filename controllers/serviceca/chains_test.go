@@ -16,27 +16,28 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// change is a rotation from one CA to another, each of which a source gives.
+// change is a rotation from one CA to another, both from a source.
 type change struct {
 	name     string
 	from, to func(*fixture)
-	// stale are the clients that verify by the old bundle alone what the new CA signs.
+	// stale reports whether a client verifies leaves of the new CA with the old bundle alone.
 	stale func(client string) bool
-	// crossSigned is what leads to the old root.
+	// crossSigned is how the new CA chains to the old root.
 	crossSigned crossSigning
 }
 
-// crossSigning is what leads from a new CA to an old root.
+// crossSigning is how a new CA chains to an old root.
 type crossSigning string
 
 const (
-	// noCrossSigned: nothing does.
+	// noCrossSigned: it does not.
 	noCrossSigned crossSigning = "none"
-	// notNeeded: the old root is the new one.
+	// notNeeded: the old root is also the new one.
 	notNeeded crossSigning = "not needed"
-	// short: one certificate does, which may outlive the trust in the old root.
+	// short: by one certificate, which may be sent after the old root is no longer trusted.
 	short crossSigning = "short"
-	// long: more than one does, and they may not.
+	// long: by more than one certificate, which must not be sent after the old root is no longer
+	// trusted.
 	long crossSigning = "long"
 )
 
@@ -44,16 +45,17 @@ func everyClient(string) bool { return true }
 
 func noClient(string) bool { return false }
 
-// thatTriesEveryPath reports whether a client does.
+// thatTriesEveryPath reports whether a client tries every path.
 func thatTriesEveryPath(client string) bool { return client == "Go" || client == "Java" }
 
-// lostKey and sameKey are the changes that help nobody whose key was stolen: it is lost, or it is kept.
+// lostKey and sameKey are the changes that are no remedy for a compromised key: the key is lost, or
+// it stays the same.
 const (
 	lostKey = "a lost key"
 	sameKey = "the same CA below another root"
 )
 
-// changes are all kinds of changes of a source.
+// changes returns every kind of change of a source.
 func changes(t *testing.T) []change {
 	t.Helper()
 	corp, other, sameName := generateCANow(t, "corp root", nil), generateCANow(t, "other root", nil), generateCANow(t, "corp root", nil)
@@ -79,7 +81,8 @@ func changes(t *testing.T) []change {
 	}
 }
 
-// current is of the present day, by which clients that are not ours verify.
+// current sets a validity around the present day, because external clients verify by the clock of
+// the machine.
 func current(c *x509.Certificate) {
 	c.NotBefore, c.NotAfter = time.Now().Add(-1000*time.Hour), time.Now().Add(2000*time.Hour)
 }
@@ -93,7 +96,8 @@ func pathLen(most int) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.MaxPathLen, c.MaxPathLenZero = most, most == 0 }
 }
 
-// naming says who issued a certificate as easy-rsa does: by key identifier, name and serial number.
+// naming returns an edit that identifies the issuer as easy-rsa does: by key identifier, name and
+// serial number.
 func naming(issuer *testCA) func(*x509.Certificate) {
 	return func(c *x509.Certificate) {
 		name := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: issuer.RawSubject}
@@ -122,17 +126,17 @@ func answered(root *testCA, chain ...*testCA) func(*fixture) {
 	return func(s *fixture) { s.answer(pemOf(root), chain...) }
 }
 
-// pairing is a server and a client that meet.
+// pairing is a server, and the roots of a client that connects to it.
 type pairing struct {
 	name   string
 	server tlsServer
 	roots  string
-	// verified reports whether the client verifies the server.
+	// verified reports whether this client must verify the server.
 	verified func(client string) bool
 }
 
-// TestChains: whatever CA follows another, clients of every kind verify servers by every bundle that they may hold, as docs/rotation.md
-// promises it.
+// TestChains checks, for every kind of change from one CA to another, that every kind of client
+// verifies servers with every bundle that the client may hold, as docs/rotation.md promises.
 func TestChains(t *testing.T) {
 	t.Parallel()
 	var pairings []pairing
@@ -155,7 +159,7 @@ func TestChains(t *testing.T) {
 	}
 }
 
-// begin is the CA before the change, whose certificates last for half an hour.
+// begin returns the state before the change. Certificates of that CA are valid for half an hour.
 func (c change) begin(t *testing.T) (*fixture, *rotation.State) {
 	t.Helper()
 	s := newFixture(t, "")
@@ -166,7 +170,7 @@ func (c change) begin(t *testing.T) (*fixture, *rotation.State) {
 	return s, before
 }
 
-// routine are the servers and clients that meet before, during and after the change.
+// routine returns the pairings before, during and after a routine change.
 func (c change) routine(t *testing.T) []pairing {
 	t.Helper()
 	s, before := c.begin(t)
@@ -184,7 +188,7 @@ func (c change) routine(t *testing.T) []pairing {
 	}
 	met := c.meets(t, "", before, after, last)
 	if c.crossSigned != long {
-		// A certificate that is sent with a long bridge has ended before.
+		// A certificate that is sent with a long cross-signed chain has expired before.
 		met = append(met, c.meet(t, "new certificate, new bundle", after, last, everyClient))
 	}
 	return append(met,
@@ -193,7 +197,7 @@ func (c change) routine(t *testing.T) []pairing {
 	)
 }
 
-// compromise are those that meet where the old CA was compromised.
+// compromise returns the pairings when the old CA was compromised.
 func (c change) compromise(t *testing.T) []pairing {
 	t.Helper()
 	s, before := c.begin(t)
@@ -208,7 +212,7 @@ func (c change) compromise(t *testing.T) []pairing {
 	return append(c.meets(t, "stolen: ", before, after, last), c.meet(t, "stolen: new certificate, new bundle", after, last, everyClient))
 }
 
-// meets are the servers and clients that meet before, after and long after a switch of the signer.
+// meets returns the pairings before, after and long after the switch of the signer.
 func (c change) meets(t *testing.T, when string, before, after, last *rotation.State) []pairing {
 	t.Helper()
 	if len(last.Previous) > 0 || (len(after.Bundle()) == 1) != (c.crossSigned == notNeeded) || before.Active.Fingerprint() == after.Active.Fingerprint() {
@@ -227,7 +231,8 @@ func (c change) meets(t *testing.T, when string, before, after, last *rotation.S
 	}
 }
 
-// meet is a server with a certificate of one state, and a client with the bundle of another.
+// meet returns the pairing of a server with a certificate from one state and a client with the
+// bundle of another.
 func (c change) meet(t *testing.T, name string, certificate, bundle *rotation.State, verified func(string) bool) pairing {
 	t.Helper()
 	pair, err := certificate.Active.Issue(time.Now(), pki.LeafSpec{

@@ -8,13 +8,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// changedAt is when processes had to read the bundle last, as the status says; zero for never.
+// changedAt returns when the bundle last changed such that processes have to read it again,
+// according to the status; zero for never.
 func (f *fixture) changedAt() time.Time {
 	f.Helper()
 	return changedAt(f.serviceCA)
 }
 
-// Processes have to read the bundle again when a root was added that is going to sign, whatever it was that led to it.
+// TestProcessesHaveToRead checks that processes have to read the bundle again when a root that will
+// sign was added, for any reason.
 func TestProcessesHaveToRead(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -49,7 +51,8 @@ func TestProcessesHaveToRead(t *testing.T) {
 	}
 }
 
-// When they had to is remembered over a backup from before, and over a key that is lost.
+// TestChangeIsRemembered checks that the time of the last such change survives the restore of an
+// earlier backup, and a lost key.
 func TestChangeIsRemembered(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -67,7 +70,8 @@ func TestChangeIsRemembered(t *testing.T) {
 	}
 }
 
-// A change that targets do not carry yet is looked for again, though no rotation is under way: of a problem no event tells.
+// TestRecheckAfterAChange checks that the operator checks again a change that targets do not carry
+// yet, even without a rotation: no event announces a problem of a target.
 func TestRecheckAfterAChange(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -27,7 +27,8 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// apiServer answers like one whose clock tells that time, and holds these objects; tries counts what it was only asked to try.
+// apiServer returns a fake API server with this time and these objects. It counts dry runs in
+// tries.
 func apiServer(t *testing.T, at time.Time, tries *int, objects ...client.Object) client.WithWatch {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -49,7 +50,8 @@ func apiServer(t *testing.T, at time.Time, tries *int, objects ...client.Object)
 		}).Build()
 }
 
-// newReconciler returns a Reconciler in a cluster without Services, with a recorder of up to ten Events.
+// newReconciler returns a Reconciler for a cluster without Services. Its recorder holds up to ten
+// Events.
 func newReconciler(server client.Client, passiveClock clock.PassiveClock) *Reconciler {
 	return &Reconciler{
 		Targets: &injector.Injector{},
@@ -66,11 +68,13 @@ func newReconciler(server client.Client, passiveClock clock.PassiveClock) *Recon
 	}
 }
 
-// By a clock that is far ahead of the API server's nothing is given up; by one that is right, or a little wrong, it is.
+// TestExpiryByAClockThatIsAhead checks that no key or root is given up by a clock that is far ahead
+// of the API server's, and that it is by a clock that is right or slightly wrong.
 func TestExpiryByAClockThatIsAhead(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		// after is when our clock looks, since the CA was made; ahead is how far it is before the API server's.
+		// after is the time of the operator's clock, since the CA was created; ahead is how far that
+		// clock is ahead of the API server's.
 		after, ahead time.Duration
 		refused      bool
 		tries        int
@@ -90,7 +94,7 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 			server := apiServer(t, at.Add(-tc.ahead), &tries, s.serviceCA, s.secret)
 			passive := clocktesting.NewFakePassiveClock(at)
 			r := newReconciler(server, passive)
-			// The next CA is made known, and takes over at once from one that has ended.
+			// The next CA is published, and replaces an expired one at once.
 			var err error
 			for range 2 {
 				_, failed := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)})

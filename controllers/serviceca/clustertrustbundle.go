@@ -43,7 +43,8 @@ type clusterTrustBundle struct {
 	foreign bool
 	// rejection is why the object cannot be written; the operator cannot correct that itself.
 	rejection string
-	// awaited is set where that is a fault of the API server, for which a rotation waits within a bound, as for any target.
+	// awaited is set when the rejection is a failure of the API server. A rotation waits for it for a
+	// bounded time, as for any target.
 	awaited bool
 }
 

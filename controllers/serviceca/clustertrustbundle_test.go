@@ -19,7 +19,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// bundlesIn is a reconciler in a cluster with this ClusterTrustBundle, which may not be read where forbidden; nothing may be written.
+// bundlesIn returns a Reconciler for a cluster with this ClusterTrustBundle, in which reading it is
+// forbidden if forbidden is set, and any write fails the test.
 func bundlesIn(t *testing.T, forbidden bool, bundle *certificatesv1.ClusterTrustBundle) *Reconciler {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -41,7 +42,8 @@ func bundlesIn(t *testing.T, forbidden bool, bundle *certificatesv1.ClusterTrust
 	return r
 }
 
-// Nobody is told that a ClusterTrustBundle is somebody else's because it cannot be read, and what nobody has seen is not written.
+// TestClusterTrustBundleUnreadable checks that a ClusterTrustBundle that cannot be read is not
+// reported as another owner's, and is not written.
 func TestClusterTrustBundleUnreadable(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -64,7 +66,8 @@ func TestClusterTrustBundleUnreadable(t *testing.T) {
 	}
 }
 
-// What was refused is forgotten once the ClusterTrustBundle holds what it should, whoever did that.
+// TestClusterTrustBundleRepaired checks that a rejection is cleared once the ClusterTrustBundle
+// holds the bundle, even if another client wrote it.
 func TestClusterTrustBundleRepaired(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -88,8 +91,9 @@ func TestClusterTrustBundleRepaired(t *testing.T) {
 	}
 }
 
-// A fault of the API server is reported once it has lasted, with its words, and a rotation waits for it for ten minutes; a refusal is reported
-// at once, and not waited for.
+// TestClusterTrustBundleCannotBeWritten checks that a failure of the API server is reported with
+// its message once it has lasted, and that a rotation waits for it for ten minutes; a rejection is
+// reported at once, and not waited for.
 func TestClusterTrustBundleCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	away := apierrors.NewInternalError(errors.New("failed calling webhook"))

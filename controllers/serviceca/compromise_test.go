@@ -7,8 +7,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// TestCompromisedKeyCopiedAgain checks that a compromise of a CA that was brought is not taken for done when the copy of its key is lost while
-// it waits for another CA: the same CA is copied and signs, and the compromise goes on waiting. The next CA then takes over in a
+// TestCompromisedKeyCopiedAgain checks that the replacement of a compromised, imported CA is not
+// taken for complete when the operator loses its copy of the key while it waits for another CA: the
+// same CA is copied and signs, and the rotation still waits. The next CA then takes over in a
 // rotation for a compromise.
 func TestCompromisedKeyCopiedAgain(t *testing.T) {
 	s := newFixture(t, "corp")
@@ -31,7 +32,8 @@ func TestCompromisedKeyCopiedAgain(t *testing.T) {
 	}
 }
 
-// TestCompromisedKeyRestored checks that a backup of a stolen key does not sign again while a further compromise prepares the next CA.
+// TestCompromisedKeyRestored checks that a backup of a compromised key does not sign again while
+// the next CA is prepared because of another compromise.
 func TestCompromisedKeyRestored(t *testing.T) {
 	s := newFixture(t, "")
 	s.longestDuration = 10 * time.Hour

@@ -23,8 +23,9 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// A certificate that a tenant makes up, by a signer that calls itself as ours, makes strangers of no others; nor is one counted that nothing
-// new will come for.
+// TestUntrusted checks that a certificate forged by a tenant, whose signer has the name and key ID
+// of the real one, does not make other certificates count as untrusted, and that a certificate that
+// cannot be reissued is not counted.
 func TestUntrusted(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -77,7 +78,7 @@ func TestUntrusted(t *testing.T) {
 	}
 }
 
-// forge is a serving certificate by a CA.
+// forge returns a serving certificate signed by this CA.
 func forge(t *testing.T, by *testCA) *testCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -87,7 +88,7 @@ func forge(t *testing.T, by *testCA) *testCA {
 	return generateCAWith(t, "web.shop.svc", key, by, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
 }
 
-// digesting lists as the cache does, which holds digests.
+// digesting lists Secrets as the operator's cache does, which holds digests.
 func digesting(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
 	err := c.List(ctx, list, options...)
 	if secrets, ok := list.(*corev1.SecretList); ok {

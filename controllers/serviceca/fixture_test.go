@@ -21,16 +21,17 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// now lies far off: a stray time.Now() shows.
+// now is far in the future, so that a stray call of time.Now is noticed.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 535897932, time.UTC)
 
-// fixture is a ServiceCA, and all that a plan depends on.
+// fixture is a ServiceCA with everything that a plan depends on.
 type fixture struct {
 	*testing.T
 	observed
 }
 
-// newFixture is a ServiceCA without a key; source names the Secret that it takes its CA from, and empty is a CA of its own.
+// newFixture returns a ServiceCA without a key. Source is the name of the Secret for source.secret;
+// empty for a self-signed CA.
 func newFixture(t *testing.T, source string) *fixture {
 	t.Helper()
 	s := &fixture{t, observed{now: now, serviceCA: &v1alpha1.ServiceCA{
@@ -47,7 +48,8 @@ func newFixture(t *testing.T, source string) *fixture {
 	return s
 }
 
-// takesPlace carries one step out, as the controller does: the Secret, the bundle, the status. Every target follows at once.
+// takesPlace performs one step as the controller does: it writes the Secret, the bundle and the
+// status. Every target is updated at once.
 func (f *fixture) takesPlace() changePlan {
 	f.Helper()
 	plan := f.plan()
@@ -62,13 +64,14 @@ func (f *fixture) takesPlace() changePlan {
 	return plan
 }
 
-// plan is the next step, where every target carries what is published.
+// plan returns the next step when every target carries the published bundle.
 func (f *fixture) plan() changePlan {
 	resolved := resolve(f.observed)
 	return makePlan(f.observed, resolved, outOfDate(f.observed, resolved))
 }
 
-// outOfDate is the evidence where every target carries what is published, and all certificates are reissued.
+// outOfDate returns the evidence when every target carries the published bundle and all
+// certificates are reissued.
 func outOfDate(in observed, resolved resolution) clusterEvidence {
 	var evidence clusterEvidence
 	if resolved.state != nil && !bytes.Equal(in.published, resolved.state.Bundle().Encode()) {
@@ -77,7 +80,8 @@ func outOfDate(in observed, resolved resolution) clusterEvidence {
 	return evidence
 }
 
-// newSourceSecretFixture carries steps out, which nothing may stand in the way of, until nothing is left to be done but by time.
+// newSourceSecretFixture performs steps until only time can cause another one, and returns the
+// state. A problem fails the test.
 func (f *fixture) newSourceSecretFixture() *rotation.State {
 	f.Helper()
 	for range 10 {
@@ -93,7 +97,7 @@ func (f *fixture) newSourceSecretFixture() *rotation.State {
 	return nil
 }
 
-// rotated is sound, after the time that a rotation takes.
+// rotated returns the state after the time that a rotation takes.
 func (f *fixture) rotated() *rotation.State {
 	f.Helper()
 	f.newSourceSecretFixture()
@@ -103,13 +107,13 @@ func (f *fixture) rotated() *rotation.State {
 
 const (
 	minimum = 10 * time.Minute
-	// timeout is more than a rotation takes.
+	// timeout is longer than a rotation takes.
 	timeout = minimum + time.Minute
 )
 
 func (f *fixture) later(by time.Duration) { f.now = f.now.Add(by) }
 
-// testCA is a CA that a person has made somewhere else.
+// testCA is a CA that was created outside of the operator.
 type testCA struct {
 	*x509.Certificate
 	key crypto.Signer
@@ -119,7 +123,8 @@ func lives(from, to time.Duration) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = now.Add(from), now.Add(to) }
 }
 
-// generateCA makes a CA, signed by parent or by itself; edits may change the certificate before.
+// generateCA returns a CA signed by parent, or a self-signed one when parent is nil. Edits change
+// the certificate before it is signed.
 func generateCA(t *testing.T, name string, parent *testCA, edits ...func(*x509.Certificate)) *testCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -129,7 +134,7 @@ func generateCA(t *testing.T, name string, parent *testCA, edits ...func(*x509.C
 	return generateCAWith(t, name, key, parent, edits...)
 }
 
-// generateCAWith is mint for a key that is there.
+// generateCAWith is generateCA with an existing key.
 func generateCAWith(t *testing.T, name string, key crypto.Signer, parent *testCA, edits ...func(*x509.Certificate)) *testCA {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
@@ -166,7 +171,7 @@ func pemOf(cas ...*testCA) []byte {
 	return certificates.Encode()
 }
 
-// withSourceSecret is the Secret of a source: a CA with its chain, and its root beside it.
+// withSourceSecret returns the Secret of a source: a CA with its chain, and its root in ca.crt.
 func withSourceSecret(t *testing.T, root []byte, chain ...*testCA) *corev1.Secret {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(chain[0].key)

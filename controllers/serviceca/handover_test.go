@@ -8,8 +8,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A signing-key Secret that is handed over by its label, with nothing that the operator writes, signs on as if the operator had made it:
-// a rotation begins only for what would begin one of its own CAs. Docs: operations.md, openshift.md, serviceca.md, rotation.md.
+// TestHandedOver checks that a signing-key Secret that an administrator hands over by its label,
+// without any data of the operator, continues to sign as if the operator had created it: a rotation
+// starts only for the same reasons as for the operator's own CA. Docs: operations.md, openshift.md,
+// serviceca.md, rotation.md.
 func TestHandedOver(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "openshift-service-serving-signer@1700000000", nil)
@@ -45,7 +47,7 @@ func TestHandedOver(t *testing.T) {
 	}
 }
 
-// brings makes the CA come from a Secret.
+// brings sets source.secret to a Secret with this CA.
 func (f *fixture) brings(ca *testCA) {
 	f.serviceCA.Spec.Source.Secret, f.sourceSecret = &v1alpha1.SecretSource{Name: "corp"}, withSourceSecret(f.T, nil, ca)
 }

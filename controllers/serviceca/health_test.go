@@ -24,7 +24,8 @@ import (
 	"github.com/servingcert/operator/hack/gitops"
 )
 
-// The states that the conditions of a ServiceCA can be in lie in config/argocd, where Argo CD's health script and kstatus are tried on them.
+// TestHealth checks that config/argocd holds every state of the conditions of a ServiceCA, and
+// tests Argo CD's health script and kstatus with these states.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	states := map[string]*v1alpha1.ServiceCA{}
@@ -40,12 +41,13 @@ func TestHealth(t *testing.T) {
 	}
 	states["progressing_generationNotSeen"].Generation++
 	states["progressing_new"] = newHistory(t).serviceCA
-	states["progressing_new"].Status.ObservedGeneration = -1 // as the CRD has it
+	states["progressing_new"].Status.ObservedGeneration = -1 // the default in the CRD
 	gitops.CheckStates(t, "../../config/argocd/resource_customizations/servingcert.dev/ServiceCA/testdata", "ServiceCA", states)
 	everyReason(t, states)
 }
 
-// scenario is what a ServiceCA has come to: what is seen of its targets and certificates, and what the API server refuses.
+// scenario brings a ServiceCA into a state. It returns the evidence from its targets and
+// certificates, and, if not nil, a change of the plan such as a rejection by the API server.
 type scenario func(*history) (clusterEvidence, func(*history, *changePlan))
 
 func healthStates() map[string]scenario {
@@ -100,7 +102,7 @@ func healthStates() map[string]scenario {
 	}
 }
 
-// after is what comes of one thing after the other.
+// after returns the scenario in which these changes happen in order.
 func after(things ...func(*history)) scenario {
 	return func(s *history) (clusterEvidence, func(*history, *changePlan)) {
 		for _, thing := range things {
@@ -134,7 +136,8 @@ func refused(reason, resource, name string) scenario {
 	}
 }
 
-// everyReason fails unless each reason for which a ServiceCA is not Ready is among the states, and docs/serviceca.md tells of these and no other.
+// everyReason fails the test unless the states contain each reason for which a ServiceCA is not
+// Ready, and docs/serviceca.md documents exactly these reasons.
 func everyReason(t *testing.T, states map[string]*v1alpha1.ServiceCA) {
 	t.Helper()
 	has := map[string]bool{}

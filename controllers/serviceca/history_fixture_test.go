@@ -14,7 +14,7 @@ import (
 
 const day = 24 * time.Hour
 
-// history is the world of one ServiceCA, as far as its plan sees it.
+// history is a ServiceCA with everything that its plan observes.
 type history struct {
 	t interface {
 		Helper()
@@ -33,7 +33,8 @@ func newHistory(t *testing.T) *history {
 	return &history{t: t, observed: observed{now: now, serviceCA: ca}}
 }
 
-// act takes one step, up to a crash: before anything is written, after the write of the Secret, of the ConfigMap, or of the status.
+// act takes one step, up to a crash after this many writes, of the Secret, the ConfigMap and the
+// status.
 func (s *history) act(steps int) changePlan {
 	s.t.Helper()
 	resolved := resolve(s.observed)
@@ -53,7 +54,7 @@ func (s *history) act(steps int) changePlan {
 
 const all = 3
 
-// settle acts until nothing is left to be done but by time, and tells what happened.
+// settle acts until only time can cause another step, and returns the Events.
 func (s *history) settle() (happened []rotationEvent) {
 	s.t.Helper()
 	for range 10 {
@@ -67,7 +68,7 @@ func (s *history) settle() (happened []rotationEvent) {
 	return nil
 }
 
-// pass settles again after the time that a rotation takes.
+// pass settles, waits for as long as a rotation takes, and settles again.
 func (s *history) pass() []rotationEvent {
 	s.t.Helper()
 	happened := s.settle()
@@ -75,7 +76,8 @@ func (s *history) pass() []rotationEvent {
 	return append(happened, s.settle()...)
 }
 
-// roots are the certificates that clients trust now; none where nothing is published, and nothing is left to publish.
+// roots returns the roots that clients trust now; none when nothing is published and no Secret is
+// left to publish from.
 func (s *history) roots() pki.Bundle {
 	s.t.Helper()
 	if s.secret == nil && s.published == nil {
@@ -92,7 +94,8 @@ func (s *history) rotation() *v1alpha1.CARotation { return &s.serviceCA.Spec.Rot
 
 func (s *history) pause() { s.rotation().Mode = v1alpha1.RotationPaused }
 
-// corrupt replaces a value of the signing-key Secret; nil removes it. There may be no Secret: a CA that was brought and has ended is not made anew.
+// corrupt replaces a value of the signing-key Secret; nil removes it. Without a Secret it does
+// nothing: an imported CA that has expired is not created again.
 func (s *history) corrupt(key string, value []byte) {
 	if s.secret == nil {
 		return
@@ -104,7 +107,7 @@ func (s *history) corrupt(key string, value []byte) {
 	}
 }
 
-// brings makes the CA come from a Secret that holds another one.
+// brings sets the source to a Secret with another CA.
 func (s *history) brings(lifetime time.Duration) pki.Pair {
 	s.t.Helper()
 	pair := s.another(lifetime)
@@ -116,7 +119,7 @@ func (s *history) brings(lifetime time.Duration) pki.Pair {
 	return pair
 }
 
-// another is a CA that a person has made somewhere else.
+// another returns a CA that was created outside of the operator.
 func (s *history) another(lifetime time.Duration) pki.Pair {
 	s.t.Helper()
 	pair, err := pki.GenerateRoot(s.now, pki.RootSpec{CommonName: "another", Duration: lifetime, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519}})

@@ -15,7 +15,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// What follows from what is found.
+// TestPlan checks the plan for each observed state.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -97,7 +97,8 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// Another encoding of the signing key is written at once, and starts no rotation; a key that was brought stays as it was.
+// TestKeyEncoding checks that a changed encoding of the signing key is written at once without a
+// rotation, and that an imported key is not changed.
 func TestKeyEncoding(t *testing.T) {
 	for name, brought := range map[string]bool{"self-signed": false, "brought": true} {
 		t.Run(name, func(t *testing.T) {
@@ -134,7 +135,8 @@ func bundleOf(plan changePlan) pki.Bundle {
 	return plan.state.Bundle()
 }
 
-// A ServiceCA that was deleted and made again knows nothing, and still loses nothing that its ConfigMap or Secret holds.
+// TestPlanOfServiceCAMadeAgain checks that a ServiceCA that was deleted and created again, and so
+// has no status, loses nothing that its ConfigMap or Secret holds.
 func TestPlanOfServiceCAMadeAgain(t *testing.T) {
 	t.Parallel()
 	s := newHistory(t)
@@ -151,7 +153,8 @@ func TestPlanOfServiceCAMadeAgain(t *testing.T) {
 	}
 }
 
-// A crash between the writes makes no second CA, and takes no trust away.
+// TestPlanAfterACrash checks that a crash between the writes creates no second CA and removes no
+// trust.
 func TestPlanAfterACrash(t *testing.T) {
 	t.Parallel()
 	for steps := range all {
@@ -171,8 +174,9 @@ func TestPlanAfterACrash(t *testing.T) {
 	}
 }
 
-// Whatever happens, and however often: the plan comes to rest, and the root of a CA that has signed stays in the bundle until it ends,
-// unless Secret and ConfigMap were lost at once.
+// TestPlanKeepsTrust checks for any sequence of events that the plan settles, and that the root of
+// a CA that has signed stays in the bundle until its notAfter, unless Secret and ConfigMap were
+// lost at once.
 func TestPlanKeepsTrust(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
@@ -186,7 +190,7 @@ func TestPlanKeepsTrust(t *testing.T) {
 				s.secret = nil
 			case "bundle":
 				if s.published = nil; s.secret == nil {
-					// The key was lost, and there is no CA to take its place: now both are lost.
+					// The key was lost and there is no CA to replace it, so now both are lost.
 					signed = nil
 				}
 			case "both":

@@ -15,8 +15,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// Certificates that requests got are counted by who signed them, and not by whom they name: one that
-// only names our CA has to be renewed.
+// TestCountIssued checks that certificates from requests are counted by the CA that signed them,
+// and not by the one that they name: a certificate that only names the ServiceCA has to be renewed.
 func TestCountIssued(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -88,7 +88,7 @@ func ended(t *testing.T, by *testCA) *testCA {
 	return generateCAWith(t, "web.shop.svc", by.key, by, lives(-time.Hour, time.Minute), func(c *x509.Certificate) { c.IsCA = false })
 }
 
-// below is a state in which a root is trusted that signed CAs before.
+// below returns state with another trusted root, which has signed intermediate CAs before.
 func below(state *rotation.State, root *testCA) *rotation.State {
 	changed := *state
 	changed.Previous = []rotation.Predecessor{{Root: root.Certificate, KeyID: "of a CA below it"}}

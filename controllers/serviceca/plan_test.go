@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A bundle never gets empty: the root of the CA that signed last stays, even when it has ended.
+// TestBundleIsNeverEmpty checks that the root of the CA that signed last stays in the bundle even
+// after its notAfter.
 func TestBundleIsNeverEmpty(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "root", nil, lives(-time.Hour, time.Hour))
@@ -41,7 +42,8 @@ func TestBundleIsNeverEmpty(t *testing.T) {
 	}
 }
 
-// A root that was signed anew for the same key takes the place of the one that ended.
+// TestRootSignedAnew checks that a root that was reissued for the same key replaces the expired
+// one.
 func TestRootSignedAnew(t *testing.T) {
 	t.Parallel()
 	old := generateCA(t, "root", nil, lives(-1000*time.Hour, 10*time.Hour))
@@ -62,8 +64,8 @@ func TestRootSignedAnew(t *testing.T) {
 	}
 }
 
-// Whatever is renewed of a chain that was brought, the CA that signs has it; and it names another fingerprint, so that the certificates
-// that were made before get it too.
+// TestRenewedChainIsTaken checks that the CA uses any renewed certificate in an imported chain, and
+// that its fingerprint changes, so that existing leaves are reissued with the new chain.
 func TestRenewedChainIsTaken(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "root", nil)
@@ -89,7 +91,8 @@ func TestRenewedChainIsTaken(t *testing.T) {
 	}
 }
 
-// What no client would verify is refused with what to do; and what only looks odd works.
+// TestSourceSecret checks that a source that no client would verify is rejected with a remedy, and
+// that a source that only looks unusual works.
 func TestSourceSecret(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "root", nil)
@@ -101,7 +104,7 @@ func TestSourceSecret(t *testing.T) {
 	for name, tc := range map[string]struct {
 		chain []*testCA
 		root  []byte
-		// subject is what the status says of it, and refused why it is not taken.
+		// subject is the subject in the status, and refused why the source is rejected.
 		subject, refused string
 	}{
 		"no common name":              {[]*testCA{generateCA(t, "", nil, nameless(pkix.Name{Organization: []string{"Corp"}}))}, nil, "O=Corp", ""},
@@ -133,7 +136,8 @@ func TestSourceSecret(t *testing.T) {
 	}
 }
 
-// A clock that leapt ahead and came back leaves no CA signing that nobody accepts yet.
+// TestClockJumpsBack checks that no CA signs whose certificate is not valid yet, after the clock
+// was ahead and has been corrected.
 func TestClockJumpsBack(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -153,7 +157,8 @@ func TestClockJumpsBack(t *testing.T) {
 	}
 }
 
-// However many CAs came before, the status can be written: the API takes 64 of them.
+// TestManyFormerCAs checks that the status can be written after any number of rotations: the API
+// allows 64 former CAs.
 func TestManyFormerCAs(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -173,7 +178,8 @@ func TestManyFormerCAs(t *testing.T) {
 	}
 }
 
-// A CA that was brought is replaced by a new one when spec.source names it no more.
+// TestBackToSelfSigned checks that an imported CA is replaced by a new one when spec.source no
+// longer refers to it.
 func TestBackToSelfSigned(t *testing.T) {
 	t.Parallel()
 	corp := generateCA(t, "corp", nil)
@@ -189,7 +195,9 @@ func TestBackToSelfSigned(t *testing.T) {
 	}
 }
 
-// Two intermediates of one root: what the first signed for longer than the second lives is trusted until it ends.
+// TestIntermediatesOfOneRoot checks, with two intermediates of one root, that leaves of the first
+// one stay trusted until their notAfter, even when that is later than the notAfter of the second
+// one.
 func TestIntermediatesOfOneRoot(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "root", nil, lives(-time.Hour, 50_000*time.Hour))

@@ -19,8 +19,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// renewals are ways in which the certificate of a CA is renewed for the same key: by hand in the signing-key Secret, by a Secret that is
-// made anew without what the operator keeps there, and in the Secret that it is brought in, whether or not our copy of that is lost.
+// renewals are the ways in which the certificate of a CA is renewed with the same key: by hand in
+// the signing-key Secret, by a Secret that is created again without the operator's data, and in the
+// source Secret, with or without the loss of the operator's copy.
 var renewals = map[string]struct {
 	sourceSecret bool
 	renew        func(s *fixture, renewed *corev1.Secret)
@@ -35,14 +36,15 @@ var renewals = map[string]struct {
 	"brought, and the copy broken": {true, func(s *fixture, renewed *corev1.Secret) { s.sourceSecret = renewed; s.putIn([]byte("?")) }},
 }
 
-// putIn puts a certificate into the signing-key Secret by hand.
+// putIn puts a certificate into the signing-key Secret as an administrator would.
 func (f *fixture) putIn(certificate []byte) {
 	f.secret = f.secret.DeepCopy()
 	f.secret.Data[corev1.TLSCertKey] = certificate
 }
 
-// A certificate that is renewed for the same key comes into use without a moment in which nothing signs: clients know it first, and what
-// it signs verifies for those that know only the one before it.
+// TestRenewedWithTheSameKey checks that a certificate that is renewed with the same key comes into
+// use while a CA signs at all times: the certificate is published first, and the leaves that it
+// signs verify for clients with only the previous one.
 func TestRenewedWithTheSameKey(t *testing.T) {
 	t.Parallel()
 	for _, subject := range []string{"corp", "corp, renewed"} {
@@ -71,7 +73,8 @@ func TestRenewedWithTheSameKey(t *testing.T) {
 	}
 }
 
-// renewsTo fails unless the renewed CA takes over from the old one by a rotation, in which the old one signs on.
+// renewsTo fails the test unless the renewed CA replaces the old one in a rotation during which the
+// old one continues to sign.
 func (f *fixture) renewsTo(old, renewed *testCA) {
 	f.Helper()
 	for range 5 {
@@ -114,7 +117,8 @@ func (f *fixture) renewsTo(old, renewed *testCA) {
 	}
 }
 
-// An intermediate that is renewed under the root that clients know signs at once; one under another root, when clients know that.
+// TestRenewedIntermediate checks that an intermediate that is renewed below a trusted root signs at
+// once, and one below another root only once that root is published.
 func TestRenewedIntermediate(t *testing.T) {
 	t.Parallel()
 	root, another := generateCA(t, "root", nil), generateCA(t, "another root", nil)
@@ -149,7 +153,8 @@ func TestRenewedIntermediate(t *testing.T) {
 	}
 }
 
-// An intermediate that is renewed by hand in the signing-key Secret, under whatever root, takes over by a rotation, too.
+// TestRenewedIntermediateByHand checks that an intermediate that is renewed in the signing-key
+// Secret, below any root, takes over in a rotation, too.
 func TestRenewedIntermediateByHand(t *testing.T) {
 	t.Parallel()
 	root, another := generateCA(t, "root", nil), generateCA(t, "another root", nil)
@@ -169,7 +174,8 @@ func TestRenewedIntermediateByHand(t *testing.T) {
 	}
 }
 
-// A renewed certificate waits for what goes before it, is dropped where something else takes over, and is refused where it is of no use.
+// TestRenewedAndNotTaken checks that a renewed certificate waits for what has to come first, is
+// dropped when another CA takes over, and is rejected when it is not usable.
 func TestRenewedAndNotTaken(t *testing.T) {
 	t.Parallel()
 	old := generateCA(t, "corp", nil)
@@ -178,7 +184,7 @@ func TestRenewedAndNotTaken(t *testing.T) {
 		source string
 		given  func(*fixture)
 		put    *testCA
-		// waits is set where the certificate stays in tls.crt, and says is what is said of it.
+		// waits is set when the certificate stays in tls.crt, and message is what is reported about it.
 		waits   bool
 		message string
 	}{
@@ -225,7 +231,8 @@ func TestRenewedAndNotTaken(t *testing.T) {
 	}
 }
 
-// A certificate in tls.crt that is of no use for the key takes nothing from it: the one before it is put back, and signs on.
+// TestUselessCertificatePutBack checks that a certificate in tls.crt that does not fit the key is
+// replaced by the previous one, which continues to sign.
 func TestUselessCertificatePutBack(t *testing.T) {
 	t.Parallel()
 	old := generateCA(t, "corp", nil)
@@ -267,7 +274,9 @@ func TestUselessCertificatePutBack(t *testing.T) {
 	}
 }
 
-// A certificate of the same key in tls.crt that has expired or is too weak is put back, and holds up no rotation that is due.
+// TestUselessRenewalHoldsUpNothing checks that a certificate in tls.crt with the same key that has
+// expired or is too weak is replaced by the previous one, and does not delay a rotation that is
+// due.
 func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 1024)
@@ -299,7 +308,8 @@ func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 	}
 }
 
-// A CA that is brought with a certificate of its chain twice comes to rest.
+// TestBroughtWithDuplicate checks that the plan settles for an imported CA whose chain contains a
+// certificate twice.
 func TestBroughtWithDuplicate(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "root", nil)
@@ -321,7 +331,8 @@ func TestBroughtWithDuplicate(t *testing.T) {
 	}
 }
 
-// The certificate before the renewed one, out of a backup, takes nothing back: the key is the same.
+// TestRestoredFromBeforeARenewal checks that the certificate from before a renewal, restored from a
+// backup, does not undo the renewal: the key is the same.
 func TestRestoredFromBeforeARenewal(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -339,7 +350,7 @@ func TestRestoredFromBeforeARenewal(t *testing.T) {
 	}
 }
 
-// privateKey reads tls.key.
+// privateKey returns the key in tls.key.
 func privateKey(t *testing.T, secret *corev1.Secret) crypto.Signer {
 	t.Helper()
 	parsed, err := keyutil.ParsePrivateKeyPEM(secret.Data[corev1.TLSPrivateKeyKey])

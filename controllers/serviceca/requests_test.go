@@ -13,7 +13,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/apply"
 )
 
-// Requests that an earlier version left behind go with their ServiceCA; those of others stay.
+// TestLeftoverRequests checks that requests that an earlier version left behind are deleted with
+// their ServiceCA, and that other requests are kept.
 func TestLeftoverRequests(t *testing.T) {
 	t.Parallel()
 	scheme := runtime.NewScheme()

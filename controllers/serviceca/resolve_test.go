@@ -11,7 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A backup of the signing key that is older than the CA which signed last signs again, gives up no root, and is replaced.
+// TestRestoredBackupKeepsEveryRoot checks that a backup of the signing key from before the CA that
+// signed last signs again, keeps every root in the bundle, and is replaced by a new CA.
 func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -38,7 +39,8 @@ func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	}
 }
 
-// A backup from the middle of a rotation knows the next CA as one that has not signed: the certificates that it signed since stay trusted.
+// TestRestoredFromTheMiddleOfARotation checks a backup from the middle of a rotation, in which the
+// next CA has not signed: the certificates that this CA has issued since stay trusted.
 func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -56,7 +58,8 @@ func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
 	}
 }
 
-// The key that was lost and comes back from a backup signs again at once: nothing has taken over from it yet.
+// TestRestoredBeforeItsSuccessorSigns checks that a lost key that is restored from a backup signs
+// again at once when no other CA has taken over yet.
 func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -74,7 +77,8 @@ func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 	}
 }
 
-// A key that was given up because it was compromised never signs again, whoever restores it.
+// TestRestoredAfterACompromise checks that a compromised key that was given up never signs again
+// after a restore.
 func TestRestoredAfterACompromise(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -92,7 +96,8 @@ func TestRestoredAfterACompromise(t *testing.T) {
 	}
 }
 
-// What somebody puts into the signing-key Secret by hand does not sign before its root is known, and takes no trust away.
+// TestPutInByHand checks that a CA that an administrator puts into the signing-key Secret does not
+// sign before its root is published, and removes no trust.
 func TestPutInByHand(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -109,7 +114,8 @@ func TestPutInByHand(t *testing.T) {
 	}
 }
 
-// A root that somebody put into the published bundle is not taken for one of ours, whatever key identifier it bears.
+// TestForgedRootIsNotRecovered checks that a root that another client added to the published bundle
+// is not recovered as one of this ServiceCA, regardless of its key identifier.
 func TestForgedRootIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -128,7 +134,9 @@ func TestForgedRootIsNotRecovered(t *testing.T) {
 	}
 }
 
-// However short the certificates are that policies ask for today: what was signed for longer is remembered, over a backup from before.
+// TestRestoredBackupForgetsNoLifetime checks that the operator remembers that certificates with a
+// longer duration were issued, after the policies ask for shorter ones and an earlier backup is
+// restored.
 func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
 	t.Parallel()
 	const short, long = 90 * 24 * time.Hour, 365 * 24 * time.Hour
@@ -144,7 +152,8 @@ func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
 	}
 }
 
-// A ServiceCA that was made again remembers nothing, and a backup may be from before the last rotation: what is published stays.
+// TestOldBackupWithoutAStatus checks that the published bundle is kept for a ServiceCA that was
+// created again and so has no status, with a backup that may be from before the last rotation.
 func TestOldBackupWithoutAStatus(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -159,7 +168,8 @@ func TestOldBackupWithoutAStatus(t *testing.T) {
 	}
 }
 
-// What kubectl keeps of a Secret that was restored by it holds the key too, and goes with the first write.
+// TestKeyIsInNoAnnotation checks that the first write removes kubectl's last-applied annotation
+// from a restored Secret, because it contains the key.
 func TestKeyIsInNoAnnotation(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")

@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// A backup that is restored after a root was retired sends no bridge to that: GnuTLS would refuse what is sent with more than one certificate.
+// TestRestoredBridgeToARetiredRoot checks that a backup that is restored after a root was retired
+// sends no cross-signed certificates for that root: GnuTLS rejects more than one such certificate.
 func TestRestoredBridgeToARetiredRoot(t *testing.T) {
 	t.Parallel()
 	corp, other := generateCA(t, "corp root", nil), generateCA(t, "other root", nil)
@@ -38,7 +39,7 @@ func TestRestoredBridgeToARetiredRoot(t *testing.T) {
 	}
 }
 
-// issues returns what a server sends that gets a certificate of the active CA.
+// issues returns the certificate and chain of a server with a new certificate of the active CA.
 func (f *fixture) issues(state *rotation.State) pki.Bundle {
 	f.Helper()
 	pair, err := state.Active.Issue(f.now, pki.LeafSpec{DNSNames: []string{serverName}, Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth},

@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// other is a ServiceCA beside that of a scene.
+// other returns another ServiceCA than the one of the fixture.
 func other(name, source, signingKey string) v1alpha1.ServiceCA {
 	ca := v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	ca.Spec.SigningKey.SecretName = signingKey
@@ -22,7 +22,9 @@ func other(name, source, signingKey string) v1alpha1.ServiceCA {
 	return ca
 }
 
-// A Secret that is both a source and a signing key, of one ServiceCA or of two, is neither read nor written, and no advice makes that worse.
+// TestSecretIsSourceAndSigningKey checks that a Secret that is both a source and a signing key, of
+// one ServiceCA or of two, is neither read nor written, and that no remedy in a message makes that
+// worse.
 func TestSecretIsSourceAndSigningKey(t *testing.T) {
 	t.Parallel()
 	const label = "servingcert.dev/serviceca=default"
@@ -78,7 +80,8 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 	}
 }
 
-// A ServiceCA that has a signing key goes on with it, whoever comes to name the same Secret.
+// TestSigningKeyBecomesASource checks that a ServiceCA keeps its signing key when another one
+// refers to the same Secret.
 func TestSigningKeyBecomesASource(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -94,7 +97,8 @@ func TestSigningKeyBecomesASource(t *testing.T) {
 	}
 }
 
-// Two ServiceCAs that name one ConfigMap are not advised to take it from each other.
+// TestBundleOfAnother checks that two ServiceCAs with the same ConfigMap name are not advised to
+// take it from each other.
 func TestBundleOfAnother(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")

@@ -11,8 +11,9 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// verifiesBy tells why a client with these roots would not verify what the server sends, whichever of these ways it goes about it; nil when
-// each would. Go tries every path. TestChains compares the others with OpenSSL and GnuTLS themselves.
+// verifiesBy returns why a client with these roots does not verify what the server sends, by any of
+// these ways; nil when the client verifies it by each way. It always includes the way of Go, which
+// tries every path. TestChains compares the other ways with OpenSSL and GnuTLS themselves.
 func (l leaf) verifiesBy(roots pki.Bundle, now time.Time, ways ...way) error {
 	if err := l.VerifyWithRoots(roots.Pool(), now); err != nil {
 		return err
@@ -25,15 +26,16 @@ func (l leaf) verifiesBy(roots pki.Bundle, now time.Time, ways ...way) error {
 	return nil
 }
 
-// meeting is a server with a certificate, and a client with some roots, that verifies it in so many ways.
+// meeting is the key of a cached handshake: the leaf of a server, the roots of a client, and the
+// number of ways by which the client verifies.
 type meeting struct {
 	server *pki.Leaf
 	roots  string
 	ways   int
 }
 
-// verifies is verifiesBy, and remembers that a client does until the next time at which a certificate begins or ends to be valid: before
-// that, time changes nothing about it.
+// verifies is verifiesBy with a cache. A success is cached until the next notBefore or notAfter of
+// one of the certificates, because before that time cannot change the result.
 func (sim *simulation) verifies(server leaf, roots pki.Bundle, ways ...way) error {
 	met := meeting{server.Leaf, pki.Fingerprint(roots[0], roots[1:]...), len(ways)}
 	if sim.now.Before(sim.verified[met]) {
@@ -46,7 +48,7 @@ func (sim *simulation) verifies(server leaf, roots pki.Bundle, ways ...way) erro
 	return err
 }
 
-// nextChange returns the first time from now on, now included, at which one of the certificates begins or ends to be valid.
+// nextChange returns the first notBefore or notAfter of these certificates that is not before now.
 func nextChange(now time.Time, certificates []*x509.Certificate) time.Time {
 	next := now.AddDate(1000, 0, 0)
 	for _, certificate := range certificates {
@@ -62,7 +64,8 @@ func nextChange(now time.Time, certificates []*x509.Certificate) time.Time {
 // way is how a client finds a path from what a server sends to its roots.
 type way func(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error
 
-// likeOpenSSL takes the first issuer of each certificate that fits, one that it trusts before one that was sent, and never tries another.
+// likeOpenSSL uses the first issuer that matches each certificate, prefers a trusted one to one
+// that was sent, and never tries another.
 func likeOpenSSL(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error {
 	path := sent[:1:1]
 	for {
@@ -78,8 +81,8 @@ func likeOpenSSL(sent []*x509.Certificate, roots pki.Bundle, now time.Time) erro
 	}
 }
 
-// likeGnuTLS follows the issuers that were sent as far as they go, and looks for a root only by the last of them: by its issuer, and by its
-// subject.
+// likeGnuTLS follows the issuers that were sent as far as possible, and looks for a root only for
+// the last of them: by its issuer name, and by its subject name.
 func likeGnuTLS(sent []*x509.Certificate, roots pki.Bundle, now time.Time) error {
 	path := sent[:1:1]
 	for {
@@ -105,13 +108,14 @@ func without(all, some []*x509.Certificate) []*x509.Certificate {
 	return slices.DeleteFunc(slices.Clone(all), func(c *x509.Certificate) bool { return slices.ContainsFunc(some, c.Equal) })
 }
 
-// issued reports whether an issuer fits a certificate by its name and its key identifier.
+// issued reports whether issuer matches certificate by name and by key identifier.
 func issued(certificate, issuer *x509.Certificate) bool {
 	named, identified := certificate.AuthorityKeyId, issuer.SubjectKeyId
 	return bytes.Equal(issuer.RawSubject, certificate.RawIssuer) && (len(named) == 0 || len(identified) == 0 || bytes.Equal(named, identified))
 }
 
-// firstIssuer returns the first issuer that fits and is valid; without one that which ends last, and nil where none fits.
+// firstIssuer returns the first candidate that matches and is valid. When no match is valid, it
+// returns the one with the latest notAfter; when none matches, nil.
 func firstIssuer(certificate *x509.Certificate, candidates []*x509.Certificate, now time.Time) *x509.Certificate {
 	var best *x509.Certificate
 	for _, candidate := range candidates {
@@ -126,7 +130,8 @@ func firstIssuer(certificate *x509.Certificate, candidates []*x509.Certificate, 
 	return best
 }
 
-// verifyBy verifies the first certificate of a path by a root, over nothing but the path.
+// verifyBy verifies the first certificate of path with root. The rest of path are the only
+// intermediates.
 func verifyBy(root *x509.Certificate, path []*x509.Certificate, now time.Time) error {
 	intermediates := x509.NewCertPool()
 	for _, certificate := range path[1:] {

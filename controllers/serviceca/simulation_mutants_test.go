@@ -11,7 +11,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// The simulation finds every fault that an operator could have: here are some, and each is caught.
+// TestSimulationCatchesMutants checks that the simulation detects faults of the operator: each of
+// these mutants fails.
 func TestSimulationCatchesMutants(t *testing.T) {
 	for name, broken := range map[string]mutant{
 		"Publishing is skipped": {evidence: func(evidence *clusterEvidence) { evidence.OutOfDate = 0 }},
@@ -53,7 +54,8 @@ func TestSimulationCatchesMutants(t *testing.T) {
 		"a restored CA signs, whether trusted or not": {seed: 1162753235293605394, in: func(in *observed) { in.serviceCA.Status.Rotation, in.serviceCA.Status.Active = nil, nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// First the one that finds it soonest, and new ones only where the same ones do not find it any more.
+			// The mutant's own seed, which detects it soonest, is first. New seeds follow in case the known
+			// ones no longer detect it.
 			for _, seed := range append([]uint64{cmp.Or(broken.seed, 1), 1, 1162753235293605394, 5, 7, 9695307100200764114, 2, 3, 4, 6, 8}, seeds(t, 40)...) {
 				if _, err := simulate(t, seed, broken); err != nil {
 					t.Logf("seed %d: %v", seed, err)
@@ -65,7 +67,8 @@ func TestSimulationCatchesMutants(t *testing.T) {
 	}
 }
 
-// crossSignedByAnother puts a certificate between the generations that looks right, and which another key has signed.
+// crossSignedByAnother replaces the cross-signed certificate with one that looks right but is
+// signed with another key.
 func crossSignedByAnother(in observed, state *rotation.State) {
 	if state.Next == nil || state.Active == nil || len(state.Next.CrossSigned()) == 0 {
 		return
@@ -85,7 +88,8 @@ func crossSignedByAnother(in observed, state *rotation.State) {
 	state.Next.Authority = state.Next.WithCrossSigned(crossSigned)
 }
 
-// crossSignsBelowTheRoot puts two certificates of the next CA into what servers send, where that is below a root.
+// crossSignsBelowTheRoot makes servers send two certificates for the next CA when that is an
+// intermediate: it cross-signs the CA and not its root.
 func crossSignsBelowTheRoot(_ observed, state *rotation.State) {
 	if state.Next == nil || state.Active == nil || len(state.Next.CrossSigned()) == 0 {
 		return
@@ -97,7 +101,8 @@ func crossSignsBelowTheRoot(_ observed, state *rotation.State) {
 	state.Next.Authority = state.Next.WithCrossSigned(crossSigned)
 }
 
-// neverLater drops a root when the certificates of its CA have ended, whatever leads to it.
+// neverLater drops a root once the certificates issued by its CA have expired, even when other
+// certificates still chain to it.
 func neverLater(in observed, state *rotation.State) {
 	before := stateOf(in.now, in.secret)
 	for i, p := range state.Previous {
@@ -107,7 +112,7 @@ func neverLater(in observed, state *rotation.State) {
 	}
 }
 
-// signsAtOnce lets the successor of a lost key sign before anybody knows its root.
+// signsAtOnce lets the successor of a lost key sign before its root is published.
 func signsAtOnce(_ observed, state *rotation.State) {
 	if state.Active == nil && state.Next != nil {
 		state.Active, state.Next, state.Phase = state.Next, nil, v1alpha1.PhaseReissuing

@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// intent is what a manager has decided, on a version of the Secret and of the status.
+// intent is the decision of a manager, based on one version of the Secret and of the status.
 type intent struct {
 	in       observed
 	plan     changePlan
@@ -20,7 +20,8 @@ type intent struct {
 	version  int
 }
 
-// decide looks and plans, as Reconciler.decide does.
+// decide observes and plans, as Reconciler.decide does. It reports false when the clock is too far
+// ahead.
 func (sim *simulation) decide() (intent, bool) {
 	in := observed{
 		now: sim.now.Add(sim.clockError), serviceCA: sim.ca.DeepCopy(), secret: sim.secret, published: sim.published.content, sourceSecret: sim.sourceSecret,
@@ -39,7 +40,7 @@ func (sim *simulation) decide() (intent, bool) {
 			return intent{}, false
 		}
 		if in.now = sim.now; sim.mutant.localClock {
-			// It leaps again and again.
+			// The clock jumps repeatedly.
 			in.now = sim.now.Add(time.Duration(sim.rng.IntN(20)) * time.Minute)
 		}
 		plan = makePlan(in, resolve(in), evidence)
@@ -48,7 +49,9 @@ func (sim *simulation) decide() (intent, bool) {
 	return intent{in, plan, evidence, sim.version}, true
 }
 
-// execute writes the Secret, the bundle and the status, in this order, unless it dies before; each only over what it was decided on.
+// execute writes the Secret, the bundle and the status, in this order, until the crash: dies is how
+// many of these writes come first. The Secret and the bundle are written only over the version on
+// which the decision was based.
 func (sim *simulation) execute(i intent, dies int) {
 	plan := i.plan
 	if plan.secret != nil {
@@ -84,7 +87,7 @@ func (sim *simulation) report(i intent) {
 	sim.ca.Status = buildStatus(i.in.now, i.in.serviceCA, i.plan, i.evidence)
 }
 
-// remember notes what follows from a state that is about to be written.
+// remember records what the simulation has to know about a state before it is written.
 func (sim *simulation) remember(i intent) {
 	for _, happened := range i.plan.events {
 		sim.note("%s: %s", happened.reason, happened.message)
@@ -92,7 +95,7 @@ func (sim *simulation) remember(i intent) {
 	state := i.plan.state
 	sim.outage(i)
 	if lost := func(h rotationEvent) bool { return h.reason == eventSigningKeyLost || h.reason == eventKeyRestored }; i.in.secret == nil || slices.ContainsFunc(i.plan.events, lost) {
-		// What was cross-signed is lost with the Secret.
+		// The cross-signed certificates are lost with the Secret.
 		clear(sim.crossSigned)
 	}
 	if next := state.Next; next != nil && state.Active != nil && len(next.CrossSigned()) > 0 {
@@ -111,12 +114,13 @@ func (sim *simulation) remember(i intent) {
 	}
 }
 
-// compromise reports whether a certificate leads to a root that is to be distrusted.
+// compromise reports whether a leaf chains to a root that is to be distrusted.
 func (sim *simulation) compromise(l *pki.Leaf) bool {
 	return sim.compromised[sim.rootOf[pki.KeyID(l.AuthorityKeyId)]]
 }
 
-// outage notes where nothing has been alive any more: servers and clients then wait for new files, and it is over sooner when they do.
+// outage resets the files when no certificate is valid any more: servers and clients then wait for
+// new files, and the outage lasts until they have them.
 func (sim *simulation) outage(i intent) {
 	state := i.plan.state
 	before := stateOf(i.in.now, i.in.secret)
@@ -132,7 +136,7 @@ func (sim *simulation) outage(i intent) {
 	clear(sim.restarter.frozen)
 }
 
-// destroyed checks that no key which signs no more stands in the Secret.
+// destroyed checks that the Secret no longer holds a private key that has been replaced.
 func (sim *simulation) destroyed(i intent) {
 	before, err := rotation.Read(i.in.now, i.in.secret)
 	if err != nil || before.Active == nil || before.Active.HasKey(i.plan.state.Active.Certificate()) {
@@ -145,7 +149,7 @@ func (sim *simulation) destroyed(i intent) {
 	}
 }
 
-// serviceCAController reconciles until nothing is left to be done, unless it dies.
+// serviceCAController reconciles until there is nothing left to write, or until a crash.
 func (sim *simulation) serviceCAController() {
 	for range 1 + sim.rng.IntN(6) {
 		mine, ok := sim.decide()
@@ -153,7 +157,7 @@ func (sim *simulation) serviceCAController() {
 			return
 		}
 		if sim.chance(5) {
-			// Another replica does the same, and is faster.
+			// Another replica does the same, and writes first.
 			if theirs, ok := sim.decide(); ok {
 				sim.execute(theirs, 3)
 			}
@@ -177,9 +181,9 @@ type mutant struct {
 	in       func(*observed)
 	evidence func(*clusterEvidence)
 	out      func(observed, *rotation.State)
-	// localClock believes the clock of its node.
+	// localClock makes the operator trust the clock of its node.
 	localClock bool
-	// seed is of a life in which it is noticed soon; 0 is that of 1.
+	// seed is that of a simulation that detects the fault soon; 0 means 1.
 	seed uint64
 }
 
@@ -205,7 +209,7 @@ func (m mutant) decides(in observed, plan *changePlan) {
 	}
 }
 
-// pass lets time go by: minutes while something is under way, weeks at rest.
+// pass advances the time: by minutes during a rotation, by weeks otherwise.
 func (sim *simulation) pass() {
 	step := time.Duration(sim.rng.Int64N(int64(4 * time.Minute)))
 	reported := sim.ca.Status.Rotation
@@ -213,14 +217,15 @@ func (sim *simulation) pass() {
 		step = time.Duration(sim.rng.Int64N(int64(30 * 24 * time.Hour)))
 	}
 	if slices.ContainsFunc(sim.services, sim.heldUp) {
-		// The operator has an hour for it, and looks at it more than once in this time.
+		// The operator has an hour for it, and reconciles more than once in that time.
 		step = min(step, 4*time.Minute)
 	}
 	sim.now = sim.now.Add(step.Truncate(time.Second) + time.Second)
 	sim.clock.SetTime(sim.now)
 }
 
-// heldUp reports whether a certificate of a compromised CA is not reissued yet.
+// heldUp reports whether the last certificate of a Service is valid and from a compromised CA, so
+// it has to be reissued.
 func (sim *simulation) heldUp(s *service) bool {
 	last := len(s.leaves) - 1
 	return last >= 0 && sim.compromise(s.leaves[last].Leaf) && sim.now.Before(s.leaves[last].NotAfter)

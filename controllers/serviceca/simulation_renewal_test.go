@@ -13,7 +13,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// renews puts a renewed certificate for the same key into tls.crt by hand, sometimes with another subject.
+// renews puts a renewed certificate for the same key into tls.crt, as an administrator would,
+// sometimes with another subject.
 func (sim *simulation) renews() {
 	if sim.secret == nil {
 		return

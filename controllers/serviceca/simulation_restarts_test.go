@@ -12,23 +12,24 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// readsLate is how long after a change a process that starts may still read what was before.
+// readsLate is how long after a change a starting process may still read the previous bundle.
 const readsLate = 5 * time.Second
 
-// restarter is what restarts the clients that never read their bundle again.
+// restarter restarts the clients that read their bundle only once.
 type restarter struct {
-	// rng is its own, so that it changes nothing for all others.
+	// rng is separate, so that restarts do not change the other random decisions of a seed.
 	rng *rand.Rand
-	// looked is when the bundle had changed that it looked at the clients for; zero as long as it has not.
+	// looked is the time of the bundle change for which it last checked the clients; zero before the
+	// first check.
 	looked time.Time
 	frozen map[*file]*process
 }
 
-// process is a client that has read its bundle once, when it started.
+// process is a client that reads its bundle once, when it starts.
 type process struct {
 	started time.Time
 	held    version
-	// excused: it has not been restarted for a change that nobody waited for.
+	// excused is set when the client was not restarted for a change and no rotation waited for it.
 	excused bool
 }
 
@@ -36,7 +37,8 @@ func newRestarter(seed uint64) restarter {
 	return restarter{rng: rand.New(rand.NewPCG(seed, 1)), frozen: map[*file]*process{}}
 }
 
-// bringOver restarts some of the clients that have to read a bundle again, and starts one for each target.
+// bringOver restarts some of the clients that have to read the bundle again, and starts one for
+// each target that has none.
 func (sim *simulation) bringOver() {
 	r := &sim.restarter
 	changed := changedAt(sim.ca)
@@ -64,7 +66,7 @@ func changedAt(ca *v1alpha1.ServiceCA) time.Time {
 	return time.Time{}
 }
 
-// awaited is what the rotation sees of it.
+// awaited returns the restarts that a rotation waits for.
 func (r restarter) awaited(changed time.Time) rotation.Restarts {
 	restarts := rotation.Restarts{Unknown: !r.looked.Equal(changed)}
 	for _, client := range r.frozen {
@@ -76,7 +78,8 @@ func (r restarter) awaited(changed time.Time) rotation.Restarts {
 	return restarts
 }
 
-// excuse notes which clients a switch of the signer does not wait for: those of a rotation that is urgent, or that has waited for long enough.
+// excuse marks the clients that a switch of the signer does not wait for, because the rotation is
+// urgent or has waited for long enough.
 func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1alpha1.CARotation) {
 	if before.Next == nil || after.Next != nil || after.Phase != v1alpha1.PhaseReissuing {
 		return
@@ -92,7 +95,8 @@ func (r restarter) excuse(now time.Time, before, after *rotation.State, spec v1a
 	}
 }
 
-// frozen are the clients that were restarted when they had to be, and otherwise never; but for those that hold what others hold, too.
+// frozen returns the clients that were restarted only when they had to be. It omits those with the
+// same bundle as another client.
 func (sim *simulation) frozen(others map[string]pki.Bundle) []*process {
 	var found []*process
 	seen := maps.Clone(others)
@@ -107,7 +111,8 @@ func (sim *simulation) frozen(others map[string]pki.Bundle) []*process {
 	return found
 }
 
-// shakeHandsWithFrozen lets clients verify that only a restart brings over.
+// shakeHandsWithFrozen checks that the clients that need a restart to get a new bundle verify a
+// server.
 func (sim *simulation) shakeHandsWithFrozen(server leaf, clients []*process) {
 	if sim.compromise(server.Leaf) {
 		return
@@ -121,7 +126,7 @@ func (sim *simulation) shakeHandsWithFrozen(server leaf, clients []*process) {
 	}
 }
 
-// stateOf is what a signing-key Secret holds; an empty state where that is nothing.
+// stateOf returns the state in a signing-key Secret; an empty state when there is none.
 func stateOf(now time.Time, secret *corev1.Secret) *rotation.State {
 	if secret != nil {
 		if read, _ := rotation.Read(now, secret); read != nil {

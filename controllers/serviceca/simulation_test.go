@@ -28,7 +28,7 @@ var (
 	simulationSteps = flag.Int("simulation-steps", 1000, "how many steps each of them has")
 )
 
-// run lives the life of a CA.
+// run simulates a ServiceCA for this many steps.
 func (sim *simulation) run(steps int) error {
 	for range steps {
 		if sim.chance(12) {
@@ -48,7 +48,7 @@ func (sim *simulation) run(steps int) error {
 	return nil
 }
 
-// checkProgress makes sure that a rotation comes on which nothing holds.
+// checkProgress fails when a rotation that nothing blocks does not proceed.
 func (sim *simulation) checkProgress() {
 	reported := sim.ca.Status.Rotation
 	held := sim.clockError > maxClockError || sim.ca.Spec.Rotation.Mode == v1alpha1.RotationPaused || sim.ca.Spec.Source.Secret != nil
@@ -66,8 +66,8 @@ func (sim *simulation) checkProgress() {
 	}
 }
 
-// shakeHands lets every server that may be running, with any certificate that it may hold, be verified by every client, with any
-// bundle that it may hold.
+// shakeHands checks that every server, with any certificate that it may still use, is verified by
+// every client, with any bundle that it may still have.
 func (sim *simulation) shakeHands() {
 	clients := sim.clients()
 	frozen := sim.frozen(clients)
@@ -89,7 +89,8 @@ func (sim *simulation) shakeHands() {
 	}
 }
 
-// shakeHandsOverCrossSigned lets a client verify that knows nothing but the generation before, for as long as that is trusted.
+// shakeHandsOverCrossSigned checks that a client with only the previous root verifies a server, for
+// as long as that root is trusted.
 func (sim *simulation) shakeHandsOverCrossSigned(server leaf) {
 	bridge := sim.crossSigned[pki.KeyID(server.AuthorityKeyId)]
 	root := bridge.root
@@ -105,7 +106,7 @@ func (sim *simulation) shakeHandsOverCrossSigned(server leaf) {
 	}
 }
 
-// clients are the bundles that clients may hold.
+// clients returns the bundles that clients may have, by content.
 func (sim *simulation) clients() map[string]pki.Bundle {
 	found := map[string]pki.Bundle{}
 	for _, f := range append([]*file{sim.published}, sim.targets...) {
@@ -117,7 +118,7 @@ func (sim *simulation) clients() map[string]pki.Bundle {
 	return found
 }
 
-// trusted is the bundle that was published last.
+// trusted returns the bundle that was published last.
 func (sim *simulation) trusted() pki.Bundle {
 	bundle, _ := pki.ParseBundle(sim.published.content)
 	return bundle
@@ -131,7 +132,8 @@ func names(bundle pki.Bundle) string {
 	return strings.Join(names, ", ")
 }
 
-// happensUnlessFatal undoes what leaves no trace of the bundle anywhere: Secret, ConfigMap and targets. From that nobody recovers.
+// happensUnlessFatal lets an event happen, and undoes it when it leaves no copy of the bundle in
+// the Secret, the ConfigMap or a target: recovery from that is not possible.
 func (sim *simulation) happensUnlessFatal() {
 	secret, published, contents := sim.secret, sim.published.content, map[*file][]byte{}
 	for _, target := range sim.targets {
@@ -159,7 +161,7 @@ func (sim *simulation) happensUnlessFatal() {
 	}
 }
 
-// happens does what people, Git and accidents do.
+// happens simulates what administrators, GitOps tools and accidents do.
 func (sim *simulation) happens() {
 	spec := &sim.ca.Spec
 	sim.ca.Generation++
@@ -219,7 +221,7 @@ func (sim *simulation) happens() {
 	}
 }
 
-// lostAtOnce loses key and bundle where a target still has the bundle.
+// lostAtOnce deletes the key and the published bundle, provided that a target still has the bundle.
 func (sim *simulation) lostAtOnce() {
 	for _, target := range sim.targets {
 		if reported := sim.ca.Status.TrustBundle; reported != nil && pki.Hash(target.content) == reported.Hash {
@@ -229,7 +231,8 @@ func (sim *simulation) lostAtOnce() {
 	}
 }
 
-// bring puts another CA into the Secret that the CA then comes from: a root and, every other time, one below a root.
+// bring puts another CA into the source Secret, which the ServiceCA then uses: alternately a root
+// and an intermediate.
 func (sim *simulation) bring() {
 	root := sim.generateCA("root", nil)
 	ca, before := root, sim.sourceSecret
@@ -240,7 +243,8 @@ func (sim *simulation) bring() {
 	sim.sourceSecret = withSourceSecret(sim.t, pemOf(root), ca)
 }
 
-// generateCA makes a CA that begins now, signed by parent or by itself.
+// generateCA returns a CA that is valid from now on, signed by parent, or self-signed when parent
+// is nil.
 func (sim *simulation) generateCA(name string, parent *testCA) *testCA {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -251,7 +255,8 @@ func (sim *simulation) generateCA(name string, parent *testCA) *testCA {
 	})
 }
 
-// seeds are those to simulate, printed so that each can be replayed.
+// seeds returns new random seeds, or only the one of the flag -simulation-seed. The test prints a
+// seed that fails, so that it can be replayed.
 func seeds(t *testing.T, number int) []uint64 {
 	t.Helper()
 	if *simulationSeed != 0 {
@@ -268,7 +273,7 @@ func seeds(t *testing.T, number int) []uint64 {
 	return chosen
 }
 
-// simulate lives the life of a CA by a seed, which decides about everything: keys and serial numbers too.
+// simulate runs a simulation. The seed determines everything, including keys and serial numbers.
 func simulate(t *testing.T, seed uint64, broken mutant) (*simulation, error) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed)
@@ -277,11 +282,11 @@ func simulate(t *testing.T, seed uint64, broken mutant) (*simulation, error) {
 	return w, err
 }
 
-// Through decades of rotations, accidents, restores, crashes, wrong clocks and slow kubelets every server and every client verify each
-// other at each instant.
+// TestSimulation checks that every server and every client verify each other at all times, through
+// decades of rotations, accidents, restores, crashes, wrong clocks and slow kubelets.
 func TestSimulation(t *testing.T) {
 	handshakes, signers, years := 0, 0, 0.0
-	// Some that have found faults, and new ones.
+	// Seeds that have found faults, followed by new ones.
 	lives := append([]uint64{1, 2, 11923696908560707695, 15241618095934277739, 6383223314425963595, 12612405527395544488, 9529703169602266631}, seeds(t, *simulationRuns)...)
 	if *simulationSeed != 0 {
 		lives = seeds(t, 1)

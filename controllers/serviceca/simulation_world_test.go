@@ -24,14 +24,16 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// bound is how old a file may be that a server or a client reads: a slow kubelet. It is what propagation.minimum says.
+// bound is how old a file that a server or client reads may be, because the kubelet is slow. It is
+// the value of propagation.minimum.
 const bound = 10 * time.Minute
 
-// simulation is a cluster with one ServiceCA, in which everything is simulated but the decisions, the signatures and the verification.
+// simulation is a cluster with one ServiceCA. Everything is simulated except the decisions, the
+// signatures and the verification.
 type simulation struct {
 	t   *testing.T
 	rng *rand.Rand
-	// now is the time, and that of the API server; the manager's clock goes wrong by clockError.
+	// now is the time of the API server. The clock of the manager is wrong by clockError.
 	now        time.Time
 	clockError time.Duration
 
@@ -47,11 +49,13 @@ type simulation struct {
 	services  []*service
 	keys      *keyring.Keyring
 	clock     *clocktesting.FakePassiveClock
-	// signers are the CAs that have signed, by key identifier; compromised are the roots that are to be distrusted, by fingerprint.
+	// signers are the CAs that have signed, by key identifier; compromised are the roots that are to
+	// be distrusted, by fingerprint.
 	signers, compromised map[string]bool
-	// rootOf is the fingerprint of the root that a CA leads to, by its key identifier.
+	// rootOf is the fingerprint of the root to which a CA chains, by the key identifier of the CA.
 	rootOf map[string]string
-	// crossSigned are the roots that lead to a CA by its cross-signed certificate, by the key identifier of that CA.
+	// crossSigned is the path from a CA to the previous root by cross-signed certificates, by the key
+	// identifier of the CA.
 	crossSigned map[string]crossSignedPath
 
 	restarter  restarter
@@ -59,38 +63,41 @@ type simulation struct {
 	handshakes int
 	// verified is until when the result of a meeting cannot change.
 	verified map[meeting]time.Time
-	// stalled is for how many steps the phase that began then has not come on, though nothing holds it.
+	// stalled is for how many steps the phase that began at stalledSince has not proceeded although
+	// nothing blocks it.
 	stalled      int
 	stalledSince metav1.Time
 	log          []string
 	failure      error
 }
 
-// crossSignedPath is what certificates made since then carry.
+// crossSignedPath is the cross-signed path that certificates issued since then have.
 type crossSignedPath struct {
 	root  *x509.Certificate
 	since time.Time
-	// long is one of more than one certificate, which is not sent where certificates may outlive the trust in its root.
+	// long is set when the path has more than one certificate. Such a path is not sent when leaves may
+	// be valid for longer than its root is trusted.
 	long bool
 }
 
-// file is what clients read a bundle from: a ConfigMap, as the kubelet mounts it.
+// file is what clients read a bundle from: a ConfigMap as mounted by the kubelet.
 type file struct {
-	// content is what the ConfigMap holds; nil when it is deleted.
+	// content is the data of the ConfigMap; nil when it is deleted.
 	content []byte
 	made    time.Time
-	// versions are the bundles that clients may still hold; the last is the one that was written last by us.
+	// versions are the bundles that clients may still have; the last one is what the operator wrote
+	// last.
 	versions []version
 }
 
 type version struct {
 	content []byte
 	roots   pki.Bundle
-	// until is when the next one was written; zero for the last.
+	// until is when the next version was written; zero for the last.
 	until time.Time
 }
 
-// service is a Service, with every certificate that a server of it may still hold.
+// service is a Service with every certificate that a server of it may still use.
 type service struct {
 	*corev1.Service
 	secret *corev1.Secret
@@ -99,9 +106,9 @@ type service struct {
 
 type leaf struct {
 	*pki.Leaf
-	// sent is what a server sends: the certificate, and what follows it.
+	// sent is what a server sends: the leaf and its chain.
 	sent pki.Bundle
-	// until is when another one replaced it in the Secret; zero for the last.
+	// until is when another certificate replaced it in the Secret; zero for the last.
 	until time.Time
 }
 
@@ -135,14 +142,14 @@ func newSimulation(t *testing.T, seed uint64, broken mutant) *simulation {
 	return w
 }
 
-// restartManager forgets what is only in memory.
+// restartManager clears what the operator keeps only in memory.
 func (sim *simulation) restartManager() {
 	sim.restarter.looked = time.Time{}
 	sim.clock = clocktesting.NewFakePassiveClock(sim.now)
 	sim.keys = keyring.New(fakeReader{w: sim}, "system", sim.clock)
 }
 
-// fakeReader is how the keyring reads the signing-key Secret.
+// fakeReader lets the keyring read the simulated signing-key Secret.
 type fakeReader struct {
 	client.Reader
 	w *simulation
@@ -169,7 +176,7 @@ func (sim *simulation) fail(format string, arguments ...any) {
 	}
 }
 
-// write is one that we do; what was there may be held for the bound.
+// write is a write by the operator. Clients may have the previous version for up to bound.
 func (f *file) write(now time.Time, content []byte) error {
 	f.content = content
 	if last := len(f.versions) - 1; last >= 0 {
@@ -186,7 +193,7 @@ func (f *file) write(now time.Time, content []byte) error {
 	return nil
 }
 
-// remove deletes the ConfigMap, by somebody who takes its clients with it.
+// remove deletes the ConfigMap, together with its clients.
 func (f *file) remove(now time.Time) {
 	f.content = nil
 	if last := len(f.versions) - 1; last >= 0 {
@@ -194,12 +201,12 @@ func (f *file) remove(now time.Time) {
 	}
 }
 
-// forget drops what nobody can hold any more.
+// forget drops the versions that no client can have any more.
 func (f *file) forget(now time.Time) {
 	f.versions = slices.DeleteFunc(f.versions, func(v version) bool { return !v.until.IsZero() && now.Sub(v.until) > bound })
 }
 
-// trustController brings the bundle that the status names to the targets, some time.
+// trustController writes the bundle in the status to the targets, with a random delay.
 func (sim *simulation) trustController() {
 	ca, err := sim.keys.Get(context.Background(), sim.ca)
 	if err != nil {
@@ -214,7 +221,7 @@ func (sim *simulation) trustController() {
 	}
 }
 
-// servingCertController gives each Service its certificate, some time.
+// servingCertController issues the certificate of each Service, with a random delay.
 func (sim *simulation) servingCertController() {
 	ca, err := sim.keys.Get(context.Background(), sim.ca)
 	if err != nil {
@@ -244,7 +251,7 @@ func (sim *simulation) issue(s *service, desired issuance.Desired, ca *keyring.C
 		return err
 	}
 	made, err := pki.ParseLeaf(pair.Certificate)
-	// As the controller does, it writes nothing that the bundle does not verify.
+	// Like the controller, it writes nothing that does not verify with the bundle.
 	if err != nil || made.VerifyWithRoots(ca.Roots, sim.now) != nil {
 		return err
 	}
@@ -265,7 +272,7 @@ func (sim *simulation) issue(s *service, desired issuance.Desired, ca *keyring.C
 	return err
 }
 
-// collectEvidence is what the cluster shows of a state.
+// collectEvidence returns the evidence in the simulated cluster for a state.
 func (sim *simulation) collectEvidence(resolved resolution) clusterEvidence {
 	evidence := clusterEvidence{certificates: map[string]int32{}}
 	if resolved.state == nil {
@@ -297,7 +304,7 @@ func (sim *simulation) collectEvidence(resolved resolution) clusterEvidence {
 	return evidence
 }
 
-// backup keeps what the signing-key Secret holds.
+// backup stores a copy of the signing-key Secret.
 func (sim *simulation) backup() {
 	if sim.secret != nil {
 		sim.backups = append(sim.backups, sim.secret.DeepCopy())

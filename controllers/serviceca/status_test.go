@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/controllers/injector"
 )
 
-// messageOf is a condition as "status reason: message".
+// messageOf returns a condition as "status reason: message".
 func messageOf(status v1alpha1.ServiceCAStatus, kind string) string {
 	condition := meta.FindStatusCondition(status.Conditions, kind)
 	if condition == nil {
@@ -26,7 +26,8 @@ func (s *history) status(evidence clusterEvidence) v1alpha1.ServiceCAStatus {
 	return buildStatus(s.now, s.serviceCA, makePlan(s.observed, resolve(s.observed), evidence), evidence)
 }
 
-// Trust is established where every target carries the bundle and every certificate chains to it.
+// TestTrustEstablished checks that trust is established when every target carries the bundle and
+// every certificate chains to it.
 func TestTrustEstablished(t *testing.T) {
 	t.Parallel()
 	s := newHistory(t)
@@ -67,7 +68,8 @@ func TestTrustEstablished(t *testing.T) {
 	}
 }
 
-// A CA that was brought and lives for less than rotateBefore is no cause for alarm before two thirds of its life are over.
+// TestSourceSecretCAOfAYear checks that an imported CA with a lifetime shorter than rotateBefore is
+// not ExpiringSoon before two thirds of its lifetime.
 func TestSourceSecretCAOfAYear(t *testing.T) {
 	t.Parallel()
 	const year = 365 * day
@@ -88,7 +90,8 @@ func TestSourceSecretCAOfAYear(t *testing.T) {
 	}
 }
 
-// What a CA was is remembered while something is wrong with it, or its roots could not be known again.
+// TestStatusRemembers checks that the status keeps what it recorded about a CA while the CA has a
+// problem: its roots could not be recovered otherwise.
 func TestStatusRemembers(t *testing.T) {
 	t.Parallel()
 	s := newHistory(t)
@@ -111,7 +114,8 @@ func TestStatusRemembers(t *testing.T) {
 	}
 }
 
-// Whoever has to act makes a ServiceCA Stalled, and what may come by itself makes it Reconciling: never both.
+// TestStalledOrReconciling checks that a ServiceCA is Stalled when an administrator has to act and
+// Reconciling when the problem may go away by itself, and never both.
 func TestStalledOrReconciling(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -140,8 +144,8 @@ func TestStalledOrReconciling(t *testing.T) {
 	}
 }
 
-// The clock alone changes something at the threshold, and where a certificate begins or ends; nothing is forgotten, and nothing
-// is looked at without need.
+// TestUntilNext checks that the operator reconciles again at the rotation threshold and at
+// notBefore and notAfter of a certificate, and not without need.
 func TestUntilNext(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

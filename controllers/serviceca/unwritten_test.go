@@ -18,8 +18,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Where the status cannot be written, an Event says so once that has lasted, or at once where it is refused; what is done meanwhile, and
-// what else stands in the way, is recorded all the same, and each of them once.
+// TestStatusThatCannotBeWritten checks that an Event reports a status that cannot be written, once
+// the failure has lasted or at once if it is a rejection. Other changes and problems are recorded
+// meanwhile, each of them once.
 func TestStatusThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
@@ -42,14 +43,14 @@ func TestStatusThatCannotBeWritten(t *testing.T) {
 	passive, recorder := clocktesting.NewFakePassiveClock(now), events.NewFakeRecorder(10)
 	r := newReconciler(server, passive)
 	r.Recorder = recorder
-	// That there are no ClusterTrustBundles was said already.
+	// The Event about missing ClusterTrustBundles was recorded before.
 	r.reportedNotServed.Store(s.serviceCA.UID, true)
 	request := ctrl.Request{NamespacedName: client.ObjectKeyFromObject(s.serviceCA)}
 	for _, step := range []struct {
 		name  string
 		after time.Duration
 		fault error
-		// source is the Secret that spec.source names.
+		// source is the Secret that spec.source refers to.
 		source  string
 		message string
 	}{

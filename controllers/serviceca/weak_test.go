@@ -17,7 +17,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// weakRoot is a root with an RSA key of 1024 bits, which OpenSSL refuses.
+// weakRoot returns a root with an RSA key of 1024 bits, which OpenSSL rejects.
 func weakRoot(t *testing.T) *testCA {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 1024)
@@ -27,7 +27,8 @@ func weakRoot(t *testing.T) *testCA {
 	return generateCAWith(t, "old corp", key, nil)
 }
 
-// inUse puts a CA into the signing-key Secret, as an operator that did not check the strength of keys has done.
+// inUse puts a CA into the signing-key Secret, as a version of the operator did that did not check
+// the strength of keys.
 func (f *fixture) inUse(root *testCA, below ...*testCA) {
 	f.Helper()
 	data := withSourceSecret(f.T, pemOf(root), append(below, root)...).Data
@@ -49,7 +50,7 @@ func (f *fixture) inUse(root *testCA, below ...*testCA) {
 	}
 }
 
-// A weak CA does not come into use, whichever part of it is weak.
+// TestWeakCAIsRefused checks that a CA of which any part is weak does not come into use.
 func TestWeakCAIsRefused(t *testing.T) {
 	t.Parallel()
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
@@ -78,7 +79,8 @@ func TestWeakCAIsRefused(t *testing.T) {
 	}
 }
 
-// A weak CA that is in use signs on and stays trusted, and that is said until another one signs.
+// TestWeakCAInUse checks that a weak CA that is in use continues to sign and stays trusted, and
+// that the problem is reported until another CA signs.
 func TestWeakCAInUse(t *testing.T) {
 	t.Parallel()
 	weak := weakRoot(t)
@@ -117,7 +119,8 @@ func TestWeakCAInUse(t *testing.T) {
 	}
 }
 
-// rotatedFrom lets a rotation take place, all through which a problem is passing.
+// rotatedFrom performs a rotation during which a transient problem with this reason is reported,
+// and returns the state.
 func (f *fixture) rotatedFrom(reason string) *rotation.State {
 	f.Helper()
 	for {
