@@ -29,7 +29,7 @@ const legacy = "service.alpha.openshift.io/inject-vulnerable-legacy-cabundle"
 type form string
 
 const (
-	// formOwn adds one key and touches nothing else.
+	// formOwn adds the operator's keys and changes nothing else.
 	formOwn form = "Own"
 	// formOpenShift makes the bundle the only content of data.
 	formOpenShift form = "OpenShift"
