@@ -32,61 +32,68 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// RequestKind is a kind of request.
+// RequestKind implements the signing of one kind of request. The implementations are in their own
+// packages.
 type RequestKind[T client.Object] interface {
-	// Name is the controller's.
+	// Name returns the controller's name.
 	Name() string
-	// New is an empty request, and List an empty list of them.
+	// New returns an empty request, and List an empty list of requests.
 	New() T
 	List() client.ObjectList
-	// StripForCache leaves of a request what the door reads, for a cache; of one that goes to another signer, next to nothing. It may be called twice.
+	// StripForCache removes from a request everything that the kind does not read, and almost
+	// everything from a request to another signer. The cache may call it twice for an object.
 	StripForCache(T)
-	// ServiceCAName is the ServiceCA that a request goes to, empty for another signer, and while it waits for others or is answered.
+	// ServiceCAName returns the ServiceCA that must answer the request; empty if the request is to
+	// another signer, still needs a decision of another client, or is answered.
 	ServiceCAName(T) string
-	// Evaluate is what it comes to, or why it comes to nothing.
+	// Evaluate returns the certificate that the request is entitled to, or the refusal.
 	Evaluate(context.Context, T) (*Grant, *Refusal, error)
-	// Issue answers by a certificate, Refuse by a refusal, in one write each; a refusal that is not final may be left for Tell to tell.
+	// Issue writes the certificate to the request, and Refuse the refusal, each in a single write.
+	// Refuse may write nothing for a refusal that is not final; an Event then reports it.
 	Issue(context.Context, T, *Certificate) error
 	Refuse(context.Context, T, *Refusal) error
-	// DeferUntil returns until when a request may wait for the next CA, because its holder has a sound
-	// certificate; zero where it cannot.
+	// DeferUntil returns the time until which a request can wait for the next CA, because its
+	// holder has a valid certificate; zero if it cannot wait.
 	DeferUntil(context.Context, T) (time.Time, error)
-	// Response returns what a slim request got.
+	// Response returns the answer in a stripped request.
 	Response(T) Response
-	// MaxWait returns how long a request waits for what is missing; zero where Kubernetes itself removes
-	// a request that waits.
+	// MaxWait returns how long a request waits for what is missing; zero if Kubernetes itself
+	// removes a waiting request.
 	MaxWait() time.Duration
-	// EventObject is whom an Event is for.
+	// EventObject returns the object on which Events about the request are recorded.
 	EventObject(T) runtime.Object
 }
 
 const (
-	// concurrency hides the latency of the API server.
+	// concurrency is the number of workers, which hides the latency of the API server.
 	concurrency = 4
-	// retryCAStarting is when a request is looked at again whose CA signs in a moment, and retryWaiting one that waits for somebody.
+	// retryCAStarting is how often a request is reconciled while its CA will sign within moments,
+	// and retryWaiting while the request waits for a change.
 	retryCAStarting, retryWaiting = 2 * time.Second, 30 * time.Second
 )
 
-// reasonAnswerRefused is of a request whose answer the API server does not take.
+// reasonAnswerRefused means that the API server rejects the answer to a request.
 const reasonAnswerRefused = "AnswerRefused"
 
-// Reconciler answers the requests at one door.
+// Reconciler answers the requests of one kind.
 type Reconciler[T client.Object] struct {
 	Kind     RequestKind[T]
 	Signer   Signer
 	Live     client.Client
 	Recorder events.EventRecorder
 
-	// requests can be read once the door is opened; absent is set while there are none to read.
+	// requests can be read once cacheSynced is set. notServed is set while the cluster does not
+	// serve the kind.
 	requests               cache.Cache
 	cacheSynced, notServed atomic.Bool
-	// reported are the refusals that were told of, by the request: each is told once.
+	// reported holds the last reported refusal of each request, so that each is reported once.
 	reported sync.Map
-	// failures are the requests whose answers the API server does not write.
+	// failures holds the requests whose answers the API server fails to write.
 	failures conflict.Reports
 }
 
-// SetupWithManager opens the door as soon as the cluster serves the requests, and lets us see them.
+// SetupWithManager starts the controller as soon as the cluster serves the kind and the operator
+// may read it.
 func (r *Reconciler[T]) SetupWithManager(mgr ctrl.Manager) error {
 	served := func(ctx context.Context) (bool, error) {
 		ok, err := availability.IsServed(ctx, r.Live, r.Kind.List())
@@ -114,7 +121,8 @@ func (r *Reconciler[T]) setup(ctx context.Context, mgr ctrl.Manager) error {
 	if err := mgr.Add(r.requests); err != nil {
 		return err
 	}
-	// The manager runs: it starts what is added, but does not wait for that, and the handlers below read from this cache at once.
+	// The manager is already running. It starts a cache that is added, but does not wait until it
+	// has synced, and the handlers below read from this cache at once.
 	if !r.requests.WaitForCacheSync(ctx) {
 		return ctx.Err()
 	}
@@ -132,7 +140,8 @@ func (r *Reconciler[T]) setup(ctx context.Context, mgr ctrl.Manager) error {
 		Complete(retry.WithQuietConflicts(retry.LimitSlowNamespaces(concurrency, r)))
 }
 
-// serviceChanged passes over the changes of a Service that decide nothing. Which pods it selects decides what these may have.
+// serviceChanged ignores updates of a Service that cannot affect any request. The selector matters,
+// because it decides for which Services a pod gets a certificate.
 func serviceChanged() predicate.Predicate {
 	return predicate.Or(servingcert.ServiceChanged(), predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, _ := e.ObjectOld.(*corev1.Service)
@@ -141,7 +150,8 @@ func serviceChanged() predicate.Predicate {
 	}})
 }
 
-// pendingRequests are the requests of a namespace, or of all, that are not answered; those that have no namespace wait for each.
+// pendingRequests returns the unanswered requests of a namespace, or all if namespace is empty. It
+// always includes requests of a cluster-scoped kind, because they can be for any namespace.
 func (r *Reconciler[T]) pendingRequests(ctx context.Context, namespace string) []reconcile.Request {
 	list := r.Kind.List()
 	if err := r.requests.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
@@ -175,7 +185,8 @@ func (r *Reconciler[T]) Reconcile(ctx context.Context, key ctrl.Request) (ctrl.R
 	case err == nil:
 		r.failures.ClearFailure(key.NamespacedName)
 	case apply.IsConflict(err), apply.IgnoreGone(err) == nil:
-		// Somebody answered it, or it is gone: the next event tells.
+		// Another client changed or deleted the request. If it still exists, its event triggers the
+		// next reconciliation.
 		return ctrl.Result{}, nil
 	default:
 		r.reportFailure(key.NamespacedName, request, err)
@@ -219,7 +230,7 @@ func (r *Reconciler[T]) evaluate(ctx context.Context, ca string, request T) (*Ce
 	return r.Signer.sign(ctx, ca, grant)
 }
 
-// recordEvent makes an Event of a refusal that is a new one.
+// recordEvent records an Event for a refusal that differs from the last one.
 func (r *Reconciler[T]) recordEvent(key types.NamespacedName, request T, refusal *Refusal) {
 	if previous, reported := r.reported.Swap(key, refusal.String()); reported && previous == refusal.String() {
 		return
@@ -227,14 +238,14 @@ func (r *Reconciler[T]) recordEvent(key types.NamespacedName, request T, refusal
 	r.Recorder.Eventf(r.Kind.EventObject(request), request, corev1.EventTypeWarning, refusal.Reason, "Sign", "%s", refusal.Message)
 }
 
-// reportFailure records an Event of an error about a request, where one is due.
+// reportFailure records an Event for an error about a request when one is due.
 func (r *Reconciler[T]) reportFailure(key types.NamespacedName, request T, err error) {
 	if failure, record := r.failures.RecordFailure(key, r.Signer.Clock.Now(), reasonAnswerRefused, err); record {
 		r.Recorder.Eventf(r.Kind.EventObject(request), request, corev1.EventTypeWarning, failure.Reason, "Sign", "%s", failure.Message)
 	}
 }
 
-// forget drops what is remembered of a request that is gone or answered.
+// forget drops the state of a request that is deleted or answered.
 func (r *Reconciler[T]) forget(key types.NamespacedName) {
 	r.reported.Delete(key)
 	r.failures.ClearFailure(key)

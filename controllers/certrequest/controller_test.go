@@ -7,7 +7,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 )
 
-// A Service that comes to select other pods is looked at, and one whose status changes is not.
+// A Service whose selector changes is reconciled, and one whose status changes is not.
 func TestServiceChanged(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// badRequests are requests that are refused, as long as their status has no certificate.
+// badRequests is a kind whose requests are all refused, unless their status has a certificate.
 type badRequests struct {
 	RequestKind[*certificatesv1.CertificateSigningRequest]
 	live client.Client
@@ -56,7 +56,7 @@ func (badRequests) EventObject(request *certificatesv1.CertificateSigningRequest
 	return request
 }
 
-// readBy is a cache that reads by a client.
+// readBy is a cache that reads through a client.
 type readBy struct {
 	cache.Cache
 	client client.Client
@@ -66,8 +66,9 @@ func (c readBy) Get(ctx context.Context, key client.ObjectKey, object client.Obj
 	return c.client.Get(ctx, key, object, options...)
 }
 
-// An answer that the API server cannot write is recorded once it lasts, one that it refuses at once, each once while it lasts, and
-// nothing of either is kept when it is over.
+// An answer that the API server fails to write is recorded once the failure persists, and one that
+// it rejects is recorded at once. Each is recorded once while it lasts, and no state remains
+// afterwards.
 func TestAnswerThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	resource := schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}
@@ -148,7 +149,8 @@ func TestAnswerThatCannotBeWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, reported := r.reported.Load(key)
-			// What is remembered of no error is recorded, and has begun only now.
+			// If no state remains, the same error is recorded again, and its duration counts from
+			// now.
 			_, anew := r.failures.RecordFailure(key, clock.Now(), reasonAnswerRefused, forbidden)
 			lasting, _ := r.failures.RecordFailure(key, clock.Now(), reasonAnswerRefused, away(6))
 			if reported || !anew || lasting != nil {

@@ -16,29 +16,31 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// Issued is a certificate that a request got, and that the operator cannot replace: its holder has to
-// ask again.
+// Issued is a certificate that was issued for a request. The operator cannot replace it: its holder
+// must make another request.
 type Issued struct {
 	*pki.Leaf
-	// RenewCommand is the command by which its holder gets another, or the request where there is none.
+	// RenewCommand is the command by which the holder gets a new certificate, or the request's name
+	// if there is no such command.
 	RenewCommand string
 }
 
-// Response is what a request to a ServiceCA got.
+// Response is the answer to a request to a ServiceCA.
 type Response struct {
 	CA string
-	// Certificate is in PEM; empty where there is none.
+	// Certificate is in PEM; empty if there is none.
 	Certificate []byte
-	// Holder is the same for requests of one holder in a namespace, of which the newest answer counts;
-	// empty where each counts.
+	// Holder identifies the holder of the certificate within the namespace. Of several requests of
+	// one holder, only the newest counts. If Holder is empty, each request counts.
 	Holder       types.UID
 	RenewCommand string
 }
 
-// unreadableCertificate stands for a certificate that is none, or too long to be kept.
+// unreadableCertificate replaces a certificate that cannot be parsed or is too long to keep.
 const unreadableCertificate = "-"
 
-// FirstCertificate returns the first certificate of a chain in PEM, for a cache; nil of no chain.
+// FirstCertificate returns the first certificate of a chain in PEM, for a cache; nil if the chain
+// is empty.
 func FirstCertificate(chain []byte) []byte {
 	if len(chain) == 0 {
 		return nil
@@ -51,22 +53,22 @@ func FirstCertificate(chain []byte) []byte {
 	return pem.EncodeToMemory(block)
 }
 
-// Command returns a command for an object whose name a tenant may have written; false where the name
-// is none that Kubernetes gives.
+// Command returns a command about an object. A tenant may have chosen the name; valid is false if
+// it is not a valid name of a Kubernetes object.
 func Command(format, namespace, name string) (string, bool) {
 	return fmt.Sprintf(format, namespace, name), len(validation.IsDNS1123Subdomain(name)) == 0
 }
 
-// isNewer reports whether a request was made after another; of two of the same second, whether it was
-// answered after that.
+// isNewer reports whether a was created after b or, if both were created in the same second,
+// whether a was answered after b.
 func isNewer(a, b client.Object) bool {
 	created := a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time)
 	answered, err := resourceversion.CompareResourceVersion(a.GetResourceVersion(), b.GetResourceVersion())
 	return created > 0 || (created == 0 && err == nil && answered > 0)
 }
 
-// IssuedCertificates returns the certificates that requests to a ServiceCA got, as far as the API server still
-// holds them; false while it is not known yet which there are.
+// IssuedCertificates returns the certificates that the ServiceCA issued for requests that the API
+// server still has. It returns false while the requests are not known yet.
 func (r *Reconciler[T]) IssuedCertificates(ctx context.Context, ca string) ([]Issued, bool, error) {
 	if !r.cacheSynced.Load() {
 		return nil, r.notServed.Load(), nil

@@ -1,5 +1,6 @@
-// Package certrequest signs for whoever brings a key in a request of some kind: the names of Services, as the policies that rule them allow. What
-// kinds of requests there are, is said elsewhere: a Door each.
+// Package certrequest signs public keys that clients send in requests. It grants only DNS names of
+// Services, as the policies for those Services allow. Each kind of request implements RequestKind
+// in its own package.
 package certrequest
 
 import (
@@ -21,7 +22,7 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// Signer knows who may have what, and signs it.
+// Signer decides which certificates the policies allow, and signs them.
 type Signer struct {
 	View    servingcert.View
 	Keyring *keyring.Keyring
@@ -29,20 +30,22 @@ type Signer struct {
 	Metrics *metrics.Signing
 }
 
-// Grant is what a request comes to.
+// Grant describes the certificate that a request is entitled to.
 type Grant struct {
 	PublicKey crypto.PublicKey
 	Key       pki.KeySpec
 	Terms     issuance.Terms
-	// Duration is the lifetime that is asked for, at most; that of the policy where it is 0. Least is the shortest that the asker takes.
+	// Duration is the longest lifetime that the request allows; 0 means the policy's. MinDuration
+	// is the shortest that the client accepts.
 	Duration, MinDuration time.Duration
-	// Backdate is how far before now the certificate begins.
+	// Backdate is how far notBefore is before the time of signing.
 	Backdate time.Duration
 }
 
-// Certificate is one that was signed.
+// Certificate is a signed certificate.
 type Certificate struct {
-	// Chain is the leaf and what follows it, in PEM, and Bundle the trust bundle to verify it with.
+	// Chain is the leaf followed by its intermediates, in PEM. Bundle is the trust bundle to verify
+	// it with.
 	Chain, Bundle       []byte
 	NotBefore, NotAfter time.Time
 	SignedBy            string
@@ -51,27 +54,29 @@ type Certificate struct {
 	took   time.Duration
 }
 
-// Refusal is why a request gets no certificate.
+// Refusal is the reason why a request gets no certificate.
 type Refusal struct {
 	*issuance.Problem
-	// Final: nothing but another request could change it.
+	// Final means that only another request could be granted.
 	Final bool
-	// until is when the request is signed all the same; zero where it is not.
+	// until is when the request will be signed anyway; zero if it will not.
 	until time.Time
 }
 
-// pendingRefusal is what stands in the way for now.
+// pendingRefusal returns a refusal that is not final.
 func pendingRefusal(problem *issuance.Problem) *Refusal { return &Refusal{Problem: problem} }
 
-// Reject is what stands in the way of this request for ever.
+// Reject returns a final refusal.
 func Reject(problem *issuance.Problem) *Refusal { return &Refusal{Problem: problem, Final: true} }
 
-// Invalid rejects a request that cannot be read, or asks for what no Service has.
+// Invalid returns a final refusal of a request that cannot be parsed, or that asks for something no
+// Service can have.
 func Invalid(err error) *Refusal {
 	return Reject(issuance.NewProblem(issuance.ReasonInvalidRequest, "%v", err))
 }
 
-// ServiceCAOfSigner is the ServiceCA that a signer name of Kubernetes means, `servingcert.dev/<serviceca>`; empty for the signers of others.
+// ServiceCAOfSigner returns the name of the ServiceCA in a Kubernetes signer name,
+// `servingcert.dev/<serviceca>`; empty for other signers.
 func ServiceCAOfSigner(signerName string) string {
 	ca, ours := strings.CutPrefix(signerName, v1alpha1.GroupName+"/")
 	if !ours {
@@ -80,7 +85,8 @@ func ServiceCAOfSigner(signerName string) string {
 	return ca
 }
 
-// Offers are what the policies of a ServiceCA give for those Services that count, in one namespace or, where it is empty, in all.
+// Offers returns what the policies of a ServiceCA offer to the Services for which counts returns
+// true, in one namespace, or in all if namespace is empty.
 func (s Signer) Offers(ctx context.Context, ca, namespace string, counts func(*corev1.Service) bool) (issuance.Offers, error) {
 	policies, err := s.View.Policies(ctx)
 	if err != nil {
@@ -117,7 +123,8 @@ func (s Signer) Offers(ctx context.Context, ca, namespace string, counts func(*c
 	return offers, nil
 }
 
-// sign signs a claim. Without a certificate and without a refusal, the CA will sign in a moment by itself.
+// sign signs a grant. If it returns neither a certificate nor a refusal, the CA will sign within
+// moments.
 func (s Signer) sign(ctx context.Context, name string, grant *Grant) (*Certificate, *Refusal, error) {
 	ca, problem, err := s.Keyring.Find(ctx, s.View, name)
 	switch {
@@ -126,7 +133,8 @@ func (s Signer) sign(ctx context.Context, name string, grant *Grant) (*Certifica
 	case problem != nil:
 		return nil, pendingRefusal(problem), nil
 	case ca == nil || (ca.Authority != nil && ca.LongestDuration < grant.Terms.Duration):
-		// What is signed for longer must first be written down in the ServiceCA's state.
+		// The ServiceCA's status must record the longest lifetime before a certificate with it is
+		// signed.
 		return nil, nil, nil
 	}
 	now := s.Clock.Now()
@@ -143,7 +151,7 @@ func (s Signer) sign(ctx context.Context, name string, grant *Grant) (*Certifica
 	return certificate, refusal, err
 }
 
-// sign signs a claim whose names are settled.
+// sign signs a grant whose names are checked.
 func (g *Grant) sign(now time.Time, name string, ca *keyring.CA) (*Certificate, *Refusal, error) {
 	lifetime := g.Terms.Duration
 	if g.Duration > 0 {

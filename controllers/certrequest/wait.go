@@ -14,24 +14,25 @@ import (
 	"github.com/servingcert/operator/controllers/internal/issuance"
 )
 
-// serviceGracePeriod is how long after an answer has become possible a Service may still come that a request
-// names: objects that are applied together arrive in any order.
+// serviceGracePeriod is how long a request still waits for a Service that has its names, once the
+// request could be answered: objects that are applied together arrive in any order.
 const serviceGracePeriod = time.Minute
 
-// reasonCompromised is why a renewal waits for the next CA.
+// reasonCompromised means that a renewal waits for the next CA, because the key of the current one
+// is compromised.
 const reasonCompromised = "ServiceCACompromised"
 
-// readiness is since when requests to a ServiceCA can be answered.
+// readiness describes since when a ServiceCA can answer requests.
 type readiness struct {
 	since time.Time
-	// missing is what has to come first; nil where nothing has.
+	// missing is the missing prerequisite; nil if there is none.
 	missing *issuance.Problem
-	// patterns are the extraDNSNames of its policies.
+	// patterns are the extraDNSNames of the CA's policies.
 	patterns []string
 }
 
-// readiness returns since when requests to a ServiceCA can be answered, by what the API server
-// stores: it is the same after a restart.
+// readiness returns since when a ServiceCA can answer requests. It uses only what the API server
+// stores, so the result is the same after a restart of the operator.
 func (s Signer) readiness(ctx context.Context, name string) (readiness, error) {
 	missing := func(reason, format string, arguments ...any) (readiness, error) {
 		return readiness{missing: issuance.NewProblem(reason, format, arguments...)}, nil
@@ -78,7 +79,8 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// MissingPrerequisite returns what has to come before a ServiceCA can answer requests; nil where nothing has.
+// MissingPrerequisite returns a refusal that names what is missing before the ServiceCA can answer
+// requests; nil if nothing is.
 func (s Signer) MissingPrerequisite(ctx context.Context, ca string) (*Refusal, error) {
 	state, err := s.readiness(ctx, ca)
 	if err != nil || state.missing == nil {
@@ -87,8 +89,9 @@ func (s Signer) MissingPrerequisite(ctx context.Context, ca string) (*Refusal, e
 	return pendingRefusal(state.missing), nil
 }
 
-// NotGranted returns the refusal of a request that was made at a time for names that no policy
-// gives. It is final once a Service that could have them had the time to come.
+// NotGranted returns the refusal of a request for names that no policy grants. It is final unless a
+// Service that could have the names may still be created, within serviceGracePeriod of requestedAt
+// or of the time since when the CA can answer.
 func (s Signer) NotGranted(
 	ctx context.Context, problem *issuance.Problem, ca string, requestedAt time.Time, namespace string, names []string,
 ) (*Refusal, error) {
@@ -103,8 +106,8 @@ func (s Signer) NotGranted(
 	return &Refusal{Problem: problem, Final: !withinGracePeriod || !issuance.CouldExist(namespace, names, state.patterns)}, nil
 }
 
-// awaitNextCA returns the refusal of a renewal that would be signed by a CA whose key was stolen,
-// while its holder has a sound certificate; nil of any other.
+// awaitNextCA returns the refusal of a renewal if the CA's key is compromised and the holder still
+// has a valid certificate; nil otherwise.
 func (r *Reconciler[T]) awaitNextCA(ctx context.Context, name string, request T) (*Refusal, error) {
 	ca, _, err := r.Signer.Keyring.Find(ctx, r.Signer.View, name)
 	if err != nil || ca == nil || !ca.Compromised {
@@ -119,8 +122,9 @@ func (r *Reconciler[T]) awaitNextCA(ctx context.Context, name string, request T)
 	return &Refusal{Problem: problem, until: until}, nil
 }
 
-// boundedBy returns the refusal of a request that was made at a time and waits for a bounded time,
-// which it says; bound is zero where Kubernetes itself removes a request that waits.
+// boundedBy limits how long a request waits: it returns the refusal with the deadline in its
+// message, and makes it final after requestedAt plus maxWait. maxWait is zero if Kubernetes itself
+// removes a waiting request; the refusal is then returned as it is.
 func (r *Refusal) boundedBy(now, requestedAt time.Time, maxWait time.Duration) *Refusal {
 	if r.Final || maxWait == 0 || !r.until.IsZero() {
 		return r

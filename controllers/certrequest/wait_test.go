@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/servingcert"
 )
 
-// now lies far off: a stray time.Now() shows.
+// now is far in the future, so that a stray time.Now() fails the test.
 var now = time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC)
 
 func caReadySince(since time.Time, status metav1.ConditionStatus, message string) client.Object {
@@ -35,8 +35,9 @@ func policyOf(ca string, created time.Time, extra ...string) client.Object {
 	return policy
 }
 
-// A request that was made two hours ago waits while its ServiceCA or policy is missing, and then for
-// another minute. It fails at once only where nothing that may still come could change the answer.
+// A request that was made two hours ago waits while its ServiceCA or policy is missing, and one
+// minute longer. It fails at once only if no object that may still be created could change the
+// answer.
 func TestNotGranted(t *testing.T) {
 	t.Parallel()
 	long, just := now.Add(-3*time.Hour), now.Add(-50*time.Second)
@@ -82,7 +83,7 @@ func TestNotGranted(t *testing.T) {
 	}
 }
 
-// A request waits no longer than its kind may, and says until when.
+// A request waits no longer than its kind allows, and the message has the deadline.
 func TestBoundedBy(t *testing.T) {
 	t.Parallel()
 	waits, fails := pendingRefusal(issuance.NewProblem("Why", "that is missing")), Reject(issuance.NewProblem("Why", "that is wrong"))
