@@ -1,4 +1,5 @@
-// Package certmanager makes a ServiceCA an issuer of cert-manager's: it answers approved CertificateRequests whose issuerRef names one
+// Package certmanager makes a ServiceCA an external issuer for cert-manager: it answers approved
+// CertificateRequests whose issuerRef names a ServiceCA
 // (https://cert-manager.io/docs/contributing/external-issuers/).
 package certmanager
 
@@ -27,7 +28,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// issuerKind is the kind in the issuerRef of those who ask us.
+// issuerKind is the kind in the issuerRef of requests to a ServiceCA.
 const issuerKind = "ServiceCA"
 
 // RequestKind answers CertificateRequests.
@@ -37,19 +38,20 @@ type RequestKind struct {
 	Clock  clock.PassiveClock
 }
 
-// MaxWait is a day: cert-manager follows a request that failed by another.
+// MaxWait returns one day: cert-manager replaces a failed request by another.
 func (RequestKind) MaxWait() time.Duration { return 24 * time.Hour }
 
-// Name is the controller's.
+// Name returns the controller's name.
 func (RequestKind) Name() string { return "certmanager" }
 
-// New is an empty request.
+// New returns an empty request.
 func (RequestKind) New() *cmapi.CertificateRequest { return &cmapi.CertificateRequest{} }
 
-// List is an empty list of requests.
+// List returns an empty list of requests.
 func (RequestKind) List() client.ObjectList { return &cmapi.CertificateRequestList{} }
 
-// StripForCache drops what is for another issuer, and of the answer all but the certificate.
+// StripForCache removes the content of requests to other issuers, and everything but the
+// certificate from an answer.
 func (RequestKind) StripForCache(request *cmapi.CertificateRequest) {
 	request.Labels, request.Annotations, request.Status.CA = nil, nil, nil
 	request.Spec.Request, request.Spec.Extra, request.Spec.Groups = csr.Truncate(request.Spec.Request), nil, nil
@@ -62,8 +64,8 @@ func (RequestKind) StripForCache(request *cmapi.CertificateRequest) {
 	}
 }
 
-// Response returns the certificate. Its holder is the Certificate for which cert-manager asked: the
-// newest request of one is the one whose answer is in use.
+// Response returns the certificate. Its holder is the Certificate for which cert-manager made the
+// request: the answer to the newest request of a Certificate is the one in use.
 func (RequestKind) Response(request *cmapi.CertificateRequest) certrequest.Response {
 	answer := certrequest.Response{RenewCommand: "CertificateRequest " + request.Namespace + "/" + request.Name}
 	if !isForServiceCA(request) || !isTrue(condition(request, cmapi.CertificateRequestConditionReady)) {
@@ -80,11 +82,12 @@ func (RequestKind) Response(request *cmapi.CertificateRequest) certrequest.Respo
 	return answer
 }
 
-// maxRenewalWait bounds for how long a renewal waits for the next CA.
+// maxRenewalWait limits how long a renewal waits for the next CA.
 const maxRenewalWait = 12 * time.Hour
 
-// DeferUntil returns a time before the end of the certificate that a Certificate has, where cert-manager
-// says that it is sound: half of what was left when it was to be renewed.
+// DeferUntil returns a time before notAfter of the current certificate of a Certificate, if
+// cert-manager reports that the certificate is up to date: half of the lifetime that was left when
+// the request was made, at most maxRenewalWait. Otherwise it returns zero.
 func (k RequestKind) DeferUntil(ctx context.Context, request *cmapi.CertificateRequest) (time.Time, error) {
 	owner := certificateOf(request)
 	if owner == nil {
@@ -102,7 +105,8 @@ func (k RequestKind) DeferUntil(ctx context.Context, request *cmapi.CertificateR
 	return created.Add(min(maxRenewalWait, certificate.Status.NotAfter.Sub(created)/2)), nil
 }
 
-// isCurrent reports whether cert-manager has found the certificate to be as the Certificate wants it.
+// isCurrent reports whether, according to cert-manager, the certificate matches the spec of the
+// Certificate.
 func isCurrent(certificate *cmapi.Certificate) bool {
 	for _, condition := range certificate.Status.Conditions {
 		if condition.Type == cmapi.CertificateConditionReady {
@@ -112,7 +116,7 @@ func isCurrent(certificate *cmapi.Certificate) bool {
 	return false
 }
 
-// certificateOf returns the Certificate for which cert-manager made a request; nil where it made it
+// certificateOf returns the Certificate for which cert-manager made the request; nil if it was made
 // for another object.
 func certificateOf(request *cmapi.CertificateRequest) *metav1.OwnerReference {
 	owner := metav1.GetControllerOf(request)
@@ -126,7 +130,7 @@ func isForServiceCA(request *cmapi.CertificateRequest) bool {
 	return request.Spec.IssuerRef.Group == v1alpha1.GroupName && request.Spec.IssuerRef.Kind == issuerKind
 }
 
-// condition is what a request says of itself; nil where it says nothing.
+// condition returns the condition of the request with this type; nil if there is none.
 func condition(request *cmapi.CertificateRequest, kind cmapi.CertificateRequestConditionType) *cmapi.CertificateRequestCondition {
 	for i := range request.Status.Conditions {
 		if request.Status.Conditions[i].Type == kind {
@@ -140,7 +144,8 @@ func isTrue(c *cmapi.CertificateRequestCondition) bool {
 	return c != nil && c.Status == cmmeta.ConditionTrue
 }
 
-// ServiceCAName is the ServiceCA that is asked, once the request is approved or denied.
+// ServiceCAName returns the ServiceCA of a request that is approved or denied; empty before that,
+// once it is answered, and for other issuers.
 func (RequestKind) ServiceCAName(request *cmapi.CertificateRequest) string {
 	ready := condition(request, cmapi.CertificateRequestConditionReady)
 	answered := isTrue(ready) || request.Status.FailureTime != nil ||
@@ -152,7 +157,8 @@ func (RequestKind) ServiceCAName(request *cmapi.CertificateRequest) string {
 	return request.Spec.IssuerRef.Name
 }
 
-// Evaluate is what is asked for, as far as the policies of this CA give it to Services of the namespace.
+// Evaluate grants what the request asks for if the CA's policies offer it to Services of the
+// request's namespace.
 func (k RequestKind) Evaluate(ctx context.Context, request *cmapi.CertificateRequest) (*certrequest.Grant, *certrequest.Refusal, error) {
 	if isTrue(condition(request, cmapi.CertificateRequestConditionDenied)) {
 		return nil, certrequest.Reject(issuance.NewProblem(cmapi.CertificateRequestReasonDenied, "the request was denied, and is not signed")), nil
@@ -194,7 +200,7 @@ func parse(request *cmapi.CertificateRequest) (*csr.Request, error) {
 	return parsed, nil
 }
 
-// Issue answers by a certificate.
+// Issue writes the certificate to the request's status.
 func (k RequestKind) Issue(ctx context.Context, request *cmapi.CertificateRequest, certificate *certrequest.Certificate) error {
 	return k.answer(ctx, request, cmapi.CertificateRequestStatus{
 		Certificate: certificate.Chain, CA: certificate.Bundle,
@@ -202,7 +208,8 @@ func (k RequestKind) Issue(ctx context.Context, request *cmapi.CertificateReques
 	})
 }
 
-// Refuse answers by a failure or, where it may pass, says what is waited for.
+// Refuse fails the request if the refusal is final. Otherwise it reports what the request waits
+// for.
 func (k RequestKind) Refuse(ctx context.Context, request *cmapi.CertificateRequest, refusal *certrequest.Refusal) error {
 	if !refusal.Final {
 		if ready := condition(request, cmapi.CertificateRequestConditionReady); ready != nil && ready.Message == refusal.String() {
@@ -222,7 +229,7 @@ func (k RequestKind) Refuse(ctx context.Context, request *cmapi.CertificateReque
 	})
 }
 
-// ready is the one condition that an issuer sets.
+// ready returns the condition Ready, the only one that an issuer sets.
 func (k RequestKind) ready(request *cmapi.CertificateRequest, status cmmeta.ConditionStatus, reason, message string) []cmapi.CertificateRequestCondition {
 	since := metav1.NewTime(k.Clock.Now())
 	if previous := condition(request, cmapi.CertificateRequestConditionReady); previous != nil && previous.Status == status && previous.LastTransitionTime != nil {
@@ -233,7 +240,7 @@ func (k RequestKind) ready(request *cmapi.CertificateRequest, status cmmeta.Cond
 	}}
 }
 
-// answer takes effect on the very request that was read.
+// answer writes the status of exactly the version of the request that was read.
 func (k RequestKind) answer(ctx context.Context, request *cmapi.CertificateRequest, status cmapi.CertificateRequestStatus) error {
 	encoded, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&status)
 	if err != nil {
@@ -252,5 +259,5 @@ func (k RequestKind) answer(ctx context.Context, request *cmapi.CertificateReque
 	return nil
 }
 
-// EventObject is the request itself.
+// EventObject returns the request itself.
 func (RequestKind) EventObject(request *cmapi.CertificateRequest) runtime.Object { return request }

@@ -39,8 +39,8 @@ func block(content string) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(content)})
 }
 
-// What an administrator is told to run names Certificates of cert-manager, by names that Kubernetes
-// gives, and no other owner that a tenant writes into a request.
+// The command for an administrator names only Certificates of cert-manager with valid Kubernetes
+// names, and no other owner that a tenant writes into a request.
 func TestResponse(t *testing.T) {
 	t.Parallel()
 	owner := func(version, kind, name string) *metav1.OwnerReference {
@@ -82,8 +82,9 @@ func TestResponse(t *testing.T) {
 	}
 }
 
-// A renewal waits for the next CA while its Certificate has a sound certificate, by what cert-manager
-// says; a first certificate does not, nor does anything where nobody knows.
+// A renewal waits for the next CA while its Certificate has a valid certificate according to
+// cert-manager. A first certificate does not wait, nor does a request whose Certificate cannot be
+// read.
 func TestDeferUntil(t *testing.T) {
 	t.Parallel()
 	created := time.Date(2071, time.March, 14, 15, 0, 0, 0, time.UTC)
