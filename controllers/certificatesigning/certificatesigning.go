@@ -1,4 +1,5 @@
-// Package certificatesigning answers approved CertificateSigningRequests for the signers servingcert.dev/<serviceca>.
+// Package certificatesigning answers approved CertificateSigningRequests for the signers
+// servingcert.dev/<serviceca>.
 package certificatesigning
 
 import (
@@ -21,7 +22,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// serviceAccountPrefix begins the user name of a ServiceAccount.
+// serviceAccountPrefix is the prefix of the user name of a ServiceAccount.
 const serviceAccountPrefix = "system:serviceaccount:"
 
 // RequestKind answers CertificateSigningRequests.
@@ -31,26 +32,27 @@ type RequestKind struct {
 	Clock  clock.PassiveClock
 }
 
-// MaxWait is none: Kubernetes removes a request 24 hours after its approval.
+// MaxWait returns zero: Kubernetes removes a request 24 hours after its approval.
 func (RequestKind) MaxWait() time.Duration { return 0 }
 
-// DeferUntil is zero: nobody knows what the holder has.
+// DeferUntil returns zero: the operator does not know whether the holder has another certificate.
 func (RequestKind) DeferUntil(context.Context, *certificatesv1.CertificateSigningRequest) (time.Time, error) {
 	return time.Time{}, nil
 }
 
-// Name is the controller's.
+// Name returns the controller's name.
 func (RequestKind) Name() string { return "certificatesigning" }
 
-// New is an empty request.
+// New returns an empty request.
 func (RequestKind) New() *certificatesv1.CertificateSigningRequest {
 	return &certificatesv1.CertificateSigningRequest{}
 }
 
-// List is an empty list of requests.
+// List returns an empty list of requests.
 func (RequestKind) List() client.ObjectList { return &certificatesv1.CertificateSigningRequestList{} }
 
-// StripForCache drops what is for another signer.
+// StripForCache removes the content of requests to other signers, and everything but the
+// certificate from an answer.
 func (RequestKind) StripForCache(request *certificatesv1.CertificateSigningRequest) {
 	request.Labels, request.Annotations = nil, nil
 	request.Spec.Request, request.Spec.Extra = csr.Truncate(request.Spec.Request), nil
@@ -62,7 +64,7 @@ func (RequestKind) StripForCache(request *certificatesv1.CertificateSigningReque
 	}
 }
 
-// Response returns the certificate: nobody knows who holds it.
+// Response returns the certificate. Its holder is unknown.
 func (RequestKind) Response(request *certificatesv1.CertificateSigningRequest) certrequest.Response {
 	return certrequest.Response{
 		CA: certrequest.ServiceCAOfSigner(request.Spec.SignerName), Certificate: request.Status.Certificate,
@@ -70,7 +72,8 @@ func (RequestKind) Response(request *certificatesv1.CertificateSigningRequest) c
 	}
 }
 
-// ServiceCAName is the ServiceCA that is asked, once somebody has approved it.
+// ServiceCAName returns the ServiceCA of a request that is approved; empty before that, once it is
+// answered, and for other signers.
 func (RequestKind) ServiceCAName(request *certificatesv1.CertificateSigningRequest) string {
 	approved := false
 	for _, condition := range request.Status.Conditions {
@@ -87,8 +90,9 @@ func (RequestKind) ServiceCAName(request *certificatesv1.CertificateSigningReque
 	return certrequest.ServiceCAOfSigner(request.Spec.SignerName)
 }
 
-// Evaluate is what is asked for. Whoever approves vouches for the asker, and not for more than the policies allow: a ServiceAccount gets names of its
-// own namespace only.
+// Evaluate grants what the request asks for if the CA's policies offer it. The approver vouches for
+// the client, but cannot grant more than the policies allow: a ServiceAccount gets names of its own
+// namespace only.
 func (k RequestKind) Evaluate(ctx context.Context, request *certificatesv1.CertificateSigningRequest) (*certrequest.Grant, *certrequest.Refusal, error) {
 	parsed, err := csr.Parse(request.Spec.Request)
 	if err != nil {
@@ -127,12 +131,13 @@ func addUsages(parsed *csr.Request, usages []certificatesv1.KeyUsage) error {
 	return nil
 }
 
-// Issue answers by a certificate.
+// Issue writes the certificate to the request's status.
 func (k RequestKind) Issue(ctx context.Context, request *certificatesv1.CertificateSigningRequest, certificate *certrequest.Certificate) error {
 	return k.answer(ctx, request, certificatesac.CertificateSigningRequestStatus().WithCertificate(certificate.Chain...))
 }
 
-// Refuse fails what is final. Anything else waits, and an Event tells.
+// Refuse fails the request if the refusal is final. Otherwise the request waits, and an Event
+// reports why.
 func (k RequestKind) Refuse(ctx context.Context, request *certificatesv1.CertificateSigningRequest, refusal *certrequest.Refusal) error {
 	if !refusal.Final {
 		return nil
@@ -143,7 +148,7 @@ func (k RequestKind) Refuse(ctx context.Context, request *certificatesv1.Certifi
 			WithReason(refusal.Reason).WithMessage(refusal.Message).WithLastUpdateTime(now).WithLastTransitionTime(now)))
 }
 
-// answer takes effect on the very request that was read.
+// answer writes the status of exactly the version of the request that was read.
 func (k RequestKind) answer(
 	ctx context.Context, request *certificatesv1.CertificateSigningRequest, status *certificatesac.CertificateSigningRequestStatusApplyConfiguration,
 ) error {
@@ -155,7 +160,7 @@ func (k RequestKind) answer(
 	return nil
 }
 
-// EventObject is the request itself.
+// EventObject returns the request itself.
 func (RequestKind) EventObject(request *certificatesv1.CertificateSigningRequest) runtime.Object {
 	return request
 }
