@@ -1,5 +1,6 @@
-// Package podcertificate answers PodCertificateRequests (KEP-4317) for the signers servingcert.dev/<serviceca>: a pod gets a certificate for the
-// Services that select it, with a private key that its kubelet makes and refreshes, and no Secret anywhere.
+// Package podcertificate answers PodCertificateRequests (KEP-4317) for the signers
+// servingcert.dev/<serviceca>. A pod gets a certificate for the Services that select it. The
+// kubelet generates the private key and refreshes the certificate, and no Secret exists.
 package podcertificate
 
 import (
@@ -26,16 +27,18 @@ import (
 )
 
 const (
-	// MaxLifetime is the longest of a pod certificate, whatever the pod allows: so nobody has to wait longer for the last that a compromised CA
-	// signed. Kubernetes' own signers keep to the same.
+	// MaxLifetime is the longest lifetime of a pod certificate, even if the pod allows more. It
+	// limits how long the last certificate of a compromised CA remains valid. Kubernetes' own
+	// signers have the same limit.
 	MaxLifetime = 24 * time.Hour
-	// minLifetime is the shortest that the API server accepts.
+	// minLifetime is the shortest lifetime that the API server accepts.
 	minLifetime = time.Hour
-	// skew is how far before its making a certificate begins; the API server allows five minutes.
+	// skew is how far notBefore is before the time of signing; the API server allows five minutes.
 	skew = 2 * time.Minute
-	// refreshWait is for how long a refresh waits for the next CA.
+	// refreshWait is how long a refresh waits for the next CA.
 	refreshWait = 12 * time.Minute
-	// refreshFraction and jitterFraction are the parts of its lifetime after which the kubelet begins to refresh a certificate, and by which that is earlier.
+	// refreshFraction is the fraction of the lifetime after which the kubelet starts to refresh a
+	// certificate. jitterFraction is the largest fraction by which this is earlier.
 	refreshFraction, jitterFraction = 2.0 / 3, 0.1
 )
 
@@ -52,11 +55,13 @@ type RequestKind struct {
 	Clock  clock.PassiveClock
 }
 
-// MaxWait is none: Kubernetes removes a request after 15 to 20 minutes, and the kubelet makes another.
+// MaxWait returns zero: Kubernetes removes a request after 15 to 20 minutes, and the kubelet makes
+// another.
 func (RequestKind) MaxWait() time.Duration { return 0 }
 
-// DeferUntil returns a time before the request is removed where the pod's containers have started: then
-// they have a certificate, of which the kubelet renews the last third, twenty minutes at least.
+// DeferUntil returns a time before Kubernetes removes the request, if the pod's containers have
+// started. They then have a certificate, which the kubelet refreshes when a third of its lifetime
+// is left, at least twenty minutes.
 func (k RequestKind) DeferUntil(ctx context.Context, request *certificatesv1.PodCertificateRequest) (time.Time, error) {
 	pod, err := k.pod(ctx, request)
 	if err != nil || pod == nil || !slices.ContainsFunc(pod.Status.ContainerStatuses, hasStarted) {
@@ -69,18 +74,19 @@ func hasStarted(container corev1.ContainerStatus) bool {
 	return container.State.Running != nil || container.State.Terminated != nil || container.LastTerminationState.Terminated != nil
 }
 
-// Name is the controller's.
+// Name returns the controller's name.
 func (RequestKind) Name() string { return "podcertificate" }
 
-// New is an empty request.
+// New returns an empty request.
 func (RequestKind) New() *certificatesv1.PodCertificateRequest {
 	return &certificatesv1.PodCertificateRequest{}
 }
 
-// List is an empty list of requests.
+// List returns an empty list of requests.
 func (RequestKind) List() client.ObjectList { return &certificatesv1.PodCertificateRequestList{} }
 
-// StripForCache drops what is for another signer, and of the answer all but the certificate.
+// StripForCache removes the content of requests to other signers, and everything but the
+// certificate from an answer.
 func (RequestKind) StripForCache(request *certificatesv1.PodCertificateRequest) {
 	request.Labels, request.Annotations = nil, nil
 	request.Status.CertificateChain = string(certrequest.FirstCertificate([]byte(request.Status.CertificateChain)))
@@ -89,7 +95,8 @@ func (RequestKind) StripForCache(request *certificatesv1.PodCertificateRequest) 
 	}
 }
 
-// Response returns the certificate: another pod gets another.
+// Response returns the certificate. It has no holder, because each pod has its own certificate;
+// deleting the pod replaces it.
 func (RequestKind) Response(request *certificatesv1.PodCertificateRequest) certrequest.Response {
 	answer := certrequest.Response{
 		CA: certrequest.ServiceCAOfSigner(request.Spec.SignerName), Certificate: []byte(request.Status.CertificateChain),
@@ -101,17 +108,18 @@ func (RequestKind) Response(request *certificatesv1.PodCertificateRequest) certr
 	return answer
 }
 
-// ServiceCAName is the ServiceCA that is asked.
+// ServiceCAName returns the ServiceCA of an unanswered request; empty for other signers.
 func (RequestKind) ServiceCAName(request *certificatesv1.PodCertificateRequest) string {
 	if len(request.Status.Conditions) > 0 {
-		// Issued, Denied or Failed: there are no others, and none is taken back.
+		// The condition is Issued, Denied or Failed: no others exist, and none is reverted.
 		return ""
 	}
 	return certrequest.ServiceCAOfSigner(request.Spec.SignerName)
 }
 
-// Evaluate is a certificate for every Service that selects the pod and that a policy of this CA rules. A denial at a refresh would take the volume
-// from a pod that runs: only what no other request of this pod could change is final.
+// Evaluate grants a certificate for every Service that selects the pod and that a policy of this CA
+// rules. A refusal is final only if no other request of this pod could be granted: denying a
+// refresh would take the volume away from a running pod.
 func (k RequestKind) Evaluate(ctx context.Context, request *certificatesv1.PodCertificateRequest) (*certrequest.Grant, *certrequest.Refusal, error) {
 	parsed, err := csr.ParseKey(request.Spec.StubPKCS10Request)
 	if err != nil {
@@ -135,7 +143,8 @@ func (k RequestKind) Evaluate(ctx context.Context, request *certificatesv1.PodCe
 	if err != nil {
 		return nil, nil, err
 	}
-	// A policy of shorter certificates than a pod may have must not take the others' away.
+	// A policy with lifetimes that are too short for a pod certificate must not prevent the
+	// certificate for the other Services.
 	offers = slices.DeleteFunc(offers, func(offer issuance.Terms) bool { return offer.Duration < minLifetime })
 	terms, ok := offers.Combine()
 	if !ok {
@@ -161,7 +170,7 @@ func maxLifetime(request *certificatesv1.PodCertificateRequest) time.Duration {
 	return MaxLifetime
 }
 
-// pod is the very pod that a request is for; nil where there is none.
+// pod returns exactly the pod that the request is for; nil if it does not exist.
 func (k RequestKind) pod(ctx context.Context, request *certificatesv1.PodCertificateRequest) (*corev1.Pod, error) {
 	var pods corev1.PodList
 	err := k.Live.List(ctx, &pods, client.InNamespace(request.Namespace), client.MatchingFields{metav1.ObjectNameField: request.Spec.PodName})
@@ -175,7 +184,7 @@ func (k RequestKind) pod(ctx context.Context, request *certificatesv1.PodCertifi
 	return &pods.Items[index], nil
 }
 
-// Issue answers by a certificate.
+// Issue writes the certificate to the request's status.
 func (k RequestKind) Issue(ctx context.Context, request *certificatesv1.PodCertificateRequest, certificate *certrequest.Certificate) error {
 	return k.answer(ctx, request, certificatesac.PodCertificateRequestStatus().
 		WithCertificateChain(string(certificate.Chain)).
@@ -185,7 +194,8 @@ func (k RequestKind) Issue(ctx context.Context, request *certificatesv1.PodCerti
 		WithConditions(k.condition(certificatesv1.PodCertificateRequestConditionTypeIssued, "Issued", "signed by "+certificate.SignedBy)))
 }
 
-// refreshAt spreads the refreshes of the pods of a node, and of those that came at once.
+// refreshAt returns when the kubelet starts to refresh the certificate. The time is spread over the
+// pods of a node, and over requests that were made at the same time.
 func refreshAt(request *certificatesv1.PodCertificateRequest, certificate *certrequest.Certificate) time.Time {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(request.UID))
@@ -194,7 +204,8 @@ func refreshAt(request *certificatesv1.PodCertificateRequest, certificate *certr
 	return certificate.NotBefore.Add(time.Duration(share * float64(lifetime))).Truncate(time.Second)
 }
 
-// Refuse denies what is final. Of anything else the API has no place to tell, and an Event does.
+// Refuse denies the request if the refusal is final. The API has no field for other refusals; an
+// Event reports them.
 func (k RequestKind) Refuse(ctx context.Context, request *certificatesv1.PodCertificateRequest, refusal *certrequest.Refusal) error {
 	if !refusal.Final {
 		return nil
@@ -208,7 +219,7 @@ func (k RequestKind) condition(kind, reason, message string) *metaac.ConditionAp
 		WithLastTransitionTime(metav1.NewTime(k.Clock.Now()))
 }
 
-// answer takes effect on the very request that was read.
+// answer writes the status of exactly the version of the request that was read.
 func (k RequestKind) answer(
 	ctx context.Context, request *certificatesv1.PodCertificateRequest, status *certificatesac.PodCertificateRequestStatusApplyConfiguration,
 ) error {
@@ -220,7 +231,7 @@ func (k RequestKind) answer(
 	return nil
 }
 
-// EventObject is the pod, where people look.
+// EventObject returns the pod, where users look for Events.
 func (RequestKind) EventObject(request *certificatesv1.PodCertificateRequest) runtime.Object {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: request.Namespace, Name: request.Spec.PodName, UID: request.Spec.PodUID}}
 }

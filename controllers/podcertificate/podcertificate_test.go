@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 )
 
-// The refresh of a pod whose containers have started waits for the next CA, but not until Kubernetes
-// removes the request; the first certificate of a pod does not.
+// The refresh of a pod whose containers have started waits for the next CA, but not until
+// Kubernetes removes the request. The first certificate of a pod does not wait.
 func TestDeferUntil(t *testing.T) {
 	t.Parallel()
 	made := time.Date(2071, time.March, 14, 15, 0, 0, 0, time.UTC)
