@@ -1,4 +1,5 @@
-// Package publish keeps a ConfigMap with the trust bundle in each namespace that spec.trustBundle.publish of a ServiceCA selects.
+// Package publish keeps a ConfigMap with the trust bundle in each namespace that
+// spec.trustBundle.publish of a ServiceCA selects.
 package publish
 
 import (
@@ -12,7 +13,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// claim is what one ServiceCA publishes under one name.
+// claim is an entry of spec.trustBundle.publish of one ServiceCA.
 type claim struct {
 	ca     *v1alpha1.ServiceCA
 	bundle *v1alpha1.PublishedBundle
@@ -20,14 +21,15 @@ type claim struct {
 	namespaces labels.Selector
 }
 
-// claims are those of all ServiceCAs, the ones of the older ServiceCA first.
+// claims are the claims of all ServiceCAs, those of older ServiceCAs first.
 type claims struct {
 	all []claim
-	// reserved are the ConfigMaps in which ServiceCAs publish their bundles for themselves.
+	// reserved are the trust-bundle ConfigMaps of the ServiceCAs in the operator's namespace.
 	reserved map[types.NamespacedName]bool
 }
 
-// newClaims returns the claims of ServiceCAs. A selector that cannot be read, which the API server refuses, selects nothing.
+// newClaims returns the claims of ServiceCAs. An invalid selector, which the API server rejects,
+// selects nothing.
 func newClaims(cas []v1alpha1.ServiceCA, ownNamespace string) claims {
 	result := claims{reserved: map[types.NamespacedName]bool{}}
 	for i := range cas {
@@ -46,7 +48,8 @@ func newClaims(cas []v1alpha1.ServiceCA, ownNamespace string) claims {
 	return result
 }
 
-// effectiveClaim returns the claim that decides about a ConfigMap; nil where there is none. The label set is that of the namespace.
+// effectiveClaim returns the claim that applies to a ConfigMap; nil if none does. namespace holds
+// the labels of the ConfigMap's namespace.
 func (c claims) effectiveClaim(configMap types.NamespacedName, namespace labels.Set) *claim {
 	if c.reserved[configMap] {
 		return nil
@@ -59,7 +62,7 @@ func (c claims) effectiveClaim(configMap types.NamespacedName, namespace labels.
 	return nil
 }
 
-// names returns the names of all ConfigMaps that are published.
+// names returns the names of all published ConfigMaps, sorted.
 func (c claims) names() []string {
 	var names []string
 	for _, c := range c.all {

@@ -11,10 +11,12 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// hashAnnotation returns the annotation on a ConfigMap that has the bundle with this hash under a key.
+// hashAnnotation returns the value of AnnotationPublishedHash for a ConfigMap that has the bundle
+// with this hash under the key.
 func hashAnnotation(hash, key string) string { return hash + "/" + key }
 
-// fill makes a ConfigMap what it should be: the bundle and no other data. It returns whether anything had to be changed.
+// fill writes the bundle to a ConfigMap and removes all other data. It reports whether anything
+// changed.
 func (c *claim) fill(configMap *corev1.ConfigMap, bundle []byte) (changed bool) {
 	before := configMap.DeepCopy()
 	metav1.SetMetaDataLabel(&configMap.ObjectMeta, v1alpha1.LabelServiceCA, c.ca.Name)
@@ -24,8 +26,9 @@ func (c *claim) fill(configMap *corev1.ConfigMap, bundle []byte) (changed bool) 
 		!maps.Equal(before.Labels, configMap.Labels) || !maps.Equal(before.Annotations, configMap.Annotations)
 }
 
-// isOurs reports whether the operator made a ConfigMap: its field manager says so or, where a backup was restored without managedFields, there is
-// nothing in it but a bundle that has the hash in its annotation.
+// isOurs reports whether the operator created the ConfigMap: its field manager shows that, or, if a
+// backup was restored without managedFields, the ConfigMap holds nothing but a bundle with the hash
+// in its annotation.
 func isOurs(configMap *corev1.ConfigMap) bool {
 	if apply.IsManagedBy(configMap, apply.Publish) {
 		return true

@@ -17,7 +17,8 @@ import (
 	"github.com/servingcert/operator/controllers/injector"
 )
 
-// NotPermitted is what a ServiceCA says that publishes, while the operator has not the rights.
+// NotPermitted is the problem that a publishing ServiceCA reports while the operator lacks the RBAC
+// permissions.
 const NotPermitted = "spec.trustBundle.publish: the operator may not create and delete ConfigMaps in every namespace: add config/components/publish"
 
 // counter counts the ConfigMaps of one ServiceCA.
@@ -28,15 +29,18 @@ type counter struct {
 	hash    string
 	since   time.Time
 	counted *injector.Targets
-	// problems are some of the ConfigMaps that cannot have the bundle, overruled is in how many namespaces an older ServiceCA publishes, and
-	// by is one of these.
+	// problems are the problems of ConfigMaps that cannot have the bundle. overruled is the number
+	// of namespaces in which an older ServiceCA publishes the same name, and olderCA is one of
+	// those ServiceCAs.
 	problems  []string
 	overruled int
 	olderCA   string
 }
 
-// Count adds the ConfigMaps that a ServiceCA publishes to what was counted; the current bundle has this hash. In a namespace that was made since
-// then nobody has to wait for another. The problem is why some cannot have it, empty where all can.
+// Count adds the ConfigMaps that a ServiceCA publishes to targets; hash is the hash of the current
+// bundle. A rotation does not wait for ConfigMaps in namespaces created after since, because they
+// get no earlier bundle. The problem says why some ConfigMaps cannot have the bundle; empty if all
+// can.
 func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, targets *injector.Targets) (problem string, err error) {
 	if len(ca.Spec.TrustBundle.Publish) == 0 {
 		return "", nil
@@ -68,7 +72,8 @@ func (p *Publisher) Count(ctx context.Context, ca *v1alpha1.ServiceCA, hash stri
 	return c.problem(), nil
 }
 
-// count counts the ConfigMap that a claim decides about in a namespace; the claim may be that of another ServiceCA, or none.
+// count counts the ConfigMap in a namespace to which the claim applies. The claim may be nil, or
+// that of another ServiceCA.
 func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMetadata, effective *claim) error {
 	if effective == nil || effective.ca.Name != c.ca.Name {
 		c.recordOverruled(effective)
@@ -80,7 +85,7 @@ func (c *counter) count(ctx context.Context, namespace *metav1.PartialObjectMeta
 		return err
 	}
 	if requested, err := c.RequestedServiceCA(ctx, "ConfigMap", key); err != nil || (injector.PublishedBy(configMap) == "" && requested == c.ca.Name) {
-		return err // it is counted as what asks
+		return err // the injector counts it as a target that requests the bundle
 	}
 	c.compare(key, effective, configMap, namespace)
 	return nil
@@ -92,12 +97,12 @@ func (c *counter) recordOverruled(effective *claim) {
 	}
 }
 
-// compare counts a ConfigMap by what its metadata say.
+// compare counts a ConfigMap by its metadata.
 func (c *counter) compare(key types.NamespacedName, effective *claim, configMap, namespace *metav1.PartialObjectMetadata) {
 	current := injector.PublishedBy(configMap) == c.ca.Name && configMap.Annotations[v1alpha1.AnnotationPublishedHash] == hashAnnotation(c.hash, effective.bundle.Key)
 	now := c.Clock.Now()
 	current = current && c.conflicts.ContestedFor(key, now) == 0
-	// Requests that fail are waited for within a bound.
+	// A rotation waits for a ConfigMap about which requests fail, for a limited time.
 	problem, failure := c.problemOf(key), c.conflicts.Failure(key, now)
 	blocked := (problem != "" && failure == nil) || !c.permitted.Load() || c.conflicts.Unresolvable(key, now)
 	if problem != "" && !current {
@@ -116,7 +121,8 @@ func (p *Publisher) problemOf(key types.NamespacedName) string {
 	return p.problems[key]
 }
 
-// problem returns a sentence about what keeps ConfigMaps from the bundle.
+// problem returns a sentence about what keeps ConfigMaps from having the bundle; empty if nothing
+// does.
 func (c *counter) problem() string {
 	var problems []string
 	if !c.permitted.Load() {

@@ -29,7 +29,7 @@ var (
 	bundle = []byte("bundle")
 )
 
-// fixture is a Publisher of one ConfigMap whose writes fail by fault.
+// fixture is a Publisher of one ConfigMap, whose writes fail with fault.
 type fixture struct {
 	*Publisher
 	*testing.T
@@ -66,7 +66,7 @@ func newFixture(t *testing.T) *fixture {
 	return s
 }
 
-// count counts the ConfigMap, and returns what is said of it.
+// count counts the ConfigMap, and returns its problem.
 func (f *fixture) count() (injector.Targets, string) {
 	f.Helper()
 	var targets injector.Targets
@@ -77,7 +77,7 @@ func (f *fixture) count() (injector.Targets, string) {
 	return targets, c.problem()
 }
 
-// changed reports whether the ServiceCA is to be counted again.
+// changed reports whether the Publisher announced that the ServiceCA must be counted again.
 func (f *fixture) changed() bool {
 	select {
 	case <-f.changes:
@@ -87,7 +87,8 @@ func (f *fixture) changed() bool {
 	}
 }
 
-// A ConfigMap that the API server cannot write is reported with its words once that lasts, and waited for by name and for ten minutes.
+// A ConfigMap that the API server cannot write is reported with the API server's error once the
+// failure persists, and is waited for by name for ten minutes.
 func TestConfigMapThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -127,7 +128,7 @@ func TestConfigMapThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A ConfigMap that cannot be removed is reported, too.
+// A ConfigMap that cannot be removed is reported too.
 func TestConfigMapThatCannotBeRemoved(t *testing.T) {
 	t.Parallel()
 	for reason, fault := range map[string]error{
@@ -155,7 +156,8 @@ func TestConfigMapThatCannotBeRemoved(t *testing.T) {
 	}
 }
 
-// Who keeps overwriting a ConfigMap is reported while it lasts, and it is counted again when that is over.
+// The client that keeps overwriting a ConfigMap is reported while it does, and the ConfigMap is
+// counted again afterwards.
 func TestConfigMapThatIsOverwritten(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t)
@@ -178,7 +180,7 @@ func TestConfigMapThatIsOverwritten(t *testing.T) {
 	if note := <-s.recorder.Events; !strings.Contains(note, "Overwritten") || !strings.Contains(note, `field manager "rival"`) || len(s.recorder.Events) > 0 {
 		t.Errorf("the Event is %s, and there are %d more", note, len(s.recorder.Events))
 	}
-	// Its mark says that it carries the bundle.
+	// The ConfigMap is blocked, although its marker claims that it carries the bundle.
 	if targets, problem := s.count(); targets.Blocked != 1 || !strings.Contains(problem, "keeps overwriting") {
 		t.Errorf("the counts are %+v, and the ServiceCA says %q", targets, problem)
 	}

@@ -27,12 +27,14 @@ import (
 )
 
 const (
-	// retryRefused is how often a write is tried again that the API server refuses, and retryNotReady how often a CA is asked for that has
-	// no bundle: a change of the ServiceCA tells sooner.
+	// retryRefused is how often the operator retries a write that the API server rejects, and
+	// retryNotReady how often it checks for a CA that has no bundle. A change of the ServiceCA
+	// triggers that sooner.
 	retryRefused, retryNotReady = time.Minute, 5 * time.Minute
-	// eventBurst Events come at once, and then eventsPerSecond: as many namespaces may have a ConfigMap of somebody else's as there are.
+	// eventBurst and eventsPerSecond limit the Events: every namespace of the cluster may have a
+	// ConfigMap of this name that belongs to another client.
 	eventBurst, eventsPerSecond = 25, 1
-	// reasonNotOurs, reasonRefused and reasonOverwritten are the reasons of the Events on ConfigMaps.
+	// reasonNotOurs, reasonRefused and reasonOverwritten are the reasons of Events on ConfigMaps.
 	reasonNotOurs, reasonRefused, reasonOverwritten = "ConfigMapNotOurs", "PublishRefused", "Overwritten"
 )
 
@@ -45,9 +47,9 @@ type Publisher struct {
 	Keyring  *keyring.Keyring
 	Recorder events.EventRecorder
 	Clock    clock.PassiveClock
-	// RequestedServiceCA returns the ServiceCA whose bundle an object asks for by an annotation.
+	// RequestedServiceCA returns the ServiceCA whose bundle an object requests by an annotation.
 	RequestedServiceCA func(ctx context.Context, kind string, key client.ObjectKey) (string, error)
-	// Namespace is the operator's own.
+	// Namespace is the operator's own namespace.
 	Namespace string
 
 	permitted atomic.Bool
@@ -57,11 +59,12 @@ type Publisher struct {
 	written   writtenVersions
 
 	mu sync.Mutex
-	// problems are why ConfigMaps do not have the bundle, until somebody else changes something.
+	// problems holds why ConfigMaps do not have the bundle, until an administrator or another
+	// client changes something.
 	problems map[types.NamespacedName]string
 }
 
-// New returns a Publisher with the fields that are set in from.
+// New initialises and returns the given Publisher, whose exported fields are set.
 func New(publisher *Publisher) *Publisher {
 	publisher.events = flowcontrol.NewTokenBucketPassiveRateLimiter(eventsPerSecond, eventBurst)
 	publisher.changes = make(chan event.GenericEvent, eventBurst)
@@ -69,10 +72,10 @@ func New(publisher *Publisher) *Publisher {
 	return publisher
 }
 
-// Changes announces ServiceCAs of which a ConfigMap has another problem, or none any more.
+// Changes announces ServiceCAs when the problem of one of their ConfigMaps changes or ends.
 func (p *Publisher) Changes() <-chan event.GenericEvent { return p.changes }
 
-// Reconcile makes, updates or removes one ConfigMap.
+// Reconcile creates, updates or removes one ConfigMap.
 func (p *Publisher) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	namespace := namespaceMetadata()
 	err := p.Cache.Get(ctx, client.ObjectKey{Name: req.Namespace}, namespace, client.UnsafeDisableDeepCopy)
@@ -102,7 +105,7 @@ func (p *Publisher) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	return p.publish(ctx, effective, ca.Bundle, req.NamespacedName)
 }
 
-// publish brings a ConfigMap up to date, or reports why it cannot be.
+// publish updates a ConfigMap, or reports why it cannot be updated.
 func (p *Publisher) publish(ctx context.Context, effective *claim, bundle []byte, key types.NamespacedName) (ctrl.Result, error) {
 	configMap, changed, err := p.write(ctx, effective, bundle, key)
 	if changed {
@@ -120,14 +123,15 @@ func (p *Publisher) publish(ctx context.Context, effective *claim, bundle []byte
 		return ctrl.Result{RequeueAfter: duration}, nil
 	}
 	if p.conflicts.Resolved(key, p.Clock.Now()) {
-		// It was not counted as current, and may have been reported to nobody.
+		// The ConfigMap was not counted as current, and the conflict may not have been reported.
 		p.notifyChanged(effective.ca)
 	}
 	p.setProblem(key, effective.ca, "")
 	return ctrl.Result{}, nil
 }
 
-// reportFailure reports why a ConfigMap cannot be written or removed: at once where that is for somebody to put right, and else once it has lasted.
+// reportFailure reports why a ConfigMap cannot be written or removed: at once if an administrator
+// or a tenant must fix the cause, and otherwise once the failure persists.
 func (p *Publisher) reportFailure(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, done string, err error) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(configMap)
 	failure := p.conflicts.RecordFailure(key, p.Clock.Now(), err)
@@ -135,18 +139,20 @@ func (p *Publisher) reportFailure(ca *v1alpha1.ServiceCA, configMap *corev1.Conf
 	case apply.IsGone(err):
 		return ctrl.Result{}, nil
 	case apply.IsRejected(err), configMap.UID == "" && apply.IsNotPermitted(err):
-		// Where the right to create is taken away again, nobody waits, as before it was given.
+		// If the permission to create ConfigMaps is revoked, rotations do not wait, as before it
+		// was granted.
 		p.report(ca, configMap, issuance.NewProblem(reasonRefused, "ConfigMap %s cannot be %s: %v", key, done, err))
 		return ctrl.Result{RequeueAfter: retryRefused}, nil
 	case apierrors.IsAlreadyExists(err):
-		return ctrl.Result{}, nil // the cache was behind, and its event causes the next reconciliation
+		return ctrl.Result{}, nil // the cache was out of date, and its next event triggers a reconciliation
 	case failure != nil:
 		p.report(ca, configMap, issuance.NewProblem(failure.Reason, "ConfigMap %s cannot be %s: %s", key, done, failure.Message))
 	}
 	return ctrl.Result{}, err
 }
 
-// reportOverwritten reports once who keeps overwriting a ConfigMap, until that has ended.
+// reportOverwritten reports once which client keeps overwriting a ConfigMap, until the conflict
+// ends.
 func (p *Publisher) reportOverwritten(ca *v1alpha1.ServiceCA, key types.NamespacedName) {
 	otherWriter, unreported := p.conflicts.ReportOtherWriter(key)
 	if !unreported {
@@ -157,12 +163,14 @@ func (p *Publisher) reportOverwritten(ca *v1alpha1.ServiceCA, key types.Namespac
 		"every 30 seconds: let that client leave it alone, or exclude its namespace by spec.trustBundle.publish of ServiceCA %s", otherWriter, key, ca.Name))
 }
 
-// write makes the ConfigMap or, where it is ours, puts it right in the version that was read. It returns what it found, or made.
+// write creates the ConfigMap or, if it is the operator's, updates exactly the version that was
+// read. It returns the ConfigMap, and whether it wrote it.
 func (p *Publisher) write(ctx context.Context, effective *claim, bundle []byte, key types.NamespacedName) (*corev1.ConfigMap, bool, error) {
 	configMap, err := p.read(ctx, key, bundle)
 	configMap.Namespace, configMap.Name = key.Namespace, key.Name
 	if apierrors.IsNotFound(err) {
-		// Created, and not applied: what somebody else makes at this moment stays as it is.
+		// Create, not apply: a ConfigMap that another client creates at this moment is kept as it
+		// is.
 		effective.fill(configMap, bundle)
 		return configMap, true, p.Live.Create(ctx, configMap, apply.Publish)
 	}
@@ -175,8 +183,9 @@ func (p *Publisher) write(ctx context.Context, effective *claim, bundle []byte, 
 	return configMap, true, p.Live.Patch(ctx, configMap, guarded, apply.Publish)
 }
 
-// read returns a ConfigMap that is to hold a bundle, empty where it is not found. It asks the API server only where the cache does not say what there is: no
-// ConfigMap, or the version that the operator wrote.
+// read returns the ConfigMap that is to hold a bundle; it is empty if the error is NotFound. It
+// asks the API server only if the cache does not suffice: it suffices if there is no ConfigMap, or
+// if it is the version that the operator wrote.
 func (p *Publisher) read(ctx context.Context, key types.NamespacedName, bundle []byte) (*corev1.ConfigMap, error) {
 	cached := injector.ConfigMaps.Metadata()
 	err := p.Cache.Get(ctx, key, cached, client.UnsafeDisableDeepCopy)
@@ -186,14 +195,15 @@ func (p *Publisher) read(ctx context.Context, key types.NamespacedName, bundle [
 		}
 	}
 	configMap := &corev1.ConfigMap{}
-	// Where it was written before, the cache may not have it yet.
+	// If the operator wrote the ConfigMap before, the cache may not have it yet.
 	if remembered := p.written.forget(key); err != nil && (!apierrors.IsNotFound(err) || !remembered) {
 		return configMap, err
 	}
 	return configMap, p.Live.Get(ctx, key, configMap)
 }
 
-// reportForeign reports a ConfigMap that somebody else made, unless that asks for the same bundle by an annotation.
+// reportForeign reports a ConfigMap that another client created, unless it requests the same bundle
+// by an annotation.
 func (p *Publisher) reportForeign(ctx context.Context, effective *claim, configMap *corev1.ConfigMap) error {
 	key := client.ObjectKeyFromObject(configMap)
 	requested, err := p.RequestedServiceCA(ctx, "ConfigMap", key)
@@ -207,14 +217,15 @@ func (p *Publisher) reportForeign(ctx context.Context, effective *claim, configM
 	return nil
 }
 
-// report records a problem, and an Event where it is a new one.
+// report records a problem, and an Event if the problem is new.
 func (p *Publisher) report(ca *v1alpha1.ServiceCA, configMap *corev1.ConfigMap, problem *issuance.Problem) {
 	if p.setProblem(client.ObjectKeyFromObject(configMap), ca, problem.Message) && p.events.TryAccept() {
 		p.Recorder.Eventf(configMap, nil, corev1.EventTypeWarning, problem.Reason, "PublishCABundle", "%s", problem.Message)
 	}
 }
 
-// setProblem remembers the problem of a ConfigMap, none where it is empty, and returns whether it is another one than before.
+// setProblem records the problem of a ConfigMap; an empty one removes it. It reports whether the
+// problem differs from the previous one.
 func (p *Publisher) setProblem(key types.NamespacedName, ca *v1alpha1.ServiceCA, problem string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,18 +240,18 @@ func (p *Publisher) setProblem(key types.NamespacedName, ca *v1alpha1.ServiceCA,
 	return true
 }
 
-// notifyChanged has a ServiceCA counted again; nil is none.
+// notifyChanged triggers another count of a ServiceCA's targets; it does nothing if ca is nil.
 func (p *Publisher) notifyChanged(ca *v1alpha1.ServiceCA) {
 	if ca == nil {
 		return
 	}
 	select {
 	case p.changes <- event.GenericEvent{Object: ca}:
-	default: // one that is not announced is counted with the next
+	default: // the channel is full: a later announcement triggers the count
 	}
 }
 
-// forget leaves nothing of a ConfigMap that is not published any more.
+// forget drops the state of a ConfigMap that is no longer published.
 func (p *Publisher) forget(key types.NamespacedName) {
 	p.written.forget(key)
 	p.setProblem(key, nil, "")
@@ -248,7 +259,8 @@ func (p *Publisher) forget(key types.NamespacedName) {
 	p.conflicts.Forget(key)
 }
 
-// remove removes a ConfigMap that no ServiceCA publishes any more, if it is ours. That of a ServiceCA which is gone stays, as all that it made.
+// remove deletes a ConfigMap that no ServiceCA publishes any more, if the operator created it. The
+// ConfigMaps of a deleted ServiceCA remain, like everything else that it created.
 func (p *Publisher) remove(ctx context.Context, key types.NamespacedName, cas []v1alpha1.ServiceCA) (ctrl.Result, error) {
 	err := p.deleteOwn(ctx, key, cas)
 	if apply.IgnoreGone(err) != nil {

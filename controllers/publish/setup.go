@@ -24,15 +24,16 @@ import (
 )
 
 const (
-	// concurrency hides the latency of the API server.
+	// concurrency is the number of workers, which hides the latency of the API server.
 	concurrency = 16
-	// page is how many ConfigMaps are read at a time; a tenant's may have a MiB each.
+	// page is the number of ConfigMaps that are read at a time; a tenant's ConfigMap can be 1 MiB.
 	page = 50
 	// indexPublished indexes ConfigMaps by the ServiceCA that publishes them.
 	indexPublished = "publish.serviceca"
 )
 
-// SetupWithManager starts the controller when a ServiceCA publishes, or has published, and the operator may.
+// SetupWithManager starts the controller once a ServiceCA publishes, or has published, and the
+// operator has the permissions.
 func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
 	err := mgr.GetCache().IndexField(ctx, injector.ConfigMaps.Metadata(), indexPublished, func(object client.Object) []string {
 		if ca := injector.PublishedBy(object); ca != "" {
@@ -47,7 +48,7 @@ func (p *Publisher) SetupWithManager(ctx context.Context, mgr ctrl.Manager) erro
 		return err
 	}
 	available := func(ctx context.Context) (bool, error) {
-		// The CRD may come later than the operator.
+		// The CRD may be installed after the operator.
 		if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.ServiceCA{}); availability.IsNotServed(err) {
 			return false, nil
 		} else if err != nil {
@@ -92,7 +93,8 @@ func (p *Publisher) available(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// readAll remembers the ConfigMaps that are published already, which a new manager would else read one by one.
+// readAll lists the ConfigMaps that are already published. Otherwise a new manager would read them
+// one by one.
 func (p *Publisher) readAll(ctx context.Context) error {
 	names := p.names(ctx)
 	for next := ""; ; {
@@ -124,7 +126,8 @@ func (p *Publisher) watch(mgr ctrl.Manager) error {
 		Complete(retry.WithQuietConflicts(retry.LimitSlowNamespaces(concurrency, p)))
 }
 
-// allConfigMaps returns the ConfigMaps that a ServiceCA publishes, or has published before an update, in all namespaces.
+// allConfigMaps returns the ConfigMaps that a ServiceCA publishes, or published before an update,
+// in all namespaces.
 func (p *Publisher) allConfigMaps(ctx context.Context, object client.Object) []reconcile.Request {
 	ca, ok := object.(*v1alpha1.ServiceCA)
 	if !ok || len(ca.Spec.TrustBundle.Publish) == 0 {
@@ -144,7 +147,7 @@ func (p *Publisher) allConfigMaps(ctx context.Context, object client.Object) []r
 	return requests
 }
 
-// inNamespace returns the ConfigMaps that are published in a namespace.
+// inNamespace returns the published ConfigMaps of a namespace.
 func (p *Publisher) inNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
 	var requests []reconcile.Request
 	for _, name := range p.names(ctx) {
@@ -153,7 +156,7 @@ func (p *Publisher) inNamespace(ctx context.Context, namespace client.Object) []
 	return requests
 }
 
-// ofConfigMap returns a ConfigMap that is published, or was.
+// ofConfigMap returns the ConfigMap if it is, or was, published.
 func (p *Publisher) ofConfigMap(ctx context.Context, configMap client.Object) []reconcile.Request {
 	if injector.PublishedBy(configMap) == "" && !slices.Contains(p.names(ctx), configMap.GetName()) {
 		return nil
@@ -161,7 +164,7 @@ func (p *Publisher) ofConfigMap(ctx context.Context, configMap client.Object) []
 	return []reconcile.Request{request(configMap.GetNamespace(), configMap.GetName())}
 }
 
-// names returns the names of all ConfigMaps that are published.
+// names returns the names of all published ConfigMaps.
 func (p *Publisher) names(ctx context.Context) []string {
 	cas, err := p.serviceCAs(ctx)
 	if err != nil {

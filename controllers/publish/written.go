@@ -12,26 +12,26 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// writtenVersions remembers the ConfigMaps that the operator wrote, or read and found right. While the cache has
-// the same version of one, it need not be read.
+// writtenVersions holds the versions of ConfigMaps that the operator wrote, or read and verified. A
+// ConfigMap need not be read while the cache has the same version.
 type writtenVersions struct {
 	mu       sync.Mutex
 	versions map[types.NamespacedName]version
 }
 
-// version is a version of a ConfigMap, with its one key and the hash of the bundle under it.
+// version is a version of a ConfigMap, with its only key and the hash of the bundle under it.
 type version struct {
 	resourceVersion string
 	key, hash       unique.Handle[string]
 }
 
-// store remembers what is in a ConfigMap of the operator's.
+// store records the content of a ConfigMap that the operator created.
 func (w *writtenVersions) store(key types.NamespacedName, configMap *corev1.ConfigMap) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.versions, key)
 	if len(configMap.Data) != 1 || len(configMap.BinaryData) > 0 {
-		return // as a webhook left it
+		return // a webhook changed it
 	}
 	if w.versions == nil {
 		w.versions = map[types.NamespacedName]version{}
@@ -41,7 +41,7 @@ func (w *writtenVersions) store(key types.NamespacedName, configMap *corev1.Conf
 	}
 }
 
-// forget forgets a ConfigMap, and reports whether it was remembered.
+// forget drops a ConfigMap, and reports whether it was recorded.
 func (w *writtenVersions) forget(key types.NamespacedName) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -50,8 +50,8 @@ func (w *writtenVersions) forget(key types.NamespacedName) bool {
 	return remembered
 }
 
-// lookUp returns the ConfigMap that has these metadata, with an empty value where it does not hold this bundle;
-// nil where its version is not remembered.
+// lookUp returns the ConfigMap that has these metadata, with an empty value if it does not hold
+// this bundle; nil if its version is not recorded.
 func (w *writtenVersions) lookUp(key types.NamespacedName, metadata *metav1.PartialObjectMetadata, bundle []byte) *corev1.ConfigMap {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -63,7 +63,7 @@ func (w *writtenVersions) lookUp(key types.NamespacedName, metadata *metav1.Part
 		bundle = nil
 	}
 	configMap := &corev1.ConfigMap{ObjectMeta: *metadata.ObjectMeta.DeepCopy(), Data: map[string]string{known.key.Value(): string(bundle)}}
-	// The cache leaves the managers out; only what the operator made is remembered.
+	// The cache strips managedFields. Only ConfigMaps that the operator created are recorded.
 	configMap.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: string(apply.Publish)}}
 	return configMap
 }
