@@ -20,11 +20,20 @@ type Replaced struct {
 	Written, NotAfter time.Time
 }
 
+// maxReplacedBytes is more than any annotation of ours has. A tenant may write 256 KiB, which are
+// read for each container.
+const maxReplacedBytes = 256
+
 // ReplacedIn returns the replaced certificates that the annotation of a Secret records, the oldest
 // first. Entries that cannot be parsed are left out.
+// An annotation that is longer than any of ours is left out as a whole.
 func ReplacedIn(secret *corev1.Secret) []Replaced {
+	recorded := secret.Annotations[v1alpha1.AnnotationReplaced]
+	if len(recorded) > maxReplacedBytes {
+		return nil
+	}
 	var found []Replaced
-	for _, entry := range strings.Fields(secret.Annotations[v1alpha1.AnnotationReplaced]) {
+	for _, entry := range strings.Fields(recorded) {
 		written, notAfter, _ := strings.Cut(entry, "/")
 		from, err := time.Parse(time.RFC3339, written)
 		until, unreadable := time.Parse(time.RFC3339, notAfter)

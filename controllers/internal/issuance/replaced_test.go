@@ -1,6 +1,7 @@
 package issuance_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -30,5 +31,9 @@ func TestReplaced(t *testing.T) {
 	s.secret.Annotations[v1alpha1.AnnotationReplaced] += " nonsense 2071-03-14T15:09:26Z 2071-03-14T15:09:26Z/"
 	if diff := cmp.Diff(want[2:], issuance.ReplacedIn(s.digest())); diff != "" {
 		t.Errorf("with entries that nobody can read (-want +got):\n%s", diff)
+	}
+	s.secret.Annotations[v1alpha1.AnnotationReplaced] = strings.Repeat("2071-03-14T15:09:26Z/2071-04-14T15:09:26Z ", 6000)
+	if got := issuance.ReplacedIn(s.secret); len(got) > 0 {
+		t.Errorf("of an annotation that a tenant wrote, %d entries are kept for each container that reads the Secret", len(got))
 	}
 }
