@@ -118,13 +118,19 @@ func deploymentOf(kind schema.GroupVersionResource, o *unstructured.Unstructured
 // selectorOf returns a selector that matches the pods of a workload outside apps/v1, and possibly
 // others, which are told apart by their owner references. The field may be a LabelSelector, or
 // plain labels like those of a ReplicationController.
+// An invalid selector, which the API server accepts for most of these kinds, matches all pods. An
+// error would block the namespace's other workloads, and every rotation.
 func selectorOf(o *unstructured.Unstructured) *metav1.LabelSelector {
-	if plain, found, err := unstructured.NestedStringMap(o.Object, "spec", "selector"); found && err == nil {
-		return &metav1.LabelSelector{MatchLabels: plain}
-	}
 	selector := &metav1.LabelSelector{}
-	fields, _, _ := unstructured.NestedMap(o.Object, "spec", "selector")
-	if runtime.DefaultUnstructuredConverter.FromUnstructured(fields, selector) != nil {
+	if plain, found, err := unstructured.NestedStringMap(o.Object, "spec", "selector"); found && err == nil {
+		selector.MatchLabels = plain
+	} else {
+		fields, _, _ := unstructured.NestedMap(o.Object, "spec", "selector")
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(fields, selector) != nil {
+			return &metav1.LabelSelector{}
+		}
+	}
+	if _, err := metav1.LabelSelectorAsSelector(selector); err != nil {
 		return &metav1.LabelSelector{}
 	}
 	return selector

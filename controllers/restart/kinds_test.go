@@ -99,6 +99,8 @@ func TestOther(t *testing.T) {
 		"no status":                             {cloneSets, "{" + template + "}", "{}", rollout{wanted: 1, manualUpdate: true}, &metav1.LabelSelector{}},
 		"scaled to zero":                        {cloneSets, "{replicas: 0, " + template + "}", "{observedGeneration: 3}", rollout{available: true, manualUpdate: true}, &metav1.LabelSelector{}},
 		"a selector that is not one":            {cloneSets, "{replicas: 0, selector: {matchLabels: 7}, " + template + "}", "{}", rollout{available: true, manualUpdate: true}, &metav1.LabelSelector{}},
+		"labels that no object can have":        {cloneSets, "{replicas: 0, selector: {matchLabels: {app: not a label}}, " + template + "}", "{}", rollout{available: true, manualUpdate: true}, &metav1.LabelSelector{}},
+		"an operator that there is not":         {cloneSets, "{replicas: 0, selector: {matchExpressions: [{key: app, operator: Like}]}, " + template + "}", "{}", rollout{available: true, manualUpdate: true}, &metav1.LabelSelector{}},
 		"numbers that are none, said at length": {cloneSets, "{replicas: many, selector: 7, " + template + "}", "{observedGeneration: [], availableReplicas: one}", rollout{wanted: 1, manualUpdate: true}, &metav1.LabelSelector{}},
 	} {
 		t.Run(name, func(t *testing.T) {
