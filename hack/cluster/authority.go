@@ -14,14 +14,14 @@ import (
 	"k8s.io/client-go/util/keyutil"
 )
 
-// authority is what everybody in the cluster trusts, for clients and for servers.
+// authority is the CA for all clients and servers of the cluster.
 type authority struct {
 	certificate    *x509.Certificate
 	certificatePEM []byte
 	key            crypto.Signer
 }
 
-// pair is a certificate and its key, in PEM.
+// pair is a certificate and its private key in PEM.
 type pair struct{ certificate, key []byte }
 
 func newAuthority(name string) (*authority, error) {

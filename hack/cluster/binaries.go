@@ -7,7 +7,8 @@ import (
 	"path/filepath"
 )
 
-// binaries finds the folder of the components' links.
+// binaries returns the absolute path of the folder with links to the components. An empty folder
+// means bin/k8s of this repository.
 func binaries(folder string) (string, error) {
 	if folder == "" {
 		root, err := repository()
@@ -22,7 +23,8 @@ func binaries(folder string) (string, error) {
 	return filepath.Abs(folder)
 }
 
-// repository is the nearest folder upwards with the operator's go.mod: tests run in the folder of their package.
+// repository returns the nearest folder, from the working directory upwards, that has a go.mod:
+// tests run in the folder of their package.
 func repository() (string, error) {
 	folder, err := os.Getwd()
 	if err != nil {

@@ -1,7 +1,8 @@
-// Package cluster starts and stops a whole Kubernetes cluster of plain processes: etcd, kube-apiserver and, on demand,
-// kube-controller-manager, kube-scheduler and nodes without containers, whose pods turn Ready and whose volumes can be
-// read on this machine. Everything listens on 127.0.0.1 only, several clusters run side by side, and nothing is left
-// when a cluster is stopped or the process that started it is gone.
+// Package cluster starts and stops a complete Kubernetes cluster of plain processes: etcd,
+// kube-apiserver and, on demand, kube-controller-manager, kube-scheduler and nodes without
+// containers, whose pods become Ready and whose volumes can be read on this machine. Everything
+// listens on 127.0.0.1 only. Several clusters can run side by side. Nothing is left when a cluster
+// is stopped or the process that started it has exited.
 package cluster
 
 import (
@@ -18,34 +19,37 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// startTimeout is for a busy machine; an idle one needs a few seconds.
+// startTimeout is long enough for a busy machine; an idle one needs a few seconds.
 const startTimeout = 3 * time.Minute
 
-// Options say how much of a cluster is wanted. The zero value is etcd and kube-apiserver.
+// Options selects the components of a cluster. The zero value is etcd and kube-apiserver.
 type Options struct {
-	// Binaries is the folder of the components' links: by default bin/k8s of this repository, as `make controlplane` fills it.
+	// Binaries is the folder with links to the components; by default bin/k8s of this repository,
+	// which `make controlplane` fills.
 	Binaries string
-	// CRDs are folders of CustomResourceDefinitions, established before any controller starts.
+	// CRDs are folders of CustomResourceDefinitions, which are established before any controller
+	// starts.
 	CRDs []string
-	// Controllers adds kube-controller-manager: workloads, garbage collection, deletion of namespaces, default ServiceAccounts,
-	// kube-root-ca.crt and so on. As in any cluster, a pod then needs a ServiceAccount, and a namespace gets its default one
-	// a moment after it is created.
+	// Controllers adds kube-controller-manager: workloads, garbage collection, deletion of namespaces,
+	// default ServiceAccounts, kube-root-ca.crt and so on. As in any cluster, a pod then needs a
+	// ServiceAccount, and a namespace gets its default one shortly after it is created.
 	Controllers bool
-	// Nodes adds that many nodes, named node-0 and up, and with them kube-scheduler and Controllers.
+	// Nodes adds this many nodes, named node-0 and up, with kube-scheduler and Controllers.
 	Nodes int
-	// HurriedNodes refresh pod certificates every one or two minutes: the API server lets nobody ask for that before ten.
+	// HurriedNodes makes the nodes refresh pod certificates every one or two minutes. The API server
+	// accepts no refresh time earlier than ten minutes.
 	HurriedNodes bool
-	// Logs is a folder for the components' logs. By default they go when the cluster does.
+	// Logs is a folder for the logs of the components. By default they are removed with the cluster.
 	Logs string
 }
 
 // Cluster is a running cluster.
 type Cluster struct {
-	// Config is that of a cluster administrator.
+	// Config is the client configuration of a cluster administrator.
 	Config *rest.Config
-	// Kubeconfig is a file that says the same.
+	// Kubeconfig is the path of a file with the same configuration.
 	Kubeconfig string
-	// Dir is the folder of all that the cluster writes.
+	// Dir is the folder with everything that the cluster writes.
 	Dir string
 
 	options   Options
@@ -61,8 +65,8 @@ type Cluster struct {
 	stopErr   error
 }
 
-// Start starts a cluster and waits until it is ready to use: APIs served, controllers at work, nodes Ready. What it has
-// started is stopped again if that fails.
+// Start starts a cluster and waits until it is ready: APIs are served, controllers work, nodes are
+// Ready. If that fails, it stops what it has started and returns an error.
 func Start(ctx context.Context, options Options) (*Cluster, error) {
 	c := &Cluster{options: options}
 	c.options.Controllers = options.Controllers || options.Nodes > 0
@@ -89,7 +93,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	return c.awaitReady(ctx)
 }
 
-// prepare makes what the components need before the first of them starts.
+// prepare creates what the components need before the first of them starts.
 func (c *Cluster) prepare(context.Context) (err error) {
 	if c.options.Binaries, err = binaries(c.options.Binaries); err != nil {
 		return err
@@ -112,13 +116,15 @@ func (c *Cluster) prepare(context.Context) (err error) {
 	return c.writeCredentials()
 }
 
-// Failed is closed when a component has ended by itself. Err then says which, and the last that it logged.
+// Failed returns a channel that is closed when a component has exited by itself. Err then returns
+// which one, with the end of its log.
 func (c *Cluster) Failed() <-chan struct{} { return c.failed.Done() }
 
-// Err is nil unless a component has ended by itself.
+// Err returns nil unless a component has exited by itself.
 func (c *Cluster) Err() error { return context.Cause(c.failed) }
 
-// Stop stops all components and removes all that the cluster has written, except logs in a folder of the caller's.
+// Stop stops all components and removes everything that the cluster has written, except logs in a
+// folder of the caller.
 func (c *Cluster) Stop() error {
 	c.stop.Do(func() { c.stopErr = c.tearDown() })
 	return c.stopErr

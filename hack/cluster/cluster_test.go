@@ -11,7 +11,7 @@ import (
 
 const patience = 2 * time.Minute
 
-// start starts a cluster, and stops it with the test, whereupon nothing of it may be left.
+// start starts a cluster, and stops it at the end of the test, when nothing of it may be left.
 func start(t *testing.T, options Options) *Cluster {
 	t.Helper()
 	start := time.Now()
@@ -44,7 +44,7 @@ func stop(t *testing.T, c *Cluster) {
 	}
 }
 
-// eventually waits until check finds nothing wrong.
+// eventually waits until check returns nil.
 func eventually(t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

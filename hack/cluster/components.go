@@ -18,7 +18,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 		"--advertise-client-urls="+url,
 		"--listen-peer-urls=http://127.0.0.1:0",
 		"--socket-reuse-port",
-		"--unsafe-no-fsync", // a power cut is no concern of a cluster that lives in a temporary folder
+		"--unsafe-no-fsync", // durability is not needed for a cluster in a temporary folder
 	)
 	if err != nil {
 		return err
@@ -38,7 +38,8 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		"--bind-address=127.0.0.1",
 		"--secure-port=" + strconv.Itoa(c.apiserver.number),
 		"--permit-port-sharing",
-		// Endpoints cannot be loopback addresses, and looking for another one fails on a machine without a network.
+		// Endpoints cannot be loopback addresses, and the search for another address fails on a machine
+		// without a network.
 		"--advertise-address=127.0.0.1",
 		"--endpoint-reconciler-type=none",
 		"--tls-cert-file=" + c.path(servingCertFile),
@@ -53,7 +54,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		"--allow-privileged",
 	}
 	if !c.options.Controllers {
-		args = append(args, "--disable-admission-plugins=ServiceAccount") // nobody creates the default ones
+		args = append(args, "--disable-admission-plugins=ServiceAccount") // no controller creates the default ServiceAccounts
 	}
 	if err := c.run("kube-apiserver", "kube-apiserver", args...); err != nil {
 		return err
@@ -63,7 +64,8 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	})
 }
 
-// installCRDs comes before the controllers: the garbage collector looks for new resources only every 30 seconds.
+// installCRDs installs the CRDs. It runs before the controllers start, because the garbage
+// collector discovers new resources only every 30 seconds.
 func (c *Cluster) installCRDs(context.Context) error {
 	if len(c.options.CRDs) == 0 {
 		return nil
@@ -85,7 +87,7 @@ func (c *Cluster) startControllers(context.Context) error {
 		"--root-ca-file="+c.path(caFile),
 		"--service-account-private-key-file="+c.path(serviceAccountFile),
 		"--kube-api-qps=200", "--kube-api-burst=400",
-		"--node-monitor-period=1s", // of a fresh node that is found Ready, so that it takes pods
+		"--node-monitor-period=1s", // so that a new node is soon noticed to be Ready and accepts pods
 	)
 }
 
@@ -104,7 +106,7 @@ func (c *Cluster) startNodes(context.Context) error {
 	return nil
 }
 
-// startNode gives the node an identity and no more rights than a node has.
+// startNode starts a node with its own identity and only the permissions of a node.
 func (c *Cluster) startNode(name string) error {
 	_, kubeconfig, err := c.user(name, "system:node:"+name, "system:nodes")
 	if err != nil {

@@ -12,15 +12,16 @@ import (
 	"k8s.io/client-go/util/keyutil"
 )
 
-// Files in the cluster's folder that components are pointed at.
+// Files in the cluster's folder that components read.
 const (
 	caFile             = "ca.crt"
 	servingCertFile    = "apiserver.crt"
 	servingKeyFile     = "apiserver.key"
-	serviceAccountFile = "sa.key" // signs the tokens of ServiceAccounts, and verifies them
+	serviceAccountFile = "sa.key" // signs and verifies ServiceAccount tokens
 )
 
-// writeCredentials makes the cluster's authority, what kube-apiserver serves with, and an administrator.
+// writeCredentials creates the CA of the cluster, the serving certificate of kube-apiserver, and
+// the credentials of an administrator.
 func (c *Cluster) writeCredentials() (err error) {
 	if c.authority, err = newAuthority("cluster"); err != nil {
 		return err
@@ -51,7 +52,8 @@ func (c *Cluster) addAdministrator() (err error) {
 	return err
 }
 
-// user makes the credentials of a user, and <file>.kubeconfig of them in the cluster's folder.
+// user creates the credentials of a user, and writes them to <file>.kubeconfig in the cluster's
+// folder.
 func (c *Cluster) user(file, name string, groups ...string) (*rest.Config, string, error) {
 	pair, err := c.authority.issue(pkix.Name{CommonName: name, Organization: groups}, x509.ExtKeyUsageClientAuth)
 	if err != nil {
@@ -60,7 +62,7 @@ func (c *Cluster) user(file, name string, groups ...string) (*rest.Config, strin
 	config := &rest.Config{
 		Host:            "https://" + c.apiserver.address(),
 		TLSClientConfig: rest.TLSClientConfig{CAData: c.authority.certificatePEM, CertData: pair.certificate, KeyData: pair.key},
-		QPS:             -1, // no client-side throttling: tests are in a hurry, and this API server is theirs alone
+		QPS:             -1, // no client-side throttling: only the tests use this API server
 	}
 	path := c.path(file + ".kubeconfig")
 	return config, path, clientcmd.WriteToFile(kubeconfig(name, config), path)

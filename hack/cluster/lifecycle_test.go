@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// holder makes this test binary a process that holds a cluster until it is killed.
+// holder is the environment variable that makes this test binary keep a cluster running until it is
+// killed.
 const holder = "CLUSTER_TEST_HOLDER"
 
 func TestMain(m *testing.M) {
@@ -123,7 +124,7 @@ func TestAStartThatFailsLeavesNothing(t *testing.T) {
 	}
 }
 
-// brokenBinaries are components that say something and exit.
+// brokenBinaries returns a folder of components that print a message and exit.
 func brokenBinaries(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()

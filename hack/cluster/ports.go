@@ -9,15 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// port is a port of 127.0.0.1 that nobody else is given. We keep it bound, without listening, for as long as the cluster
-// lives, and the component shares it (SO_REUSEPORT): there is no moment in which another process could take it.
+// port is a port of 127.0.0.1 that no other process can get. The cluster keeps it bound, without
+// listening, for as long as it exists, and the component shares it (SO_REUSEPORT), so there is no
+// moment in which another process could bind it.
 type port struct {
 	number int
 	socket int
 }
 
 func reservePort() (*port, error) {
-	syscall.ForkLock.RLock() // or a component started meanwhile would inherit the socket
+	syscall.ForkLock.RLock() // otherwise a component started meanwhile would inherit the socket
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	unix.CloseOnExec(socket)
 	syscall.ForkLock.RUnlock()
@@ -50,7 +51,7 @@ func (p *port) bind() error {
 	return nil
 }
 
-// address is what to listen on and to connect to.
+// address returns the address to listen on and to connect to.
 func (p *port) address() string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.number))
 }

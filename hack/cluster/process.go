@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-// process is a component that is running, or has been.
+// process is a component that is running or has exited.
 type process struct {
 	name    string
 	log     string
@@ -22,7 +22,7 @@ type process struct {
 	exited  chan struct{}
 }
 
-// run starts a component, which has a name of its own for its log, and runs until Stop.
+// run starts a component that runs until Stop. The name identifies its log.
 func (c *Cluster) run(name, component string, args ...string) error {
 	p := &process{name: name, log: filepath.Join(c.options.Logs, name+".log"), exited: make(chan struct{})}
 	log, err := os.Create(p.log)
@@ -33,10 +33,12 @@ func (c *Cluster) run(name, component string, args ...string) error {
 	p.command = exec.CommandContext(context.Background(), filepath.Join(c.options.Binaries, component), args...)
 	p.command.Dir = c.Dir
 	p.command.Stdout, p.command.Stderr = log, log
-	// A process group of its own, so that Ctrl-C on a terminal reaches us alone, and we stop things in order.
+	// A separate process group: Ctrl-C on a terminal reaches only this process, which then stops the
+	// components in order.
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// The lifeline is a pipe that nobody writes to. The component ends when it breaks, hence when we are gone, for whatever
-	// reason and on any system. (Linux could signal the death of the thread that started it, but threads come and go.)
+	// The lifeline is a pipe that is never written to. It breaks, and the component exits, when this
+	// process exits for any reason, on any operating system. (Linux could signal the exit of the
+	// thread that started the component, but threads do not last.)
 	p.command.Env = []string{"CONTROLPLANE_LIFELINE=stdin", "HOME=" + c.Dir, "TMPDIR=" + c.Dir}
 	if _, err := p.command.StdinPipe(); err != nil {
 		return err
@@ -49,16 +51,17 @@ func (c *Cluster) run(name, component string, args ...string) error {
 	return nil
 }
 
-// watch reports a component that ends before it is told to.
+// watch reports a component that exits before it is stopped.
 func (c *Cluster) watch(p *process) {
-	_ = p.command.Wait() // the state says more than the error
+	_ = p.command.Wait() // the process state has more detail than the error
 	if !p.stopped.Load() {
 		c.fail(fmt.Errorf("%s ended by itself (%s), having logged last:\n%s", p.name, p.command.ProcessState, tail(p.log)))
 	}
 	close(p.exited)
 }
 
-// kill asks for no graceful end: all that the component could still put in order is about to be removed.
+// kill does not stop the component gracefully: everything that it could still write is about to be
+// removed.
 func (p *process) kill() error {
 	p.stopped.Store(true)
 	if err := p.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -68,7 +71,8 @@ func (p *process) kill() error {
 	return nil
 }
 
-// PauseNode stops a node without a word, as when its machine hangs; resume lets it go on.
+// PauseNode suspends a node without notice, as when its machine hangs. The returned function
+// resumes it.
 func (c *Cluster) PauseNode(name string) (resume func() error, err error) {
 	index := slices.IndexFunc(c.processes, func(p *process) bool { return p.name == name })
 	if index < 0 {

@@ -11,7 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// await asks until there is no error any more. If there is one for too long, both it and the reason for giving up are told.
+// await polls check until it returns nil. When ctx ends first, await returns both the cause and the
+// last error of check.
 func await(ctx context.Context, what string, check func(context.Context) error) error {
 	var last error
 	err := wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(ctx context.Context) (bool, error) {
@@ -24,7 +25,7 @@ func await(ctx context.Context, what string, check func(context.Context) error) 
 	return nil
 }
 
-// awaitReady waits for what the first user of a cluster relies on.
+// awaitReady waits for what a client of a new cluster relies on.
 func (c *Cluster) awaitReady(ctx context.Context) error {
 	if err := await(ctx, "the default namespace", c.namespaceExists); err != nil {
 		return err
@@ -42,7 +43,8 @@ func (c *Cluster) namespaceExists(ctx context.Context) error {
 	return err
 }
 
-// controllersWork looks at what a pod in the default namespace needs of them.
+// controllersWork returns an error unless the controllers have created what a pod in the default
+// namespace needs.
 func (c *Cluster) controllersWork(ctx context.Context) error {
 	if _, err := c.client.CoreV1().ConfigMaps(metav1.NamespaceDefault).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{}); err != nil {
 		return err

@@ -8,8 +8,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// ServiceAccount returns the configuration of a client that is an existing ServiceAccount and has its rights only. Its
-// token lasts an hour.
+// ServiceAccount returns the configuration of a client that authenticates as an existing
+// ServiceAccount and has only its permissions. The token is valid for one hour.
 func (c *Cluster) ServiceAccount(ctx context.Context, namespace, name string) (*rest.Config, error) {
 	token, err := c.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {

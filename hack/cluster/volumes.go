@@ -8,8 +8,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// VolumePath returns the folder on this machine in which a pod's container would find a volume, as the kubelet has
-// written it: tls.crt of a Secret is <folder>/tls.crt. The kubelet writes it anew within about a second of a change.
+// VolumePath returns the folder on this machine in which a container of the pod would have a
+// volume, as written by the kubelet: tls.crt of a Secret is <folder>/tls.crt. The kubelet updates
+// it within about a second of a change.
 func (c *Cluster) VolumePath(pod *corev1.Pod, volume string) (string, error) {
 	for i := range pod.Spec.Volumes {
 		if pod.Spec.Volumes[i].Name == volume {
@@ -21,7 +22,7 @@ func (c *Cluster) VolumePath(pod *corev1.Pod, volume string) (string, error) {
 	return "", fmt.Errorf("pod %s/%s has no volume %q", pod.Namespace, pod.Name, volume)
 }
 
-// plugin is the folder that the kubelet keeps for all volumes of a kind.
+// plugin returns the name of the kubelet's folder for volumes of this kind.
 func plugin(volume *corev1.Volume) string {
 	switch {
 	case volume.Secret != nil:
@@ -37,7 +38,8 @@ func plugin(volume *corev1.Volume) string {
 	}
 }
 
-// VolumeFile is a file in such a folder; it need not be there yet.
+// VolumeFile returns the content of a file in such a folder. It returns an error if the file does
+// not exist yet.
 func (c *Cluster) VolumeFile(pod *corev1.Pod, volume, name string) ([]byte, error) {
 	folder, err := c.VolumePath(pod, volume)
 	if err != nil {

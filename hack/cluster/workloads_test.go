@@ -136,7 +136,7 @@ func container(name string) corev1.Container {
 	return corev1.Container{Name: name, Image: "example.com/anything"}
 }
 
-// mounting mounts what the kubelet would not write otherwise.
+// mounting mounts volumes that the kubelet would not write otherwise.
 func mounting(c corev1.Container, volumes ...corev1.Volume) corev1.Container {
 	for _, volume := range volumes {
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: volume.Name, MountPath: "/" + volume.Name})
@@ -144,7 +144,7 @@ func mounting(c corev1.Container, volumes ...corev1.Volume) corev1.Container {
 	return c
 }
 
-// readyPod waits for the only pod of a namespace.
+// readyPod waits until the only pod of a namespace is Ready, and returns it.
 func (c *Cluster) readyPod(t *testing.T, namespace string) (pod *corev1.Pod) {
 	t.Helper()
 	eventually(t, "a ready pod", func(ctx context.Context) error {
