@@ -13,39 +13,40 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// timeout is for a busy machine; on an idle one nothing takes more than a few seconds.
+// timeout is long enough for a busy machine; on an idle one each step takes a few seconds.
 const timeout = 3 * time.Minute
 
-// Where the operator and the demo live; config/default and demo.yaml name them too.
+// Namespaces of the operator and the demo; config/default and demo.yaml name them too.
 const (
 	operatorNamespace = "servingcert-system"
 	demoNamespace     = "demo"
 )
 
 type options struct {
-	// once stops after the handshake.
+	// once stops the demo after the handshake.
 	once bool
-	// cluster "current" is the cluster that kubectl points at; empty is one of our own.
+	// cluster is "current" for the cluster that kubectl points at, or empty for a cluster that the
+	// demo starts.
 	cluster string
 	out     io.Writer
 }
 
-// demo is everything that has to be taken down again.
+// demo holds everything that has to be removed at the end.
 type demo struct {
 	options
 	steps steps
-	// root is the repository, dir a folder for what is written.
+	// root is the folder of the repository, dir a temporary folder for files of the demo.
 	root, dir string
 	target    target
 	client    client.Client
 	manager   *manager
-	// created is what was not there before.
+	// created are the objects that did not exist before the demo.
 	created []*unstructured.Unstructured
-	// end is called with the reason when something without which there is no demo has ended.
+	// end is called with the reason when a process that the demo needs has exited.
 	end context.CancelCauseFunc
 }
 
-// run shows the demo, and takes everything down again, however it ends.
+// run shows the demo and removes everything afterwards, even after an error.
 func run(ctx context.Context, o options) error {
 	if o.cluster != "" && o.cluster != "current" {
 		return fmt.Errorf("CLUSTER=%s: say CLUSTER=current for the cluster that kubectl points at, or nothing for one of our own", o.cluster)
@@ -71,7 +72,7 @@ func run(ctx context.Context, o options) error {
 	return errors.Join(err, d.tearDown())
 }
 
-// show does everything in its order.
+// show performs the steps of the demo in order.
 func (d *demo) show(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		d.build, d.connectCluster, d.install, d.startManager, d.applySample, d.deploy, d.awaitIssued, d.printTables, d.prove,
@@ -91,10 +92,10 @@ func (d *demo) show(ctx context.Context) error {
 	return nil
 }
 
-// tearDown stops and removes all that was started and created.
+// tearDown stops and removes everything that the demo started or created.
 func (d *demo) tearDown() error {
 	fmt.Fprintln(d.out)
-	// The context of the demo is over: that is why we are here.
+	// The context of the demo has ended already.
 	return d.steps.do(context.Background(), "leave nothing behind", func(ctx context.Context, report func(string)) error {
 		d.manager.stop()
 		var errs []error
@@ -107,7 +108,7 @@ func (d *demo) tearDown() error {
 	})
 }
 
-// repository is the nearest folder upwards with the operator's go.mod.
+// repository returns the nearest folder, from the working directory upwards, that has a go.mod.
 func repository() (string, error) {
 	folder, err := os.Getwd()
 	for err == nil {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// TestDemo is a person who starts the demo, tries what it suggests, and presses Ctrl-C.
+// TestDemo acts as a user who starts the demo, runs the suggested commands, and presses Ctrl-C.
 func TestDemo(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	ctx, interrupt := context.WithCancel(t.Context())
@@ -44,7 +44,7 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// screen is what was printed so far.
+// screen is the output so far.
 type screen struct {
 	mu      sync.Mutex
 	printed bytes.Buffer

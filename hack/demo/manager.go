@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// tailLines is how many lines of the manager's log are shown when something fails.
+// tailLines is how many lines of the manager's log are printed when something fails.
 const tailLines = 20
 
-// manager is the operator, a process.
+// manager is the process of the operator.
 type manager struct {
 	log     string
 	command *exec.Cmd
@@ -39,7 +39,8 @@ func (d *demo) startManager(ctx context.Context) error {
 			return err
 		}
 		d.manager, err = start(ctx, filepath.Join(d.dir, "manager.log"), filepath.Join(d.root, "bin", "manager"),
-			// A manager that nobody stops ends when it can no longer renew its lease.
+			// With leader election, a manager that is not stopped exits when it can no longer renew its
+			// lease.
 			"--kubeconfig="+kubeconfig, "--namespace="+operatorNamespace, "--leader-elect", "--health-probe-bind-address=0")
 		return err
 	})
@@ -59,7 +60,8 @@ func start(ctx context.Context, log, path string, args ...string) (*manager, err
 	defer file.Close()
 	m := &manager{log: log, command: exec.CommandContext(context.WithoutCancel(ctx), path, args...), exited: make(chan struct{})}
 	m.command.Stdout, m.command.Stderr = file, file
-	// A process group of its own, so that Ctrl-C reaches us alone, and we stop things in order.
+	// A separate process group: Ctrl-C reaches only this process, which then stops everything in
+	// order.
 	m.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := m.command.Start(); err != nil {
 		return nil, err
@@ -71,12 +73,12 @@ func start(ctx context.Context, log, path string, args ...string) (*manager, err
 	return m, nil
 }
 
-// stop asks the manager to end, and makes it.
+// stop terminates the manager, and kills it if it does not exit within 15 seconds.
 func (m *manager) stop() {
 	if m == nil {
 		return
 	}
-	// An error means that it has ended already.
+	// An error means that the manager has exited already.
 	_ = m.command.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-m.exited:
@@ -86,7 +88,7 @@ func (m *manager) stop() {
 	}
 }
 
-// printTail prints the last lines of the manager's log, if it has been started.
+// printTail prints the last lines of the manager's log, if it was started.
 func (m *manager) printTail(out io.Writer) {
 	if m == nil {
 		return

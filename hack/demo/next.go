@@ -5,12 +5,12 @@ import (
 	"path/filepath"
 )
 
-// suggestion is something to try next.
+// suggestion is a command to try, with its purpose.
 type suggestion struct {
 	what, command string
 }
 
-// suggestions are commands that work while the demo is up.
+// suggestions are commands that work while the demo is running.
 var suggestions = []suggestion{
 	{"Ask for a certificate for another Service, and see the Secret come:",
 		"kubectl annotate service api -n demo servingcert.dev/secret-name=api-tls && kubectl wait --for=create secret/api-tls -n demo"},

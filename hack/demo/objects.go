@@ -17,12 +17,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// demoManifest is a server, a client, and a Service that does not ask for a certificate yet.
+// demoManifest is a server, a client, and a Service that does not request a certificate yet.
 //
 //go:embed demo.yaml
 var demoManifest []byte
 
-// checkCurrent makes sure that nothing in a cluster of somebody's is touched by a demo.
+// checkCurrent returns an error if the demo would touch existing objects in the user's cluster.
 func (d *demo) checkCurrent(ctx context.Context) error {
 	err := d.client.Get(ctx, client.ObjectKey{Name: demoNamespace}, &corev1.Namespace{})
 	if err == nil {
@@ -31,7 +31,8 @@ func (d *demo) checkCurrent(ctx context.Context) error {
 	return client.IgnoreNotFound(err)
 }
 
-// install installs what config/default holds, without the manager's Deployment: it runs here.
+// install installs the objects of config/default except the Deployment, because the manager runs on
+// this machine.
 func (d *demo) install(ctx context.Context) error {
 	return d.steps.do(ctx, "install the CRDs, the namespace and the rights", func(ctx context.Context, report func(string)) error {
 		objects, err := d.kustomize(ctx, "config/default")
@@ -110,8 +111,8 @@ func decode(manifest []byte) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// create applies an object as `kubectl apply --server-side` would, so that people can go on from there. One that is there already
-// is left as it is, and not removed in the end.
+// create applies an object as `kubectl apply --server-side` would, so that the user can continue
+// from there. It leaves an existing object unchanged, and the demo does not remove that.
 func (d *demo) create(ctx context.Context, object *unstructured.Unstructured) error {
 	existing, err := d.isThere(ctx, object)
 	if existing || err != nil {
@@ -128,7 +129,8 @@ func (d *demo) apply(ctx context.Context, object *unstructured.Unstructured) err
 	return nil
 }
 
-// isThere reports whether an object was there before the demo. If not, it goes with the demo.
+// isThere reports whether an object exists already. If not, it registers the object for removal at
+// the end.
 func (d *demo) isThere(ctx context.Context, object *unstructured.Unstructured) (bool, error) {
 	existing := object.DeepCopy()
 	err := d.client.Get(ctx, client.ObjectKeyFromObject(object), existing)
@@ -139,7 +141,7 @@ func (d *demo) isThere(ctx context.Context, object *unstructured.Unstructured) (
 	return true, err
 }
 
-// applyCRD brings a CRD up to date, and waits until it is served.
+// applyCRD applies a CRD, and waits until it is served.
 func (d *demo) applyCRD(ctx context.Context, report func(string), crd *unstructured.Unstructured) error {
 	if _, err := d.isThere(ctx, crd); err != nil {
 		return err
@@ -163,14 +165,15 @@ func (d *demo) applyCRD(ctx context.Context, report func(string), crd *unstructu
 	})
 }
 
-// madeByManager is what the manager makes in its own namespace.
+// madeByManager are the objects that the manager creates in its own namespace.
 var madeByManager = []struct{ version, kind, name string }{
 	{"v1", "Secret", "default-signing-key"},
 	{"v1", "ConfigMap", "default-trust-bundle"},
 	{"coordination.k8s.io/v1", "Lease", "servingcert-operator"},
 }
 
-// expectOfManager remembers what the manager is about to make, so that it goes with the demo.
+// expectOfManager registers the objects that the manager is about to create, so that they are
+// removed at the end.
 func (d *demo) expectOfManager(ctx context.Context) error {
 	for _, expected := range madeByManager {
 		object := &unstructured.Unstructured{}
@@ -185,7 +188,8 @@ func (d *demo) expectOfManager(ctx context.Context) error {
 	return nil
 }
 
-// deleteCreated removes what the demo created in a cluster that stays, the last first, and waits until it is gone.
+// deleteCreated deletes, in a cluster that is kept, what the demo created, in reverse order, and
+// waits until it is gone.
 func (d *demo) deleteCreated(ctx context.Context, report func(string)) error {
 	slices.Reverse(d.created)
 	var errs []error

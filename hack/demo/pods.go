@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// material reads what the server and the client have.
+// material reads the files of the server and the client.
 func (d *demo) material(ctx context.Context) (material, error) {
 	if d.target.embedded == nil {
 		return d.materialFromAPI(ctx)

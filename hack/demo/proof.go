@@ -17,10 +17,10 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// serverName is the Service that the client wants to reach.
+// serverName is the DNS name of the Service that the client connects to.
 const serverName = "web." + demoNamespace + ".svc"
 
-// caIsMissing says what the ServiceCA of the sample lacks.
+// caIsMissing returns why the ServiceCA of the sample is not Ready; empty when it is.
 func (d *demo) caIsMissing(ctx context.Context) string {
 	var ca v1alpha1.ServiceCA
 	if err := d.client.Get(ctx, client.ObjectKey{Name: "default"}, &ca); err != nil {
@@ -29,7 +29,8 @@ func (d *demo) caIsMissing(ctx context.Context) string {
 	return isMissing(ca.Status.Conditions, v1alpha1.ConditionReady, "ServiceCA default")
 }
 
-// awaitIssued waits for the certificate and the bundle, and for those who report on them.
+// awaitIssued waits for the certificate and the bundle, and for the status of the objects that
+// report them.
 func (d *demo) awaitIssued(ctx context.Context) error {
 	name := "wait for the certificate and the bundle"
 	if d.target.embedded != nil {
@@ -45,7 +46,7 @@ func (d *demo) awaitIssued(ctx context.Context) error {
 	})
 }
 
-// problem is what the operator tells the Service, or else what is missing.
+// problem returns the error that the operator reports on the Service, or else what is missing.
 func (d *demo) problem(ctx context.Context, missing error) string {
 	var service corev1.Service
 	if err := d.client.Get(ctx, client.ObjectKey{Namespace: demoNamespace, Name: "web"}, &service); err != nil {
@@ -94,7 +95,8 @@ func (d *demo) printTables(ctx context.Context) error {
 	return err
 }
 
-// prove makes a TLS server of what the server's pod has and a client of what the client's pod has, and lets them meet.
+// prove runs a TLS server with the files of the server's pod and a client with the files of the
+// client's pod, and connects them.
 func (d *demo) prove(ctx context.Context) error {
 	var verified tls.ConnectionState
 	err := d.steps.do(ctx, "prove one TLS handshake", func(ctx context.Context, _ func(string)) error {
@@ -126,12 +128,13 @@ func (d *demo) prove(ctx context.Context) error {
 	return nil
 }
 
-// material is what the pods have: PEM all of it.
+// material is what the pods have, all in PEM.
 type material struct {
 	certificate, key, bundle []byte
 }
 
-// handshake is one TLS handshake on this machine. It returns what the client knows of the server.
+// handshake performs one TLS handshake on this machine. It returns the connection state of the
+// client.
 func (m material) handshake(ctx context.Context) (tls.ConnectionState, error) {
 	var verified tls.ConnectionState
 	pair, err := tls.X509KeyPair(m.certificate, m.key)
@@ -161,7 +164,7 @@ func (m material) handshake(ctx context.Context) (tls.ConnectionState, error) {
 	return caller.ConnectionState(), nil
 }
 
-// greet serves one client. What goes wrong, the client sees.
+// greet serves one client. It ignores errors, because the client reports them.
 func greet(ctx context.Context, listener net.Listener) {
 	connection, err := listener.Accept()
 	if err != nil {

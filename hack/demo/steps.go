@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// steps prints what is done, a line each, with how long it took.
+// steps prints each step with its duration, one per line.
 type steps struct {
 	out io.Writer
-	// terminal can overwrite a line.
+	// terminal is set when the output is a terminal, on which a line can be overwritten.
 	terminal bool
 }
 
@@ -25,7 +25,7 @@ func newSteps(out io.Writer) steps {
 	return steps{out: out, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-// do does one step, which may report what it is waiting for.
+// do performs one step. The step may report what it is waiting for.
 func (s steps) do(ctx context.Context, name string, work func(ctx context.Context, report func(string)) error) error {
 	start := time.Now()
 	p := s.begin(name, start)
@@ -46,7 +46,7 @@ func (s steps) do(ctx context.Context, name string, work func(ctx context.Contex
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// line prints a line in the place of what was in progress.
+// line prints a line and overwrites the progress of the present step.
 func (s steps) line(format string, args ...any) {
 	if s.terminal {
 		format = "\r\033[K" + format
@@ -54,7 +54,7 @@ func (s steps) line(format string, args ...any) {
 	fmt.Fprintf(s.out, format, args...)
 }
 
-// progress is a step that is being done.
+// progress is the step that is being performed.
 type progress struct {
 	mu       sync.Mutex
 	reported string
@@ -101,14 +101,14 @@ func (p *progress) get() string {
 	return p.reported
 }
 
-// finish ends the printing, and returns what was reported last.
+// finish stops the output of progress, and returns what was reported last.
 func (p *progress) finish() string {
 	close(p.stop)
 	<-p.stopped
 	return p.get()
 }
 
-// await asks until nothing is missing any more.
+// await polls until missing returns an empty string. It returns an error after timeout.
 func await(ctx context.Context, report func(string), missing func(context.Context) string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s", timeout))
 	defer cancel()

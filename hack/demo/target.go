@@ -20,16 +20,16 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// target is the cluster that the demo is shown in.
+// target is the cluster that the demo uses.
 type target struct {
-	// embedded is a cluster of our own, nil for the one that kubectl points at.
+	// embedded is the cluster that the demo started; nil when it uses the one that kubectl points at.
 	embedded *cluster.Cluster
-	// access is how kubectl gets there.
+	// access is the kubeconfig for the cluster.
 	access clientcmdapi.Config
 	config *rest.Config
 }
 
-// connectCluster starts a cluster of our own, or finds the one that kubectl points at.
+// connectCluster starts a cluster, or connects to the one that kubectl points at.
 func (d *demo) connectCluster(ctx context.Context) error {
 	if d.cluster == "current" {
 		return d.steps.do(ctx, "find the cluster that kubectl points at", d.openCurrent)
@@ -41,7 +41,7 @@ func (d *demo) connectCluster(ctx context.Context) error {
 	return err
 }
 
-// watch ends the demo when something ends without which there is none.
+// watch ends the demo when a process that it needs has exited.
 func (d *demo) watch(ctx context.Context, ended <-chan struct{}, why func() error) {
 	go func() {
 		select {
@@ -93,8 +93,9 @@ func (d *demo) connect() error {
 	return err
 }
 
-// managerKubeconfig writes a file by which an administrator acts as the operator's ServiceAccount, with the rights of config/rbac and
-// no more. A token would end in the midst of a long demo.
+// managerKubeconfig writes a kubeconfig with which an administrator impersonates the operator's
+// ServiceAccount, with only the permissions of config/rbac. A token would expire during a long
+// demo.
 func (d *demo) managerKubeconfig() (string, error) {
 	access := d.target.access.DeepCopy()
 	if err := clientcmdapi.MinifyConfig(access); err != nil {
@@ -108,7 +109,7 @@ func (d *demo) managerKubeconfig() (string, error) {
 	return path, clientcmd.WriteToFile(*access, path)
 }
 
-// kubectl runs the kubectl that was built with the cluster, or else the one that is installed.
+// kubectl runs the kubectl that was built with the cluster, or else the installed one.
 func (d *demo) kubectl(ctx context.Context, args ...string) ([]byte, error) {
 	path := filepath.Join(d.root, "bin", "k8s", "kubectl")
 	if _, err := os.Stat(path); err != nil {
@@ -122,7 +123,7 @@ func (d *demo) kubectl(ctx context.Context, args ...string) ([]byte, error) {
 	return output(command)
 }
 
-// output is what a command printed; its error holds what it complained of.
+// output returns the standard output of a command. An error contains its standard error.
 func output(command *exec.Cmd) ([]byte, error) {
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = 10 * time.Second
