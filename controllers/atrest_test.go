@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// allKinds is a realm with something of each kind: what is served, what is not and why, what trusts.
+// allKinds creates a realm with an object of every kind that the operator handles: Services with
+// and without a certificate, for every reason, and everything that receives a bundle.
 func allKinds(w testCluster) realm {
 	w.Helper()
 	r := newRealmIn(w.T, w.kube, "everything", issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -67,19 +68,22 @@ func allKinds(w testCluster) realm {
 	return r
 }
 
-// Once everything is in its place nothing is written any more: over resyncs of the caches, and over a restart.
+// Once everything is settled, the operator writes nothing more: neither over several resyncs of the
+// caches nor over a restart.
 func TestAtRest(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
 	first := newTransport()
 	stop := w.start(first, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
 	r := allKinds(w)
-	// That is several resyncs of everything, and longer than a status may be behind, for each is a change to count (gather).
+	// The wait covers several resyncs of every object, and is longer than a status may be out of
+	// date, because every resync is a change that debounce counts.
 	first.quiet(t, 13*time.Second)
 	stop()
 	second := newTransport()
 	w.start(second, func(options *ctrl.Options) { options.Cache.SyncPeriod = ptr.To(1500 * time.Millisecond) })
-	// Whatever the new one would write comes before what a Service that comes now gets, or before it rests.
+	// Whatever the restarted operator would write, it writes before it serves a Service that is
+	// created now, or before it settles.
 	r.service("late", withSecretName("late-tls"))
 	r.secret("late-tls", r.issued("late."+r.name+".svc"))
 	r.report(func(p *v1alpha1.ServingCertPolicy) string {
@@ -111,7 +115,8 @@ func TestAtRest(t *testing.T) {
 	}
 }
 
-// A certificate costs one write; where OpenShift's annotations promise a word on the Service, one more.
+// A certificate costs one write, and one more where OpenShift's annotations require an answer on
+// the Service.
 func TestOneWritePerCertificate(t *testing.T) {
 	t.Parallel()
 	const plain, openShift = 30, 10
@@ -144,7 +149,8 @@ func TestOneWritePerCertificate(t *testing.T) {
 	if statuses := through.written("/status"); len(statuses) > 12 {
 		t.Errorf("%d writes of statuses: %v", len(statuses), statuses)
 	}
-	// Renewed by another CA, each costs one write again; the word on the Service changes with the CA.
+	// A renewal by another CA costs one write each again; the annotation on the Service changes
+	// with the CA.
 	through.forget()
 	if err := w.kube.Delete(t.Context(), r.signingKey()); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// A list passes the cache's transform twice, and that does nothing to a certificate, however large it is and whatever stands around it.
+// A list runs the cache's transform twice. The second run leaves a certificate unchanged, however
+// large it is and whatever text surrounds it.
 func TestCachedSecretsAreWhole(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2071, time.March, 14, 15, 9, 26, 0, time.UTC)

@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// What is changed by hand is put back, and what others have is not touched by that.
+// The operator reverts manual changes to its key, and leaves what other managers own untouched.
 func TestConfigMapDriftIsReverted(t *testing.T) {
 	const key = v1alpha1.DefaultCABundleKey
 	data := map[string]string{"mine": "stays"}
@@ -52,12 +52,13 @@ func TestConfigMapDriftIsReverted(t *testing.T) {
 	}
 }
 
-// injectsOf is the annotation that asks, alone.
+// injectsOf returns only the annotation that asks for the bundle.
 func injectsOf(configMap *corev1.ConfigMap) map[string]string {
 	return map[string]string{v1alpha1.AnnotationInjectCABundle: configMap.Annotations[v1alpha1.AnnotationInjectCABundle]}
 }
 
-// A bundle under the same key in binaryData is one that the API server would refuse to have twice: told, and put right when it goes.
+// The API server rejects a key that is in both data and binaryData. A bundle key that is already in
+// binaryData is reported, and the bundle is written once that key is removed.
 func TestConfigMapKeyTakenInBinaryData(t *testing.T) {
 	r := newRealm(t)
 	configMap := r.configMap("trust", r.injects(), nil, func(c *corev1.ConfigMap) {
@@ -69,7 +70,8 @@ func TestConfigMapKeyTakenInBinaryData(t *testing.T) {
 	eventuallyHolds(t, configMap, r.exactly)
 }
 
-// An immutable ConfigMap is told that it cannot be filled, and keeps the bundle that it has.
+// An immutable ConfigMap is reported as one that cannot be filled, and keeps the bundle that it
+// has.
 func TestConfigMapImmutable(t *testing.T) {
 	for name, annotations := range map[string]func(realm) map[string]string{
 		"by ours":        func(r realm) map[string]string { return r.injects() },
@@ -94,7 +96,7 @@ func TestConfigMapImmutable(t *testing.T) {
 	}
 }
 
-// A ConfigMap in a namespace that is being deleted holds nothing up and is not made again.
+// A ConfigMap in a namespace that is being deleted blocks nothing and is not created again.
 func TestConfigMapInATerminatingNamespace(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -115,7 +117,7 @@ func TestConfigMapInATerminatingNamespace(t *testing.T) {
 	r.gone(namespace)
 }
 
-// gone waits until an object is no more.
+// gone waits until an object no longer exists.
 func (r realm) gone(object client.Object) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
@@ -126,7 +128,8 @@ func (r realm) gone(object client.Object) {
 	})
 }
 
-// A GitOps controller that applies its manifest again and again meets no conflict, and takes nothing away.
+// A GitOps controller that applies its manifest repeatedly meets no conflict, and removes nothing
+// of the operator's.
 func TestConfigMapRepeatedGitOpsApply(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"mine": "stays"}
@@ -161,14 +164,14 @@ func TestConfigMapRepeatedGitOpsApply(t *testing.T) {
 	}
 }
 
-// The same by a client that applies without the server's help, which removes what it once wrote and no more.
+// The same holds for client-side apply, which removes only the fields that it once wrote.
 func TestConfigMapReplacedByItsManifest(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"mine": "stays"}
 	configMap := r.configMap("trust", r.injects(), data)
 	holds := r.with(v1alpha1.DefaultCABundleKey, data)
 	eventuallyHolds(t, configMap, holds)
-	// Once more, and it would be reported as overwritten again and again.
+	// A third replacement would be reported as repeatedly overwritten.
 	for range 2 {
 		replacement := &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "trust", Annotations: r.injects()}, Data: data,

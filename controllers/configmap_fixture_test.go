@@ -20,7 +20,8 @@ import (
 // trustManager is the documented field manager of injected bundles.
 const trustManager = "servingcert-trust"
 
-// injects are the annotations of a ConfigMap that asks for the bundle of the realm's CA, with more of them by turns of key and value.
+// injects returns the annotations of a ConfigMap that asks for the bundle of the realm's CA, and
+// further annotations given as alternating keys and values.
 func (r realm) injects(more ...string) map[string]string {
 	annotations := map[string]string{v1alpha1.AnnotationInjectCABundle: r.ca.Name}
 	for i := 0; i < len(more); i += 2 {
@@ -29,7 +30,7 @@ func (r realm) injects(more ...string) map[string]string {
 	return annotations
 }
 
-// with are these data and the bundle under a key.
+// with returns a function that returns these data and the current bundle under the key.
 func (r realm) with(key string, others map[string]string) func() map[string]string {
 	return func() map[string]string {
 		all := map[string]string{key: r.published()}
@@ -38,7 +39,8 @@ func (r realm) with(key string, others map[string]string) func() map[string]stri
 	}
 }
 
-// ownedBy are the fields of an object that a field manager owns, by paths such as "data.service-ca.crt", sorted.
+// ownedBy returns the fields of an object that a field manager owns, as sorted paths such as
+// "data.service-ca.crt".
 func ownedBy(t *testing.T, object client.Object, manager string) []string {
 	t.Helper()
 	var paths []string
@@ -58,7 +60,7 @@ func ownedBy(t *testing.T, object client.Object, manager string) []string {
 	return paths
 }
 
-// leaves are the paths of fields that have none below them.
+// leaves returns the paths of the fields that have no fields below them.
 func leaves(prefix string, fields map[string]any) []string {
 	var paths []string
 	for name, below := range fields {
@@ -75,14 +77,15 @@ func leaves(prefix string, fields map[string]any) []string {
 	return paths
 }
 
-// ownKeys are the only fields that the operator may own on a ConfigMap with a bundle under that key.
+// ownKeys returns the only fields that the operator may own on a ConfigMap with a bundle under the
+// key.
 func ownKeys(key string) []string {
 	return []string{
 		"Apply data." + key, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleHash, "Apply metadata.annotations." + v1alpha1.AnnotationCABundleSince,
 	}
 }
 
-// owns checks what the operator owns of a ConfigMap.
+// owns checks which fields of a ConfigMap the operator owns.
 func owns(t *testing.T, configMap *corev1.ConfigMap, want ...string) {
 	t.Helper()
 	if got := ownedBy(t, configMap, trustManager); !slices.Equal(got, want) {
@@ -90,7 +93,8 @@ func owns(t *testing.T, configMap *corev1.ConfigMap, want ...string) {
 	}
 }
 
-// errorOn waits until the error annotation of a ConfigMap says each of these; with nothing to say, until there is none.
+// errorOn waits until the error annotation of a ConfigMap contains every one of these texts;
+// without texts, until there is no such annotation.
 func errorOn(t *testing.T, configMap *corev1.ConfigMap, says ...string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -110,7 +114,8 @@ func errorOn(t *testing.T, configMap *corev1.ConfigMap, says ...string) {
 	})
 }
 
-// gitops applies a manifest as a GitOps controller does, server-side, under a manager of its own and without force.
+// gitops applies a manifest as a GitOps controller does: server-side, with its own field manager
+// and without force.
 func (r realm) gitops(name string, annotations, data map[string]string) (*corev1.ConfigMap, error) {
 	manifest := coreac.ConfigMap(name, r.name).WithAnnotations(annotations).WithData(data)
 	if err := kube.Apply(r.Context(), manifest, client.FieldOwner("gitops")); err != nil {

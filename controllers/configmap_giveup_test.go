@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// removed waits until a ConfigMap is as if we had never been there: these data, no annotation and no field of ours.
+// removed waits until a ConfigMap is as if the operator had never written to it: it has these data,
+// and no annotation and no field of the operator's.
 func removed(t *testing.T, configMap *corev1.ConfigMap, data map[string]string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -26,7 +27,7 @@ func removed(t *testing.T, configMap *corev1.ConfigMap, data map[string]string) 
 	hasNot(t, configMap.Annotations, v1alpha1.AnnotationCABundleHash, v1alpha1.AnnotationCABundleSince, v1alpha1.AnnotationError)
 }
 
-// Where the annotation goes, our key goes with it, and everything else stays.
+// When the annotation is removed, the operator removes its key, and leaves everything else.
 func TestBundleRemovedWithTheAnnotation(t *testing.T) {
 	const key = v1alpha1.DefaultCABundleKey
 	others := map[string]string{"mine": "stays"}
@@ -83,7 +84,7 @@ func TestBundleRemovedWithTheAnnotation(t *testing.T) {
 	}
 }
 
-// A GitOps controller gives up by applying a manifest without the annotation.
+// A GitOps controller opts out by applying a manifest without the annotation.
 func TestBundleRemovedByGitOps(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"mine": "stays"}
@@ -99,7 +100,8 @@ func TestBundleRemovedByGitOps(t *testing.T) {
 	removed(t, configMap, data)
 }
 
-// Who asks by both annotations gets ours, which touches nothing else; who changes from one to the other gets what that one means.
+// A ConfigMap with both annotations gets the operator's own injection, which touches no other key;
+// one that changes from one annotation to the other gets what the new one means.
 func TestConfigMapChangesItsAnnotation(t *testing.T) {
 	const key, theirs = v1alpha1.DefaultCABundleKey, beta + "inject-cabundle"
 	r := newOpenShift(t)

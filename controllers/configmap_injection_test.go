@@ -14,7 +14,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// One key and one annotation are ours, and nothing else is touched.
+// The operator writes one key and one annotation, and touches nothing else.
 func TestConfigMapInjectionAddsOneKey(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"config.yaml": "a: b", "ca.crt": "another"}
@@ -34,7 +34,7 @@ func TestConfigMapInjectionAddsOneKey(t *testing.T) {
 	}
 }
 
-// The bundle lies under the key that the annotation names; where that changes, it moves.
+// The bundle is written under the key that the annotation names, and moves when that changes.
 func TestConfigMapInjectionUnderAnotherKey(t *testing.T) {
 	r := newRealm(t)
 	data := map[string]string{"mine": "stays"}
@@ -51,7 +51,7 @@ func TestConfigMapInjectionUnderAnotherKey(t *testing.T) {
 	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }
 
-// What is no key is told, in an annotation and an Event; the bundle that is there stays meanwhile.
+// An invalid key is reported in an annotation and an Event; an existing bundle stays meanwhile.
 func TestConfigMapInjectionUnderAnInvalidKey(t *testing.T) {
 	for name, key := range map[string]string{"slash": "a/b", "dots": "..", "space": "a b", "long": strings.Repeat("a", 254)} {
 		t.Run(name, func(t *testing.T) {
@@ -74,7 +74,8 @@ func TestConfigMapInjectionUnderAnInvalidKey(t *testing.T) {
 	}
 }
 
-// A ServiceCA that does not exist is told, and the bundle comes when it does. One that goes is told too, and its bundle stays.
+// A ServiceCA that does not exist is reported, and the bundle is written once it does. A deleted
+// ServiceCA is reported too, and its bundle stays.
 func TestConfigMapInjectionOfAnUnknownServiceCA(t *testing.T) {
 	r := newRealm(t)
 	name := r.name + "-later"
@@ -96,7 +97,7 @@ func TestConfigMapInjectionOfAnUnknownServiceCA(t *testing.T) {
 	eventuallyHolds(t, configMap, holds)
 }
 
-// Another ServiceCA's bundle takes the place of the one before.
+// The bundle of another ServiceCA replaces the previous one.
 func TestConfigMapInjectionOfAnotherServiceCA(t *testing.T) {
 	r := newRealm(t)
 	other := newRealmIn(t, kube, r.name+"-other")
@@ -107,7 +108,8 @@ func TestConfigMapInjectionOfAnotherServiceCA(t *testing.T) {
 	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }
 
-// A key that somebody else wrote is reported and left alone, and used when it has been removed.
+// A key that another field manager wrote is reported and left alone, and used once it has been
+// removed.
 func TestConfigMapInjectionIntoAForeignKey(t *testing.T) {
 	r := newRealm(t)
 	foreign := map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's", "mine": "stays"}
@@ -123,7 +125,7 @@ func TestConfigMapInjectionIntoAForeignKey(t *testing.T) {
 	owns(t, configMap, ownKeys(v1alpha1.DefaultCABundleKey)...)
 }
 
-// The same for a key to which a bundle that is there should move: it is not taken either.
+// The same holds for a key to which an existing bundle should move: the operator does not take it.
 func TestConfigMapInjectionMovesOntoNoForeignKey(t *testing.T) {
 	for name, also := range map[string]func(*corev1.ConfigMap){
 		"alone":                       func(*corev1.ConfigMap) {},
@@ -165,7 +167,8 @@ func TestConfigMapInjectionMovesOntoNoForeignKey(t *testing.T) {
 	}
 }
 
-// ConfigMaps in which others publish are nobody's to ask for: the root CA of the API server, and the bundles themselves.
+// The operator injects into no ConfigMap in which other controllers publish: neither the one with
+// the API server's root CA nor its own trust-bundle ConfigMaps.
 func TestConfigMapInjectionIntoWhatOthersPublish(t *testing.T) {
 	r := newOpenShift(t)
 	published := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace("signing-cabundle")}

@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// newCluster is a cluster of its own, and the operator in it, which start runs until stop is called.
+// newCluster returns the client of a separate cluster, and a function that starts the operator
+// there; the operator runs until stop is called.
 func newCluster(t *testing.T) (kube client.Client, start func() (stop func())) {
 	t.Helper()
 	own, err := cluster.Start(t.Context(), cluster.Options{Controllers: true, CRDs: []string{filepath.Join("..", "config", "crd", "bases")}})
@@ -42,7 +43,7 @@ func newCluster(t *testing.T) (kube client.Client, start func() (stop func())) {
 	}
 }
 
-// A restart writes nothing, and sees what has happened meanwhile.
+// A restart writes nothing, and the operator acts on what changed while it was down.
 func TestConfigMapsWhileTheOperatorIsDown(t *testing.T) {
 	t.Parallel()
 	kube, start := newCluster(t)

@@ -14,8 +14,9 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// counts accepts a ServiceCA with so many targets besides its ClusterTrustBundle, so many of which carry the bundle, as that does: its trust is
-// established when all do.
+// counts accepts a ServiceCA with that many targets besides its ClusterTrustBundle, of which
+// current carry the bundle, as the ClusterTrustBundle does. Its trust is established when all of
+// them do.
 func counts(targets, current int32) func(*v1alpha1.ServiceCA) string {
 	return func(ca *v1alpha1.ServiceCA) string {
 		bundle := ca.Status.TrustBundle
@@ -30,7 +31,8 @@ func counts(targets, current int32) func(*v1alpha1.ServiceCA) string {
 	}
 }
 
-// blocks accepts a ServiceCA with so many targets that only their owners can put right, and with none that waits for the operator.
+// blocks accepts a ServiceCA with that many targets that only their owners can fix, and with none
+// that waits for the operator.
 func blocks(targets, blocked int32) func(*v1alpha1.ServiceCA) string {
 	counted := counts(targets, targets-blocked)
 	return func(ca *v1alpha1.ServiceCA) string {
@@ -45,7 +47,8 @@ func blocks(targets, blocked int32) func(*v1alpha1.ServiceCA) string {
 	}
 }
 
-// The status counts who carries the bundle; the trust-bundle ConfigMap is the first of them.
+// The status counts the targets that carry the bundle; the trust-bundle ConfigMap is the first of
+// them.
 func TestConfigMapsAreCounted(t *testing.T) {
 	r := newRealm(t)
 	r.serviceCA(counts(1, 1))
@@ -54,7 +57,8 @@ func TestConfigMapsAreCounted(t *testing.T) {
 	r.serviceCA(counts(3, 3))
 	foreign := r.configMap("foreign", r.injects(), map[string]string{v1alpha1.DefaultCABundleKey: "somebody else's"})
 	ca := r.serviceCA(blocks(4, 1))
-	// What follows is younger than the bundle, by the second.
+	// Objects created from here on are younger than the bundle: creation timestamps count whole
+	// seconds.
 	eventually(t, func(ctx context.Context) string {
 		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "probe"}}
 		if err := kube.Create(ctx, probe, client.DryRunAll); err != nil {
@@ -86,7 +90,8 @@ func TestConfigMapsAreCounted(t *testing.T) {
 	r.serviceCA(counts(2, 2))
 }
 
-// Those that ask by OpenShift's annotations count for the ServiceCA that these mean.
+// ConfigMaps that ask by OpenShift's annotations count for the ServiceCA that these annotations
+// stand for.
 func TestConfigMapsOfOpenShiftAreCounted(t *testing.T) {
 	r := newOpenShift(t)
 	for i, annotation := range []string{beta + "inject-cabundle", alpha + "inject-cabundle", alpha + "inject-vulnerable-legacy-cabundle"} {
@@ -112,7 +117,8 @@ func TestConfigMapsOfOpenShiftAreCounted(t *testing.T) {
 	})
 }
 
-// askingForDefault is how many ConfigMaps of the cluster ask for the bundle of the ServiceCA default, those of other tests included.
+// askingForDefault returns how many ConfigMaps of the cluster ask for the bundle of the ServiceCA
+// default, including those of other tests.
 func askingForDefault(ctx context.Context) (asking int32, err error) {
 	var list corev1.ConfigMapList
 	err = kube.List(ctx, &list)
@@ -127,7 +133,8 @@ func askingForDefault(ctx context.Context) (asking int32, err error) {
 	return asking, err
 }
 
-// What the API server refuses for a while, by a policy of the cluster perhaps, is told and comes when it is allowed.
+// An injection that the API server rejects for a while, for example by an admission policy, is
+// reported, and succeeds once it is allowed.
 func TestInjectionRefusedForAWhile(t *testing.T) {
 	t.Parallel()
 	allow := forbid(t, fmt.Sprintf("object.metadata.namespace == '%s' && has(object.data) && object.metadata.name == 'trust'", realmName(t)))
@@ -141,7 +148,8 @@ func TestInjectionRefusedForAWhile(t *testing.T) {
 	r.serviceCA(counts(2, 2))
 }
 
-// At rest nothing is written: not when others change what is theirs on the same objects, nor when nothing happens.
+// At rest the operator writes nothing: neither when other clients change their own fields of the
+// same objects, nor when nothing happens.
 func TestNothingIsWrittenAtRest(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web")

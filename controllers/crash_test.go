@@ -15,17 +15,18 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// crashes carries something out in a realm of its own, again and again: with an operator that dies at the first write about it,
-// at the second, and so on, until it lives to the end. A request at which it dies is never sent or, the next time, sent and never
-// answered. Each time another operator finishes what was begun.
+// crashes runs an action in a new realm repeatedly: with an operator that dies at the first write
+// about the realm, at the second, and so on, until it survives the whole action. The request at
+// which it dies is either never sent or, in the next run, sent and its response lost. Each time
+// another operator finishes what was begun.
 type crashes struct {
 	testCluster
 	name string
-	// prepare is done by an operator in good health.
+	// prepare is what an operator that does not die does first.
 	prepare func(realm)
-	// act is what the operator then has to react to.
+	// act is the change to which the operator then reacts.
 	act func(realm)
-	// verify waits for the end, and checks it.
+	// verify waits for the final state, and checks it.
 	verify func(realm)
 }
 
@@ -55,7 +56,7 @@ func (c crashes) run() {
 	}
 }
 
-// realm has no ServiceCA and no policy yet.
+// realm returns a realm without a ServiceCA and without a policy.
 func (c crashes) realm(name string) realm {
 	made := metav1.ObjectMeta{Name: name}
 	return realm{
@@ -68,7 +69,8 @@ func (c crashes) realm(name string) realm {
 	}
 }
 
-// dies waits until the operator is dead, or has done all that there is to do.
+// dies waits until the operator is dead, or has done all of its work, and reports whether it is
+// dead.
 func (c crashes) dies(through *transport, r realm) bool {
 	c.Helper()
 	dead := false
@@ -84,7 +86,8 @@ func (c crashes) dies(through *transport, r realm) bool {
 	if dead {
 		return true
 	}
-	// A count may be due later than that on a busy machine: what is still to be written is let through.
+	// On a busy machine a recount may be due later than that; writes that are still due are let
+	// through.
 	through.arm(failurePoint{})
 	if through.isDead() {
 		return true
@@ -93,7 +96,7 @@ func (c crashes) dies(through *transport, r realm) bool {
 	return false
 }
 
-// services are what each realm serves.
+// crashServices are the names of the Services in each realm.
 var crashServices = []string{"web", "api", "db"}
 
 func bootstrap(r realm) {
@@ -106,7 +109,8 @@ func bootstrap(r realm) {
 	r.injected("trust")
 }
 
-// settled waits until all of a realm is served by a CA that trusts, besides itself, that many before it; and returns its root.
+// settled waits until every Service of a realm has a certificate from a CA that trusts, besides
+// itself, that many predecessors; it returns the CA's root.
 func settled(r realm, before int) *x509.Certificate {
 	r.Helper()
 	ca := r.serviceCA(func(ca *v1alpha1.ServiceCA) string {
@@ -140,7 +144,8 @@ func settled(r realm, before int) *x509.Certificate {
 	return root
 }
 
-// A CA, its bundle, its certificates and what trusts it come to be, whenever the operator dies: one root, no more.
+// Whenever the operator dies while it creates a CA, its bundle, its certificates and its injected
+// targets, it creates one root and no more.
 func TestCrashAtEveryWriteOfABringUp(t *testing.T) {
 	t.Parallel()
 	crashes{
@@ -150,7 +155,7 @@ func TestCrashAtEveryWriteOfABringUp(t *testing.T) {
 	}.run()
 }
 
-// One new CA follows one that was lost, and the old root is kept.
+// Exactly one new CA follows one whose key was lost, and the old root stays trusted.
 func TestCrashAtEveryWriteAfterALostKey(t *testing.T) {
 	t.Parallel()
 	var lost *x509.Certificate
@@ -175,7 +180,7 @@ func TestCrashAtEveryWriteAfterALostKey(t *testing.T) {
 	}.run()
 }
 
-// A key that moves to another name is never lost on the way.
+// A signing key that moves to another Secret name is never lost during the move.
 func TestCrashAtEveryWriteOfARename(t *testing.T) {
 	t.Parallel()
 	var root *x509.Certificate
@@ -193,7 +198,8 @@ func TestCrashAtEveryWriteOfARename(t *testing.T) {
 			}
 		},
 		verify: func(r realm) {
-			// The ServiceCA is ready all the time: the move is over when the former Secret has gone.
+			// The ServiceCA is ready all the time: the move is complete when the former Secret has
+			// gone.
 			eventually(r.T, func(ctx context.Context) string {
 				var former corev1.Secret
 				err := r.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: r.name + "-signing-key"}, &former)

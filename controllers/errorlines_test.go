@@ -9,8 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// errorLines is a logger that remembers the errors that should never be logged, by any operator of this package: they pass by
-// themselves, and would only frighten who reads the log.
+// errorLines is a log sink that remembers the errors that no operator of this package may log: they
+// resolve by themselves, and would only alarm an administrator who reads the log.
 type errorLines struct {
 	mu    sync.Mutex
 	lines []string
@@ -19,7 +19,7 @@ type errorLines struct {
 // Init does nothing.
 func (*errorLines) Init(logr.RuntimeInfo) {}
 
-// Enabled is false: only errors count.
+// Enabled returns false: only errors count.
 func (*errorLines) Enabled(int) bool { return false }
 
 // Info does nothing.
@@ -35,13 +35,13 @@ func (l *errorLines) Error(err error, message string, _ ...any) {
 	l.lines = append(l.lines, fmt.Sprintf("%s: %v", message, err))
 }
 
-// WithValues returns the logger itself.
+// WithValues returns the sink itself.
 func (l *errorLines) WithValues(...any) logr.LogSink { return l }
 
-// WithName returns the logger itself.
+// WithName returns the sink itself.
 func (l *errorLines) WithName(string) logr.LogSink { return l }
 
-// check returns an error if something was logged that should not have been.
+// check returns an error if one was logged that should not have been.
 func (l *errorLines) check() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -14,11 +14,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// webhookError is what the API server says of the webhooks of breakWebhook.
+// webhookError is how the API server reports the webhooks of breakWebhook.
 const webhookError = `failed calling webhook "away.example.org"`
 
-// breakWebhook keeps the API server from carrying out some operations in the realm's namespace: it has to call a webhook first whose
-// server is away. probe is what it cannot create, or delete, any more. The webhook goes by back, or with the test.
+// breakWebhook makes the API server reject some operations in the realm's namespace: it must first
+// call a webhook whose server is unavailable. probe is an object that the API server can then no
+// longer create, or delete. back removes the webhook; so does the end of the test.
 func (r realm) breakWebhook(resource string, probe client.Object, operations ...any) (back func()) {
 	r.Helper()
 	rules := []any{map[string]any{
@@ -54,10 +55,11 @@ func (r realm) breakWebhook(resource string, probe client.Object, operations ...
 	}
 }
 
-// everyWrite are the operations that make or change an object.
+// everyWrite are the operations that create or change an object.
 var everyWrite = []any{"UPDATE", "CREATE"}
 
-// A webhook for Secrets that cannot be called is reported on the Service and on its policy, and no longer once it is back.
+// An unavailable webhook for Secrets is reported on the Service and on its policy, until it is
+// back.
 func TestWebhookForSecretsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -73,7 +75,7 @@ func TestWebhookForSecretsUnavailable(t *testing.T) {
 	r.serves(1)
 }
 
-// Where the Service cannot be written either, its policy says so.
+// Where the Service cannot be written either, its policy reports the failure.
 func TestWebhookForServicesUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -98,7 +100,8 @@ func TestWebhookForServicesUnavailable(t *testing.T) {
 	r.serves(2)
 }
 
-// A Secret that is no longer wanted and cannot be removed is reported, too; the one that is wanted is made meanwhile.
+// A Secret that is no longer desired and cannot be deleted is reported as well; the desired Secret
+// is created meanwhile.
 func TestWebhookForDeletionsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -113,7 +116,7 @@ func TestWebhookForDeletionsUnavailable(t *testing.T) {
 	r.serves(1)
 }
 
-// A rotation says which target cannot be written, and why, and goes on when it can.
+// A rotation reports which target cannot be written, and why, and continues once it can.
 func TestWebhookForTargetsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -139,7 +142,8 @@ func TestWebhookForTargetsUnavailable(t *testing.T) {
 	})
 }
 
-// A signing key that cannot be written is reported on its ServiceCA, also as what its rotation waits for, until it can be.
+// A signing key that cannot be written is reported on its ServiceCA, also as what its rotation
+// waits for, until it can be written.
 func TestWebhookForTheSigningKeyUnavailable(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
@@ -174,8 +178,8 @@ func TestWebhookForTheSigningKeyUnavailable(t *testing.T) {
 	})
 }
 
-// A status that cannot be written is reported by an Event on its ServiceCA, or its policy, and so is what is done meanwhile, once; the status is
-// written when it can be.
+// A status that cannot be written is reported once, by an Event on its ServiceCA or its policy, and
+// so is what the operator does meanwhile; the status is written once it can be.
 func TestWebhookForStatusesIsAway(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

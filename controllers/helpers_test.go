@@ -19,16 +19,17 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// timeout is how long a test waits for what should come; nothing is measured by it.
+// timeout is how long a test waits for an expected state; it measures nothing.
 const timeout = 2 * time.Minute
 
-// eventually waits until check returns an empty string; what it returns last is why the test fails.
+// eventually waits until check returns an empty string; what check returned last is the failure
+// message.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
-// errorText is what an error says, empty without one.
+// errorText returns the text of an error, and an empty string for nil.
 func errorText(err error) string {
 	if err != nil {
 		return err.Error()
@@ -36,13 +37,13 @@ func errorText(err error) string {
 	return ""
 }
 
-// create creates an object, which goes when the test ends.
+// create creates an object that is deleted when the test ends.
 func create[T client.Object](t *testing.T, object T) T {
 	t.Helper()
 	return createBy(t, kube, object)
 }
 
-// createBy creates an object in the cluster of that client.
+// createBy creates an object in the cluster of the client.
 func createBy[T client.Object](t *testing.T, kube client.Client, object T) T {
 	t.Helper()
 	if err := kube.Create(t.Context(), object); err != nil {
@@ -56,7 +57,7 @@ func createBy[T client.Object](t *testing.T, kube client.Client, object T) T {
 	return object
 }
 
-// update changes an object by a function, again where somebody else was faster.
+// update changes an object by a function, and retries after a conflict.
 func update[T client.Object](t *testing.T, object T, change func(T)) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -74,31 +75,31 @@ func update[T client.Object](t *testing.T, object T, change func(T)) {
 	})
 }
 
-// realm is a namespace of its own, with a ServiceCA and a policy for nobody else.
+// realm is a namespace for one test, with a ServiceCA and a policy that select only this namespace.
 type realm struct {
 	*testing.T
-	// kube is that of a cluster of its own; nil stands for that of all tests.
+	// kube is the client of a separate cluster; nil stands for that of the shared cluster.
 	kube client.Client
-	// name is that of the namespace, the ServiceCA and the policy.
+	// name is the name of the namespace, the ServiceCA and the policy.
 	name   string
 	ca     *v1alpha1.ServiceCA
 	policy *v1alpha1.ServingCertPolicy
 }
 
-// newRealm makes a realm; adjust may change the CA and the policy before they are created.
+// newRealm creates a realm; adjust may change the CA and the policy before they are created.
 func newRealm(t *testing.T, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy)) realm {
 	t.Helper()
 	return newRealmIn(t, kube, realmName(t), adjust...)
 }
 
-// newRealmIn makes a realm of that name in the cluster of that client.
+// newRealmIn creates a realm of that name in the cluster of the client.
 func newRealmIn(
 	t *testing.T, kube client.Client, name string, adjust ...func(*v1alpha1.ServiceCA, *v1alpha1.ServingCertPolicy),
 ) realm {
 	t.Helper()
 	r := realm{
 		T: t, kube: kube, name: name,
-		// Nobody here reads a bundle late.
+		// No client in these tests reads a bundle late.
 		ca: &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.ServiceCASpec{
 			Rotation: v1alpha1.CARotation{Propagation: v1alpha1.Propagation{Minimum: "1s"}},
 		}},
@@ -119,7 +120,7 @@ func newRealmIn(
 	return r
 }
 
-// admin is an administrator of the realm's cluster.
+// admin returns the client of an administrator of the realm's cluster.
 func (r realm) admin() client.Client {
 	if r.kube != nil {
 		return r.kube
@@ -127,7 +128,7 @@ func (r realm) admin() client.Client {
 	return kube
 }
 
-// realmName is a name for what one test makes.
+// realmName returns a name for the objects that one test creates.
 func realmName(t *testing.T) string {
 	t.Helper()
 	name := regexp.MustCompile("[^a-z0-9]+").ReplaceAllString(strings.ToLower(t.Name()), "-")
@@ -147,7 +148,7 @@ func (r realm) service(name string, annotations map[string]string, adjust ...fun
 	return createBy(r.T, r.admin(), service)
 }
 
-// withSecretName are the annotations of a Service that asks for a Secret.
+// withSecretName returns the annotations of a Service that asks for a Secret.
 func withSecretName(secretName string) map[string]string {
 	return map[string]string{v1alpha1.AnnotationSecretName: secretName}
 }
@@ -165,7 +166,8 @@ func (r realm) secret(name string, check func(*corev1.Secret) string) *corev1.Se
 	return &secret
 }
 
-// issued accepts a Secret that holds a certificate for these names which verifies by the published bundle.
+// issued accepts a Secret that holds a certificate for these names which verifies by the published
+// bundle.
 func (r realm) issued(names ...string) func(*corev1.Secret) string {
 	return func(secret *corev1.Secret) string {
 		pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
@@ -193,7 +195,8 @@ func (r realm) issued(names ...string) func(*corev1.Secret) string {
 	}
 }
 
-// roots are the certificates in the trust-bundle ConfigMap of the realm's CA.
+// roots returns the certificates in the trust-bundle ConfigMap of the realm's CA, or why there are
+// none.
 func (r realm) roots() (*x509.CertPool, string) {
 	var bundle corev1.ConfigMap
 	key := client.ObjectKey{Namespace: operatorNamespace, Name: r.ca.TrustBundleConfigMapName()}

@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A CA need not have a common name to sign, but a subject: without one, nobody could name it as an issuer.
+// A CA may sign without a common name, but not without a subject: its certificates could not name
+// it as their issuer.
 func TestSourceSecretSubject(t *testing.T) {
 	t.Parallel()
 	is := func(subject pkix.Name) func(*x509.Certificate) {
@@ -34,7 +35,8 @@ func TestSourceSecretSubject(t *testing.T) {
 	r.expectError("web")
 }
 
-// An intermediate that was renewed further up, in good time, reaches the certificates that were made before.
+// When an intermediate CA is renewed by its parent before it expires, certificates issued before
+// receive the renewed chain.
 func TestRenewedChainReachesEveryCertificate(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "Corp Root", nil)
@@ -62,7 +64,8 @@ func TestRenewedChainReachesEveryCertificate(t *testing.T) {
 	}
 }
 
-// Whom a policy means that cannot be read is not known: what it made stays, until it can be read again.
+// It is unknown which Services an unreadable policy selects: the Secrets issued for it stay until
+// it can be read again.
 func TestPolicyThatBecomesUnreadableRemovesNothing(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll)

@@ -14,12 +14,13 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Nothing that a tenant does in a namespace of its own holds up a rotation, and least of all the end of a CA that was compromised.
+// Nothing that a tenant does in its own namespace delays a rotation, and least of all the removal
+// of a compromised CA.
 func TestTenantsCannotHoldARotation(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
 	before := r.signer()
-	// A Secret that says it carries a bundle.
+	// A Secret that claims to carry a bundle.
 	r.service("web", withSecretName("web-tls"))
 	forged := r.secret("web-tls", r.issued("web."+r.name+".svc"))
 	mark := func(value string) {
@@ -34,14 +35,14 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 		}
 		return ""
 	})
-	// A Service, and with it its Secret, that never goes.
+	// A Service, and with it its Secret, that is never deleted.
 	stuck := r.service("stuck", withSecretName("stuck-tls"), func(s *corev1.Service) { s.Finalizers = []string{"example.org/never"} })
 	r.secret("stuck-tls", r.issued("stuck."+r.name+".svc"))
 	t.Cleanup(func() { unguard(t, stuck) })
 	if err := kube.Delete(t.Context(), stuck); err != nil {
 		t.Fatal(err)
 	}
-	// ConfigMaps that take no bundle, or say that they have it, or that they cannot have it.
+	// ConfigMaps that accept no bundle, claim to have it, or claim that they cannot have it.
 	immutable := true
 	r.configMap("immutable", r.injects(), nil, func(c *corev1.ConfigMap) { c.Immutable = &immutable })
 	r.configMap("forged", r.injects(v1alpha1.AnnotationCABundleHash, "x", v1alpha1.AnnotationError, "KeyNotOurs: no"), nil)
@@ -62,7 +63,8 @@ func TestTenantsCannotHoldARotation(t *testing.T) {
 	})
 }
 
-// Nor does a Service that cannot be told, a Secret that nothing more fits into, or one whose owner undoes whatever we write.
+// Nor do these delay it: a Service on which nothing can be reported, a Secret that has no space
+// left, and a Secret whose owner reverts every write of the operator.
 func TestUnreportableTenantsCannotHoldARotation(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -99,7 +101,7 @@ func TestUnreportableTenantsCannotHoldARotation(t *testing.T) {
 		defer close(fought)
 		undone := []byte(`{"metadata":{"annotations":{"` + v1alpha1.AnnotationCABundleHash + `":"undone"}}}`)
 		for fighting.Err() == nil {
-			// It may be written by us at that moment.
+			// The operator may be writing it at that moment.
 			_ = kube.Patch(fighting, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "fought-tls"}},
 				client.RawPatch(types.MergePatchType, undone))
 		}
@@ -114,6 +116,6 @@ func TestUnreportableTenantsCannotHoldARotation(t *testing.T) {
 		}
 		return ""
 	})
-	// When the old root has gone, the bundle fits again, and nobody is told any more.
+	// When the old root has gone, the bundle fits again, and no failure is reported any more.
 	event(t, fat, corev1.EventTypeWarning, "SecretRefused")
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A key that somebody put in place before the Service was there is certified by nobody, even where keys are kept.
+// A key that a tenant puts in place before its Service exists is never certified, not even where
+// the policy keeps keys.
 func TestPlantedKeyIsNotCertified(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -28,7 +29,7 @@ func TestPlantedKeyIsNotCertified(t *testing.T) {
 	if sameKey(leaf(t, secret), planted.certificate) {
 		t.Error("the planted key was certified")
 	}
-	// From then on the key is one of ours, and is kept.
+	// From then on the key is one that the operator generated, and is kept.
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "100h" })
 	renewed := r.secret("web-tls", func(s *corev1.Secret) string {
 		if s.ResourceVersion == secret.ResourceVersion {
@@ -41,8 +42,9 @@ func TestPlantedKeyIsNotCertified(t *testing.T) {
 	}
 }
 
-// Nor is a key that a tenant puts into the Secret of its Service later, with a certificate of its own; and none is kept through a compromise, when a
-// thief may have signed the certificate beside it.
+// Nor does the operator keep a key that a tenant later puts into the Secret of its Service, with a
+// certificate of the tenant's own. No key is kept through a compromise, when an attacker may have
+// signed the certificate beside it.
 func TestPlantedKeyIsNotKept(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -60,7 +62,7 @@ func TestPlantedKeyIsNotKept(t *testing.T) {
 	r.anotherKey("web-tls", genuine)
 }
 
-// anotherKey waits until a Secret has a sound certificate with another key than a certificate before.
+// anotherKey waits until a Secret has a valid certificate with a key other than that of before.
 func (r realm) anotherKey(name string, before *x509.Certificate) {
 	r.Helper()
 	r.secret(name, func(secret *corev1.Secret) string {
@@ -73,8 +75,9 @@ func (r realm) anotherKey(name string, before *x509.Certificate) {
 	})
 }
 
-// A Secret that another controller made for a Service, and that goes with it, bears no label of ours: it is left alone, above all by
-// a policy that serves every Service.
+// A Secret that another controller created for a Service, and that is garbage-collected with it,
+// has no label of the operator's: the operator leaves it alone, above all under a policy that
+// selects every Service.
 func TestSecretOfAnotherControllerIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -88,7 +91,7 @@ func TestSecretOfAnotherControllerIsLeftAlone(t *testing.T) {
 	update(t, service, func(s *corev1.Service) { s.Labels = map[string]string{"served": "yes"} })
 	r.policyReports("SecretNotOurs", "web")
 	r.expectError("web", "SecretNotOurs: ", "Secret web-tls was not made for this Service")
-	// Nor is it removed, when the policy wants another name.
+	// Nor does the operator delete it when the policy changes the name of the Secret.
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.SecretNameSuffix = "-cert" })
 	r.secret("web-cert", r.issued("web."+r.name+".svc"))
 	r.expectError("web")
@@ -96,7 +99,7 @@ func TestSecretOfAnotherControllerIsLeftAlone(t *testing.T) {
 	unchanged(t, foreign)
 }
 
-// A key of hundreds of kilobytes is not read, but replaced; and other Services do not wait for it.
+// A key of hundreds of kilobytes is replaced without being parsed, and delays no other Service.
 func TestOversizedKeyIsReplaced(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -110,7 +113,7 @@ func TestOversizedKeyIsReplaced(t *testing.T) {
 	r.serves(1)
 }
 
-// Nobody gets a certificate for the API server's own name by writing our annotation on its Service.
+// A tenant gets no certificate for the API server's own name by annotating its Service.
 func TestAPIServerServiceIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -136,7 +139,8 @@ func TestAPIServerServiceIsRefused(t *testing.T) {
 	r.absent(name)
 }
 
-// Somebody who removes the bundle as often as it comes is left alone for a while, and nobody else waits for that.
+// The operator backs off from a client that removes the bundle as often as it is written, and
+// delays nothing else.
 func TestConfigMapConflictBacksOff(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

@@ -24,7 +24,7 @@ const (
 	crdOfCAs       = "servicecas." + v1alpha1.GroupName
 )
 
-// installOther prepares a second installation, with all rights.
+// installOther prepares a second installation, with all of its RBAC rules.
 func (c testCluster) installOther() {
 	c.Helper()
 	for _, add := range []func(*runtime.Scheme) error{rbacv1.AddToScheme, eventsv1.AddToScheme} {
@@ -57,7 +57,7 @@ func (c testCluster) operate(namespace string) (stop func() error) {
 	return stop
 }
 
-// signingKey returns the signing-key Secret of a ServiceCA in a namespace, nil where there is none.
+// signingKey returns the signing-key Secret of a ServiceCA in a namespace, or nil if there is none.
 func (c testCluster) signingKey(namespace, ca string) *corev1.Secret {
 	c.Helper()
 	var secret corev1.Secret
@@ -71,7 +71,7 @@ func (c testCluster) signingKey(namespace, ca string) *corev1.Secret {
 	return &secret
 }
 
-// moveKey moves a signing-key Secret as docs/install.md says.
+// moveKey moves a signing-key Secret as docs/install.md describes.
 func (c testCluster) moveKey(from, to, ca string) {
 	c.Helper()
 	secret := c.signingKey(from, ca)
@@ -108,7 +108,7 @@ func (c testCluster) handOver(to string) {
 	}
 }
 
-// refused waits for an Event on a ServiceCA that says which installation does nothing, and why.
+// refused waits for an Event on a ServiceCA that says which installation is idle, and why.
 func (c testCluster) refused(ca, idle, reason string) {
 	c.Helper()
 	eventually(c.T, func(ctx context.Context) string {
@@ -126,7 +126,7 @@ func (c testCluster) refused(ca, idle, reason string) {
 	})
 }
 
-// mintedOnce fails where a signing key was taken for lost.
+// mintedOnce fails if the operator took a signing key for lost and created another.
 func (c testCluster) mintedOnce() {
 	c.Helper()
 	var list eventsv1.EventList
@@ -140,8 +140,8 @@ func (c testCluster) mintedOnce() {
 	}
 }
 
-// A second installation does nothing and says why, until the ServiceCAs are handed over to it with their keys; the first one does nothing from
-// then on.
+// A second installation stays idle and reports why, until the ServiceCAs are handed over to it with
+// their keys; from then on the first one is idle.
 func TestSecondInstallation(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
@@ -175,10 +175,11 @@ func TestSecondInstallation(t *testing.T) {
 	}
 	w.mintedOnce()
 
-	// Handed over without the keys: who works ends, and who takes over finds out where the keys are, and makes none.
+	// Handed over without the keys, the active installation stops, and the one that takes over
+	// reports where the keys are, and creates none.
 	w.handOver(operatorNamespace)
 	first.serviceCA(isStalled("SigningKeyElsewhere", otherNamespace+"/first-signing-key"))
-	// It ends by itself at its next look, or is stopped before.
+	// It stops by itself when it next checks the claim, or is stopped before.
 	if err := stopOther(); err != nil && !strings.Contains(err.Error(), operatorNamespace) {
 		t.Errorf("the installation that lost its ServiceCAs ended with %v", err)
 	}
@@ -194,8 +195,9 @@ func TestSecondInstallation(t *testing.T) {
 	w.mintedOnce()
 }
 
-// Of two installations that start at once in a fresh cluster one works. Where the claim is lost, as with a CRD that was replaced, the other one
-// finds the keys; where a namespace was lost with its keys, the other one takes over.
+// Of two installations that start at the same time in a new cluster, one is active. Where the claim
+// is lost, as with a CRD that was replaced, the other one detects where the keys are; where a
+// namespace was lost with its keys, the other one takes over.
 func TestInstallationClaim(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
@@ -218,7 +220,8 @@ func TestInstallationClaim(t *testing.T) {
 		t.Error("the claim was taken, without the signing key")
 	}
 
-	// No controllers of Kubernetes delete what is in the namespace, nor the namespace itself.
+	// This control plane runs no controllers that delete the objects of a namespace, or the
+	// namespace itself.
 	w.handOver("gone")
 	w.deleteKey(holder, "claimed")
 	eventually(t, func(context.Context) string {

@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// The rows of OpenShift's annotations on Services and on their Secrets: which family asks, and what is answered in which.
+// The cases of OpenShift's annotations on Services and on their Secrets: which family of
+// annotations asks, and in which one the operator answers.
 func TestOpenShiftServingCertSecretName(t *testing.T) {
 	for _, tc := range []struct {
 		name, beta, alpha string
@@ -51,7 +52,7 @@ func TestOpenShiftServingCertSecretName(t *testing.T) {
 	}
 }
 
-// eventuallySigned waits until a Service says by whom it was signed for, in both families, and of no error.
+// eventuallySigned waits until a Service names its signer in both families, and has no error.
 func (r realm) eventuallySigned(service *corev1.Service) {
 	r.Helper()
 	signer := r.signer().Subject.CommonName
@@ -77,7 +78,7 @@ func errorAnnotations() []string {
 	}
 }
 
-// only checks that the namespace has this one Secret of ours.
+// only checks that the namespace has this Secret of the operator's and no other.
 func (r realm) only(name string) {
 	r.Helper()
 	var secrets corev1.SecretList
@@ -107,7 +108,7 @@ func hasNot(t *testing.T, got map[string]string, keys ...string) {
 	}
 }
 
-// What OpenShift's annotations never ask for is not answered in their families.
+// The operator writes no annotation of OpenShift's families on a Service that does not ask by them.
 func TestOpenShiftFamiliesNotWrittenWithoutAnnotation(t *testing.T) {
 	r := newOpenShift(t)
 	service := r.service("web", withSecretName("web-tls"))
@@ -128,7 +129,8 @@ func TestOpenShiftFamiliesNotWrittenWithoutAnnotation(t *testing.T) {
 	}
 }
 
-// barrier returns when the operator has seen all that was changed before: it has served a Service that came later.
+// barrier returns when the operator has processed every earlier change: it has served a Service
+// that was created later.
 func (r realm) barrier() {
 	r.Helper()
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{
@@ -151,7 +153,8 @@ func (r realm) barrier() {
 	})
 }
 
-// The error rows: told in both families and counted, the Secret in the way untouched; all of it cleared on success.
+// The error cases: an error is reported in both families and counted, and the conflicting Secret
+// stays untouched; success clears all of it.
 func TestOpenShiftGenerationErrorAndItsEnd(t *testing.T) {
 	r := newOpenShift(t)
 	foreign := create(t, &corev1.Secret{
