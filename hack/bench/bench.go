@@ -30,17 +30,18 @@ import (
 
 const operatorNamespace = "servingcert-system"
 
-// bench is a cluster, the manager in it, and what was measured.
+// bench is a cluster, the manager in it, and the measured values.
 type bench struct {
 	cluster *cluster.Cluster
 	kube    client.WithWatch
 	typed   *kubernetes.Clientset
 	manager *exec.Cmd
-	// services is how many Services the cluster has, or how many namespaces where these are counted.
+	// services is the number of Services in the cluster, or of namespaces in the part that measures
+	// publishing.
 	services int
-	// floorRate is how many Secrets a second plain writers create.
+	// floorRate is how many objects per second plain writers create.
 	floorRate float64
-	// watches are those that a step has begun.
+	// watches are the watches that a step has started.
 	watches []watch.Interface
 	rows    rows
 }
@@ -73,7 +74,8 @@ func (b *bench) stop() {
 	}
 }
 
-// startManager starts bin/manager as a process of its own, so that its memory and its time on the cores can be told.
+// startManager starts bin/manager as a separate process, so that its memory and CPU time can be
+// measured.
 func (b *bench) startManager(ctx context.Context, arguments ...string) error {
 	log, err := os.Create(filepath.Join(b.cluster.Dir, "manager.log"))
 	if err != nil {
@@ -90,19 +92,20 @@ func (b *bench) stopManager() {
 	if b.manager == nil {
 		return
 	}
-	// An error means that it has ended already.
+	// An error means that the manager has exited already.
 	_ = b.manager.Process.Signal(syscall.SIGTERM)
 	_ = b.manager.Wait()
 	b.manager = nil
 }
 
-// cpu is the time that the manager has spent on the cores.
+// cpu returns the CPU time that the manager has used.
 func (b *bench) cpu() (time.Duration, error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.manager.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	// The name stands in parentheses and may hold spaces; utime and stime are the 12th and 13th fields after it.
+	// The name is in parentheses and may contain spaces; utime and stime are the 12th and 13th fields
+	// after it.
 	fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
 	user, err := strconv.ParseInt(fields[11], 10, 64)
 	system, err2 := strconv.ParseInt(fields[12], 10, 64)
@@ -110,7 +113,8 @@ func (b *bench) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / ticks, errors.Join(err, err2)
 }
 
-// memory is a line of the manager's status in MiB: VmRSS now, VmHWM at most.
+// memory returns a line of the manager's /proc status in MiB: VmRSS for the present value, VmHWM
+// for the maximum.
 func (b *bench) memory(line string) (float64, error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.manager.Process.Pid))
 	if err != nil {
@@ -125,12 +129,13 @@ func (b *bench) memory(line string) (float64, error) {
 	return 0, fmt.Errorf("no %s in the status of the manager", line)
 }
 
-// writes are the successful writes that the API server has seen, by verb and resource.
+// writes returns the number of successful writes that the API server has counted, by verb and
+// resource.
 func (b *bench) writes(ctx context.Context) (map[string]float64, error) {
 	return b.requests(ctx, func(labels map[string]string) bool {
 		switch labels["verb"] {
 		case "POST", "PUT", "PATCH", "APPLY", "DELETE":
-			// A review is a question, of which nothing is stored; a lease may be the API server's own.
+			// A review is only a query, of which nothing is stored; a lease may be the API server's own.
 			return !strings.HasSuffix(labels["resource"], "reviews") && labels["resource"] != "leases" &&
 				strings.HasPrefix(labels["code"], "2") && labels["dry_run"] == ""
 		}
@@ -138,7 +143,7 @@ func (b *bench) writes(ctx context.Context) (map[string]float64, error) {
 	})
 }
 
-// reads are the times that the API server was asked for one ConfigMap. The bench itself asks for lists alone.
+// reads returns the number of GET requests for a single ConfigMap. The bench itself only lists.
 func (b *bench) reads(ctx context.Context) (float64, error) {
 	counted, err := b.requests(ctx, func(labels map[string]string) bool {
 		return labels["verb"] == "GET" && labels["resource"] == "configmaps"
@@ -146,7 +151,8 @@ func (b *bench) reads(ctx context.Context) (float64, error) {
 	return counted["GET configmaps"], err
 }
 
-// requests are those that the API server has seen and that count, by verb and resource.
+// requests returns the number of requests that the API server has counted and for which counts
+// returns true, by verb and resource.
 func (b *bench) requests(ctx context.Context, counts func(labels map[string]string) bool) (map[string]float64, error) {
 	raw, err := b.typed.RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
@@ -171,7 +177,7 @@ func (b *bench) requests(ctx context.Context, counts func(labels map[string]stri
 	return counted, nil
 }
 
-// since are the writes after some that were counted before.
+// since returns the difference between two counts of writes.
 func since(before, after map[string]float64) map[string]float64 {
 	made := map[string]float64{}
 	for what, number := range after {
@@ -182,8 +188,9 @@ func since(before, after map[string]float64) map[string]float64 {
 	return made
 }
 
-// watch begins to watch a kind in the namespaces of this prefix. What it returns waits until so many objects were written that had not been
-// before, and tells how many there were in a second after the first.
+// watch starts to watch a kind in the namespaces with this prefix. The returned function waits
+// until this many further objects were written, and returns how many there were per second after
+// the first. It counts each object only once.
 func (b *bench) watch(ctx context.Context, kind, prefix string) (arrive func(number int) (perSecond float64, err error), err error) {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))

@@ -1,5 +1,6 @@
-// Bench measures the operator on the embedded cluster, beside a floor taken in the same run: plain writers that create as many ready-made
-// Secrets. The machine is noisy, so ratios are what counts.
+// Bench measures the operator on the embedded cluster, and compares it with a floor that is
+// measured in the same run: plain writers that create as many ready-made Secrets. The machine is
+// noisy, so only the ratios are meaningful.
 package main
 
 import (
@@ -16,7 +17,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// smallest is the smallest cluster that is measured; the others are ten times as large as the one before.
+// smallest is the number of Services in the smallest cluster; each further cluster has ten times as
+// many as the one before.
 const smallest = 100
 
 func main() {
@@ -64,7 +66,7 @@ func run(ctx context.Context, services, foreign int, only, out string) error {
 	return os.WriteFile(filepath.Join(out, "bench.svg"), table.draw(), 0o644)
 }
 
-// sizes are the clusters up to the largest.
+// sizes returns the numbers of Services, up to the largest.
 func sizes(largest int) []int {
 	var all []int
 	for size := smallest; size < largest; size *= 10 {
@@ -73,13 +75,13 @@ func sizes(largest int) []int {
 	return append(all, largest)
 }
 
-// step is one thing that is measured.
+// step is one measurement.
 type step struct {
 	name string
 	do   func(context.Context) error
 }
 
-// parts are what is measured, each in a cluster of its own.
+// parts are the measurements, each part in its own cluster.
 var parts = []part{{"services", servicesSteps}, {"publish", publishSteps}}
 
 type part struct {
@@ -104,7 +106,7 @@ func servicesSteps(b *bench, foreign int) []step {
 	}
 }
 
-// measure takes the numbers of all parts, or of only one.
+// measure returns the values of all parts, or of the one named by only.
 func measure(ctx context.Context, size, foreign int, only string) (rows, error) {
 	var all rows
 	for _, part := range parts {
@@ -133,7 +135,7 @@ func (p part) measure(ctx context.Context, size, foreign int) (rows, error) {
 		fmt.Fprintf(os.Stderr, "%d, %s: %s\n", size, p.name, step.name)
 		err := step.do(ctx)
 		for _, open := range b.watches {
-			open.Stop() // what nobody reads any more still costs the API server
+			open.Stop() // an unread watch still costs the API server time
 		}
 		if b.watches = nil; err != nil {
 			return nil, fmt.Errorf("%s: %w", step.name, err)

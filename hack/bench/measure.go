@@ -25,15 +25,15 @@ import (
 )
 
 const (
-	// writers are how many plain writers make the floor.
+	// writers is how many plain writers measure the floor.
 	writers = 32
-	// namespaces are over how many the Services are spread.
+	// namespaces is how many namespaces have the Services.
 	namespaces = 20
 	// samples is how many Services are annotated, one after the other.
 	samples = 200
 )
 
-// each runs a function for each number, many at once.
+// each calls do for each number below number, with up to writers calls at a time.
 func each(ctx context.Context, number int, do func(context.Context, int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
@@ -71,7 +71,8 @@ func (b *bench) createServices(ctx context.Context) error {
 	})
 }
 
-// floor is how fast the API server takes as many ready-made TLS Secrets, in which it looks for mistakes as in any.
+// floor measures how fast the API server creates as many ready-made TLS Secrets. It validates them
+// like any others.
 func (b *bench) floor(ctx context.Context) error {
 	if err := b.createNamespaces(ctx, "floor"); err != nil {
 		return err
@@ -90,13 +91,13 @@ func (b *bench) floor(ctx context.Context) error {
 	})
 	b.floorRate = float64(b.services) / time.Since(start).Seconds()
 	b.rows.add("floor: Secrets created", b.floorRate, "/s")
-	// The manager need not know of them.
+	// Deleted, so that the manager does not see them.
 	return errors.Join(err, each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return b.kube.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(namespace("floor", i)))
 	}))
 }
 
-// readyMade is a certificate like those that the operator makes, and its key.
+// readyMade returns a certificate like those that the operator issues, and its key.
 func readyMade() (certificate, privateKey []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -114,12 +115,12 @@ func readyMade() (certificate, privateKey []byte, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded}), err
 }
 
-// await waits until something is the case.
+// await polls until check returns true.
 func await(ctx context.Context, check func(context.Context) (bool, error)) error {
 	return wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, 30*time.Minute, true, check)
 }
 
-// makeCA lets a manager make the CA, and end before there is anything to serve.
+// makeCA runs a manager until it has created the CA, and stops it before there are Services.
 func (b *bench) makeCA(ctx context.Context) error {
 	err := errors.Join(
 		b.kube.Create(ctx, &v1alpha1.ServiceCA{
@@ -140,7 +141,7 @@ func (b *bench) makeCA(ctx context.Context) error {
 	})
 }
 
-// issue serves all Services that are there.
+// issue measures how fast certificates are issued for all Services.
 func (b *bench) issue(ctx context.Context) error {
 	before, err := b.writes(ctx)
 	there, err2 := b.count(ctx, "Secret")
@@ -156,8 +157,10 @@ func (b *bench) issue(ctx context.Context) error {
 	return b.costs(ctx, before)
 }
 
-// arrivals is how many objects of a kind are made in a second, from when there are more than before, at once where that is negative, until there are
-// nearly enough, which takes about so long. They are counted and not watched: a watch would cost the API server what it does not cost the floor.
+// arrivals returns how many objects of a kind are created per second, from when there are more than
+// before until there are almost enough. A negative before starts at once; about is the expected
+// duration. The objects are counted and not watched, because a watch would add a cost to the API
+// server that the floor does not have.
 func (b *bench) arrivals(ctx context.Context, kind string, before, enough int, about time.Duration) (perSecond float64, err error) {
 	var start time.Time
 	first := before
@@ -168,7 +171,7 @@ func (b *bench) arrivals(ctx context.Context, kind string, before, enough int, a
 			first, start = now, time.Now()
 		}
 		if now < enough || perSecond == 0 {
-			// The last ones came before they were counted, nobody knows when.
+			// The last objects were created some unknown time before this count.
 			perSecond = float64(now-first) / time.Since(start).Seconds()
 		}
 		return now >= enough, err
@@ -176,7 +179,7 @@ func (b *bench) arrivals(ctx context.Context, kind string, before, enough int, a
 	return perSecond, err
 }
 
-// count is how many objects of a kind there are.
+// count returns how many objects of a kind there are.
 func (b *bench) count(ctx context.Context, kind string) (int, error) {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
@@ -188,7 +191,7 @@ func (b *bench) count(ctx context.Context, kind string) (int, error) {
 	return count, err
 }
 
-// costs are what the certificates have cost when all is quiet again.
+// costs measures the writes and the CPU time per certificate, once the manager is at rest.
 func (b *bench) costs(ctx context.Context, before map[string]float64) error {
 	if _, err := b.settle(ctx); err != nil {
 		return err
@@ -206,12 +209,13 @@ func (b *bench) costs(ctx context.Context, before map[string]float64) error {
 	return b.recordMemory(ctx, "after issuance")
 }
 
-// annotate is what a person waits for, at rest.
+// annotate measures the latency for a user when the manager is at rest.
 func (b *bench) annotate(ctx context.Context) error {
 	return b.latency(ctx, "late", "from annotation to Secret", 20*time.Millisecond, func(done int) bool { return done == samples })
 }
 
-// latency creates one Service after the other, at a fixed pace, waits for its Secret each time, and removes them all.
+// latency creates one Service after the other at a fixed rate, measures the time until its Secret
+// exists, and removes them all.
 func (b *bench) latency(ctx context.Context, prefix, what string, pause time.Duration, enough func(done int) bool) error {
 	if err := b.createNamespaces(ctx, prefix); err != nil {
 		return err
@@ -240,7 +244,7 @@ func (b *bench) latency(ctx context.Context, prefix, what string, pause time.Dur
 	return b.remove(ctx, prefix)
 }
 
-// openShift is what a certificate costs that OpenShift's annotation asks for.
+// openShift measures the writes per certificate that is requested by OpenShift's annotation.
 func (b *bench) openShift(ctx context.Context) error {
 	const prefix = "openshift"
 	if err := b.createNamespaces(ctx, prefix); err != nil {
@@ -275,7 +279,7 @@ func (b *bench) openShift(ctx context.Context) error {
 	return errors.Join(err, b.remove(ctx, prefix))
 }
 
-// remove removes Services and their Secrets.
+// remove deletes Services and their Secrets.
 func (b *bench) remove(ctx context.Context, prefix string) error {
 	return each(ctx, namespaces, func(ctx context.Context, i int) error {
 		return errors.Join(
@@ -285,7 +289,7 @@ func (b *bench) remove(ctx context.Context, prefix string) error {
 	})
 }
 
-// inject gives as many ConfigMaps as there are Services the bundle.
+// inject measures how fast the bundle is injected into as many ConfigMaps as there are Services.
 func (b *bench) inject(ctx context.Context) error {
 	b.stopManager()
 	if err := b.createNamespaces(ctx, "trust"); err != nil {

@@ -38,7 +38,8 @@ func (b *bench) createTenants(ctx context.Context) error {
 	})
 }
 
-// publishFloor is how fast the API server takes a ready-made ConfigMap with the bundle in each namespace.
+// publishFloor measures how fast the API server creates a ready-made ConfigMap with the bundle in
+// each namespace.
 func (b *bench) publishFloor(ctx context.Context) error {
 	var bundle corev1.ConfigMap
 	if err := b.kube.Get(ctx, client.ObjectKey{Namespace: operatorNamespace, Name: "default-trust-bundle"}, &bundle); err != nil {
@@ -51,11 +52,12 @@ func (b *bench) publishFloor(ctx context.Context) error {
 	err := each(ctx, b.services, func(ctx context.Context, i int) error { return b.kube.Create(ctx, copyIn(i)) })
 	b.floorRate = float64(b.services) / time.Since(start).Seconds()
 	b.rows.add("floor: ConfigMaps created", b.floorRate, "/s")
-	// The manager need not know of them.
+	// Deleted, so that the manager does not see them.
 	return errors.Join(err, each(ctx, b.services, func(ctx context.Context, i int) error { return b.kube.Delete(ctx, copyIn(i)) }))
 }
 
-// publish makes the ServiceCA publish while the manager is at rest.
+// publish configures the ServiceCA to publish its bundle while the manager is at rest, and measures
+// that.
 func (b *bench) publish(ctx context.Context) error {
 	if err := b.startManager(ctx); err != nil {
 		return err
@@ -94,7 +96,8 @@ func (b *bench) patchCA(ctx context.Context, patch string) error {
 	return b.kube.Patch(ctx, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, client.RawPatch(types.MergePatchType, []byte(patch)))
 }
 
-// counting counts what is asked for and written per namespace while something is done and until all is quiet.
+// counting counts the reads and writes per namespace from the call of do until the manager is at
+// rest again.
 func (b *bench) counting(ctx context.Context, what string, do func() error) error {
 	before, err := b.writes(ctx)
 	asked, err2 := b.reads(ctx)
@@ -124,7 +127,8 @@ func (b *bench) restartPublished(ctx context.Context) error {
 	return err
 }
 
-// publishNext rotates the CA: the next one's root comes into each ConfigMap before it signs.
+// publishNext rotates the CA, and measures how fast the root of the next CA is added to each
+// ConfigMap. That happens before the CA signs.
 func (b *bench) publishNext(ctx context.Context) error {
 	arrive, err := b.watch(ctx, "ConfigMap", strings.TrimSuffix(tenant(0), "0"))
 	if err != nil {

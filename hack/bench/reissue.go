@@ -22,11 +22,13 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// maxRSA is how many certificates have RSA keys, five for each Service at most: making one takes a tenth of a second, and from half to twice as long, so
-// that few would tell little.
+// maxRSA is how many certificates with RSA keys are issued at most, with five per Service. A key
+// takes a tenth of a second, and the time varies from half to twice of that, so a small number
+// would not be meaningful.
 const maxRSA = 5000
 
-// reissue rotates the CA twice: first everything is reissued at once, then at the usual pace. Meanwhile somebody annotates Services.
+// reissue rotates the CA twice: first all certificates are reissued at once, then at the usual
+// rate. Services are annotated meanwhile.
 func (b *bench) reissue(ctx context.Context) error {
 	for _, pace := range []struct {
 		name, prefix string
@@ -68,7 +70,7 @@ func (b *bench) rotate(ctx context.Context, name, prefix string) error {
 	if _, err := arrive(1); err != nil {
 		return err
 	}
-	// From the first certificate to the last somebody annotates a Service five times a second.
+	// From the first certificate to the last, a Service is annotated five times per second.
 	var over atomic.Bool
 	extra := 0
 	var waiting errgroup.Group
@@ -93,7 +95,7 @@ func (b *bench) rotate(ctx context.Context, name, prefix string) error {
 	now, err2 := b.writes(ctx)
 	writes := since(before, now)
 	for _, what := range slices.Sorted(maps.Keys(writes)) {
-		// The others are those of who asks meanwhile, and of the bundle.
+		// The other writes are for the Services that are annotated meanwhile, and for the bundle.
 		if strings.HasSuffix(what, "/status") || what == "PATCH secrets" || what == "POST events" {
 			b.rows.add("… "+what+" per certificate reissued "+name, writes[what]/made, "")
 		}
@@ -101,8 +103,9 @@ func (b *bench) rotate(ctx context.Context, name, prefix string) error {
 	return errors.Join(err, err2)
 }
 
-// issueRSA serves Services with RSA keys, all at once, for their namespaces get the label that a policy selects. It compares with how fast the cores
-// make keys while the manager is at rest, before and after: they are not as fast at all times.
+// issueRSA issues certificates with RSA keys for Services, all at once: their namespaces get the
+// label that a policy selects. It compares the rate with that at which the cores generate keys
+// while the manager is at rest, before and after, because their speed varies over time.
 func (b *bench) issueRSA(ctx context.Context) error {
 	const prefix = "rsa"
 	slow := &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: prefix}, Spec: v1alpha1.ServingCertPolicySpec{
@@ -146,12 +149,14 @@ func (b *bench) issueRSA(ctx context.Context) error {
 	if err := errors.Join(err, err2, b.beside(ctx, slow)); err != nil {
 		return err
 	}
-	// Without a manager, for the API server has no cores left to remove much in a minute while keys are made.
+	// Without a manager: while keys are generated, the API server has no CPU time left to delete many
+	// objects within a minute.
 	b.stopManager()
 	return errors.Join(b.remove(ctx, prefix), b.startManager(ctx))
 }
 
-// beside is what a person waits for whose key takes no time, while a policy wants longer RSA keys of all its Services.
+// beside measures the latency for a Service whose key is fast to generate, while a policy requires
+// longer RSA keys for all of its Services.
 func (b *bench) beside(ctx context.Context, slow *v1alpha1.ServingCertPolicy) error {
 	longer := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"certificate":{"privateKey":{"size":3072}}}}`))
 	if err := b.kube.Patch(ctx, slow, longer); err != nil {
@@ -162,9 +167,9 @@ func (b *bench) beside(ctx context.Context, slow *v1alpha1.ServingCertPolicy) er
 	})
 }
 
-// makeKeys makes RSA keys on all cores.
+// makeKeys generates RSA keys on all cores, and returns how long that took.
 func makeKeys(number int) (time.Duration, error) {
-	defer debug.SetGCPercent(debug.SetGCPercent(400)) // nearly nothing but keys
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // almost all of the work is key generation
 	start := time.Now()
 	var making errgroup.Group
 	making.SetLimit(runtime.GOMAXPROCS(0))

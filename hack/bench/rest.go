@@ -10,12 +10,14 @@ import (
 )
 
 const (
-	// quietPeriod is for how long nothing is written, and nothing much computed, before the manager is taken to be at rest: longer than it gathers
-	// what it reports.
+	// quietPeriod is how long there must be no writes, and little CPU use, before the manager is taken
+	// to be at rest: longer than the operator delays what it reports.
 	quietPeriod = 12 * time.Second
-	// pollInterval is how often that is looked at, and busy how much of such a time on the cores is much.
+	// pollInterval is how often the writes and the CPU use are measured; busyThreshold is the CPU time
+	// within one interval that counts as busy.
 	pollInterval, busyThreshold = 200 * time.Millisecond, 40 * time.Millisecond
-	// memoryReturnDelay is within what time a manager at rest gives back the memory that it does not use, and steady for how long it is looked at then.
+	// memoryReturnDelay is the time within which a manager at rest returns unused memory to the
+	// operating system; samplingPeriod is how long its memory is sampled after that.
 	memoryReturnDelay, samplingPeriod = 35 * time.Second, 10 * time.Second
 )
 
@@ -27,7 +29,8 @@ func (b *bench) recordMemory(ctx context.Context, when string) error {
 	return errors.Join(err, err2)
 }
 
-// atRest is the memory of a manager at rest in MiB, as the kernel counts it: the median of some seconds after it has given back what it does not use.
+// atRest returns the memory of a manager at rest in MiB, as counted by the kernel: the median over
+// samplingPeriod, after it has returned unused memory.
 func (b *bench) atRest(ctx context.Context) (float64, error) {
 	if err := sleep(ctx, memoryReturnDelay); err != nil {
 		return 0, err
@@ -44,7 +47,7 @@ func (b *bench) atRest(ctx context.Context) (float64, error) {
 	return samples[len(samples)/2], nil
 }
 
-// settle waits until nothing has been written or computed for a while, and tells how long it took until then.
+// settle waits until the manager is at rest, and returns how long it was busy.
 func (b *bench) settle(ctx context.Context) (time.Duration, error) {
 	start, last := time.Now(), time.Now()
 	before, err := b.writes(ctx)
@@ -64,7 +67,7 @@ func (b *bench) settle(ctx context.Context) (time.Duration, error) {
 	return last.Sub(start), err
 }
 
-// sleep waits, unless the bench ends.
+// sleep waits for duration, or returns an error when ctx ends first.
 func sleep(ctx context.Context, duration time.Duration) error {
 	select {
 	case <-ctx.Done():

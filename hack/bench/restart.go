@@ -10,7 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// fillWithForeignObjects fills the cluster with what is nobody's business, and restarts the manager.
+// fillWithForeignObjects creates objects that have nothing to do with the operator, restarts the
+// manager, and measures its memory.
 func (b *bench) fillWithForeignObjects(ctx context.Context, number int) error {
 	if number == 0 {
 		return nil
@@ -47,7 +48,7 @@ func (b *bench) fillWithForeignObjects(ctx context.Context, number int) error {
 	return errors.Join(err, err2)
 }
 
-// restart is what a new version comes to, elected as it is in a cluster.
+// restart measures the start of a new manager with leader election, as in an upgrade.
 func (b *bench) restart(ctx context.Context, what string) error {
 	if _, err := b.settle(ctx); err != nil {
 		return err

@@ -11,23 +11,23 @@ import (
 	"text/tabwriter"
 )
 
-// row is one number.
+// row is one value.
 type row struct {
 	What  string  `json:"what"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit,omitempty"`
-	// Grows is set where it would be bad news if it grew faster than the number of Services.
+	// Grows is set for a value that should not grow faster than the number of Services.
 	Grows bool `json:"-"`
 }
 
-// rows are the numbers of one cluster, in the order in which they were taken.
+// rows are the values of one cluster, in the order of their measurement.
 type rows []row
 
 func (r *rows) add(what string, value float64, unit string) {
 	r.put(row{What: what, Value: value, Unit: unit})
 }
 
-// growing adds a number that the drawing shows.
+// growing adds a value that the drawing shows.
 func (r *rows) growing(what string, value float64, unit string) {
 	r.put(row{What: what, Value: value, Unit: unit, Grows: true})
 }
@@ -40,7 +40,7 @@ func (r *rows) put(added row) {
 	fmt.Fprintf(os.Stderr, "  %s: %.3g %s\n", added.What, added.Value, added.Unit)
 }
 
-// column is a cluster.
+// column is one cluster.
 type column struct {
 	Services int  `json:"services"`
 	Rows     rows `json:"rows"`
@@ -49,7 +49,7 @@ type column struct {
 // table has a column for each cluster, the largest last.
 type table []column
 
-// value is a number of a cluster; false where it was not taken there.
+// value returns a value of a cluster; false if it was not measured there.
 func (c column) value(what string) (float64, bool) {
 	for _, r := range c.Rows {
 		if r.What == what {
@@ -79,12 +79,13 @@ func (t table) print(to io.Writer) error {
 	return out.Flush()
 }
 
-// The drawing has a panel for each number that may grow.
+// The drawing has a panel for each value that may grow.
 const (
 	panelWidth, panelHeight, panelsInRow, margin = 360, 170, 2, 40
 )
 
-// draw is an SVG of the growth: both axes are logarithmic, and the thin line is what would grow as the number of Services does.
+// draw returns an SVG of the growth: both axes are logarithmic, and the thin line is proportional
+// growth with the number of Services.
 func (t table) draw() []byte {
 	var panels []row
 	for _, r := range t[len(t)-1].Rows {
@@ -114,7 +115,8 @@ func (t table) panel(out io.Writer, r row) {
 			lowest, highest = min(lowest, value), max(highest, value)
 		}
 	}
-	// As much upwards as to the right, so that what grows with the Services rises by 45 degrees.
+	// The axes have the same scale, so that a value that grows in proportion to the Services rises by
+	// 45 degrees.
 	decades := max(1, math.Log10(float64(last.Services)/float64(first.Services)))
 	middle := (math.Log10(lowest) + math.Log10(highest)) / 2
 	x := func(services int) float64 {

@@ -10,7 +10,7 @@ import javax.net.ssl.SSLParameters;
 import javax.net.ssl.SSLSocket;
 import javax.net.ssl.TrustManagerFactory;
 
-// Client connects to a TLS server for each line "host port roots.pem" that it reads, and prints a line: ok, or why it refuses the server.
+// Client connects to a TLS server for each line "host port roots.pem" on its standard input, and prints a line: ok, or why it rejects the server.
 public class Client {
   public static void main(String[] arguments) throws Exception {
     BufferedReader lines = new BufferedReader(new InputStreamReader(System.in));
