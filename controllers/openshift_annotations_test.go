@@ -184,7 +184,8 @@ func TestOpenShiftGenerationErrorAndItsEnd(t *testing.T) {
 	same(t, foreign)
 }
 
-// eventuallyFailed waits until a Service tells in both families of an error with these words and this number.
+// eventuallyFailed waits until a Service reports in both families an error with these words and
+// this number of failures.
 func (r realm) eventuallyFailed(service *corev1.Service, words, number string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
@@ -202,7 +203,7 @@ func (r realm) eventuallyFailed(service *corev1.Service, words, number string) {
 	})
 }
 
-// same checks that nobody has written an object since.
+// same checks that an object was not written since it was read.
 func same(t *testing.T, object client.Object) {
 	t.Helper()
 	version := object.GetResourceVersion()

@@ -18,7 +18,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Secret signing-key and ConfigMap signing-cabundle, where scripts look for them.
+// The Secret signing-key and the ConfigMap signing-cabundle have the names by which scripts read
+// them.
 func TestOpenShiftSigningKeyAndBundle(t *testing.T) {
 	r := newOpenShift(t)
 	var secret corev1.Secret
@@ -52,7 +53,8 @@ func TestOpenShiftSigningKeyAndBundle(t *testing.T) {
 	}
 }
 
-// RSA 2048, SHA256WithRSA, 790 days, the name; rotation when less than 395 days are left.
+// The CA has an RSA key of 2048 bits, SHA256WithRSA, 790 days and OpenShift's subject, and rotates
+// when fewer than 395 days are left.
 func TestOpenShiftCAProfile(t *testing.T) {
 	r := newOpenShift(t)
 	r.served("web")

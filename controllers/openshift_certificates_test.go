@@ -20,10 +20,10 @@ import (
 
 const day = 24 * time.Hour
 
-// clockSkew is how long before its making a certificate begins to be valid.
+// clockSkew is how long before its issuance a certificate becomes valid.
 const clockSkew = 5 * time.Minute
 
-// Secret of type kubernetes.io/tls with exactly two keys, ownerReference to the Service.
+// The Secret has type kubernetes.io/tls, exactly two keys and an ownerReference to the Service.
 func TestOpenShiftSecretHasTwoKeysAndAnOwner(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web")
@@ -45,7 +45,7 @@ func TestOpenShiftSecretHasTwoKeysAndAnOwner(t *testing.T) {
 	}
 }
 
-// Other keys are removed, without reissuing.
+// Other keys are removed without a reissue.
 func TestOpenShiftSurplusKeysAreRemovedWithoutReissuing(t *testing.T) {
 	r := newOpenShift(t)
 	_, secret := r.served("web")
@@ -62,7 +62,8 @@ func TestOpenShiftSurplusKeysAreRemovedWithoutReissuing(t *testing.T) {
 	}
 }
 
-// The leaf first, SHA256WithRSA, RSA 2048, 730 days, key usages, serverAuth only, and the extension with the Service's UID.
+// The leaf comes first in the chain and has SHA256WithRSA, an RSA key of 2048 bits, 730 days,
+// OpenShift's key usages, serverAuth only, and the extension with the Service's UID.
 func TestOpenShiftCertificateProfile(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web")
@@ -98,7 +99,7 @@ func TestOpenShiftCertificateProfile(t *testing.T) {
 	t.Error("the extension with the Service's UID is missing")
 }
 
-// DNS names, those of a headless Service too.
+// The DNS names are OpenShift's, for a headless Service too.
 func TestOpenShiftDNSNames(t *testing.T) {
 	r := newOpenShift(t)
 	plain, headless := "plain."+r.name+".svc", "headless."+r.name+".svc"
@@ -121,7 +122,8 @@ func TestOpenShiftDNSNames(t *testing.T) {
 	}
 }
 
-// The two keys are all there is where OpenShift's annotation asks, even if the policy puts the bundle into every Secret.
+// Where OpenShift's annotation asks, the Secret has only these two keys, even if the policy puts
+// the bundle into every Secret.
 func TestOpenShiftIgnoresCABundleInclude(t *testing.T) {
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude
@@ -138,7 +140,8 @@ func TestOpenShiftIgnoresCABundleInclude(t *testing.T) {
 	hasNot(t, theirs.Annotations, v1alpha1.AnnotationCABundleHash)
 }
 
-// An existing Secret is taken over only when its originating-service-uid is the Service's.
+// The operator adopts an existing Secret only if its originating-service-uid is the UID of the
+// Service.
 func TestOpenShiftTakesOverBySameUIDOnly(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -180,7 +183,7 @@ func TestOpenShiftTakesOverBySameUIDOnly(t *testing.T) {
 	}
 }
 
-// The Secret goes with its Service.
+// The Secret is garbage-collected with its Service.
 func TestOpenShiftSecretGoesWithItsService(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web")

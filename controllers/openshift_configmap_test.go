@@ -24,7 +24,8 @@ func (r realm) configMap(name string, annotations, data map[string]string, adjus
 	return create(r.T, configMap)
 }
 
-// eventuallyHolds waits until the data of a ConfigMap are these and no others, as it stands in the argument afterwards.
+// eventuallyHolds waits until the data of a ConfigMap are these and no others, and leaves the
+// ConfigMap as it was read last in the argument.
 func eventuallyHolds(t *testing.T, configMap *corev1.ConfigMap, want func() map[string]string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -44,7 +45,7 @@ func eventuallyHolds(t *testing.T, configMap *corev1.ConfigMap, want func() map[
 	})
 }
 
-// published is the trust bundle of the realm's CA.
+// published returns the trust bundle of the realm's CA.
 func (r realm) published() string {
 	r.Helper()
 	var published corev1.ConfigMap
@@ -61,10 +62,11 @@ func (r realm) published() string {
 	return published.Data[r.ca.Spec.TrustBundle.Key]
 }
 
-// exactly is a ConfigMap's data as OpenShift has it.
+// exactly returns the data of a ConfigMap as OpenShift fills it.
 func (r realm) exactly() map[string]string { return map[string]string{"service-ca.crt": r.published()} }
 
-// settle returns when the operator has seen all changes of ConfigMaps before: it has filled one that came later.
+// settle returns when the operator has processed all earlier changes of ConfigMaps: it has filled
+// one that was created later.
 func (r realm) settle() {
 	r.Helper()
 	later := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
@@ -79,7 +81,8 @@ func (r realm) settle() {
 	}
 }
 
-// inject-cabundle on ConfigMaps: data becomes exactly service-ca.crt, binaryData is kept; the value is case-insensitive, alpha too.
+// inject-cabundle on a ConfigMap: data becomes exactly service-ca.crt, and binaryData is kept. The
+// value is case-insensitive, and the alpha annotation works too.
 func TestOpenShiftInjectCABundle(t *testing.T) {
 	for name, tc := range map[string]struct {
 		annotation, value string
@@ -111,7 +114,8 @@ func TestOpenShiftInjectCABundle(t *testing.T) {
 	}
 }
 
-// An injected ConfigMap names the component that OpenShift names, unless another one has claimed it.
+// An injected ConfigMap names the owning component that OpenShift names, unless another component
+// has claimed it.
 func TestOpenShiftOwningComponent(t *testing.T) {
 	for claimed, want := range map[string]string{"": "service-ca", "Monitoring": "Monitoring"} {
 		t.Run("claimed by "+claimed, func(t *testing.T) {
@@ -127,7 +131,7 @@ func TestOpenShiftOwningComponent(t *testing.T) {
 	}
 }
 
-// It stays exact: what is added later goes, what is changed or removed comes back.
+// The data stay exact: keys added later are removed, and changed or removed keys are restored.
 func TestOpenShiftInjectCABundleStaysExact(t *testing.T) {
 	for name, change := range map[string]func(*corev1.ConfigMap){
 		"key added":      func(c *corev1.ConfigMap) { c.Data["more"] = "data" },
@@ -148,15 +152,15 @@ func TestOpenShiftInjectCABundleStaysExact(t *testing.T) {
 	}
 }
 
-// inject-vulnerable-legacy-cabundle: only for the one name, and only without the other annotations: the bundle and the
-// CA of the service accounts.
+// inject-vulnerable-legacy-cabundle works only for the one ConfigMap name, and only without the
+// other annotations. It injects the bundle and the CA of the service accounts.
 func TestOpenShiftLegacyBundle(t *testing.T) {
 	const legacy = alpha + "inject-vulnerable-legacy-cabundle"
 	r := newOpenShift(t)
 	withRoot := func() map[string]string {
 		var root corev1.ConfigMap
 		if err := kube.Get(t.Context(), client.ObjectKey{Namespace: r.name, Name: "kube-root-ca.crt"}, &root); err != nil {
-			return nil // the controller manager has not made it yet
+			return nil // the controller manager has not created it yet
 		}
 		return map[string]string{"service-ca.crt": r.published() + root.Data["ca.crt"]}
 	}
@@ -175,7 +179,8 @@ func TestOpenShiftLegacyBundle(t *testing.T) {
 	eventuallyHolds(t, configMap, withRoot)
 }
 
-// The legacy bundle comes also where its ConfigMap came before the root CA that it needs, as it may in a new namespace.
+// The legacy bundle is also injected where its ConfigMap was created before the root CA that it
+// needs, as can happen in a new namespace.
 func TestOpenShiftLegacyBundleWaitsForTheRootCA(t *testing.T) {
 	name := realmName(t)
 	allow := forbid(t, fmt.Sprintf("object.metadata.name == 'kube-root-ca.crt' && object.metadata.namespace == '%s'", name))

@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Fault 3: a bundle write that fails after the key write is never repaired.
+// Fault 3 of OpenShift's service CA: a bundle write that fails after the key write is never
+// repaired.
 func TestFault3FailedBundleWriteIsRepaired(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
@@ -33,7 +34,7 @@ func TestFault3FailedBundleWriteIsRepaired(t *testing.T) {
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 }
 
-// The same for a bundle that somebody spoils or removes later.
+// The same holds for a bundle that is corrupted or removed later.
 func TestFault3CorruptedBundleIsRepaired(t *testing.T) {
 	r := newOpenShift(t)
 	want := r.published()
@@ -54,7 +55,8 @@ func TestFault3CorruptedBundleIsRepaired(t *testing.T) {
 	}
 }
 
-// Fault 4: an empty bundle file is injected. Here the bundle has two roots, of which only the second can be told from the key.
+// Fault 4: an empty bundle file is injected. Here the bundle has two roots, of which only the
+// second can be derived from the key.
 func TestFault4EmptyBundleIsNeverInjected(t *testing.T) {
 	r := newRealm(t)
 	r.serviceCA(isReady)
@@ -67,7 +69,8 @@ func TestFault4EmptyBundleIsNeverInjected(t *testing.T) {
 	bundle := &corev1.ConfigMap{ObjectMeta: inOperatorNamespace(r.ca.TrustBundleConfigMapName())}
 	update(t, bundle, func(c *corev1.ConfigMap) { c.Data["ca-bundle.crt"] = "" })
 	eventuallyHolds(t, r.configMap("late", ask, nil), func() map[string]string { return map[string]string{"service-ca.crt": want} })
-	// One of the two that know all the roots has to be sound for the other to be repaired.
+	// Two objects hold all the roots; one of them has to be intact for the operator to repair the
+	// other.
 	eventuallyHolds(t, bundle, func() map[string]string { return map[string]string{"ca-bundle.crt": want} })
 	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data["ca-bundle.crt"] = nil })
 	eventuallyHolds(t, r.configMap("later", ask, nil), func() map[string]string { return map[string]string{"service-ca.crt": want} })
@@ -85,7 +88,8 @@ func TestFault4EmptyBundleIsNeverInjected(t *testing.T) {
 	}
 }
 
-// A signing key that comes back from a backup does not take the trust from the CA that signed meanwhile.
+// A signing key that is restored from a backup does not end the trust in the CA that signed
+// meanwhile.
 func TestFault4RestoredKeyKeepsAllTrust(t *testing.T) {
 	r := newRealm(t)
 	r.serviceCA(isReady)
@@ -117,8 +121,9 @@ func TestFault4RestoredKeyKeepsAllTrust(t *testing.T) {
 	}
 }
 
-// Fault 5: a changed bundle reaches idle objects only at the 20-minute resync. Fault 15: the controller must be restarted to sign
-// with a new key. And what OpenShift does by design: deleting signing-key drops the trust in the old CA.
+// Fault 5: a changed bundle reaches idle objects only at the 20-minute resync. Fault 15: the
+// controller must be restarted to sign with a new key. By design, OpenShift also drops the trust in
+// the old CA when signing-key is deleted.
 func TestFault5And15NewKeyReachesAllAtOnce(t *testing.T) {
 	r := newOpenShift(t)
 	before := r.signer()
@@ -182,14 +187,15 @@ func TestFault11LeafNeverOutlivesItsCA(t *testing.T) {
 	if deadline, caEnd := leaf(t, secret).NotAfter, r.signer().NotAfter; deadline.After(caEnd) || caEnd.Sub(deadline) > time.Minute {
 		t.Errorf("the leaf ends %s, its CA %s", deadline, caEnd)
 	}
-	// And it is not issued again and again because it is shorter than the policy says.
+	// The leaf is not reissued repeatedly because it is shorter than the policy's duration.
 	r.barrier()
 	if now := r.secret("web-tls", r.issued(service.Name+"."+r.name+".svc")); now.ResourceVersion != secret.ResourceVersion {
 		t.Error("the Secret was written again")
 	}
 }
 
-// Fault 12: both CAs bear the same subject, however fast one follows the other.
+// Fault 12: both CAs have the same subject. Here the subjects differ, however fast one CA follows
+// the other.
 func TestFault12EveryCAHasASubjectOfItsOwn(t *testing.T) {
 	r := newRealm(t)
 	r.serviceCA(isReady)
@@ -218,7 +224,7 @@ func TestFault14SerialsAreRandom(t *testing.T) {
 		if serial.Sign() <= 0 || serial.BitLen() < 96 || serial.BitLen() > 128 {
 			t.Errorf("serial %s has %d bits", serial.Text(16), serial.BitLen())
 		}
-		// Neighbours of a counter or a clock begin alike.
+		// Successive values of a counter or a clock would have the same first digits.
 		if begin := fmt.Sprintf("%032x", serial)[:6]; visited[begin] {
 			t.Errorf("two serials begin with %s", begin)
 		} else {
@@ -227,7 +233,7 @@ func TestFault14SerialsAreRandom(t *testing.T) {
 	}
 }
 
-// trustsToo checks that the published bundle holds these certificates, whatever else.
+// trustsToo checks that the published bundle holds at least these certificates.
 func (r realm) trustsToo(want ...*x509.Certificate) {
 	r.Helper()
 	published := r.publishedRoots()

@@ -24,10 +24,12 @@ const (
 	alpha = "service.alpha.openshift.io/"
 )
 
-// openShiftNamespaces is the label of the namespaces that the sample's policy serves in these tests.
+// openShiftNamespaces is the label of the namespaces that the sample's policy selects in these
+// tests.
 const openShiftNamespaces = "servingcert.test/openshift"
 
-// openShiftSample applies config/samples/openshift, once, its policy confined to the namespaces of these tests.
+// openShiftSample applies config/samples/openshift once, with its policy restricted to the
+// namespaces of these tests.
 var openShiftSample = sync.OnceValues(func() (sample realm, err error) {
 	folder, err := testoperator.Path("config", "samples", "openshift")
 	if err != nil {
@@ -45,7 +47,8 @@ var openShiftSample = sync.OnceValues(func() (sample realm, err error) {
 		}
 	}
 	sample.ca.Spec.Rotation.Propagation.Minimum = "1s"
-	// What is published needs rights that the operator does not have in these tests: liveintegrations tests it.
+	// Publishing needs RBAC rules that the operator does not have in these tests; liveintegrations
+	// tests it.
 	sample.ca.Spec.TrustBundle.Publish = nil
 	sample.policy.Spec.NamespaceSelector.MatchLabels = map[string]string{openShiftNamespaces: ""}
 	if err := kube.Create(context.Background(), sample.ca); err != nil {
@@ -58,7 +61,7 @@ func convert(object *unstructured.Unstructured, into client.Object) error {
 	return runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, into)
 }
 
-// newOpenShift makes a namespace that OpenShift's annotations work in, as the sample has them.
+// newOpenShift creates a namespace in which OpenShift's annotations work as in the sample.
 func newOpenShift(t *testing.T) realm {
 	t.Helper()
 	sample, err := openShiftSample()
@@ -70,14 +73,14 @@ func newOpenShift(t *testing.T) realm {
 	return r
 }
 
-// served is a Service that asks by OpenShift's beta annotation, and its Secret, "<name>-tls".
+// served returns a Service that asks by OpenShift's beta annotation, and its Secret, "<name>-tls".
 func (r realm) served(name string, adjust ...func(*corev1.Service)) (*corev1.Service, *corev1.Secret) {
 	r.Helper()
 	service := r.service(name, map[string]string{beta + "serving-cert-secret-name": name + "-tls"}, adjust...)
 	return service, r.secret(name+"-tls", r.issued(name+"."+r.name+".svc", name+"."+r.name+".svc.cluster.local"))
 }
 
-// signer is the CA that signs now, as the Secret of its key has it.
+// signer returns the current CA's certificate from the Secret of its key.
 func (r realm) signer() *x509.Certificate {
 	r.Helper()
 	return parse(r.T, r.signingKey().Data[corev1.TLSCertKey])[0]
@@ -96,7 +99,7 @@ func (r realm) signingKey() *corev1.Secret {
 	return &secret
 }
 
-// parse reads certificates in PEM.
+// parse parses certificates in PEM.
 func parse(t *testing.T, encoded []byte) []*x509.Certificate {
 	t.Helper()
 	var certificates []*x509.Certificate
@@ -113,13 +116,14 @@ func parse(t *testing.T, encoded []byte) []*x509.Certificate {
 	return certificates
 }
 
-// leaf is the certificate in a Secret.
+// leaf returns the certificate in a Secret.
 func leaf(t *testing.T, secret *corev1.Secret) *x509.Certificate {
 	t.Helper()
 	return parse(t, secret.Data[corev1.TLSCertKey])[0]
 }
 
-// forbid lets the API server refuse every write of a ConfigMap for which an expression in CEL holds, until allow is called.
+// forbid makes the API server reject every write of a ConfigMap for which a CEL expression holds,
+// until allow is called.
 func forbid(t *testing.T, expression string) (allow func()) {
 	t.Helper()
 	name := realmName(t)
@@ -158,7 +162,8 @@ func admission(kind, name string, spec map[string]any) *unstructured.Unstructure
 	}}
 }
 
-// follow remembers every state of a ConfigMap from now on; stop ends it and returns them.
+// follow records every state of a ConfigMap from now on; stop ends the recording and returns the
+// states.
 func follow(t *testing.T, configMap *corev1.ConfigMap) (stop func() []*corev1.ConfigMap) {
 	t.Helper()
 	watcher, err := client.NewWithWatch(running.Config, client.Options{Scheme: kube.Scheme()})

@@ -39,7 +39,8 @@ func openShiftsOwn(t *testing.T, kube client.Client) {
 	})
 }
 
-// On OpenShift itself its annotations are left to its own service CA, and ours work beside them.
+// On OpenShift itself the operator leaves OpenShift's annotations to OpenShift's own service CA,
+// and the operator's annotations work beside them.
 func TestOpenShiftsOwnServiceCAIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	kube, start := newCluster(t)

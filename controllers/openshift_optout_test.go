@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// panics is how often a reconciliation of the operator in this process has panicked.
+// panics returns how often a reconciliation of the operator in this process has panicked.
 func panics(t *testing.T) float64 {
 	t.Helper()
 	families, err := metrics.Registry.Gather()
@@ -60,12 +60,12 @@ func TestFault1AnnotationsAndDataRemovedAtOnce(t *testing.T) {
 	eventuallyHolds(t, openShift, r.exactly)
 }
 
-// Fault 2: opting out is overwritten once more.
+// Fault 2: OpenShift overwrites an object once more after it has opted out.
 func TestFault2OptingOutIsRespectedAtOnce(t *testing.T) {
 	r := newOpenShift(t)
 	for i := range 20 {
 		configMap := r.configMap(fmt.Sprintf("trust-%d", i), map[string]string{alpha + "inject-cabundle": "true"}, nil)
-		// Half of them opt out while the operator is busy with them.
+		// Every other one opts out while the operator is still writing them.
 		if i%2 == 0 {
 			eventuallyHolds(t, configMap, r.exactly)
 			update(t, configMap, func(c *corev1.ConfigMap) { c.Data["service-ca.crt"] = "drift" })
@@ -88,7 +88,7 @@ func TestFault2OptingOutIsRespectedAtOnce(t *testing.T) {
 	}
 }
 
-// A ConfigMap that opts out keeps what it holds, as on OpenShift, and is nobody's target any more.
+// A ConfigMap that opts out keeps its data, as on OpenShift, and is no longer a target.
 func TestOpenShiftConfigMapOptsOut(t *testing.T) {
 	r := newOpenShift(t)
 	configMap := r.configMap("trust", map[string]string{beta + "inject-cabundle": "true"}, nil)
@@ -111,7 +111,7 @@ func TestOpenShiftConfigMapOptsOut(t *testing.T) {
 	same(t, settled)
 }
 
-// A Service that opts out is not said to be signed for, and its Secret goes.
+// A Service that opts out loses its signed-by annotations, and its Secret is deleted.
 func TestOpenShiftServiceOptsOut(t *testing.T) {
 	for _, value := range []string{"removed", ""} {
 		t.Run("annotation "+value, func(t *testing.T) {

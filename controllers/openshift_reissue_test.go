@@ -17,10 +17,11 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// mutation changes the Secret of a Service for the worse.
+// mutation damages the Secret of a Service.
 type mutation func(r realm, service *corev1.Service, secret *corev1.Secret)
 
-// Every reason for which OpenShift reissues, and those that it never notices (its fault 8).
+// Every reason for which OpenShift reissues a certificate, and those that it never detects (its
+// fault 8).
 func TestOpenShiftReissues(t *testing.T) {
 	for _, tc := range []struct {
 		when    string
@@ -97,7 +98,7 @@ func TestOpenShiftReissues(t *testing.T) {
 	}
 }
 
-// leafSpec is what a certificate of the sample's policy is.
+// leafSpec returns the specification of a certificate by the sample's policy.
 func (r realm) leafSpec(service *corev1.Service) pki.LeafSpec {
 	name := service.Name + "." + service.Namespace + ".svc"
 	return pki.LeafSpec{
@@ -113,7 +114,7 @@ func (r realm) signingPair() pki.Pair {
 	return pki.Pair{Certificate: secret.Data["tls.crt"], PrivateKey: secret.Data["tls.key"]}
 }
 
-// put signs a certificate and puts it into a Secret.
+// put signs a certificate and writes it to a Secret.
 func (r realm) put(secret *corev1.Secret, signer pki.Pair, err error, spec pki.LeafSpec, duration time.Duration, at time.Time) {
 	r.Helper()
 	if err != nil {
@@ -130,7 +131,7 @@ func (r realm) put(secret *corev1.Secret, signer pki.Pair, err error, spec pki.L
 	secret.Data["tls.crt"], secret.Data["tls.key"] = pair.Certificate, pair.PrivateKey
 }
 
-// The Secret is missing: a new one comes at once.
+// A missing Secret is created at once.
 func TestOpenShiftReissuesWhatIsDeleted(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web")
@@ -149,7 +150,7 @@ func TestOpenShiftReissuesWhatIsDeleted(t *testing.T) {
 	r.eventuallySigned(service)
 }
 
-// The DNS names count as a set: another order is none of the reasons.
+// DNS names are compared as a set: a different order is no reason to reissue.
 func TestOpenShiftComparesNamesAsASet(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web", func(s *corev1.Service) { s.Spec.ClusterIP = corev1.ClusterIPNone })
@@ -167,7 +168,7 @@ func TestOpenShiftComparesNamesAsASet(t *testing.T) {
 	}
 }
 
-// Fault 12: a root does not travel in the chain, and no two CAs bear the same subject.
+// Fault 12: the chain does not contain a root, and no two CAs have the same subject.
 func TestFault12RootsStayInTheirClusterWithUniqueNames(t *testing.T) {
 	r := newOpenShift(t)
 	_, secret := r.served("web")
@@ -186,7 +187,7 @@ func TestFault12RootsStayInTheirClusterWithUniqueNames(t *testing.T) {
 	}
 }
 
-// publishedRoots are the roots in the trust-bundle ConfigMap.
+// publishedRoots returns the roots in the trust-bundle ConfigMap.
 func (r realm) publishedRoots() []*x509.Certificate {
 	r.Helper()
 	var published corev1.ConfigMap

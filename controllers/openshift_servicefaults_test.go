@@ -13,7 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Fault 6: ten failures are final, silently, and clearing the beta annotations alone does not recover.
+// Fault 6: after ten failures OpenShift stops retrying without saying so, and removing the beta
+// annotations alone does not resume it.
 func TestFault6NoNumberOfFailuresIsFinal(t *testing.T) {
 	r := newOpenShift(t)
 	foreign := create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls"}})
@@ -37,7 +38,8 @@ func TestFault6NoNumberOfFailuresIsFinal(t *testing.T) {
 	r.eventuallySigned(service)
 }
 
-// What is cleared of an error that still stands, in whatever family, is told again.
+// If annotations of an unresolved error are removed, in either family, the operator reports the
+// error again.
 func TestFault6ClearedErrorsAreReportedAgain(t *testing.T) {
 	r := newOpenShift(t)
 	create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "web-tls"}})
@@ -59,7 +61,8 @@ func TestFault6ClearedErrorsAreReportedAgain(t *testing.T) {
 	}
 }
 
-// Fault 7: a Service deleted and made again with another kind of clusterIP can stay stuck for ever.
+// Fault 7: a Service that is deleted and created again with another kind of clusterIP can stay
+// stuck for ever.
 func TestFault7ServiceMadeAgainWithAnotherClusterIP(t *testing.T) {
 	for _, orphaned := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Secret orphaned %t", orphaned), func(t *testing.T) {
@@ -99,7 +102,7 @@ func TestFault7ServiceMadeAgainWithAnotherClusterIP(t *testing.T) {
 	}
 }
 
-// Fault 9: reissuing wipes labels and annotations that others put on the Secret.
+// Fault 9: reissuing removes labels and annotations that other clients put on the Secret.
 func TestFault9ReissuingKeepsWhatOthersPutOnTheSecret(t *testing.T) {
 	r := newOpenShift(t)
 	_, secret := r.served("web")
@@ -124,7 +127,7 @@ func TestFault9ReissuingKeepsWhatOthersPutOnTheSecret(t *testing.T) {
 	}
 }
 
-// unguard removes the finalizers of an object, when its test is over too.
+// unguard removes the finalizers of an object, and again when the test ends.
 func unguard(t *testing.T, object client.Object) {
 	t.Helper()
 	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
@@ -133,7 +136,7 @@ func unguard(t *testing.T, object client.Object) {
 	}
 }
 
-// Fault 13: a renamed Secret leaves its old one behind, unmaintained.
+// Fault 13: renaming the Secret leaves the old one behind, unmaintained.
 func TestFault13RenamedSecretLeavesNoneBehind(t *testing.T) {
 	r := newOpenShift(t)
 	service, secret := r.served("web")

@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// overwrite keeps patching an object under the field manager "competitor", until end is called.
+// overwrite keeps patching an object under the field manager "rival", until end is called.
 func overwrite(t *testing.T, object client.Object, patch string) (end func()) {
 	t.Helper()
 	fighting, cancel := context.WithCancel(t.Context())
@@ -26,7 +26,7 @@ func overwrite(t *testing.T, object client.Object, patch string) (end func()) {
 		defer close(ended)
 		defer turns.Stop()
 		for fighting.Err() == nil {
-			// It may be written by the operator at that moment.
+			// The operator may be writing it at that moment.
 			_ = kube.Patch(fighting, fought, client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("rival"))
 			select {
 			case <-turns.C:
@@ -37,7 +37,8 @@ func overwrite(t *testing.T, object client.Object, patch string) (end func()) {
 	return func() { cancel(); <-ended }
 }
 
-// Who keeps overwriting a ConfigMap is named on it, by one write, and the ConfigMap is counted, until it is over.
+// A field manager that keeps overwriting a ConfigMap is named on it, by one write, and the
+// ConfigMap is counted, until the overwriting stops.
 func TestOverwrittenConfigMapIsReported(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -64,7 +65,8 @@ func TestOverwrittenConfigMapIsReported(t *testing.T) {
 	}
 }
 
-// Who keeps overwriting the Secret of a Service is named on the Service and in the status of its policy, until it is over.
+// A field manager that keeps overwriting the Secret of a Service is named on the Service and in the
+// status of its policy, until the overwriting stops.
 func TestOverwrittenSecretIsReported(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

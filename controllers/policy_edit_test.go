@@ -11,7 +11,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// An edit moves the certificates that it changes, once each, and no other.
+// An edit of a policy reissues exactly the certificates that it changes, once each.
 func TestPolicyEditMovesWhatItChanges(t *testing.T) {
 	t.Parallel()
 	renewBefore := v1alpha1.Duration("1h")
@@ -77,7 +77,8 @@ func TestPolicyEditMovesWhatItChanges(t *testing.T) {
 	}
 }
 
-// A change of the encoding rewrites the private keys, of Services and of the CA; no certificate is made anew, and nothing rotates.
+// A change of the encoding rewrites the private keys of Services and of the CA; no certificate is
+// reissued, and nothing rotates.
 func TestKeyEncoding(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -111,7 +112,7 @@ func TestKeyEncoding(t *testing.T) {
 	r.serves(1)
 }
 
-// A policy that names another ServiceCA moves its certificates there, each of them once.
+// When a policy names another ServiceCA, each of its certificates is reissued by that CA once.
 func TestPolicyMovesToAnotherServiceCA(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

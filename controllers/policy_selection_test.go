@@ -11,12 +11,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// issueAll makes a realm's policy serve every Service that it selects.
+// issueAll makes a realm's policy issue to every Service that it selects.
 func issueAll(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
 	p.Spec.Issuance = v1alpha1.IssueAll
 }
 
-// serves waits until the policy has issued to that many Services, and nothing is left to do.
+// serves waits until the policy has issued to that many Services, and no work is left.
 func (r realm) serves(count int32) *v1alpha1.ServingCertPolicy {
 	r.Helper()
 	return r.report(func(p *v1alpha1.ServingCertPolicy) string {
@@ -37,7 +37,7 @@ func (r realm) without(secret string) {
 	gone(r.T, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: secret}})
 }
 
-// absent fails where the realm has a Secret of that name now.
+// absent fails if the realm has a Secret of that name now.
 func (r realm) absent(secret string) {
 	r.Helper()
 	if uidOf(r.T, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: secret}}) != "" {
@@ -51,7 +51,7 @@ func TestPolicyAnnotatedServesAnnotatedServices(t *testing.T) {
 	r.service("silent", nil)
 	r.service("empty", withSecretName(""))
 	r.service("web", withSecretName("web-tls"))
-	// Pointing outside the cluster, and asking all the same.
+	// An ExternalName Service points outside the cluster, and asks for a certificate anyway.
 	r.service("far", withSecretName("far-tls"), func(s *corev1.Service) {
 		s.Spec.Type, s.Spec.ExternalName, s.Spec.Ports = corev1.ServiceTypeExternalName, "example.org", nil
 	})
@@ -75,7 +75,8 @@ func TestPolicyAllServesEveryService(t *testing.T) {
 	r.absent("web.cert")
 	r.absent("far.cert")
 
-	// What turns to the inside is served, and what turns away is not any more.
+	// A Service that changes from ExternalName to ClusterIP is served, and one that changes to
+	// ExternalName no longer is.
 	update(t, far, func(s *corev1.Service) {
 		s.Spec.Type, s.Spec.ExternalName, s.Spec.Ports = corev1.ServiceTypeClusterIP, "", []corev1.ServicePort{{Port: 443}}
 	})
@@ -86,14 +87,14 @@ func TestPolicyAllServesEveryService(t *testing.T) {
 	r.without("far.cert")
 	r.serves(2)
 
-	// Another suffix is another name.
+	// Another suffix changes the name of the Secret.
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.SecretNameSuffix = "-tls" })
 	r.secret("silent-tls", r.issued("silent."+r.name+".svc"))
 	r.without("silent.cert")
 	r.serves(2)
 }
 
-// Nobody but the API server answers to the name of the API server.
+// No policy issues a certificate for the Service of the API server.
 func TestPolicyAllLeavesTheAPIServerAlone(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -108,7 +109,8 @@ func TestPolicyAllLeavesTheAPIServerAlone(t *testing.T) {
 	there.absent("kubernetes-of-the-api-server")
 }
 
-// A label on a namespace, given or taken later, moves its Services into a policy and out of it.
+// A label that is added to or removed from a namespace later makes a policy select or deselect its
+// Services.
 func TestPolicySelectsNamespacesByLabel(t *testing.T) {
 	t.Parallel()
 	label := map[string]string{"servingcert.test/" + realmName(t): "yes"}
@@ -125,7 +127,8 @@ func TestPolicySelectsNamespacesByLabel(t *testing.T) {
 	r.secret("silent-tls", r.issued("silent."+r.name+".svc"))
 	r.serves(2)
 	update(t, namespace, func(n *corev1.Namespace) { delete(n.Labels, "servingcert.test/"+r.name) })
-	// Whoever asked keeps what there is, and is told; what nobody asked for goes.
+	// A Service with an annotation keeps its Secret, and the error is reported on it; a Secret for
+	// a Service without one is deleted.
 	service := r.expectError("web", "NoPolicy: ", "is kept and not renewed")
 	event(t, service, corev1.EventTypeWarning, "NoPolicy")
 	r.without("silent-tls")
@@ -162,7 +165,7 @@ func TestPolicySelectsServicesByExpression(t *testing.T) {
 	r.serves(2)
 }
 
-// besides makes another policy for the same namespace.
+// besides creates another policy for the same namespace.
 func (r realm) besides(suffix string, priority int32, adjust ...func(*v1alpha1.ServingCertPolicy)) realm {
 	r.Helper()
 	other := r
@@ -175,7 +178,8 @@ func (r realm) besides(suffix string, priority int32, adjust ...func(*v1alpha1.S
 	return other
 }
 
-// markedBy accepts a Secret whose certificate has that extra name, by which the policies of a test differ.
+// markedBy accepts a Secret whose certificate has the extra DNS name by which the policies of a
+// test differ.
 func (r realm) markedBy(name string) func(*corev1.Secret) string {
 	return func(secret *corev1.Secret) string {
 		if names := leaf(r.T, secret).DNSNames; names[len(names)-1] != name {
@@ -189,7 +193,7 @@ func marks(name string) func(*v1alpha1.ServingCertPolicy) {
 	return func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.ExtraDNSNames = []string{name} }
 }
 
-// The highest priority rules a Service, whichever policy came first.
+// The policy with the highest priority applies to a Service, whichever policy was created first.
 func TestPolicyPriority(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { marks("low.example.org")(p) })
@@ -211,13 +215,14 @@ func TestPolicyPriority(t *testing.T) {
 	}
 }
 
-// A tie goes to the older policy; both are told, by a condition and an Event, until it is resolved.
+// Of two policies with equal priority the older one applies; a condition and an Event on both
+// report the tie, until it is resolved.
 func TestPolicyTie(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { marks("elder.example.org")(p) })
 	r.service("web", withSecretName("web-tls"))
 	served := r.secret("web-tls", r.markedBy("elder.example.org"))
-	// Where both were made within one second, the name decides, and the same way.
+	// If both were created within one second, the name decides, and always in the same way.
 	younger := r.besides("-younger", 0, marks("younger.example.org"))
 	for _, pair := range [][2]realm{{r, younger}, {younger, r}} {
 		p := pair[0].report(func(p *v1alpha1.ServingCertPolicy) string {
@@ -249,7 +254,7 @@ func TestPolicyTie(t *testing.T) {
 	unchanged(t, served)
 }
 
-// A selector that cannot be read stalls its policy, which then rules nothing, and nothing else.
+// An invalid selector stalls its policy, which then selects nothing, and affects no other policy.
 func TestPolicyInvalidSelector(t *testing.T) {
 	t.Parallel()
 	for field, corrupt := range map[string]func(*v1alpha1.ServingCertPolicySpec, metav1.LabelSelector){
@@ -283,7 +288,7 @@ func TestPolicyInvalidSelector(t *testing.T) {
 	}
 }
 
-// A policy whose ServiceCA comes later waits for it, and says so.
+// A policy whose ServiceCA is created later waits for it, and reports that.
 func TestPolicyBeforeItsServiceCA(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceCAName = p.Name + "-later" })

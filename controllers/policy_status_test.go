@@ -13,7 +13,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// message is that of a condition, with its status and reason before it.
+// message returns the message of a condition, with its status and reason before it.
 func message(p *v1alpha1.ServingCertPolicy, kind string) string {
 	condition := meta.FindStatusCondition(p.Status.Conditions, kind)
 	if condition == nil {
@@ -22,7 +22,8 @@ func message(p *v1alpha1.ServingCertPolicy, kind string) string {
 	return fmt.Sprintf("%s %s: %s", condition.Status, condition.Reason, condition.Message)
 }
 
-// A policy says in one sentence whether everything is served, and until when.
+// The status of a policy says in one sentence whether every Service has a certificate, and until
+// when.
 func TestPolicyStatusAtAGlance(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -52,7 +53,8 @@ func TestPolicyStatusAtAGlance(t *testing.T) {
 	if !p.Status.EarliestExpiry.Time.Equal(deadline) {
 		t.Errorf("the earliest expiry is %s, want %s", p.Status.EarliestExpiry, deadline)
 	}
-	// A third of 90 days before its end, and a tenth of the rest of it earlier at most.
+	// The renewal is due when a third of 90 days is left, or at most a tenth of the remaining
+	// lifetime earlier.
 	if left := deadline.Sub(p.Status.NextRenewalTime.Time); left < 30*24*time.Hour-time.Minute || left > 36*24*time.Hour+time.Minute {
 		t.Errorf("the next renewal comes %s before the end", left)
 	}
@@ -120,7 +122,8 @@ func TestPolicyFailuresAreBoundedAndSorted(t *testing.T) {
 	})
 }
 
-// What a Service says of itself is not taken for what is: however long or odd, it harms no policy.
+// A forged error annotation on a Service is not taken for its state: however long or odd, it does
+// not affect the policy's status.
 func TestPolicyStatusBesideForgedErrors(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.ServiceCAName = p.Name + "-later" })
@@ -144,7 +147,8 @@ func TestPolicyStatusBesideForgedErrors(t *testing.T) {
 	for i := range 4 {
 		r.expectError(fmt.Sprintf("forged-%d", i))
 	}
-	// While the CA is away, whoever has a certificate is told nothing, and what was forged may stay.
+	// While there is no CA, no error is reported on a Service that has a certificate, and a forged
+	// annotation may stay.
 	remove(t, ca)
 	for i, forged := range []string{": nothing", "", strings.Repeat("Long: ", 40_000)} {
 		service := reload(t, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: fmt.Sprintf("forged-%d", i)}})

@@ -20,7 +20,7 @@ import (
 // publishedName is the ConfigMap that most add-ons for OpenShift mount.
 const publishedName = "openshift-service-ca.crt"
 
-// publishes makes a ServiceCA publish in all namespaces but those with the label no=publish.
+// publishes makes a ServiceCA publish in all namespaces without the label no=publish.
 func publishes(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
 	ca.Spec.TrustBundle.Publish = []v1alpha1.PublishedBundle{{ConfigMapName: publishedName, NamespaceSelector: metav1.LabelSelector{
 		MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "no", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"publish"}}},
@@ -32,7 +32,7 @@ func (c testCluster) namespace(name string, labels map[string]string) *corev1.Na
 	return createBy(c.T, c.kube, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
 }
 
-// publishedIn waits until the ConfigMap of a namespace is exactly what a ServiceCA publishes.
+// publishedIn waits until the ConfigMap in each namespace is exactly what the ServiceCA publishes.
 func (r realm) publishedIn(namespaces ...string) {
 	r.Helper()
 	for _, namespace := range namespaces {
@@ -53,7 +53,7 @@ func (r realm) publishedIn(namespaces ...string) {
 	}
 }
 
-// absentIn waits until a namespace has no such ConfigMap.
+// absentIn waits until none of the namespaces has such a ConfigMap.
 func (c testCluster) absentIn(namespaces ...string) {
 	c.Helper()
 	for _, namespace := range namespaces {
@@ -67,7 +67,7 @@ func (c testCluster) absentIn(namespaces ...string) {
 	}
 }
 
-// allTargets accepts a ServiceCA of which every target carries the bundle.
+// allTargets accepts a ServiceCA whose every target carries the bundle.
 func allTargets(ca *v1alpha1.ServiceCA) string {
 	bundle := ca.Status.TrustBundle
 	if bundle == nil || bundle.Targets < 5 || bundle.Targets != bundle.CurrentTargets || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished) {
@@ -76,7 +76,8 @@ func allTargets(ca *v1alpha1.ServiceCA) string {
 	return ""
 }
 
-// saysBlocked accepts a ServiceCA that is ready and says that some targets cannot have the bundle, by these words.
+// saysBlocked accepts a ServiceCA that is ready and reports, in these words, that some targets
+// cannot have the bundle.
 func saysBlocked(says ...string) func(*v1alpha1.ServiceCA) string {
 	return func(ca *v1alpha1.ServiceCA) string {
 		condition := meta.FindStatusCondition(ca.Status.Conditions, v1alpha1.ConditionTrustEstablished)
@@ -92,7 +93,7 @@ func saysBlocked(says ...string) func(*v1alpha1.ServiceCA) string {
 	}
 }
 
-// edit changes an object of the cluster of its own.
+// edit changes an object of the separate cluster.
 func (c testCluster) edit(object client.Object, change func()) {
 	c.Helper()
 	eventually(c.T, func(ctx context.Context) string {
@@ -108,7 +109,8 @@ func configMapIn(namespace string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: publishedName}}
 }
 
-// A ServiceCA publishes its bundle in every namespace that it selects, as soon as it may, and keeps it there; what somebody else made stays.
+// A ServiceCA publishes its bundle in every namespace that it selects, as soon as RBAC allows it,
+// and keeps it there. A ConfigMap of that name that another client created stays as it is.
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
@@ -141,7 +143,8 @@ func TestPublish(t *testing.T) {
 		return ""
 	})
 
-	// One that asks for the bundle is served by that, and one that goes makes room.
+	// Such a ConfigMap can ask for the bundle by annotation; once it is deleted, the operator
+	// publishes under its name.
 	w.edit(foreign, func() { foreign.Annotations = map[string]string{v1alpha1.AnnotationInjectCABundle: r.name} })
 	r.serviceCA(allTargets)
 	if err := w.kube.Delete(t.Context(), foreign); err != nil {
@@ -150,7 +153,7 @@ func TestPublish(t *testing.T) {
 	r.publishedIn("foreign")
 	r.serviceCA(allTargets)
 
-	// What tenants do to it is undone.
+	// The operator reverts what tenants change in a published ConfigMap.
 	mine := configMapIn("tenant")
 	w.edit(mine, func() { mine.Data, mine.Labels = map[string]string{"other": "x"}, nil })
 	r.publishedIn("tenant")
@@ -159,7 +162,7 @@ func TestPublish(t *testing.T) {
 	}
 	r.publishedIn("tenant")
 
-	// Namespaces come and change.
+	// Namespaces are created, and their labels change.
 	w.namespace("later", nil)
 	r.publishedIn("later")
 	w.edit(excluded, func() { delete(excluded.Labels, "no") })
@@ -167,12 +170,13 @@ func TestPublish(t *testing.T) {
 	w.edit(excluded, func() { excluded.Labels["no"] = "publish" })
 	w.absentIn("excluded")
 
-	// The older ServiceCA publishes, and the other says so.
+	// Of two ServiceCAs that publish under one name the older one does, and the other one reports
+	// that.
 	younger := newRealmIn(t, w.kube, "younger", publishes)
 	younger.serviceCA(saysBlocked("publisher, which is older"))
 	r.publishedIn("tenant", "younger")
 
-	// A rotation waits for all of them, and nobody has to be asked.
+	// A rotation waits for all published ConfigMaps, which need no annotation.
 	before := activeOf(r.serviceCA(allTargets)).Fingerprint
 	w.edit(r.ca, func() { r.ca.Spec.Rotation.Trigger = "now" })
 	w.namespace("during", nil)
@@ -184,7 +188,8 @@ func TestPublish(t *testing.T) {
 	})
 	r.publishedIn("tenant", "during", "default")
 
-	// What is no longer wanted goes, even when the operator did not run meanwhile.
+	// A ConfigMap that is no longer to be published is deleted, even when that changed while the
+	// operator was down.
 	stop()
 	w.edit(r.ca, func() { r.ca.Spec.TrustBundle.Publish = nil })
 	w.edit(younger.ca, func() { younger.ca.Spec.TrustBundle.Publish = nil })
@@ -200,7 +205,7 @@ func TestPublish(t *testing.T) {
 		t.Errorf("what somebody marked was removed: %v", err)
 	}
 
-	// What a ServiceCA published stays when that goes, as all that it made.
+	// When a ServiceCA is deleted, what it published stays, like everything else that it created.
 	w.edit(r.ca, func() { publishes(r.ca, nil) })
 	r.publishedIn("tenant")
 	if err := w.kube.Delete(t.Context(), r.ca); err != nil {
@@ -215,7 +220,8 @@ func TestPublish(t *testing.T) {
 	stop()
 }
 
-// What the operator wrote it does not read again, when namespaces get the bundle and when that changes; what others change it does.
+// The operator does not read back what it wrote itself, neither when namespaces get the bundle nor
+// when the bundle changes; it does read what other clients changed.
 func TestPublishReadsWhatOthersWrite(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
@@ -244,12 +250,12 @@ func TestPublishReadsWhatOthersWrite(t *testing.T) {
 			t.Errorf("in %s the ConfigMap was not created and updated, each once: %v", namespace, writes)
 		}
 	}
-	// The cache may be behind for a few of them.
+	// The cache may be out of date for a few of them.
 	if asked := through.asked(publishedName); asked >= len(namespaces)/2 {
 		t.Errorf("%d requests for the ConfigMaps of %d namespaces", asked, len(namespaces))
 	}
 
-	// Nor does a new manager read them one by one, and it brings all of them up to date that are not.
+	// A new manager does not read them one by one either, and updates all that are out of date.
 	stop()
 	mine := configMapIn(namespaces[0])
 	if err := w.kube.Delete(t.Context(), configMapIn(namespaces[1])); err != nil {

@@ -15,10 +15,12 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// restoreTool is the field manager of a tool that restores objects from backups without managedFields.
+// restoreTool is the field manager of a tool that restores objects from backups without
+// managedFields.
 const restoreTool = client.FieldOwner("restore-tool")
 
-// restored creates a ConfigMap or a Secret as from a backup: with these annotations and data, all owned by the tool that restores it.
+// restored creates a ConfigMap or a Secret as if restored from a backup: with these annotations and
+// data, all owned by the restore tool.
 func (r realm) restored(kind string, annotations, data map[string]string) client.Object {
 	r.Helper()
 	var object client.Object = &corev1.ConfigMap{
@@ -35,7 +37,7 @@ func (r realm) restored(kind string, annotations, data map[string]string) client
 	return object
 }
 
-// dataOf returns what a ConfigMap or a Secret holds.
+// dataOf returns the data of a ConfigMap or a Secret.
 func dataOf(object client.Object) map[string]string {
 	data := map[string]string{}
 	binary := map[string][]byte{}
@@ -52,7 +54,8 @@ func dataOf(object client.Object) map[string]string {
 	return data
 }
 
-// becomes waits until an object holds these data and no others, with a mark of the operator or, if it was given up, without any annotation of ours.
+// becomes waits until an object holds these data and no others, with the operator's marker or, if
+// the operator released it, without any annotation of the operator's.
 func becomes(t *testing.T, object client.Object, marked bool, want map[string]string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -68,15 +71,17 @@ func becomes(t *testing.T, object client.Object, marked bool, want map[string]st
 	})
 }
 
-// A restored object has lost its managedFields. Its key is renamed, it gets a truststore, and it is given up as if it had not been restored: both
-// where the operator has seen it before, and where it comes only afterwards.
+// A restored object has lost its managedFields. The operator renames its key, adds a truststore,
+// and releases it as if it had not been restored, both where it knew the object before and where
+// the object first appears after the restore.
 func TestRestoredObjectsAreOurs(t *testing.T) {
 	const key, renamed = v1alpha1.DefaultCABundleKey, "ca.crt"
 	mine := map[string]string{"mode": "fast"}
 	under := func(key, bundle string) map[string]string { return map[string]string{"mode": "fast", key: bundle} }
 	for _, kind := range []string{"ConfigMap", "Secret"} {
 		for name, tc := range map[string]struct {
-			// bundle and mark are those in the backup, where they are not the published ones and their hash; change are annotations that come later.
+			// bundle and mark are the bundle and its hash in the backup, if they differ from what
+			// is published; change holds annotations that are added later.
 			bundle, mark string
 			change       map[string]string
 			want         func(bundle string) map[string]string
@@ -128,7 +133,8 @@ func eventuallyAdopted(t *testing.T, object client.Object) {
 	})
 }
 
-// A restored object gets a truststore, and gives it up again, also after one more restore.
+// The operator adds a truststore to a restored object, and removes it again, also after another
+// restore.
 func TestRestoredObjectsGetTruststores(t *testing.T) {
 	for _, kind := range []string{"ConfigMap", "Secret"} {
 		t.Run(kind, func(t *testing.T) {
@@ -161,7 +167,8 @@ func TestRestoredObjectsGetTruststores(t *testing.T) {
 	}
 }
 
-// Restored or not, a mark gives the operator nothing of somebody else's: neither is it removed, nor, without a mark for it, overwritten.
+// Restored or not, a marker gives the operator no key of another field manager: the operator
+// neither removes it nor, without a marker for it, overwrites it.
 func TestForgedMarkersGiveNoKeysOfOthers(t *testing.T) {
 	r := newRealm(t)
 	bundle := r.published()
@@ -178,7 +185,8 @@ func TestForgedMarkersGiveNoKeysOfOthers(t *testing.T) {
 	errorOn(t, foreign, "KeyNotOurs: ", v1alpha1.DefaultCABundleKey)
 }
 
-// A Secret of a Service that was restored without managedFields keeps its certificate, and goes when the Service asks for another one.
+// A Secret of a Service that was restored without managedFields keeps its certificate, and is
+// deleted when the Service asks for another Secret.
 func TestRestoredServingSecretIsOurs(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -203,7 +211,9 @@ func TestRestoredServingSecretIsOurs(t *testing.T) {
 	r.without("former")
 }
 
-// OpenShift's bundle stays when its annotation goes, also on a restored object. It is ours when we are asked after that, and goes with our annotation.
+// OpenShift's bundle stays when its annotation is removed, also on a restored object. It becomes
+// the operator's when the object gets the operator's annotation after that, and is removed with
+// that annotation.
 func TestOpenShiftBundleIsOursLater(t *testing.T) {
 	for _, restored := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restored: %t", restored), func(t *testing.T) {

@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A rotation waits for a target that the operator has lost the right to write, says so, and goes on when it has the right again.
+// A rotation waits for a target that RBAC no longer allows the operator to write, reports that, and
+// continues once RBAC allows it again.
 func TestRotationWaitsForRights(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)

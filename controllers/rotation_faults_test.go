@@ -16,10 +16,11 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// faults fail one call about each realm: reads and writes alike, before the API server sees it or after.
+// faults makes one call about each realm fail: a read or a write, before the API server receives it
+// or after.
 type faults struct {
 	mu sync.Mutex
-	// left is how many calls about a realm go well before the one that fails.
+	// left is how many calls about a realm succeed before the one that fails.
 	left     map[string]int
 	answered bool
 }
@@ -48,7 +49,8 @@ func (f *faults) strikes(path string) bool {
 	return false
 }
 
-// arm makes the calls about these realms fail, from now on, each at its number.
+// arm makes one later call about each realm fail: about realms[i], the one that follows first+i
+// successful calls.
 func (f *faults) arm(realms []realm, first int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,14 +60,15 @@ func (f *faults) arm(realms []realm, first int) {
 	}
 }
 
-// untouched reports whether a call that should have failed did not come.
+// untouched reports whether the call that should have failed was never made.
 func (f *faults) untouched(r realm) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.left[r.name] >= 0
 }
 
-// Whichever call of a rotation fails, all of it comes to the same end: each in turn, until a whole rotation passes untouched.
+// Whichever call of a rotation fails, the rotation reaches the same final state: each call fails in
+// turn, until a whole rotation completes without a fault.
 func TestFaultAtEveryCallOfARotation(t *testing.T) {
 	t.Parallel()
 	for _, answered := range []bool{false, true} {
@@ -132,7 +135,8 @@ func (c testCluster) rotatesWithFaults(through *faults, first, number int) bool 
 	return untouched > 0
 }
 
-// served accepts a CA that has signed that many certificates, follows that many others, and rotates no more.
+// served accepts a CA that has issued that many certificates, has that many predecessors, and no
+// longer rotates.
 func served(certificates int32, previous int) func(*v1alpha1.ServiceCA) string {
 	return func(ca *v1alpha1.ServiceCA) string {
 		phase := v1alpha1.CAPhase("")
@@ -147,7 +151,8 @@ func served(certificates int32, previous int) func(*v1alpha1.ServiceCA) string {
 	}
 }
 
-// A rotation comes to the same end whenever the operator dies: one CA follows, and the root of the one before is kept.
+// A rotation reaches the same final state whenever the operator dies: one successor, and the root
+// of the predecessor stays trusted.
 func TestCrashAtEveryWriteOfARotation(t *testing.T) {
 	t.Parallel()
 	crashes{

@@ -28,14 +28,14 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// The results of kstatus, by which Flux and Argo CD tell health.
+// The results of kstatus, by which Flux and Argo CD assess health.
 const (
 	inProgress = kstatuslib.InProgressStatus
 	current    = kstatuslib.CurrentStatus
 	failed     = kstatuslib.FailedStatus
 )
 
-// kstatus is what Flux makes of an object.
+// kstatus returns the status that Flux computes for an object.
 func kstatus(object client.Object) kstatuslib.Status {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 	if err != nil {
@@ -64,7 +64,7 @@ func (r realm) serviceCA(check func(*v1alpha1.ServiceCA) string) *v1alpha1.Servi
 	return &ca
 }
 
-// activeOf is the CA that signs; an empty one while none does.
+// activeOf returns the CA that signs, and an empty one while there is none.
 func activeOf(ca *v1alpha1.ServiceCA) v1alpha1.CAGeneration {
 	if ca.Status.Active == nil {
 		return v1alpha1.CAGeneration{Certificates: new(int32(-1))}
@@ -72,7 +72,7 @@ func activeOf(ca *v1alpha1.ServiceCA) v1alpha1.CAGeneration {
 	return *ca.Status.Active
 }
 
-// isReady accepts a ServiceCA that is as healthy as kstatus can tell.
+// isReady accepts a ServiceCA that is Ready, and current by kstatus.
 func isReady(ca *v1alpha1.ServiceCA) string {
 	if got := kstatus(ca); got != current || !meta.IsStatusConditionTrue(ca.Status.Conditions, v1alpha1.ConditionReady) {
 		return "kstatus is " + got.String()
@@ -80,9 +80,11 @@ func isReady(ca *v1alpha1.ServiceCA) string {
 	return ""
 }
 
-// isStalled accepts a ServiceCA that is stalled for that reason, with a message that says each of these.
+// isStalled accepts a ServiceCA that is stalled for that reason, with a message that contains each
+// of these texts.
 func isStalled(reason string, says ...string) func(*v1alpha1.ServiceCA) string {
-	// What somebody may only have to wait for is no failure: a Secret that comes later, perhaps.
+	// A state that may only need waiting for is no failure, for example a Secret that is created
+	// later.
 	health, standing := failed, v1alpha1.ConditionStalled
 	if reason == "SourceNotThere" {
 		health, standing = inProgress, v1alpha1.ConditionReconciling
@@ -106,7 +108,7 @@ func isStalled(reason string, says ...string) func(*v1alpha1.ServiceCA) string {
 	}
 }
 
-// event waits for an Event of that reason on an object; an empty reason is any.
+// event waits for an Event with that reason on an object; an empty reason matches any.
 func event(t *testing.T, object client.Object, kind, reason string, says ...string) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -135,12 +137,12 @@ func eventsOf(ctx context.Context, object client.Object) ([]corev1.Event, error)
 	return list.Items, err
 }
 
-// inOperatorNamespace is the metadata of something in the operator's own namespace.
+// inOperatorNamespace returns the metadata of an object in the operator's namespace.
 func inOperatorNamespace(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: operatorNamespace, Name: name}
 }
 
-// bundle is what the realm's trust-bundle ConfigMap holds.
+// bundle returns the bundle in the realm's trust-bundle ConfigMap.
 func (r realm) bundle(ctx context.Context) (string, error) {
 	var configMap corev1.ConfigMap
 	key := client.ObjectKey{Namespace: operatorNamespace, Name: r.ca.TrustBundleConfigMapName()}
@@ -160,7 +162,8 @@ func (r realm) trusts(want ...*x509.Certificate) {
 	})
 }
 
-// differs tells how a bundle in PEM is not exactly these certificates.
+// differs returns how a bundle in PEM differs from exactly these certificates, and an empty string
+// if it does not.
 func differs(bundle string, want []*x509.Certificate) string {
 	if got := strings.Count(bundle, "BEGIN CERTIFICATE"); got != len(want) {
 		return fmt.Sprintf("the bundle holds %d certificates, want %d", got, len(want))
@@ -173,7 +176,8 @@ func differs(bundle string, want []*x509.Certificate) string {
 	return ""
 }
 
-// lacks tells that a certificate is not in a bundle in PEM.
+// lacks returns an error text if a certificate is not in a bundle in PEM, and an empty string if it
+// is.
 func lacks(bundle string, certificate *x509.Certificate) string {
 	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})
 	if !strings.Contains(bundle, string(encoded)) {
@@ -182,7 +186,8 @@ func lacks(bundle string, certificate *x509.Certificate) string {
 	return ""
 }
 
-// signedBy accepts a Secret whose certificate bears the issuer and the authority key of a CA, and verifies by the published bundle.
+// signedBy accepts a Secret whose certificate has the issuer and the authority key identifier of a
+// CA, and verifies by the published bundle.
 func (r realm) signedBy(ca *x509.Certificate, names ...string) func(*corev1.Secret) string {
 	return func(secret *corev1.Secret) string {
 		if problem := r.issued(names...)(secret); problem != "" {
@@ -196,13 +201,14 @@ func (r realm) signedBy(ca *x509.Certificate, names ...string) func(*corev1.Secr
 	}
 }
 
-// ownCA is a CA that a person has made somewhere else.
+// ownCA is a CA that an administrator created outside the cluster.
 type ownCA struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
 }
 
-// generateCA makes a CA, signed by parent or by itself; adjust may change the certificate before.
+// generateCA generates a CA, signed by parent or self-signed if parent is nil; adjust may change
+// the certificate before.
 func generateCA(t *testing.T, name string, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -212,7 +218,7 @@ func generateCA(t *testing.T, name string, parent *ownCA, adjust ...func(*x509.C
 	return generateCAWith(t, name, key, parent, adjust...)
 }
 
-// generateCAWith is mint for a key that is there.
+// generateCAWith is generateCA for an existing key.
 func generateCAWith(t *testing.T, name string, key crypto.Signer, parent *ownCA, adjust ...func(*x509.Certificate)) *ownCA {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
@@ -242,7 +248,7 @@ func generateCAWith(t *testing.T, name string, key crypto.Signer, parent *ownCA,
 	return &ownCA{certificate: certificate, key: key}
 }
 
-// pem is the certificate in PEM, followed by those of others.
+// pem returns the certificate in PEM, followed by those of others.
 func (c *ownCA) pem(others ...*ownCA) []byte {
 	encoded := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.certificate.Raw})
 	for _, other := range others {
@@ -260,7 +266,7 @@ func (c *ownCA) keyPEM(t *testing.T) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// data is what a person puts into a Secret of source.secret.
+// data returns what an administrator puts into a Secret of source.secret.
 func (c *ownCA) data(t *testing.T, chain ...*ownCA) map[string][]byte {
 	t.Helper()
 	return map[string][]byte{corev1.TLSCertKey: c.pem(chain...), corev1.TLSPrivateKeyKey: c.keyPEM(t)}
@@ -273,7 +279,7 @@ func withSourceSecret(name string) func(*v1alpha1.ServiceCA, *v1alpha1.ServingCe
 	}
 }
 
-// uidOf is the UID of an object, empty when there is none.
+// uidOf returns the UID of an object, and an empty one if it does not exist.
 func uidOf(t *testing.T, object client.Object) types.UID {
 	t.Helper()
 	if err := client.IgnoreNotFound(kube.Get(t.Context(), client.ObjectKeyFromObject(object), object)); err != nil {

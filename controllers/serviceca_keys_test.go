@@ -17,7 +17,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// injected is a ConfigMap of the realm that asks for the bundle of the realm's CA.
+// injected returns a new ConfigMap of the realm that asks for the bundle of the realm's CA.
 func (r realm) injected(name string) *corev1.ConfigMap {
 	r.Helper()
 	return createBy(r.T, r.admin(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
@@ -25,7 +25,7 @@ func (r realm) injected(name string) *corev1.ConfigMap {
 	}})
 }
 
-// carries waits until a ConfigMap holds what is published.
+// carries waits until a ConfigMap holds the published bundle.
 func (r realm) carries(configMap *corev1.ConfigMap) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
@@ -50,7 +50,7 @@ func remove(t *testing.T, object client.Object) {
 	}
 }
 
-// reload reads an object anew.
+// reload returns an object as the API server has it now.
 func reload[T client.Object](t *testing.T, object T) T {
 	t.Helper()
 	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
@@ -59,7 +59,7 @@ func reload[T client.Object](t *testing.T, object T) T {
 	return object
 }
 
-// unchanged fails where any of the objects is not what it was when it was read.
+// unchanged fails if any of the objects has changed since it was read.
 func unchanged(t *testing.T, objects ...client.Object) {
 	t.Helper()
 	for _, object := range objects {
@@ -74,7 +74,8 @@ func unchanged(t *testing.T, objects ...client.Object) {
 	}
 }
 
-// A lost key begins a new CA; the root of the one before stays trusted everywhere, and everything is signed anew.
+// After the loss of its key a new CA is generated; the root of the predecessor stays trusted
+// everywhere, and every certificate is reissued.
 func TestSigningKeyDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -119,7 +120,7 @@ func TestSigningKeyDeleted(t *testing.T) {
 	}
 }
 
-// Without the key and the bundle there is nothing left to recover; all the same everything fits together again.
+// Without the key and the bundle nothing can be recovered; even so, all certificates verify again.
 func TestSigningKeyAndBundleDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -140,7 +141,8 @@ func TestSigningKeyAndBundleDeleted(t *testing.T) {
 	event(t, r.serviceCA(isReady), corev1.EventTypeWarning, "SigningKeyLost")
 }
 
-// A signing key that cannot be read is lost: a new CA takes over when its root is known, and what there is stays trusted.
+// A signing key that cannot be parsed is lost: a new CA takes over once its root is trusted, and
+// existing roots stay trusted.
 func TestSigningKeyCorrupted(t *testing.T) {
 	t.Parallel()
 	other := generateCA(t, "Other", nil)
@@ -173,8 +175,9 @@ func TestSigningKeyCorrupted(t *testing.T) {
 	}
 }
 
-// A CA that a person puts into the signing-key Secret does not sign, for nobody knows its root: that is what source.secret is for. A new
-// one takes over, and what was trusted stays trusted.
+// A CA that an administrator puts into the signing-key Secret does not sign, because no client
+// trusts its root: source.secret is the field for that. A new CA takes over, and everything that
+// was trusted stays trusted.
 func TestSigningKeyReplacedByHand(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -224,7 +227,8 @@ func TestTrustBundleReverted(t *testing.T) {
 	}
 }
 
-// What somebody else made under a name that a ServiceCA wants is left alone, until it is handed over by its label.
+// An object of another client under a name that a ServiceCA uses is left alone, until its label
+// hands it over.
 func TestSigningKeyNotOurs(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
@@ -266,7 +270,8 @@ func TestTrustBundleNotOurs(t *testing.T) {
 	}
 }
 
-// What the API server refuses is said on the ServiceCA, and recovers.
+// A write that the API server rejects is reported on the ServiceCA, and succeeds once it is
+// allowed.
 func TestSigningKeyAndBundleRefused(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
@@ -285,7 +290,8 @@ func TestSigningKeyAndBundleRefused(t *testing.T) {
 	r.serviceCA(isReady)
 }
 
-// A CA certificate that is renewed by hand for the same key is no lost key: the CA signs all along, and no certificate of it fails.
+// A CA certificate that is renewed manually for the same key is not a lost key: the CA signs
+// without interruption, and every certificate that it issued verifies.
 func TestSigningKeyCertificateRenewed(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)

@@ -25,7 +25,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// Every kind of CA signs certificates of every kind, and a handshake shows that they verify.
+// A CA of every key algorithm issues certificates of every key algorithm, and a handshake shows
+// that they verify.
 func TestServiceCAOfEveryKind(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -69,7 +70,7 @@ func TestServiceCAOfEveryKind(t *testing.T) {
 	}
 }
 
-// What the status, the Secret and the ConfigMap say of a new CA is the same, and is true.
+// The status, the Secret and the ConfigMap of a new CA agree, and are correct.
 func TestServiceCAStatus(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
@@ -141,7 +142,7 @@ func TestServiceCAStatus(t *testing.T) {
 	}
 }
 
-// ExpiringSoon says that the threshold has passed, and that nothing is done about it.
+// ExpiringSoon reports that the threshold has passed, and that nothing renews the CA automatically.
 func TestServiceCAExpiringSoon(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
@@ -156,7 +157,7 @@ func TestServiceCAExpiringSoon(t *testing.T) {
 	})
 }
 
-// kubectl runs the real kubectl on the cluster of all tests.
+// kubectl runs the real kubectl on the shared cluster.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
 	path, err := testoperator.Path("bin", "k8s", "kubectl")
@@ -172,7 +173,7 @@ func kubectl(t *testing.T, args ...string) string {
 	return string(output)
 }
 
-// table is what kubectl prints of one object, by column; columns are two spaces or more apart.
+// table returns by column what kubectl prints of one object; columns are two or more spaces apart.
 func table(t *testing.T, output string) map[string]string {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(output), "\n")
@@ -220,7 +221,8 @@ func TestServiceCAColumns(t *testing.T) {
 	}
 }
 
-// A CA with name constraints says so critically, signs for what it permits, and tells who asks for more.
+// A CA with name constraints marks them critical, issues certificates for the names that they
+// permit, and reports an error on Services that ask for others.
 func TestServiceCANameConstraints(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -263,7 +265,8 @@ func TestServiceCANameConstraints(t *testing.T) {
 	})
 }
 
-// A ServiceCA that is deleted and made again resumes with the same root, and no certificate changes.
+// A ServiceCA that is deleted and created again resumes with the same root, and no certificate
+// changes.
 func TestServiceCADeletedAndMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -297,7 +300,7 @@ func TestServiceCADeletedAndMadeAgain(t *testing.T) {
 	unchanged(t, before)
 }
 
-// Two generations of one CA never bear the same subject, serial or key.
+// differentGenerations checks that two generations of a CA share no subject, serial or key.
 func differentGenerations(t *testing.T, a, b *x509.Certificate) {
 	t.Helper()
 	if a.Subject.String() == b.Subject.String() || a.SerialNumber.Cmp(b.SerialNumber) == 0 || bytes.Equal(a.SubjectKeyId, b.SubjectKeyId) {

@@ -14,7 +14,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// gone waits until there is no such object.
+// gone waits until the object no longer exists.
 func gone(t *testing.T, object client.Object) {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -28,7 +28,8 @@ func gone(t *testing.T, object client.Object) {
 	})
 }
 
-// Two ServiceCAs that want one Secret, or one ConfigMap: the first has it, the second is told, and neither harms the other.
+// Two ServiceCAs use one Secret, or one ConfigMap: the first has it, the second reports the
+// conflict, and neither affects the other.
 func TestServiceCAsWantOneName(t *testing.T) {
 	t.Parallel()
 	first := newRealm(t)
@@ -59,7 +60,7 @@ func TestServiceCAsWantOneName(t *testing.T) {
 	unchanged(t, key)
 }
 
-// Two that want it at the same instant end the same way.
+// Two that ask for it at the same time reach the same final state.
 func TestServiceCAsRaceForOneSecret(t *testing.T) {
 	t.Parallel()
 	name := realmName(t)
@@ -86,7 +87,8 @@ func TestServiceCAsRaceForOneSecret(t *testing.T) {
 	}
 }
 
-// The key moves with its name: the same CA signs on, and what the operator made under the former name goes; a backup does not.
+// A signing key moves with its name: the same CA keeps signing, and the Secret that the operator
+// created under the former name is deleted; a backup is not.
 func TestSigningKeyRenamed(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -112,7 +114,8 @@ func TestSigningKeyRenamed(t *testing.T) {
 	unchanged(t, served, backup)
 }
 
-// So does one that a person put back from a backup, or handed over by the label; theirs stays where it is.
+// A key that an administrator restored from a backup, or handed over by the label, moves too; the
+// administrator's Secret stays where it is.
 func TestRestoredSigningKeyRenamed(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -167,7 +170,7 @@ func TestTrustBundleRenamed(t *testing.T) {
 	unchanged(t, backup)
 }
 
-// A name that somebody else has taken stalls the move, and nothing is lost meanwhile.
+// A name that another client's Secret has stalls the move, and nothing is lost meanwhile.
 func TestSigningKeyRenamedToATakenName(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -189,7 +192,8 @@ func TestSigningKeyRenamedToATakenName(t *testing.T) {
 	unchanged(t, served)
 }
 
-// The source of a CA and the signing key cannot be one Secret, nor can the signing key of another ServiceCA be brought.
+// The source of a CA and its signing key cannot be one Secret, nor can the signing key of another
+// ServiceCA be a source.
 func TestSourceIsASigningKey(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

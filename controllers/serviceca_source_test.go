@@ -21,7 +21,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// createSourceSecret makes the Secret of a source, or replaces what it holds.
+// createSourceSecret creates the Secret of a source, or replaces its data.
 func createSourceSecret(t *testing.T, name string, data map[string][]byte) {
 	t.Helper()
 	secret := &corev1.Secret{ObjectMeta: inOperatorNamespace(name), Type: corev1.SecretTypeTLS, Data: data}
@@ -32,7 +32,7 @@ func createSourceSecret(t *testing.T, name string, data map[string][]byte) {
 	update(t, secret, func(s *corev1.Secret) { s.Data = data })
 }
 
-// with is a copy with another value under a key; nil takes the key away.
+// with returns a copy of data with another value under a key; nil removes the key.
 func with(data map[string][]byte, key string, value []byte) map[string][]byte {
 	data = maps.Clone(data)
 	data[key] = value
@@ -59,7 +59,7 @@ func TestSourceSecret(t *testing.T) {
 	}
 }
 
-// An intermediate signs, its chain goes with each certificate, and only its root is trusted.
+// An intermediate CA signs, its chain is part of each certificate, and only its root is trusted.
 func TestSourceSecretIntermediate(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "Corp Root", nil)
@@ -75,7 +75,7 @@ func TestSourceSecretIntermediate(t *testing.T) {
 	r.handshake(secret, "web."+r.name+".svc")
 	r.trusts(root.certificate)
 
-	// A renewed intermediate keeps its key as often as not.
+	// A renewed intermediate CA often keeps its key.
 	renewed := generateCAWith(t, "Corp Issuing", issuing.key, policy)
 	createSourceSecret(t, "corp-"+r.name, with(renewed.data(t, policy), "ca.crt", root.pem()))
 	r.secret("web-tls", func(secret *corev1.Secret) string {
@@ -91,7 +91,7 @@ func TestSourceSecretIntermediate(t *testing.T) {
 		return isReady(ca)
 	})
 
-	// So does one further up.
+	// So does a renewed CA above it.
 	other := generateCAWith(t, "Corp Policy", policy.key, root)
 	createSourceSecret(t, "corp-"+r.name, with(renewed.data(t, other), "ca.crt", root.pem()))
 	eventually(t, func(context.Context) string {
@@ -107,7 +107,8 @@ func TestSourceSecretIntermediate(t *testing.T) {
 	}
 }
 
-// What is wrong with a CA that is brought is said by name, with what to do; it recovers when that is put right, and by nothing else.
+// An invalid source Secret is reported by what is wrong with it and how to fix it; the ServiceCA
+// recovers when that is fixed, and not before.
 func TestSourceSecretWrong(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "Corp Root", nil)
@@ -164,7 +165,8 @@ func TestSourceSecretWrong(t *testing.T) {
 	}
 }
 
-// A CA that was made where the clock is ahead becomes good by itself.
+// A CA whose notBefore is in the future, because the clock was ahead where it was generated,
+// becomes usable by itself.
 func TestSourceSecretValidSoon(t *testing.T) {
 	t.Parallel()
 	own := generateCA(t, "Corp Root", nil, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Second) })
@@ -175,7 +177,8 @@ func TestSourceSecretValidSoon(t *testing.T) {
 	r.trusts(own.certificate)
 }
 
-// When a CA that was brought has ended, that is said at once; a Service without a certificate is told; the bundle never gets empty.
+// The expiry of a CA from a source is reported at once, and so is an error on a Service without a
+// certificate; the bundle is never empty.
 func TestSourceSecretExpires(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "Corp Root", nil)
@@ -211,7 +214,8 @@ func TestSourceSecretExpires(t *testing.T) {
 	}
 }
 
-// A CA that replaces another signs everything anew, and the one before it stays trusted.
+// When a source is replaced by another CA, every certificate is reissued, and the predecessor stays
+// trusted.
 func TestSourceSecretReplaced(t *testing.T) {
 	t.Parallel()
 	first, second := generateCA(t, "Corp Root", nil), generateCA(t, "Corp Root", nil)
@@ -234,7 +238,7 @@ func TestSourceSecretReplaced(t *testing.T) {
 	})
 	event(t, ca, corev1.EventTypeNormal, "RotationStarted", "SourceChanged")
 
-	// What is wrong with a successor leaves the one that signs alone.
+	// An invalid successor does not affect the CA that signs.
 	createSourceSecret(t, "corp-"+r.name, with(second.data(t), corev1.TLSPrivateKeyKey, first.keyPEM(t)))
 	r.serviceCA(isStalled("SourceInvalid", "tls.key is not the private key"))
 	r.service("late", withSecretName("late-tls"))
@@ -272,7 +276,8 @@ func TestSourceCertManager(t *testing.T) {
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 }
 
-// A key that waits for cert-manager's answer is left nowhere: not under a former name, nor after its ServiceCA.
+// A key that waits for cert-manager's answer is deleted: under its former name after a rename, and
+// with its ServiceCA.
 func TestPendingRequestKeyIsDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {
@@ -300,7 +305,7 @@ func TestPendingRequestKeyIsDeleted(t *testing.T) {
 	unchanged(t, theirs)
 }
 
-// Nothing else stops because one CA is wrong, in whatever way.
+// One invalid CA blocks no other, whatever is wrong with it.
 func TestOneInvalidCABlocksNoOther(t *testing.T) {
 	t.Parallel()
 	wrong := newRealm(t, withSourceSecret("nowhere"))

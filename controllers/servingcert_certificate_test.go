@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A headless Service has a certificate for each of its pods too, one label deep.
+// The certificate of a headless Service is also valid for each of its pods, by a wildcard of one
+// label.
 func TestCertificateOfHeadlessService(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -36,7 +37,7 @@ func TestCertificateOfHeadlessService(t *testing.T) {
 	}
 }
 
-// A Service that is made again with another kind of clusterIP gets the names of its kind.
+// A Service that is created again with another kind of clusterIP gets the names of that kind.
 func TestCertificateOfServiceThatTurnsHeadless(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -56,7 +57,8 @@ func x509HostError(t *testing.T, secret *corev1.Secret, name string) error {
 	return leaf(t, secret).VerifyHostname(name)
 }
 
-// The longest names that Kubernetes has: the common name is left out, the alternative names are critical, and a client verifies.
+// With the longest names that Kubernetes allows, the common name is left out, the subject
+// alternative names are critical, and a client verifies the certificate.
 func TestCertificateOfLongNames(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("n", 63-5) + "-" + strings.ToLower(realmName(t)[:4])
@@ -80,7 +82,7 @@ func TestCertificateOfLongNames(t *testing.T) {
 	}
 }
 
-// What a policy says of certificates is what they are.
+// Certificates have the properties that the policy specifies.
 func TestCertificateAsThePolicySays(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -117,7 +119,8 @@ func TestCertificateAsThePolicySays(t *testing.T) {
 	r.handshake(secret, "fixed.example.org")
 }
 
-// A name that the Service's own makes impossible is told, and shorter ones are not harmed.
+// An extra name that is too long for this Service is reported, and Services with shorter names are
+// not affected.
 func TestCertificateWithImpossibleName(t *testing.T) {
 	t.Parallel()
 	label := strings.Repeat("l", 63)
@@ -145,7 +148,7 @@ func TestCertificateInImpossibleSecret(t *testing.T) {
 	r.policyReports("InvalidSecretName", "web-0", "web-1", "web-2", "web-3", "web-4")
 }
 
-// ca.crt follows the bundle, and never costs a new certificate.
+// ca.crt follows the bundle, and never causes a reissue.
 func TestCertificateWithBundle(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -172,7 +175,7 @@ func TestCertificateWithBundle(t *testing.T) {
 	if secret := r.secret("web-tls", carries); !leaf(t, secret).Equal(first) {
 		t.Error("another bundle came with a new certificate")
 	}
-	// What is changed by hand is put back.
+	// The operator reverts manual changes.
 	secret := r.secret("web-tls", carries)
 	update(t, secret, func(s *corev1.Secret) { s.Data["ca.crt"] = []byte("what?") })
 	r.secret("web-tls", carries)
@@ -190,7 +193,7 @@ func TestCertificateWithBundle(t *testing.T) {
 	}
 }
 
-// What others put on a Secret of ours stays there, over every new certificate.
+// Keys that other clients add to a Secret of the operator's stay there over every reissue.
 func TestCertificateKeepsKeysOfOthers(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

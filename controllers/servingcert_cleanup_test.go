@@ -12,7 +12,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// pod makes a pod that no node will ever run; use says how it needs a Secret.
+// pod creates a pod that no node will ever run; use defines how it refers to a Secret.
 func (r realm) pod(name string, use func(*corev1.PodSpec)) *corev1.Pod {
 	r.Helper()
 	pod := &corev1.Pod{
@@ -53,13 +53,13 @@ func reading(secret string) func(*corev1.PodSpec) {
 	}
 }
 
-// touch makes the operator look at a Service again.
+// touch makes the operator reconcile a Service again.
 func touch(t *testing.T, service *corev1.Service) {
 	t.Helper()
 	update(t, service, func(s *corev1.Service) { s.Labels = map[string]string{"touched": s.ResourceVersion} })
 }
 
-// passes waits until the operator has done all that it would do about what was there before.
+// passes waits until the operator has done everything that it would do about earlier changes.
 func (r realm) passes() {
 	r.Helper()
 	service := r.service("barrier", withSecretName("barrier-tls"))
@@ -68,7 +68,8 @@ func (r realm) passes() {
 	r.without("barrier-tls")
 }
 
-// A Secret under a former name goes as soon as no pod needs it, however it does, and not before.
+// A Secret under a former name is deleted as soon as no pod refers to it in any way, and not
+// before.
 func TestSecretRenamed(t *testing.T) {
 	t.Parallel()
 	for name, use := range map[string]func(string) func(*corev1.PodSpec){"mounted": mounting, "projected": projecting, "read": reading} {
@@ -95,7 +96,7 @@ func TestSecretRenamed(t *testing.T) {
 	}
 }
 
-// A pod that has finished needs nothing any more.
+// A finished pod no longer needs its Secret.
 func TestSecretRenamedBesideFinishedPod(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -110,7 +111,8 @@ func TestSecretRenamedBesideFinishedPod(t *testing.T) {
 	r.without("former")
 }
 
-// A Secret is kept while a Service asks no more and a pod still needs it; asked for again, it is the same.
+// A Secret is kept while its Service no longer asks for it but a pod still needs it; when the
+// Service asks again, the Secret is the same.
 func TestAnnotationTakenAway(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -131,7 +133,8 @@ func TestAnnotationTakenAway(t *testing.T) {
 	r.expectError("web")
 }
 
-// What somebody made from our Secret, labels and owner included, is not ours to remove.
+// The operator does not delete a copy of its Secret that another client made, labels and owner
+// included.
 func TestCopyOfASecretStays(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -151,7 +154,7 @@ func TestCopyOfASecretStays(t *testing.T) {
 	unchanged(t, copied)
 }
 
-// A Secret goes with its Service, by the garbage collector of Kubernetes.
+// A Secret is garbage-collected with its Service.
 func TestServiceDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -163,7 +166,8 @@ func TestServiceDeleted(t *testing.T) {
 	r.serves(0)
 }
 
-// A Service of the same name, made again at once, is served, whatever the garbage collector does meanwhile.
+// A Service that is deleted and created again at once is served, whatever the garbage collector
+// does meanwhile.
 func TestServiceMadeAgain(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -185,7 +189,8 @@ func TestServiceMadeAgain(t *testing.T) {
 	}
 }
 
-// A Service that was deleted alone, as `kubectl delete --cascade=orphan` does, and made again, takes its Secret up.
+// A Service that was deleted alone, as by `kubectl delete --cascade=orphan`, and created again
+// adopts its Secret.
 func TestServiceOrphansItsSecret(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -205,7 +210,8 @@ func TestServiceOrphansItsSecret(t *testing.T) {
 	r.expectError("web")
 }
 
-// A policy that goes leaves whoever asked with what there is, and tells; what nobody asked for goes with it.
+// When a policy is deleted, a Service with an annotation keeps its Secret and reports the error; a
+// Secret for a Service without one is deleted.
 func TestPolicyDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll)
@@ -224,7 +230,7 @@ func TestPolicyDeleted(t *testing.T) {
 	unchanged(t, asked)
 }
 
-// A namespace that goes away is left in peace.
+// The operator does nothing in a namespace that is being deleted.
 func TestNamespaceDeleted(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -239,7 +245,7 @@ func TestNamespaceDeleted(t *testing.T) {
 	service := going.service("web", withSecretName("web-tls"), func(s *corev1.Service) { s.Finalizers = []string{"servingcert.test/hold"} })
 	going.secret("web-tls", going.issued("web."+namespace.Name+".svc"))
 	remove(t, namespace)
-	// The Secret goes first, and the Service is held back by somebody's finalizer.
+	// The Secret is deleted first, while another controller's finalizer keeps the Service.
 	going.without("web-tls")
 	for range 3 {
 		update(t, service, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationSecretName] += "x" })

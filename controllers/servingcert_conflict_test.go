@@ -24,7 +24,8 @@ func (r realm) foreign(name string, adjust ...func(*corev1.Secret)) *corev1.Secr
 	return create(r.T, secret)
 }
 
-// Somebody else's Secret under the wanted name is reported everywhere, left as it is, and no longer spoken of once it goes.
+// A Secret of another client under the requested name is reported everywhere, left as it is, and no
+// longer reported once it is deleted.
 func TestSecretIsForeign(t *testing.T) {
 	t.Parallel()
 	theirs := generateCA(t, "Theirs", nil)
@@ -61,7 +62,7 @@ func TestSecretIsForeign(t *testing.T) {
 			r.secret("web-cert", r.issued("web."+r.name+".svc"))
 			r.expectError("web")
 			r.serves(2)
-			// And back: this time the Secret goes.
+			// Back to the first name: this time the Secret is deleted.
 			update(t, service, func(s *corev1.Service) { s.Annotations["servingcert.dev/secret-name"] = "web-tls" })
 			r.expectError("web", "SecretNotOurs: ")
 			unchanged(t, secret)
@@ -73,7 +74,7 @@ func TestSecretIsForeign(t *testing.T) {
 	}
 }
 
-// rootCA is a ConfigMap that every namespace has.
+// rootCA returns the ConfigMap with the API server's root CA, which every namespace has.
 func (r realm) rootCA() *corev1.ConfigMap {
 	r.Helper()
 	var configMap corev1.ConfigMap
@@ -83,7 +84,8 @@ func (r realm) rootCA() *corev1.ConfigMap {
 	return &configMap
 }
 
-// Two Services that want one Secret are both told; the one that has it keeps it; it is resolved by either.
+// If two Services ask for one Secret, both report the conflict and the one that has it keeps it; a
+// change of either Service resolves it.
 func TestTwoServicesWantOneSecret(t *testing.T) {
 	t.Parallel()
 	for name, resolve := range map[string]func(t *testing.T, r realm, first, second *corev1.Service){
@@ -145,7 +147,8 @@ func TestTwoServicesWantOneSecret(t *testing.T) {
 	}
 }
 
-// A policy for every Service takes names that others ask for: that is a conflict like any other.
+// A policy with issuance All uses names that other Services may ask for: that is a conflict like
+// any other.
 func TestConflictWithNameOfIssueAll(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, issueAll)
@@ -157,7 +160,8 @@ func TestConflictWithNameOfIssueAll(t *testing.T) {
 	r.secret("web-tls", r.issued("web."+r.name+".svc"))
 }
 
-// A Secret of ours that somebody made again with another type is told, for a type can't be changed.
+// A Secret of the operator's that another client created again with another type is reported,
+// because a type is immutable.
 func TestSecretOfWrongType(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -175,7 +179,7 @@ func TestSecretOfWrongType(t *testing.T) {
 	r.expectError("web2")
 }
 
-// An immutable Secret can't be renewed: that is told, and put right by deleting it.
+// An immutable Secret cannot be renewed: that is reported, and deleting it is the fix.
 func TestSecretIsImmutable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -193,7 +197,8 @@ func TestSecretIsImmutable(t *testing.T) {
 	r.serves(1)
 }
 
-// A quota that has no room for the Secret is told, and once there is room the Secret comes by itself.
+// A Secret that exceeds a quota is reported, and is created without further action once the quota
+// allows it.
 func TestQuotaRefusesSecrets(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

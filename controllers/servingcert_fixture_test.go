@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// handshake serves TLS with a Secret, and shows that a client that has the published bundle and nothing else accepts it by that name.
+// handshake serves TLS with a Secret, and checks that a client that trusts only the published
+// bundle accepts it by that name.
 func (r realm) handshake(secret *corev1.Secret, name string) {
 	r.Helper()
 	if err := r.shakeHands(secret, name); err != nil {
@@ -49,7 +50,8 @@ func (r realm) shakeHands(secret *corev1.Secret, name string) error {
 	return errors.Join(err, <-served)
 }
 
-// expectError waits until the error annotation of a Service says each of these; with nothing to say, until there is none.
+// expectError waits until the error annotation of a Service contains each of these texts; without
+// texts, until there is no such annotation.
 func (r realm) expectError(name string, says ...string) *corev1.Service {
 	r.Helper()
 	var service corev1.Service
@@ -90,7 +92,7 @@ func (r realm) report(check func(*v1alpha1.ServingCertPolicy) string) *v1alpha1.
 	return &policy
 }
 
-// policyReports waits until the policy's failures are these Services, all for that reason.
+// policyReports waits until the policy's failures are exactly these Services, all with that reason.
 func (r realm) policyReports(reason string, services ...string) *v1alpha1.ServingCertPolicy {
 	r.Helper()
 	return r.report(func(p *v1alpha1.ServingCertPolicy) string {

@@ -15,7 +15,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// annotate writes annotations on a Secret by turns of key and value; an empty value removes one.
+// annotate writes annotations, given as alternating keys and values, on a Secret; an empty value
+// removes one.
 func annotate(t *testing.T, secret *corev1.Secret, changes ...string) {
 	t.Helper()
 	update(t, secret, func(s *corev1.Secret) {
@@ -29,7 +30,8 @@ func annotate(t *testing.T, secret *corev1.Secret, changes ...string) {
 	})
 }
 
-// holdsBundle accepts a Secret of a certificate that has the bundle of the realm's CA under these keys, with such an error, and no other key.
+// holdsBundle accepts a certificate's Secret that has the bundle of the realm's CA under these
+// keys, that error annotation, and no other key.
 func (r realm) holdsBundle(problem string, keys ...string) func(*corev1.Secret) string {
 	return func(secret *corev1.Secret) string {
 		bundle, err := r.bundle(context.Background())
@@ -51,7 +53,8 @@ func (r realm) holdsBundle(problem string, keys ...string) func(*corev1.Secret) 
 	}
 }
 
-// The Secret of a Service that is itself annotated has the bundle beside the certificate, as any other Secret has, and is told why where it cannot.
+// The Secret of a Service that itself asks for the bundle has it beside the certificate, like any
+// other Secret; if it cannot have it, the reason is reported on it.
 func TestBundleInjectedIntoServingSecret(t *testing.T) {
 	t.Parallel()
 	const asksBundle, named = v1alpha1.AnnotationInjectCABundle, v1alpha1.AnnotationCABundleKey
@@ -65,7 +68,7 @@ func TestBundleInjectedIntoServingSecret(t *testing.T) {
 	annotate(t, secret, named, "roots.pem")
 	r.secret("web-tls", r.holdsBundle("", "roots.pem"))
 
-	// With the policy's own ca.crt beside it, and a bundle that grows.
+	// The same beside the policy's own ca.crt, and with a bundle that grows.
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.CABundle = v1alpha1.CABundleInclude })
 	r.secret("web-tls", r.holdsBundle("", "ca.crt", "roots.pem"))
 	other := generateCA(t, "Besides", nil)
@@ -75,7 +78,7 @@ func TestBundleInjectedIntoServingSecret(t *testing.T) {
 	update(t, r.policy, func(p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.CABundle = v1alpha1.CABundleOmit })
 	r.secret("web-tls", r.holdsBundle("", "roots.pem"))
 
-	// What cannot be is said, and nothing of others is overwritten.
+	// An injection that is impossible is reported, and keys of other clients are not overwritten.
 	update(t, secret, func(s *corev1.Secret) { s.Data["mine"] = []byte("theirs") })
 	annotate(t, secret, named, "mine")
 	secret = r.secret("web-tls", r.holdsBundle("KeyNotOurs: ", "mine"))
@@ -94,7 +97,8 @@ func TestBundleInjectedIntoServingSecret(t *testing.T) {
 	}
 }
 
-// OpenShift's annotation promises two keys: a bundle that is asked for on such a Secret is refused, and said to be.
+// OpenShift's annotation promises exactly two keys: a bundle requested on such a Secret is refused,
+// and the refusal is reported.
 func TestBundleInjectedIntoOpenShiftSecret(t *testing.T) {
 	r := newOpenShift(t)
 	_, secret := r.served("web")

@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// slowly adds a policy whose keys take long to make, for the Services with a label.
+// slowly adds a policy whose keys take long to generate, for the Services with a label.
 func (r realm) slowly() (slow *v1alpha1.ServingCertPolicy, label func(*corev1.Service)) {
 	r.Helper()
 	slow = &v1alpha1.ServingCertPolicy{ObjectMeta: metav1.ObjectMeta{Name: r.name + "-slow"}, Spec: r.policy.Spec}
@@ -27,7 +27,8 @@ func (r realm) slowly() (slow *v1alpha1.ServingCertPolicy, label func(*corev1.Se
 	return slow, func(s *corev1.Service) { s.Labels = map[string]string{"keys": "slow"} }
 }
 
-// A Service whose key is made in no time does not wait behind all those whose keys take long; and those come, too.
+// A Service whose key is generated quickly does not wait for all those whose keys take long; and
+// those are served too.
 func TestKeyQueueOfSlowKeys(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -46,7 +47,8 @@ func TestKeyQueueOfSlowKeys(t *testing.T) {
 		r.secret(fmt.Sprintf("slow-%d-tls", i), r.issued(fmt.Sprintf("slow-%d.%s.svc", i, r.name)))
 	}
 
-	// Nor does one that has no certificate wait behind those whose certificate serves, though another is wanted.
+	// Nor does a Service without a certificate wait for those that have a valid certificate and
+	// only need another one.
 	update(t, policy, func(p *v1alpha1.ServingCertPolicy) {
 		p.Spec.Certificate.Usages = []v1alpha1.CertificateUsage{v1alpha1.UsageClientAuth, v1alpha1.UsageServerAuth}
 	})
@@ -69,7 +71,7 @@ func TestKeyQueueOfSlowKeys(t *testing.T) {
 	})
 }
 
-// keysFor is how many of the realm's certificates with RSA keys are for this.
+// keysFor returns how many of the realm's certificates with RSA keys have this usage.
 func (r realm) keysFor(usage v1alpha1.CertificateUsage) (count int) {
 	r.Helper()
 	var made corev1.SecretList
@@ -89,7 +91,8 @@ func (r realm) keysFor(usage v1alpha1.CertificateUsage) (count int) {
 	return count
 }
 
-// A Service that asks for another Secret keeps the one that it has until the other is made, though that takes long.
+// A Service that asks for another Secret keeps its present one until the other is created, even
+// though that takes long.
 func TestKeyQueueKeepsExistingCertificates(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Two operators at work at once, as when one has lost its lease without knowing it yet: they make one CA and not two, agree on
-// every Secret, and come to rest.
+// Two operators run at the same time, as when one has lost its lease and has not yet noticed: they
+// create one CA and not two, agree on every Secret, and settle.
 func TestTwoOperatorsAtOnce(t *testing.T) {
 	t.Parallel()
 	const many = 20
@@ -25,7 +25,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 	}
 	rest := func() {
 		t.Helper()
-		for range 2 { // what one of them writes may be the other's to answer
+		for range 2 { // one of them may have to react to what the other writes
 			for _, through := range wires {
 				through.quiet(t, 3*time.Second)
 			}
@@ -58,14 +58,14 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 	if writes := len(wires[0].written("/secrets/web-")) + len(wires[1].written("/secrets/web-")); writes > 3*many {
 		t.Errorf("%d certificates cost %d writes", many, writes)
 	}
-	// Keys that are lost again and again: each time one CA follows.
+	// The key is lost repeatedly: each time exactly one CA follows.
 	for lost := 1; lost <= 3; lost++ {
 		if err := w.kube.Delete(t.Context(), r.signingKey()); err != nil {
 			t.Fatal(err)
 		}
 		allSigned(lost)
 	}
-	// Rotations that both of them carry out.
+	// Both operators carry out the rotations.
 	for rotation := 4; rotation <= 6; rotation++ {
 		former := r.ca.DeepCopy()
 		r.ca.Spec.Rotation.Trigger = fmt.Sprintf("rotation %d", rotation)
@@ -74,7 +74,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 		}
 		allSigned(rotation)
 	}
-	// A key that moves again and again is the same key.
+	// A signing key that moves repeatedly stays the same key.
 	root := r.signer()
 	for i := range 8 {
 		former := r.ca.DeepCopy()
@@ -83,7 +83,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%2 == 0 {
-			continue // without giving them time
+			continue // without waiting for the operators
 		}
 		eventually(t, func(ctx context.Context) string {
 			var keys corev1.SecretList
@@ -97,7 +97,7 @@ func TestTwoOperatorsAtOnce(t *testing.T) {
 			t.Fatal("the key was lost as it moved")
 		}
 	}
-	// Two Services that change places.
+	// Two Services exchange the names of their Secrets.
 	for i, name := range []string{"web-0", "web-1"} {
 		var service corev1.Service
 		if err := w.kube.Get(t.Context(), client.ObjectKey{Namespace: r.name, Name: name}, &service); err != nil {

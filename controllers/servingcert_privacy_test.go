@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// lines are the lines of the private keys in some data, as they would be read wherever a key is shown.
+// lines returns the PEM lines of the private keys in data, by which the test detects a key wherever
+// it is shown.
 func lines(data map[string][]byte) []string {
 	var names []string
 	for _, value := range data {
@@ -31,7 +32,8 @@ func lines(data map[string][]byte) []string {
 	return names
 }
 
-// No private key, and no part of one, gets into an Event, a status, an annotation, or a ConfigMap, whatever goes wrong.
+// No private key, and no part of one, appears in an Event, a status, an annotation or a ConfigMap,
+// whatever goes wrong.
 func TestNothingPrivateIsShown(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, withSourceSecret("corp-"+realmName(t)))
@@ -41,7 +43,8 @@ func TestNothingPrivateIsShown(t *testing.T) {
 		private = append(private, lines(data)...)
 		return data
 	}
-	// Mistakes as people make them: keys that do not match, and a key where the certificate should be, or beside it.
+	// Typical mistakes of administrators: keys that do not match, and a key where the certificate
+	// should be, or beside it.
 	for _, wrong := range []map[string][]byte{
 		with(own.data(t), corev1.TLSPrivateKeyKey, other.keyPEM(t)),
 		with(own.data(t), corev1.TLSCertKey, own.keyPEM(t)),
@@ -90,7 +93,8 @@ func secretMetadata() *metav1.PartialObjectMetadataList {
 	return list
 }
 
-// However many Services want one Secret: each is told a few times at most, one of them has it, and then it is quiet.
+// However many Services ask for one Secret, the error is reported on each at most a few times, one
+// of them has it, and then the operator writes nothing more.
 func TestManyServicesConflictOverOneSecret(t *testing.T) {
 	t.Parallel()
 	const many = 200
@@ -123,7 +127,7 @@ func TestManyServicesConflictOverOneSecret(t *testing.T) {
 	r.passes()
 	unchanged(t, served)
 	writes := map[string]int{}
-	for over := false; !over; { // when the barrier that came after all goes
+	for over := false; !over; { // when the barrier that was created last has gone
 		change := <-changes.ResultChan()
 		service, ok := change.Object.(*corev1.Service)
 		if !ok {

@@ -16,7 +16,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// may asks the API server whether the operator's ServiceAccount may do something, as "verb group/resource[/subresource] [namespace]".
+// may asks the API server whether the operator's ServiceAccount may do something, written as "verb
+// group/resource[/subresource] [namespace]".
 func may(t *testing.T, what string) bool {
 	t.Helper()
 	words := strings.Fields(what)
@@ -43,7 +44,7 @@ func may(t *testing.T, what string) bool {
 	return allowed
 }
 
-// The operator has the rights that its work needs, of which every other test tells, and no others.
+// The operator has the permissions that it needs, which every other test shows, and no others.
 func TestOperatorHasNoRightsThatItDoesNotNeed(t *testing.T) {
 	t.Parallel()
 	const elsewhere = "kube-system"
@@ -89,7 +90,7 @@ func TestOperatorHasNoRightsThatItDoesNotNeed(t *testing.T) {
 	}
 }
 
-// No rule names everything.
+// No rule has a wildcard.
 func TestOperatorHasNoWildcardRights(t *testing.T) {
 	t.Parallel()
 	role := &unstructured.Unstructured{}
@@ -108,7 +109,7 @@ func TestOperatorHasNoWildcardRights(t *testing.T) {
 	}
 }
 
-// And it is so, not only said: what is forbidden fails.
+// The API server also enforces this: forbidden requests fail.
 func TestOperatorIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

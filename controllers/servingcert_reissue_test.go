@@ -9,7 +9,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Whatever becomes of a Secret, it is sound again without anybody's doing; and a new certificate comes where it must, and only there.
+// Whatever is done to a Secret, the operator repairs it without help, and reissues the certificate
+// only where it has to.
 func TestSecretIsRepaired(t *testing.T) {
 	t.Parallel()
 	root := generateCA(t, "Corp Root", nil)
@@ -83,7 +84,8 @@ func TestSecretIsRepaired(t *testing.T) {
 			r.handshake(after, "web."+r.name+".svc")
 			r.expectError("web")
 			if tc.keeps {
-				// Whatever else would be written comes before what a later Service gets.
+				// Anything else that the operator has to write, it writes before it serves a later
+				// Service.
 				r.service("late", withSecretName("late-tls"))
 				r.secret("late-tls", r.issued("late."+r.name+".svc"))
 				unchanged(t, after)
@@ -92,7 +94,7 @@ func TestSecretIsRepaired(t *testing.T) {
 	}
 }
 
-// Every certificate that is made anew is announced on its Service, with why.
+// Every reissue is recorded by an Event on its Service, with the reason.
 func TestReissueIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -103,7 +105,7 @@ func TestReissueIsAnnounced(t *testing.T) {
 	event(t, service, corev1.EventTypeNormal, "Reissued", "because tls.key holds no readable private key in PEM")
 }
 
-// An Event says why even where there is more to say than an Event can hold.
+// The Event names the reason even where the full text is longer than an Event allows.
 func TestReissueForManyNamesIsAnnounced(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

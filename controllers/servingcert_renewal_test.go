@@ -17,7 +17,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// versions waits for that many versions of a Secret, the one that is there included, and returns them as they came.
+// versions waits for that many versions of a Secret, including the present one, and returns them in
+// order.
 func (r realm) versions(name string, count int) []*corev1.Secret {
 	r.Helper()
 	watching, err := client.NewWithWatch(running.Config, client.Options{Scheme: kube.Scheme()})
@@ -47,7 +48,8 @@ func (r realm) versions(name string, count int) []*corev1.Secret {
 	return secrets
 }
 
-// Certificates are renewed in time, one write each, and what lies in the Secret is valid at every instant.
+// Certificates are renewed in time with one write each, and the certificate in the Secret is valid
+// at every instant.
 func TestCertificateIsRenewed(t *testing.T) {
 	t.Parallel()
 	for policy, keepsKey := range map[v1alpha1.RotationPolicy]bool{v1alpha1.RotateAlways: false, v1alpha1.RotateNever: true} {
@@ -72,7 +74,8 @@ func TestCertificateIsRenewed(t *testing.T) {
 				if now.SerialNumber.Cmp(before.SerialNumber) == 0 {
 					t.Errorf("version %d has the certificate of the one before", i)
 				}
-				// Renewed between 55s before the end and a tenth of the rest of its life, 0.5s, earlier.
+				// The certificate is renewed between 55s before notAfter and a tenth of its
+				// remaining lifetime, 0.5s, earlier.
 				made := now.NotBefore.Add(5 * time.Minute)
 				if left := before.NotAfter.Sub(made); left < 50*time.Second || left > 57*time.Second {
 					t.Errorf("version %d was made when %s of the one before were left", i, left)
@@ -94,7 +97,8 @@ func sameKey(a, b *x509.Certificate) bool {
 	return slices.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo)
 }
 
-// A key that is kept is kept over a lost CA too, and not where the policy wants another kind.
+// A policy that keeps keys keeps them over a lost CA too, but not if it asks for another algorithm
+// or size.
 func TestKeptKeyFollowsThePolicy(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) {
@@ -121,7 +125,8 @@ func TestKeptKeyFollowsThePolicy(t *testing.T) {
 	})
 }
 
-// A certificate ends with its CA at the latest, and is not made again and again for it, whatever the policy wants.
+// A certificate expires with its CA at the latest, and is not reissued repeatedly for that,
+// whatever duration the policy asks for.
 func TestCertificateEndsWithItsCA(t *testing.T) {
 	t.Parallel()
 	for name, life := range map[string][2]v1alpha1.Duration{
@@ -156,7 +161,8 @@ func TestCertificateEndsWithItsCA(t *testing.T) {
 	}
 }
 
-// At the end of a CA whose rotation was held, a new one takes over as soon as it may: nothing is alive that could fail.
+// When a CA whose rotation was paused expires, a new one takes over as soon as it may: no
+// certificate that could stop verifying is still valid.
 func TestCAEnds(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t, func(ca *v1alpha1.ServiceCA, _ *v1alpha1.ServingCertPolicy) {

@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// What the operator reports on an object does not make it try again: the first retry comes when it is documented, and not at once.
+// The operator's own reports on an object do not make it retry: the first retry comes at the
+// documented time, and not at once.
 func TestReportsCauseNoRetry(t *testing.T) {
 	t.Parallel()
 	w, through := newTestCluster(t), newTransport()
@@ -26,7 +27,7 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	quota := createBy(t, w.kube, &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: none},
 	})
-	// No controller of Kubernetes runs here that would do it.
+	// Kubernetes' quota controller, which would set the status, does not run here.
 	quota.Status = corev1.ResourceQuotaStatus{Hard: none, Used: none}
 	if err := w.kube.Status().Update(t.Context(), quota); err != nil {
 		t.Fatal(err)
@@ -51,12 +52,12 @@ func TestReportsCauseNoRetry(t *testing.T) {
 	})
 	through.quiet(t, 3*time.Second)
 	const secrets, configMap = "POST /api/v1/namespaces/refused/secrets", "PATCH /api/v1/namespaces/refused/configmaps/fixed"
-	// On a slow machine a retry may have been due already.
+	// On a slow machine a retry may already have been due.
 	due := int(time.Since(start) / (30 * time.Second))
 	if tries := len(through.written(secrets)); tries < 1 || tries > 1+due {
 		t.Errorf("the Secret was tried %d times at once", tries)
 	}
-	// The bundle, and the annotation.
+	// One write for the bundle, and one for the annotation.
 	if writes := len(through.written(configMap)); writes < 2 || writes > 2+due {
 		t.Errorf("the ConfigMap was written %d times at once", writes)
 	}

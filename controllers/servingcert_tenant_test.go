@@ -18,7 +18,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// tenant makes somebody who may do with Services, Secrets and ConfigMaps of the realm's namespace what he likes, and nothing else.
+// tenant returns the client of a user who may do everything with Services, Secrets and ConfigMaps
+// of the realm's namespace, and nothing else.
 func (r realm) tenant() client.Client {
 	r.Helper()
 	role := map[string]any{"rules": []any{map[string]any{
@@ -38,13 +39,14 @@ func (r realm) tenant() client.Client {
 	config := rest.CopyConfig(running.Config)
 	config.Impersonate = rest.ImpersonationConfig{UserName: "tenant-of-" + r.name, Groups: []string{"system:authenticated"}}
 	tenant := clientFor(r.T, config)
-	eventually(r.T, func(ctx context.Context) string { // until the authorizer knows
+	eventually(r.T, func(ctx context.Context) string { // until the authorizer has the new rules
 		return errorText(tenant.List(ctx, &corev1.SecretList{}, client.InNamespace(r.name)))
 	})
 	return tenant
 }
 
-// attack is a realm, the tenant of it, and a neighbour who has a Service "victim" with a Secret "victim-tls".
+// attack returns a realm, its tenant, and a neighbor who has a Service "victim" with a Secret
+// "victim-tls".
 func attack(t *testing.T) (r realm, tenant client.Client, neighbor realm, victim *corev1.Secret) {
 	t.Helper()
 	r = newRealm(t)
@@ -53,7 +55,7 @@ func attack(t *testing.T) (r realm, tenant client.Client, neighbor realm, victim
 	return r, r.tenant(), neighbor, neighbor.secret("victim-tls", neighbor.issued("victim."+neighbor.name+".svc"))
 }
 
-// names are those of all certificates in a namespace.
+// names returns the names in all certificates of a namespace.
 func (r realm) names() []string {
 	r.Helper()
 	var secrets corev1.SecretList
@@ -69,7 +71,8 @@ func (r realm) names() []string {
 	return names
 }
 
-// Whatever a tenant writes on his objects, he gets certificates for his own Services, and nobody's Secret changes for it.
+// Whatever tenants write on their objects, they get certificates for their own Services only, and
+// no Secret of another tenant changes.
 func TestTenantGetsNoNameOfOthers(t *testing.T) {
 	t.Parallel()
 	r, tenant, neighbor, victim := attack(t)
@@ -97,7 +100,7 @@ func TestTenantGetsNoNameOfOthers(t *testing.T) {
 		}
 		r.secret(name+"-tls", r.issued(name+"."+r.name+".svc"))
 	}
-	// A Service that points at the victim is still the tenant's own.
+	// A Service that points at the victim's still gets the tenant's own name.
 	far := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "far", Annotations: withSecretName("far-tls")},
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: host}}
 	if err := tenant.Create(t.Context(), far); err != nil {
@@ -112,7 +115,7 @@ func TestTenantGetsNoNameOfOthers(t *testing.T) {
 	unchanged(t, victim)
 }
 
-// A tenant can't reach over the border of his namespace by the name of a Secret or by an owner.
+// A tenant cannot reach beyond its namespace, neither by the name of a Secret nor by an owner.
 func TestTenantReachesNoSecretOfOthers(t *testing.T) {
 	t.Parallel()
 	r, tenant, neighbor, victim := attack(t)
@@ -130,7 +133,7 @@ func TestTenantReachesNoSecretOfOthers(t *testing.T) {
 	r.expectError("web-1", "InvalidSecretName")
 	r.secret("victim-tls", r.issued("web-3."+r.name+".svc"))
 	r.secret(key.Name, r.issued("web-4."+r.name+".svc"))
-	// A Secret that says it belongs to the neighbour's Service, by name, by UID and by ServiceCA.
+	// A Secret that claims to belong to the neighbor's Service, by name, UID and ServiceCA.
 	var service corev1.Service
 	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: neighbor.name, Name: "victim"}, &service); err != nil {
 		t.Fatal(err)
@@ -157,7 +160,7 @@ func TestTenantReachesNoSecretOfOthers(t *testing.T) {
 	}
 }
 
-// Forged labels on a Secret of his own make the health of no ServiceCA worse.
+// Forged labels on a tenant's own Secret do not degrade the status of any ServiceCA.
 func TestTenantForgesCertificates(t *testing.T) {
 	t.Parallel()
 	r, tenant, neighbor, victim := attack(t)
@@ -168,7 +171,7 @@ func TestTenantForgesCertificates(t *testing.T) {
 	if err := tenant.Create(t.Context(), forged); err != nil {
 		t.Fatal(err)
 	}
-	// Whatever is counted for the forged Secret is counted with this one, which comes later.
+	// Whatever is counted for the forged Secret is counted by the time this later one is.
 	neighbor.service("late", withSecretName("late-tls"))
 	ca := neighbor.serviceCA(func(ca *v1alpha1.ServiceCA) string {
 		if *activeOf(ca).Certificates != 2 {
@@ -181,7 +184,8 @@ func TestTenantForgesCertificates(t *testing.T) {
 			t.Errorf("a tenant broke the trust: %s", condition.Message)
 		}
 	}
-	// One with a Service of that name, asking for it: then it is his Service's, and becomes sound.
+	// One with a Service of that name that asks for it: it is then the Secret of the tenant's
+	// Service, and the operator repairs it.
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "victim", Annotations: withSecretName("forged")},
 		Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
 	if err := tenant.Create(t.Context(), service); err != nil {
@@ -191,7 +195,7 @@ func TestTenantForgesCertificates(t *testing.T) {
 	unchanged(t, victim)
 }
 
-// Annotations as large as Kubernetes takes them harm nobody.
+// Annotations of the largest size that Kubernetes accepts affect no other tenant.
 func TestTenantWritesHugeAnnotations(t *testing.T) {
 	t.Parallel()
 	r, tenant, neighbor, victim := attack(t)

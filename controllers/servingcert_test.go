@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// One annotation, a certificate that every client can verify.
+// One annotation is enough for a certificate that every client can verify.
 func TestAnnotatedServiceGetsCertificate(t *testing.T) {
 	r := newRealm(t)
 	r.service("web", withSecretName("web-tls"))

@@ -21,8 +21,8 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// testCluster is a cluster of its own, for what would disturb other tests, or be disturbed by them. No operator runs in it yet, and no
-// controllers of Kubernetes.
+// testCluster is a separate cluster, for tests that would disturb others or be disturbed by them.
+// It runs neither an operator nor the controllers of Kubernetes until a test starts them.
 type testCluster struct {
 	*testing.T
 	cluster *cluster.Cluster
@@ -50,7 +50,7 @@ func newTestCluster(t *testing.T) testCluster {
 	return testCluster{T: t, cluster: started, kube: admin}
 }
 
-// start runs an operator, whose requests go through a wire.
+// start runs an operator whose requests go through a transport.
 func (c testCluster) start(through *transport, adjust ...func(*ctrl.Options)) (stop func()) {
 	c.Helper()
 	end, err := testoperator.Start(c.Context(), c.cluster, operatorNamespace, func(config *rest.Config, options *ctrl.Options) {
@@ -79,22 +79,23 @@ type roundTripper func(*http.Request) (*http.Response, error)
 // RoundTrip sends a request.
 func (t roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return t(request) }
 
-// failurePoint says at which write a wire breaks.
+// failurePoint is the write at which a transport breaks.
 type failurePoint struct {
-	// about counts the writes that concern something of this name, and the creation of Secrets, whose name is not in the path.
+	// about selects the writes that it counts: those whose path contains this name, and the
+	// creation of Secrets, whose name is not in the path.
 	about string
 	// at is the number of the write, from 1.
 	at int
-	// answered lets that write reach the API server, and loses the answer.
+	// answered lets that write reach the API server, and drops the response.
 	answered bool
 }
 
-// transport remembers what an operator writes, and breaks where it is told to: from then on nothing gets through any more, as after
-// the death of a process.
+// transport records what an operator writes, and breaks at its failurePoint: from then on no
+// request succeeds, as after the death of a process.
 type transport struct {
 	mu     sync.Mutex
 	writes []string
-	// gets counts the requests that read, by the path.
+	// gets counts the read requests by path.
 	gets         map[string]int
 	failurePoint *failurePoint
 	dead         chan struct{}
@@ -116,7 +117,7 @@ func (tr *transport) isDead() bool {
 	}
 }
 
-// arm makes the wire break at a write that is still to come; at none by an empty cut.
+// arm makes the transport break at a later write, or at none if at is the zero value.
 func (tr *transport) arm(at failurePoint) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -145,7 +146,7 @@ func (tr *transport) send(next http.RoundTripper, request *http.Request) (*http.
 	return nil, errDisconnected
 }
 
-// note remembers a write, and reports whether it is the one at which the wire breaks.
+// note records a write, and reports whether it is the one at which the transport breaks.
 func (tr *transport) note(request *http.Request) bool {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -159,7 +160,7 @@ func (tr *transport) note(request *http.Request) bool {
 	return tr.failurePoint.at == 0
 }
 
-// written are the writes so far that hold each of these, and forgets nothing.
+// written returns the writes so far that contain all of these parts.
 func (tr *transport) written(parts ...string) []string {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -172,7 +173,7 @@ func (tr *transport) written(parts ...string) []string {
 	return names
 }
 
-// asked returns how often objects of a name were asked for.
+// asked returns how many requests named an object of that name.
 func (tr *transport) asked(name string) (number int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -184,7 +185,7 @@ func (tr *transport) asked(name string) (number int) {
 	return number
 }
 
-// forget begins a new list of writes.
+// forget clears the list of writes.
 func (tr *transport) forget() {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()

@@ -17,11 +17,11 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// operatorNamespace is the operator's own in the tests.
+// operatorNamespace is the operator's namespace in the tests.
 const operatorNamespace = "servingcert-system"
 
 var (
-	// running is the cluster of all tests of this package.
+	// running is the cluster that all tests of this package share.
 	running *cluster.Cluster
 	// kube reads and writes as a cluster administrator, without a cache.
 	kube client.Client
@@ -37,7 +37,8 @@ func TestMain(m *testing.M) {
 }
 
 func withCluster(m *testing.M) (code int, err error) {
-	// Tests wait much more than they work. The flag itself still counts.
+	// Tests wait much more than they compute, so many run in parallel. The flag on the command line
+	// still takes precedence.
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		return 1, err
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// wallClock is the clock of a machine that was suspended for a while: timers do not know of that.
+// wallClock is the wall clock of a machine that was suspended for a while: timers do not advance
+// while it is suspended.
 type wallClock struct {
 	clock.RealClock
 
@@ -23,8 +24,8 @@ func (w wallClock) Now() time.Time { return time.Now().Add(time.Duration(w.suspe
 
 func (w wallClock) Since(start time.Time) time.Duration { return w.Now().Sub(start) }
 
-// A certificate that became due while the machine was suspended is renewed when it wakes, though the timer of the renewal has most of its
-// time left.
+// A certificate whose renewal became due while the machine was suspended is renewed when it
+// resumes, although most of the time of the renewal's timer is left.
 func TestRenewalAfterSuspend(t *testing.T) {
 	t.Parallel()
 	w := newTestCluster(t)
@@ -45,7 +46,8 @@ func TestRenewalAfterSuspend(t *testing.T) {
 	r := newRealmIn(t, w.kube, "suspend", func(_ *v1alpha1.ServiceCA, p *v1alpha1.ServingCertPolicy) { p.Spec.Certificate.Duration = "1h" })
 	r.service("web", withSecretName("web-tls"))
 	before := leaf(t, r.secret("web-tls", r.issued("web.suspend.svc")))
-	// Less than the hour by which a clock may be ahead of the API server's, and more than two thirds of the certificate's life.
+	// Less than the hour by which a clock may be ahead of the API server's, and more than two
+	// thirds of the certificate's lifetime.
 	const suspended = 50 * time.Minute
 	wall.suspended.Store(int64(suspended))
 	after := leaf(t, r.secret("web-tls", func(secret *corev1.Secret) string {

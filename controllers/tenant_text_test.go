@@ -10,10 +10,11 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// hostileText clears a terminal, adds a line and turns the rest around.
+// hostileText clears a terminal, adds a line and reverses the direction of the text that follows.
 const hostileText = "x\x1b[2J\nReason: fine\u202e\u009b31m"
 
-// What a tenant writes reaches no annotation, Event or status as a terminal would obey it.
+// The operator copies a tenant's text into annotations, Events and statuses only with its control
+// characters escaped.
 func TestTenantTextIsEscaped(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -45,7 +46,7 @@ func TestTenantTextIsEscaped(t *testing.T) {
 	for _, condition := range status.Conditions {
 		printable(t, condition.Message)
 	}
-	// Nor does what a tenant writes into the annotation itself.
+	// The same holds for text that a tenant writes into the error annotation itself.
 	update(t, web, func(s *corev1.Service) { s.Annotations[v1alpha1.AnnotationError] = "SecretNotOurs: " + hostileText })
 	printable(t, r.expectError("web", "of type").Annotations[v1alpha1.AnnotationError])
 }
