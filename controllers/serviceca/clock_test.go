@@ -68,8 +68,9 @@ func newReconciler(server client.Client, passiveClock clock.PassiveClock) *Recon
 	}
 }
 
-// TestExpiryByAClockThatIsAhead checks that no key or root is given up by a clock that is far ahead
-// of the API server's, and that it is by a clock that is right or slightly wrong.
+// TestExpiryByAClockThatIsAhead checks that no key is destroyed and no root is dropped by a clock
+// that is far ahead of the API server's, and that they are by a clock that is right or slightly
+// wrong.
 func TestExpiryByAClockThatIsAhead(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

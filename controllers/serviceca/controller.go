@@ -48,8 +48,8 @@ type Reconciler struct {
 	// ServiceCAs for which that count has changed.
 	Published        func(ctx context.Context, ca *v1alpha1.ServiceCA, hash string, since time.Time, targets *injector.Targets) (problem string, err error)
 	PublishedChanged <-chan event.GenericEvent
-	// Claims returns a function that reports whether the Service that owns a Secret still claims it,
-	// so that a stray Secret is not counted.
+	// Claims returns a function that returns the claim that the owning Service has on a Secret, so
+	// that a stray Secret is not counted.
 	Claims func(context.Context) (func(*corev1.Secret) servingcert.Claim, error)
 	// ReissueRate is how many certificates are reissued per second after the signer has switched.
 	ReissueRate float64
@@ -169,7 +169,7 @@ func (r *Reconciler) publishAll(ctx context.Context, in *observed, plan *changeP
 
 // decide observes and plans. It plans writes once more by the clock of the API server: the clock of
 // this node may have jumped, that of another replica may differ, and neither may decide when a key
-// or a root is given up.
+// is destroyed or a root is dropped.
 func (r *Reconciler) decide(ctx context.Context, ca *v1alpha1.ServiceCA) (observed, changePlan, clusterEvidence, error) {
 	in, err := r.observe(ctx, ca)
 	if err != nil {

@@ -185,7 +185,7 @@ func (in observed) nextTransitionTime() time.Time {
 
 // resolveRestored returns the state for a CA from a backup. The CA may sign if clients still trust
 // it. If another CA has signed since, the operator replaces the restored CA with a new one, because
-// its key had been given up.
+// a rotation had already replaced its key.
 func (in observed) resolveRestored(state *rotation.State) resolution {
 	status := in.serviceCA.Status
 	// The CA that was being prepared at the time of the backup may have signed since.
@@ -230,8 +230,8 @@ func (in observed) shortenBridge(state *rotation.State) {
 	state.Active.Authority = state.Active.WithCrossSigned(pki.TrimCrossSigned(state.Active.CrossSigned(), trusted))
 }
 
-// unfinishedCompromise reports whether a compromised key was due to be given up and was lost before
-// that.
+// unfinishedCompromise reports whether a key that was to be replaced because of a compromise was
+// lost before that.
 func (in observed) unfinishedCompromise() bool {
 	reported, spec := in.serviceCA.Status.Rotation, in.serviceCA.Spec.Rotation
 	if reported == nil {

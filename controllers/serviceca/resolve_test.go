@@ -77,8 +77,8 @@ func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 	}
 }
 
-// TestRestoredAfterACompromise checks that a compromised key that was given up never signs again
-// after a restore.
+// TestRestoredAfterACompromise checks that a key that was replaced because of a compromise never
+// signs again after a restore.
 func TestRestoredAfterACompromise(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")

@@ -119,8 +119,8 @@ func (sim *simulation) compromise(l *pki.Leaf) bool {
 	return sim.compromised[sim.rootOf[pki.KeyID(l.AuthorityKeyId)]]
 }
 
-// outage resets the files when no certificate is valid any more: servers and clients then wait for
-// new files, and the outage lasts until they have them.
+// outage forgets the bundles that clients have when no certificate is valid any more: servers and
+// clients then wait for new files, which shortens the outage.
 func (sim *simulation) outage(i intent) {
 	state := i.plan.state
 	before := stateOf(i.in.now, i.in.secret)
