@@ -24,10 +24,11 @@ func (r *Reconciler) writeStatus(ctx context.Context, ca *v1alpha1.ServiceCA, st
 	return nil
 }
 
-// reportFailure reports an error in the status if it is about this ServiceCA and is a rejection or
-// has lasted, and returns the error so that the reconcile is retried. It records only an Event when
-// the status cannot report the error: the status itself could not be written, or the rejection or
-// the failure of a clean-up came after the status was written.
+// reportFailure reports an error about this ServiceCA that has lasted or is a rejection, and
+// returns the error so that the reconcile is retried. It reports the error in the status, except
+// for one that the status cannot report: the status itself could not be written, or a request was
+// rejected or failed after the status was written, such as the deletion of objects that are no
+// longer needed. Rejections and these errors are recorded as an Event only.
 func (r *Reconciler) reportFailure(ctx context.Context, ca *v1alpha1.ServiceCA, reported bool, err error) error {
 	now := r.Clock.Now()
 	failure, record := r.failures.RecordFailure(client.ObjectKeyFromObject(ca), now, eventRequestRefused, err)
