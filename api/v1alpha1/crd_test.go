@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The generated CRDs, as people install them.
+// The generated CRDs that users install.
 const (
 	serviceCAFile         = "../../config/crd/bases/servingcert.dev_servicecas.yaml"
 	servingCertPolicyFile = "../../config/crd/bases/servingcert.dev_servingcertpolicies.yaml"
@@ -53,7 +53,7 @@ func loadCRD(t *testing.T, file string) *crd {
 	}
 }
 
-// readDefinition reads a CustomResourceDefinition with the API server's own defaults.
+// readDefinition reads a CustomResourceDefinition and applies the API server's defaults.
 func readDefinition(t *testing.T, file string) *apiextensionsv1.CustomResourceDefinition {
 	t.Helper()
 	content, err := os.ReadFile(file)
@@ -65,7 +65,8 @@ func readDefinition(t *testing.T, file string) *apiextensionsv1.CustomResourceDe
 	return definition
 }
 
-// admit prunes, defaults and validates an object, and returns it as it would be stored, with what is wrong with it.
+// admit prunes, defaults and validates an object. It returns the object as the API server would
+// store it, and the validation errors.
 func (c *crd) admit(t *testing.T, manifest string) (map[string]any, []string) {
 	t.Helper()
 	object := decode(t, manifest)
@@ -75,7 +76,7 @@ func (c *crd) admit(t *testing.T, manifest string) (map[string]any, []string) {
 	return object, sentences(c.validate(t, object))
 }
 
-// decode reads a manifest as the API server does, with whole numbers as int64.
+// decode reads a manifest as the API server does, with integers as int64.
 func decode(t *testing.T, manifest string) map[string]any {
 	t.Helper()
 	content, err := yaml.YAMLToJSON([]byte(manifest))
@@ -85,7 +86,7 @@ func decode(t *testing.T, manifest string) map[string]any {
 	return object
 }
 
-// validate follows the API server: the rules run only on an object that its schema accepts.
+// validate follows the API server: it evaluates the rules only if the schema accepts the object.
 func (c *crd) validate(t *testing.T, object map[string]any) field.ErrorList {
 	t.Helper()
 	errs := validation.ValidateCustomResource(nil, object, c.schema)
@@ -97,7 +98,7 @@ func (c *crd) validate(t *testing.T, object map[string]any) field.ErrorList {
 	return append(errs, broken...)
 }
 
-// blocksRules says whether one of the errors keeps the API server from running the rules.
+// blocksRules reports whether one of the errors prevents the API server from evaluating the rules.
 func blocksRules(errs field.ErrorList) bool {
 	for _, err := range errs {
 		switch err.Type {
@@ -110,7 +111,7 @@ func blocksRules(errs field.ErrorList) bool {
 	return false
 }
 
-// sentences says what a person reads: the field and the detail of each error.
+// sentences returns the field and the detail of each error, as a user reads them.
 func sentences(errs field.ErrorList) []string {
 	var out []string
 	for _, err := range errs {
@@ -119,7 +120,7 @@ func sentences(errs field.ErrorList) []string {
 	return out
 }
 
-// must fails the test on an error.
+// must fails the test if err is not nil.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -127,7 +128,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestCRDsAreValid validates the CRDs as the API server does: the rules compile, and their estimated cost is within its limits.
+// TestCRDsAreValid validates the CRDs as the API server does: the rules compile, and their
+// estimated cost is within the limits.
 func TestCRDsAreValid(t *testing.T) {
 	for _, file := range []string{serviceCAFile, servingCertPolicyFile} {
 		definition := readDefinition(t, file)

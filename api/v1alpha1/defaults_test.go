@@ -6,8 +6,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDefaults creates objects with nothing in their spec. There is no default for the size of a key, because it depends on the
-// algorithm that a person chooses.
+// TestDefaults creates objects with an empty spec and compares the defaults. The size of a key has
+// no default, because it depends on the algorithm.
 func TestDefaults(t *testing.T) {
 	tests := []struct {
 		name, file, want string
@@ -69,7 +69,8 @@ status: {observedGeneration: -1}
 	}
 }
 
-// TestPrinterColumns holds the columns of `kubectl get` to the documented ones; those in the second list need `-o wide`.
+// TestPrinterColumns compares the columns of `kubectl get` with the documented ones. Those in the
+// second list appear only with `-o wide`.
 func TestPrinterColumns(t *testing.T) {
 	tests := []struct {
 		name, file string

@@ -1,4 +1,5 @@
-// Package v1alpha1 is the API that people commit to Git: ServiceCA and ServingCertPolicy.
+// Package v1alpha1 contains the API types that users commit to Git: ServiceCA and
+// ServingCertPolicy.
 //
 // +kubebuilder:object:generate=true
 // +kubebuilder:ac:generate=true
@@ -12,10 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// GroupName is the API group of every kind in this package.
+// GroupName is the API group of all kinds in this package.
 const GroupName = "servingcert.dev"
 
-// SchemeGroupVersion is the group and version of every kind in this package.
+// SchemeGroupVersion is the group and version of all kinds in this package.
 var SchemeGroupVersion = schema.GroupVersion{Group: GroupName, Version: "v1alpha1"}
 
 // AddToScheme adds the kinds of this package to a scheme.

@@ -2,59 +2,62 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// RestartStrategy says whether workloads are restarted.
+// RestartStrategy is whether workloads are restarted.
 //
 // +kubebuilder:validation:Enum=None;RollingRestart
 type RestartStrategy string
 
 // The restart strategies.
 const (
-	// RestartNone reports what would need a restart.
+	// RestartNone reports which workloads need a restart, without restarting them.
 	RestartNone RestartStrategy = "None"
-	// RollingRestart does it, as `kubectl rollout restart` would.
+	// RollingRestart restarts workloads as `kubectl rollout restart` does.
 	RollingRestart RestartStrategy = "RollingRestart"
 )
 
-// RestartReason is a change that concerns running workloads.
+// RestartReason is a change that affects running workloads.
 //
 // +kubebuilder:validation:Enum=CertificateRenewed;TrustChanged
 type RestartReason string
 
 // The restart reasons.
 const (
-	// RestartOnCertificateRenewed is a new certificate in a Secret that the workload reads.
+	// RestartOnCertificateRenewed means that a Secret which the workload reads has a new
+	// certificate.
 	RestartOnCertificateRenewed RestartReason = "CertificateRenewed"
-	// RestartOnTrustChanged is a new bundle in a ConfigMap or Secret that the workload reads.
+	// RestartOnTrustChanged means that a ConfigMap or Secret which the workload reads has a new
+	// bundle.
 	RestartOnTrustChanged RestartReason = "TrustChanged"
 )
 
-// RestartConsumers says which consumers are restarted.
+// RestartConsumers is which consumers of a Secret or ConfigMap are restarted.
 //
 // +kubebuilder:validation:Enum=All;Frozen
 type RestartConsumers string
 
-// The consumers.
+// The choices of consumers.
 const (
 	// RestartAllConsumers restarts every consumer.
 	RestartAllConsumers RestartConsumers = "All"
-	// RestartFrozenConsumers restarts only those that the kubelet cannot refresh (env, subPath).
+	// RestartFrozenConsumers restarts only those for which the kubelet cannot refresh the content
+	// (env, subPath).
 	RestartFrozenConsumers RestartConsumers = "Frozen"
 )
 
-// RestartFailurePolicy says what follows a failed rollout.
+// RestartFailurePolicy is what happens after a failed rollout.
 //
 // +kubebuilder:validation:Enum=Halt;Continue
 type RestartFailurePolicy string
 
 // The failure policies.
 const (
-	// RestartHalt begins no further restart.
+	// RestartHalt starts no further restart.
 	RestartHalt RestartFailurePolicy = "Halt"
-	// RestartContinue goes on with the next workload.
+	// RestartContinue continues with the next workload.
 	RestartContinue RestartFailurePolicy = "Continue"
 )
 
-// RestartOutsideWindows says what is restarted while no window is open.
+// RestartOutsideWindows is what is restarted while no window is open.
 //
 // +kubebuilder:validation:Enum=Never;WhenExpiring
 type RestartOutsideWindows string
@@ -63,13 +66,15 @@ type RestartOutsideWindows string
 const (
 	// RestartOutsideNever restarts nothing.
 	RestartOutsideNever RestartOutsideWindows = "Never"
-	// RestartOutsideWhenExpiring restarts a workload that holds what has expired, or expires before the next window opens.
+	// RestartOutsideWhenExpiring restarts a workload that holds a certificate or bundle which has
+	// expired, or expires before the next window opens.
 	RestartOutsideWhenExpiring RestartOutsideWindows = "WhenExpiring"
 )
 
-// Restart is the restart strategy of a policy.
+// Restart defines which workloads of a policy are restarted, and when.
 type Restart struct {
-	// strategy None reports what would need a restart; RollingRestart does it.
+	// strategy is whether workloads are restarted. None only reports which workloads need a
+	// restart; RollingRestart restarts them.
 	// +optional
 	// +default="None"
 	Strategy RestartStrategy `json:"strategy,omitempty"`
@@ -81,51 +86,57 @@ type Restart struct {
 	// +kubebuilder:validation:MaxItems=2
 	Triggers []RestartReason `json:"triggers,omitempty"`
 
-	// consumers All restarts every consumer, Frozen only those that the kubelet cannot refresh.
+	// consumers selects which consumers are restarted. All restarts every consumer; Frozen restarts
+	// only those for which the kubelet cannot refresh the content (environment variables and
+	// subPath mounts).
 	// +optional
 	// +default="All"
 	Consumers RestartConsumers `json:"consumers,omitempty"`
 
-	// maxConcurrent is how many workloads of this policy roll at once.
+	// maxConcurrent is the maximum number of workloads of this policy that roll at the same time.
 	// +optional
 	// +default=1
 	// +kubebuilder:validation:Minimum=1
 	MaxConcurrent int32 `json:"maxConcurrent,omitempty"`
 
-	// windows are the times at which a restart begins; none: at any time. See outsideWindows for the exception.
+	// windows are the times at which a restart may start. If empty, a restart may start at any
+	// time. See outsideWindows for the exception.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	Windows []RestartWindow `json:"windows,omitempty"`
 
-	// outsideWindows WhenExpiring restarts a workload while no window is open if the certificate or the bundle that its pods hold has
-	// expired, or expires before the next window opens; turns, maxConcurrent and PodDisruptionBudgets apply as usual. Never restarts
-	// nothing outside the windows, and the condition RestartTooLate says what expires. It matters only where there are windows.
+	// outsideWindows selects what is restarted while no window is open. WhenExpiring restarts a
+	// workload if the certificate or the bundle that its pods hold has expired, or expires before
+	// the next window opens; the order of restarts, maxConcurrent and PodDisruptionBudgets apply as
+	// usual. Never restarts nothing outside the windows, and the condition RestartTooLate reports
+	// what expires. It has no effect without windows.
 	// +optional
 	// +default="WhenExpiring"
 	OutsideWindows RestartOutsideWindows `json:"outsideWindows,omitempty"`
 
-	// onFailure says what follows a rollout that misses its progress deadline.
+	// onFailure is what happens after a rollout misses its progress deadline. Halt starts no
+	// further restart; Continue continues with the next workload.
 	// +optional
 	// +default="Halt"
 	OnFailure RestartFailurePolicy `json:"onFailure,omitempty"`
 }
 
-// RestartWindow is a recurring span of time.
+// RestartWindow is a recurring period in which restarts may start.
 type RestartWindow struct {
-	// schedule is the begin of the window: a cron expression with five fields, such as "0 2 * * 6".
+	// schedule is when the window opens: a cron expression with five fields, such as "0 2 * * 6".
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[^ ]+( +[^ ]+){4}$')",message="a schedule has five fields, minute, hour, day of the month, month and day of the week, such as 0 2 * * 6 for Saturdays at 2:00; the zone belongs in timeZone"
 	Schedule string `json:"schedule,omitempty"`
 
-	// duration of the window.
+	// duration is how long the window is open.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="duration must be longer than 0s, such as 4h"
 	Duration Duration `json:"duration,omitempty"`
 
-	// timeZone of the schedule, from the IANA database.
+	// timeZone is the time zone of the schedule, a name in the IANA database.
 	// +optional
 	// +default="UTC"
 	// +kubebuilder:validation:MinLength=1
@@ -134,82 +145,88 @@ type RestartWindow struct {
 	TimeZone string `json:"timeZone,omitempty"`
 }
 
-// RestartCounts counts workloads.
+// RestartCounts counts the workloads that need a restart.
 type RestartCounts struct {
-	// pending workloads hold an older certificate or bundle, and wait for their turn or their window, or for a strategy that restarts them.
+	// pending is the number of workloads that hold an older certificate or bundle, and wait for
+	// their turn, for a window, or for a strategy that restarts them.
 	// +required
 	Pending int32 `json:"pending"`
-	// inProgress workloads are rolling.
+	// inProgress is the number of workloads that are rolling.
 	// +required
 	InProgress int32 `json:"inProgress"`
-	// failed workloads missed their progress deadline.
+	// failed is the number of workloads that missed their progress deadline.
 	// +required
 	Failed int32 `json:"failed"`
-	// optedOut workloads would need a restart, and their annotation servingcert.dev/restart forbids it.
+	// optedOut is the number of workloads that need a restart, but whose annotation
+	// servingcert.dev/restart forbids it.
 	// +optional
 	OptedOut int32 `json:"optedOut,omitempty"`
-	// rolling are the pending workloads that roll for another reason, and are waited for.
+	// rolling is the number of pending workloads that roll for another reason; the operator waits
+	// for them.
 	// +optional
 	Rolling int32 `json:"rolling,omitempty"`
-	// blocked are the pending workloads that cannot be restarted now.
+	// blocked is the number of pending workloads that cannot be restarted now.
 	// +optional
 	Blocked int32 `json:"blocked,omitempty"`
-	// overdue are the workloads in progress whose turn is over: they take no place any more.
+	// overdue is the number of workloads in progress that have exceeded their time; they no longer
+	// count towards maxConcurrent.
 	// +optional
 	Overdue int32 `json:"overdue,omitempty"`
-	// lastCompletedAt is when a restart was last completed.
+	// lastCompletedAt is when a restart last completed.
 	// +optional
 	LastCompletedAt *metav1.Time `json:"lastCompletedAt,omitempty"`
-	// workloads are at most 10 that are not done, those first that need somebody: failed, then blocked, overdue, in progress, rolling and
-	// pending ones.
+	// workloads lists at most 10 workloads whose restart is not complete, those that need attention
+	// first: failed, then blocked, overdue, in progress, rolling and pending ones.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=10
 	Workloads []WorkloadRestart `json:"workloads,omitempty"`
 }
 
-// WorkloadRestartState is how a workload stands with its restart.
+// WorkloadRestartState is the state of a workload's restart.
 //
 // +kubebuilder:validation:Enum=Pending;Rolling;Blocked;InProgress;Overdue;Failed
 type WorkloadRestartState string
 
 // The states of workloads.
 const (
-	// WorkloadPending waits for its turn.
+	// WorkloadPending means that the workload waits for its turn.
 	WorkloadPending WorkloadRestartState = "Pending"
-	// WorkloadRolling rolls for another reason, and is waited for.
+	// WorkloadRolling means that the workload rolls for another reason, and the operator waits for
+	// it.
 	WorkloadRolling WorkloadRestartState = "Rolling"
-	// WorkloadBlocked cannot be restarted now.
+	// WorkloadBlocked means that the workload cannot be restarted now.
 	WorkloadBlocked WorkloadRestartState = "Blocked"
-	// WorkloadInProgress is being restarted.
+	// WorkloadInProgress means that the workload is being restarted.
 	WorkloadInProgress WorkloadRestartState = "InProgress"
-	// WorkloadOverdue is being restarted, and its turn is over.
+	// WorkloadOverdue means that the workload is being restarted and has exceeded its time.
 	WorkloadOverdue WorkloadRestartState = "Overdue"
-	// WorkloadFailed makes no progress any more.
+	// WorkloadFailed means that the rollout makes no progress any more.
 	WorkloadFailed WorkloadRestartState = "Failed"
 )
 
-// WorkloadRestart is one workload that is not done.
+// WorkloadRestart is a workload whose restart is not complete.
 type WorkloadRestart struct {
-	// kind of the workload, such as Deployment.
+	// kind is the kind of the workload, such as Deployment.
 	// +required
 	Kind string `json:"kind"`
-	// namespace of the workload.
+	// namespace is the namespace of the workload.
 	// +required
 	Namespace string `json:"namespace"`
-	// name of the workload.
+	// name is the name of the workload.
 	// +required
 	Name string `json:"name"`
-	// state of its restart.
+	// state is the state of its restart.
 	// +required
 	State WorkloadRestartState `json:"state"`
-	// since is when its restart began; before that, when what it holds was replaced, or when it was first seen to roll for another reason.
+	// since is when its restart started. Before that, it is when the certificate or bundle that it
+	// holds was replaced, or when the operator first observed that it rolls for another reason.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
-	// until is when it is not waited for any longer, whatever progress it makes.
+	// until is when the operator stops waiting for the workload, even if it makes progress.
 	// +optional
 	Until *metav1.Time `json:"until,omitempty"`
-	// message says why it is in this state, and what to do.
+	// message explains the state, and what to do.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message,omitempty"`

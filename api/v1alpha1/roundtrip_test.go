@@ -18,10 +18,10 @@ import (
 	configurations "github.com/servingcert/operator/api/v1alpha1/applyconfiguration/api/v1alpha1"
 )
 
-// rounds is how many random objects of each kind are tried.
+// rounds is the number of random objects of each kind.
 const rounds = 200
 
-// kinds are empty objects of each kind.
+// kinds returns functions that create an empty object of each kind.
 func kinds() map[string]func() runtime.Object {
 	return map[string]func() runtime.Object{
 		"ServiceCA":         func() runtime.Object { return &v1alpha1.ServiceCA{} },
@@ -29,7 +29,7 @@ func kinds() map[string]func() runtime.Object {
 	}
 }
 
-// eachRandomObject calls a check with objects whose every field is filled at random.
+// eachRandomObject calls check with objects whose fields all have random values.
 func eachRandomObject(t *testing.T, check func(t *testing.T, empty func() runtime.Object, filled runtime.Object)) {
 	t.Helper()
 	filler := randomFiller()
@@ -45,13 +45,14 @@ func eachRandomObject(t *testing.T, check func(t *testing.T, empty func() runtim
 	}
 }
 
-// randomFiller fills the types of apimachinery with what an API server could hold; its seed is fixed, so that a failure comes again.
+// randomFiller fills the types of apimachinery with values that an API server could store. Its seed
+// is fixed, so that failures are reproducible.
 func randomFiller() *randfill.Filler {
 	codecs := serializer.NewCodecFactory(runtime.NewScheme())
 	return randfill.NewWithSeed(1).NilChance(.5).NumElements(0, 3).Funcs(metafuzzer.Funcs(codecs)...)
 }
 
-// TestJSONRoundTrip writes random objects as JSON, reads them back, and finds nothing lost.
+// TestJSONRoundTrip encodes random objects as JSON, decodes them, and checks that nothing is lost.
 func TestJSONRoundTrip(t *testing.T) {
 	eachRandomObject(t, func(t *testing.T, empty func() runtime.Object, filled runtime.Object) {
 		t.Helper()
@@ -65,7 +66,8 @@ func TestJSONRoundTrip(t *testing.T) {
 	})
 }
 
-// TestApplyConfigurations reads random objects into their apply configurations and finds every field there.
+// TestApplyConfigurations decodes random objects into their apply configurations and checks that
+// every field is present.
 func TestApplyConfigurations(t *testing.T) {
 	eachRandomObject(t, func(t *testing.T, _ func() runtime.Object, filled runtime.Object) {
 		t.Helper()
@@ -82,7 +84,8 @@ func TestApplyConfigurations(t *testing.T) {
 	})
 }
 
-// TestApplyConfigurationSchema reads back what a manager owns, by the schema that comes with the apply configurations.
+// TestApplyConfigurationSchema extracts the fields that a manager owns, by the schema that is
+// generated with the apply configurations.
 func TestApplyConfigurationSchema(t *testing.T) {
 	owned := &metav1.FieldsV1{}
 	owned.SetRawString(`{"f:spec": {"f:certificate": {"f:duration": {}}}}`)
@@ -105,7 +108,7 @@ func TestApplyConfigurationSchema(t *testing.T) {
 	}
 }
 
-// dropServerFields empties the metadata that nobody applies.
+// dropServerFields clears the metadata that clients do not apply.
 func dropServerFields(t *testing.T, object runtime.Object) {
 	t.Helper()
 	metadata, err := meta.Accessor(object)
@@ -114,7 +117,8 @@ func dropServerFields(t *testing.T, object runtime.Object) {
 	metadata.SetSelfLink("")
 }
 
-// withoutEmpty decodes JSON and drops nulls, zeros and what is empty: an apply configuration says nothing instead.
+// withoutEmpty decodes JSON and drops nulls, zeros and empty values, which an apply configuration
+// omits.
 func withoutEmpty(t *testing.T, content []byte) any {
 	t.Helper()
 	var value any

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/cel/common"
 )
 
-// The sentences that several fields share.
+// The messages that several fields share.
 const (
 	sayDuration = "write a duration as numbers with the units h, m, s and ms, such as 90m, 36h or 2160h (90 days); " +
 		"there is no unit for days"
@@ -27,14 +27,15 @@ const (
 		"the operator only reads the one, and keeps and rotates the CA in the other"
 )
 
-// ruleCase is an object and the sentences that refuse it; none when it is good.
+// ruleCase is an object and the messages with which the API server rejects it; none if the object
+// is valid.
 type ruleCase struct {
 	name     string
 	manifest string
 	want     []string
 }
 
-// spec is the manifest of an object with a spec, called default.
+// spec returns the manifest of an object named default with this spec.
 func spec(fields string) string {
 	return "metadata: {name: default}\nspec: " + fields
 }
@@ -223,7 +224,7 @@ var servingCertPolicyRules = []ruleCase{
 	{name: "time zone by its offset", manifest: spec(`{restart: {windows: [{schedule: "0 2 * * 6", duration: 4h, timeZone: "+01:00"}]}}`), want: []string{sayTimeZone}},
 }
 
-// The sentences about one field.
+// The messages about one field.
 const (
 	sayExtraName = "spec.certificate.extraDNSNames: an extra DNS name is lower-case and may hold a leading '*.', " +
 		"and $(service) and $(namespace) between dots, such as $(service).$(namespace).example.org"
@@ -234,12 +235,13 @@ const (
 	sayTimeZone = "spec.restart.windows[0].timeZone: timeZone is a name from the IANA database, such as UTC or Europe/Zurich"
 )
 
-// TestServiceCARules tries each rule of the ServiceCA on a good and on a bad object.
+// TestServiceCARules checks each rule of the ServiceCA with a valid and an invalid object.
 func TestServiceCARules(t *testing.T) {
 	testRules(t, serviceCAFile, serviceCARules)
 }
 
-// TestServingCertPolicyRules does the same for the ServingCertPolicy.
+// TestServingCertPolicyRules checks each rule of the ServingCertPolicy with a valid and an invalid
+// object.
 func TestServingCertPolicyRules(t *testing.T) {
 	testRules(t, servingCertPolicyFile, servingCertPolicyRules)
 }
@@ -263,7 +265,7 @@ func testRules(t *testing.T, file string, cases []ruleCase) {
 	}
 }
 
-// refuses says whether a case wants a sentence; list indexes do not matter.
+// refuses reports whether a case expects the message, regardless of list indexes.
 func refuses(cases []ruleCase, sentence string) bool {
 	return slices.ContainsFunc(cases, func(tc ruleCase) bool {
 		return slices.ContainsFunc(tc.want, func(want string) bool {
@@ -272,7 +274,7 @@ func refuses(cases []ruleCase, sentence string) bool {
 	})
 }
 
-// messages yields each rule of the CRD: the path of its field and its message.
+// messages yields the path of the field and the message of each rule of the CRD.
 func (c *crd) messages() func(yield func(path, message string) bool) {
 	return func(yield func(path, message string) bool) {
 		eachRule(c.structural, "", yield)
@@ -297,8 +299,9 @@ func eachRule(s *structuralschema.Structural, path string, yield func(path, mess
 	return true
 }
 
-// TestSameSecretStoredBefore checks that a ServiceCA whose source is its signing key, stored before that was refused, can still be
-// updated, and its status written; and that no other becomes such a one.
+// TestSameSecretStoredBefore checks that a ServiceCA whose source is its own signing key, stored
+// before the rule existed, can still be updated, including its status, and that no other ServiceCA
+// can be changed to that.
 func TestSameSecretStoredBefore(t *testing.T) {
 	c := loadCRD(t, serviceCAFile)
 	object := func(source string) map[string]any {

@@ -2,8 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// ServiceCA is a certificate authority for the Services of a cluster: a signing key, kept in one Secret of the operator's
-// namespace, and the trust bundle that its clients verify with.
+// ServiceCA is a certificate authority for the Services of a cluster. It consists of a signing key,
+// kept in one Secret in the operator's namespace, and a trust bundle with which clients verify
+// certificates.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -24,12 +25,12 @@ type ServiceCA struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is what is wanted.
+	// spec defines the desired state of the ServiceCA.
 	// +optional
 	// +default={}
 	Spec ServiceCASpec `json:"spec,omitzero"`
 
-	// status is what is there.
+	// status reports the observed state of the ServiceCA.
 	// +optional
 	// +default={"observedGeneration": -1}
 	Status ServiceCAStatus `json:"status,omitzero"`
@@ -45,28 +46,31 @@ type ServiceCAList struct {
 	Items []ServiceCA `json:"items"`
 }
 
-// The rules of ServiceCASpec ask whether rotation and certificate are there, although both have defaults: the API server also tries the rules on
-// the bare default of spec.
+// The rules of ServiceCASpec check whether rotation and certificate are set, although both have
+// defaults: the API server also evaluates the rules on the bare default of spec.
 
-// ServiceCASpec is the wanted CA.
+// ServiceCASpec defines the desired state of a ServiceCA.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.certificate) || [self.rotation.rotateBefore, self.certificate.duration].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.rotateBefore) < duration(self.certificate.duration)",message="rotation.rotateBefore must be shorter than certificate.duration, or the CA would rotate for ever: about half of it is a good choice"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || [self.rotation.propagation.minimum, self.rotation.rotateBefore].exists(d, !d.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$')) || duration(self.rotation.propagation.minimum) < duration(self.rotation.rotateBefore)",message="rotation.propagation.minimum must be shorter than rotation.rotateBefore, or the CA would expire before its successor signs: 10m is a good choice"
 // +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.source.secret) || !has(self.signingKey) || !has(self.signingKey.secretName) || self.source.secret.name != self.signingKey.secretName",message="source.secret must name another Secret than that of signingKey (<name>-signing-key by default): the operator only reads the one, and keeps and rotates the CA in the other"
 type ServiceCASpec struct {
-	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set. A change starts
-	// a rotation to the CA of the new source, and so does another CA in the Secret of source.secret.
+	// source is where the CA's certificate and key come from: at most one of its fields can be set,
+	// and selfSigned applies if none is. A change of the source starts a rotation to the CA of the
+	// new source, and so does another CA in the Secret of source.secret.
 	// +optional
 	// +default={}
 	Source CASource `json:"source,omitzero"`
 
-	// certificate describes the next CA that is made: a change of privateKey, permittedDNSDomains or permittedUsages starts a rotation to
-	// it, one of commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
+	// certificate defines the next CA that is generated. A change of privateKey,
+	// permittedDNSDomains or permittedUsages starts a rotation; a change of commonName or duration
+	// takes effect at the next rotation. With source.secret this field has no effect: only the
+	// content of the Secret counts.
 	// +optional
 	// +default={}
 	Certificate CACertificate `json:"certificate,omitzero"`
 
-	// rotation says when and how a new generation of the CA takes over.
+	// rotation defines when and how a new generation of the CA replaces the current one.
 	// +optional
 	// +default={}
 	Rotation CARotation `json:"rotation,omitzero"`
@@ -76,25 +80,27 @@ type ServiceCASpec struct {
 	// +default={}
 	SigningKey SigningKeyReference `json:"signingKey,omitzero"`
 
-	// trustBundle names the ConfigMap that publishes the trust bundle.
+	// trustBundle names the ConfigMap that publishes the trust bundle, and further ConfigMaps with
+	// a copy of it.
 	// +optional
 	// +default={}
 	TrustBundle TrustBundleReference `json:"trustBundle,omitzero"`
 }
 
-// CASource says where a CA comes from.
+// CASource is the source of a CA.
 //
 // +kubebuilder:validation:XValidation:rule="[has(self.selfSigned), has(self.secret), has(self.certManager)].filter(x, x).size() <= 1",message="a CA has one source: keep one of selfSigned, secret and certManager"
 type CASource struct {
-	// selfSigned makes the operator generate a root of its own: the default.
+	// selfSigned makes the operator generate its own root CA: the default.
 	// +optional
 	SelfSigned *SelfSignedSource `json:"selfSigned,omitempty"`
 
-	// secret brings your own CA.
+	// secret uses a CA that you provide in a Secret.
 	// +optional
 	Secret *SecretSource `json:"secret,omitempty"`
 
-	// certManager obtains an intermediate CA from a cert-manager issuer, and its successors for each rotation.
+	// certManager obtains an intermediate CA from a cert-manager issuer, and a new one for each
+	// rotation.
 	// +optional
 	CertManager *CertManagerSource `json:"certManager,omitempty"`
 }
@@ -102,10 +108,11 @@ type CASource struct {
 // SelfSignedSource has no options.
 type SelfSignedSource struct{}
 
-// SecretSource names a Secret of type kubernetes.io/tls in the operator's namespace: `tls.crt` holds the CA's certificate, with
-// its intermediates after it, `tls.key` its private key, and `ca.crt` the root, where that is not the CA itself.
+// SecretSource names a Secret of type kubernetes.io/tls in the operator's namespace. `tls.crt`
+// holds the CA's certificate, followed by its intermediates; `tls.key` holds its private key; and
+// `ca.crt` holds the root, unless the CA itself is the root.
 type SecretSource struct {
-	// name of the Secret.
+	// name is the name of the Secret.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -115,27 +122,27 @@ type SecretSource struct {
 
 // CertManagerSource names a cert-manager issuer.
 type CertManagerSource struct {
-	// issuerRef is the issuer that signs the intermediate.
+	// issuerRef refers to the issuer that signs the intermediate CA.
 	// +required
 	IssuerRef IssuerReference `json:"issuerRef,omitzero"`
 }
 
 // IssuerReference refers to an issuer as cert-manager does.
 type IssuerReference struct {
-	// name of the issuer.
+	// name is the name of the issuer.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// kind of the issuer.
+	// kind is the kind of the issuer.
 	// +optional
 	// +default="ClusterIssuer"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Kind string `json:"kind,omitempty"`
 
-	// group of the issuer.
+	// group is the API group of the issuer.
 	// +optional
 	// +default="cert-manager.io"
 	// +kubebuilder:validation:MinLength=1
@@ -143,10 +150,11 @@ type IssuerReference struct {
 	Group string `json:"group,omitempty"`
 }
 
-// CACertificate describes the certificate of a self-signed CA. Its pathLenConstraint (RFC 5280 §4.2.1.9) is 3: as many generations
-// after it may be cross-signed below it, and no more.
+// CACertificate defines the certificate of a self-signed CA. Its pathLenConstraint (RFC 5280
+// §4.2.1.9) is 3, so that at most three later generations can be cross-signed below it.
 type CACertificate struct {
-	// commonName of the subject. Each generation's is unique: `<commonName>@<unix seconds>`.
+	// commonName is the common name of the subject. Each generation gets a unique one:
+	// `<commonName>@<unix seconds>`.
 	// +optional
 	// +default="service-serving-signer"
 	// +kubebuilder:validation:MinLength=1
@@ -160,15 +168,17 @@ type CACertificate struct {
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^([0-9]{1,6}([.][0-9]{1,3})?(h|m|s|ms))+$') || duration(self) >= duration('1m')",message="duration must be at least 1m: 18960h (26 months) is a good choice"
 	Duration Duration `json:"duration,omitempty"`
 
-	// privateKey of each generation. A change of its algorithm or size starts a rotation.
+	// privateKey defines the private key of each generation. A change of its algorithm or size
+	// starts a rotation.
 	// +optional
 	// +default={}
 	PrivateKey PrivateKey `json:"privateKey,omitzero"`
 
-	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
-	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
-	// cluster.local for the name below it. IP addresses, URIs and mail addresses are forbidden then. Empty: no constraint. A change
-	// starts a rotation.
+	// permittedDNSDomains are the only domains for which the CA may sign (RFC 5280 §4.2.1.10 name
+	// constraints, critical); a domain permits its subdomains too. Every name of a Service must be
+	// permitted: `svc` for `<service>.<namespace>.svc`, and `cluster.local` for the name below it.
+	// IP addresses, URIs and mail addresses are then forbidden. If empty, there is no constraint. A
+	// change starts a rotation.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=32
@@ -177,8 +187,9 @@ type CACertificate struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(d, d.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="a permitted DNS domain is a plain domain such as svc or cluster.local: lower-case, without '*' and without a leading dot"
 	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
 
-	// permittedUsages are the only extended key usages that the CA may sign for (RFC 5280 §4.2.1.12): `[server auth]` where no policy
-	// gives client auth. Empty: any. A change starts a rotation.
+	// permittedUsages are the only extended key usages for which the CA may sign (RFC 5280
+	// §4.2.1.12); set it to `[server auth]` if no policy allows client auth. If empty, any usage is
+	// permitted. A change starts a rotation.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=2
@@ -186,38 +197,39 @@ type CACertificate struct {
 	PermittedUsages []CertificateUsage `json:"permittedUsages,omitempty"`
 }
 
-// RotationMode says whether rotations happen.
+// RotationMode is whether rotations take place.
 //
 // +kubebuilder:validation:Enum=Automatic;Paused
 type RotationMode string
 
 // The rotation modes.
 const (
-	// RotationAutomatic rotates by the threshold, the trigger and changes of the spec.
+	// RotationAutomatic rotates at the threshold, on a new trigger, and on changes of the spec.
 	RotationAutomatic RotationMode = "Automatic"
-	// RotationPaused holds any rotation where it stands.
+	// RotationPaused stops any rotation at its current phase.
 	RotationPaused RotationMode = "Paused"
 )
 
-// TriggerReason says why a rotation was asked for.
+// TriggerReason is why a rotation was requested.
 //
 // +kubebuilder:validation:Enum=Routine;Compromise
 type TriggerReason string
 
 // The trigger reasons.
 const (
-	// TriggerRoutine keeps the old CA trusted for as long as previousTrust says.
+	// TriggerRoutine keeps the old CA trusted as long as previousTrust defines.
 	TriggerRoutine TriggerReason = "Routine"
-	// TriggerCompromise distrusts every CA before as soon as every certificate is reissued and propagation.minimum has passed.
+	// TriggerCompromise distrusts every earlier CA as soon as every certificate is reissued and
+	// propagation.minimum has passed.
 	TriggerCompromise TriggerReason = "Compromise"
 )
 
-// PreviousTrust says how long a CA that was replaced stays trusted.
+// PreviousTrust is how long a replaced CA stays trusted.
 //
 // +kubebuilder:validation:Enum=UntilExpiry;UntilUnused
 type PreviousTrust string
 
-// The ways to end the trust in a replaced CA.
+// When a replaced CA stops being trusted.
 const (
 	// TrustUntilExpiry trusts it until its own notAfter, as OpenShift does.
 	TrustUntilExpiry PreviousTrust = "UntilExpiry"
@@ -225,45 +237,48 @@ const (
 	TrustUntilUnused PreviousTrust = "UntilUnused"
 )
 
-// CARotation says when and how a new generation takes over.
+// CARotation defines when and how a new generation replaces the current one.
 type CARotation struct {
-	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default. A CA that was brought, or
-	// that an issuer signed, and lives for no longer than this is due when a third of its life is left.
+	// rotateBefore starts a rotation when less than this is left of the CA's lifetime: 9480h (13
+	// months) by default. A CA from source.secret or source.certManager whose lifetime is not
+	// longer than this is rotated when a third of its lifetime is left.
 	// +optional
 	// +default="9480h"
 	// +kubebuilder:validation:XValidation:rule="!self.matches('^[0.hms]+$')",message="rotateBefore must be longer than 0s: about half of certificate.duration is a good choice"
 	RotateBefore Duration `json:"rotateBefore,omitempty"`
 
-	// mode Paused holds any rotation where it stands, also the one at the end of the CA.
+	// mode is whether rotations take place. Paused stops any rotation at its current phase,
+	// including the one that is due because the CA expires.
 	// +optional
 	// +default="Automatic"
 	Mode RotationMode `json:"mode,omitempty"`
 
-	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git. The first CA of a ServiceCA
-	// takes it as acted on.
+	// trigger starts one rotation with each new value: a `rotate now` that can be committed to Git.
+	// The first CA of a ServiceCA treats the value as already handled.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	Trigger string `json:"trigger,omitempty"`
 
-	// triggerReason says why trigger was changed; it counts when the rotation begins.
+	// triggerReason is why trigger was changed. It is read when the rotation starts.
 	// +optional
 	// +default="Routine"
 	TriggerReason TriggerReason `json:"triggerReason,omitempty"`
 
-	// propagation is how long clients may need to see a new bundle.
+	// propagation is how long clients may need to load a new bundle.
 	// +optional
 	// +default={}
 	Propagation Propagation `json:"propagation,omitzero"`
 
-	// previousTrust says how long a replaced CA stays trusted.
+	// previousTrust is how long a replaced CA stays trusted.
 	// +optional
 	// +default="UntilExpiry"
 	PreviousTrust PreviousTrust `json:"previousTrust,omitempty"`
 }
 
-// Propagation is the time that a published bundle needs to reach its readers.
+// Propagation is the time that a published bundle needs to reach the clients that read it.
 type Propagation struct {
-	// minimum is the shortest time from when every target carries the next bundle to the switch of the signer: 10m by default.
+	// minimum is the shortest time between the moment when every target carries the next bundle and
+	// the moment when the next generation starts to sign: 10m by default.
 	// +optional
 	// +default="10m"
 	Minimum Duration `json:"minimum,omitempty"`
@@ -271,7 +286,7 @@ type Propagation struct {
 
 // SigningKeyReference names the Secret of a CA, in the operator's namespace.
 type SigningKeyReference struct {
-	// secretName is `<name of the ServiceCA>-signing-key` by default.
+	// secretName is the name of the Secret: `<name of the ServiceCA>-signing-key` by default.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -281,14 +296,15 @@ type SigningKeyReference struct {
 
 // TrustBundleReference names the ConfigMap that publishes a bundle, in the operator's namespace.
 type TrustBundleReference struct {
-	// configMapName is `<name of the ServiceCA>-trust-bundle` by default.
+	// configMapName is the name of the ConfigMap: `<name of the ServiceCA>-trust-bundle` by
+	// default.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="!format.dns1123Subdomain().validate(self).hasValue()",message="a ConfigMap's name has lower-case letters, digits, '-' and '.' only, and starts and ends with a letter or digit, such as corp-trust"
 	ConfigMapName string `json:"configMapName,omitempty"`
 
-	// key of the bundle in the ConfigMap's data.
+	// key is the key of the bundle in the ConfigMap's data.
 	// +optional
 	// +default="ca-bundle.crt"
 	// +kubebuilder:validation:MinLength=1
@@ -296,9 +312,10 @@ type TrustBundleReference struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as ca-bundle.crt"
 	Key string `json:"key,omitempty"`
 
-	// publish makes and keeps a ConfigMap with the bundle in each namespace that is selected, as OpenShift does with
-	// openshift-service-ca.crt: none by default, at most 3 names. A ConfigMap of that name that somebody else made is left alone. The operator needs
-	// the rights of config/components/publish.
+	// publish creates and maintains a ConfigMap with the bundle in each selected namespace, as
+	// OpenShift does with openshift-service-ca.crt: none by default, at most 3 names. The operator
+	// does not change a ConfigMap of that name that it did not create. It needs the permissions of
+	// config/components/publish.
 	// +optional
 	// +listType=map
 	// +listMapKey=configMapName
@@ -306,7 +323,7 @@ type TrustBundleReference struct {
 	Publish []PublishedBundle `json:"publish,omitempty"`
 }
 
-// PublishedBundle describes a ConfigMap that is kept in each namespace that is selected.
+// PublishedBundle defines a ConfigMap that the operator maintains in each selected namespace.
 type PublishedBundle struct {
 	// configMapName is the name of the ConfigMap.
 	// +required
@@ -316,7 +333,7 @@ type PublishedBundle struct {
 	// +kubebuilder:validation:XValidation:rule="self != 'kube-root-ca.crt'",message="Kubernetes itself publishes kube-root-ca.crt: choose another name, such as openshift-service-ca.crt"
 	ConfigMapName string `json:"configMapName,omitempty"`
 
-	// key of the bundle in the ConfigMap's data; the ConfigMap has no other key.
+	// key is the key of the bundle in the ConfigMap's data; the ConfigMap has no other key.
 	// +optional
 	// +default="service-ca.crt"
 	// +kubebuilder:validation:MinLength=1
@@ -324,7 +341,8 @@ type PublishedBundle struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="a ConfigMap's key has letters, digits, '-', '_' and '.' only, such as service-ca.crt"
 	Key string `json:"key,omitempty"`
 
-	// namespaceSelector selects namespaces by label; empty selects all. Where two ServiceCAs publish the same name, the older one does.
+	// namespaceSelector selects namespaces by label; empty selects all. If two ServiceCAs publish
+	// the same name in a namespace, the older one does.
 	// +optional
 	// +default={}
 	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="the operator of a matchExpression is In, NotIn, Exists or DoesNotExist"

@@ -8,8 +8,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestYAMLWords checks that every field name and enum value in the spec of our kinds is read as it is written. kubectl, Helm, Flux and Argo CD
-// parse YAML 1.1 (https://yaml.org/type/bool.html): there a bare on, off, yes, no, y or n is a boolean, also as a key.
+// TestYAMLWords checks that YAML parsers read every field name and enum value in the spec of our
+// kinds as the string that is written. kubectl, Helm, Flux and Argo CD parse YAML 1.1
+// (https://yaml.org/type/bool.html), in which a bare on, off, yes, no, y or n is a boolean, also as
+// a key.
 func TestYAMLWords(t *testing.T) {
 	if readsAsWritten("on") || readsAsWritten("null") || !readsAsWritten("triggers") {
 		t.Fatal("the parser is not the one that this test is about")
@@ -20,7 +22,8 @@ func TestYAMLWords(t *testing.T) {
 	}
 }
 
-// checkWords walks a schema, and reports each field name and enum value that YAML reads as something else.
+// checkWords walks a schema, and reports each field name and enum value that YAML reads as another
+// value.
 func checkWords(t *testing.T, schema *apiextensionsv1.JSONSchemaProps, path string) {
 	t.Helper()
 	for _, value := range schema.Enum {
@@ -43,7 +46,8 @@ func checkWords(t *testing.T, schema *apiextensionsv1.JSONSchemaProps, path stri
 	}
 }
 
-// readsAsWritten reports whether the parser of kubectl reads a bare word as that string, as a key and as a value.
+// readsAsWritten reports whether kubectl's parser reads a bare word as that string, both as a key
+// and as a value.
 func readsAsWritten(word string) bool {
 	var object map[string]any
 	err := yaml.Unmarshal([]byte(word+": "+word), &object)

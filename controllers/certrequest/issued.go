@@ -53,8 +53,8 @@ func FirstCertificate(chain []byte) []byte {
 	return pem.EncodeToMemory(block)
 }
 
-// Command returns a command about an object. A tenant may have chosen the name; valid is false if
-// it is not a valid name of a Kubernetes object.
+// Command returns a command about an object. A tenant may have chosen the object's name; the result
+// is false if it is not a valid name of a Kubernetes object.
 func Command(format, namespace, name string) (string, bool) {
 	return fmt.Sprintf(format, namespace, name), len(validation.IsDNS1123Subdomain(name)) == 0
 }

@@ -9,22 +9,26 @@ import (
 // CACertificateApplyConfiguration represents a declarative configuration of the CACertificate type for use
 // with apply.
 //
-// CACertificate describes the certificate of a self-signed CA. Its pathLenConstraint (RFC 5280 §4.2.1.9) is 3: as many generations
-// after it may be cross-signed below it, and no more.
+// CACertificate defines the certificate of a self-signed CA. Its pathLenConstraint (RFC 5280
+// §4.2.1.9) is 3, so that at most three later generations can be cross-signed below it.
 type CACertificateApplyConfiguration struct {
-	// commonName of the subject. Each generation's is unique: `<commonName>@<unix seconds>`.
+	// commonName is the common name of the subject. Each generation gets a unique one:
+	// `<commonName>@<unix seconds>`.
 	CommonName *string `json:"commonName,omitempty"`
 	// duration is the lifetime of each generation: 18960h (26 months) by default, at least 1m.
 	Duration *apiv1alpha1.Duration `json:"duration,omitempty"`
-	// privateKey of each generation. A change of its algorithm or size starts a rotation.
-	PrivateKey *PrivateKeyApplyConfiguration `json:"privateKey,omitempty"`
-	// permittedDNSDomains are the only domains that the CA may sign for (RFC 5280 §4.2.1.10 name constraints, critical);
-	// a domain permits its subdomains too. Every name of a Service must be permitted: svc for <service>.<namespace>.svc, and
-	// cluster.local for the name below it. IP addresses, URIs and mail addresses are forbidden then. Empty: no constraint. A change
+	// privateKey defines the private key of each generation. A change of its algorithm or size
 	// starts a rotation.
+	PrivateKey *PrivateKeyApplyConfiguration `json:"privateKey,omitempty"`
+	// permittedDNSDomains are the only domains for which the CA may sign (RFC 5280 §4.2.1.10 name
+	// constraints, critical); a domain permits its subdomains too. Every name of a Service must be
+	// permitted: `svc` for `<service>.<namespace>.svc`, and `cluster.local` for the name below it.
+	// IP addresses, URIs and mail addresses are then forbidden. If empty, there is no constraint. A
+	// change starts a rotation.
 	PermittedDNSDomains []string `json:"permittedDNSDomains,omitempty"`
-	// permittedUsages are the only extended key usages that the CA may sign for (RFC 5280 §4.2.1.12): `[server auth]` where no policy
-	// gives client auth. Empty: any. A change starts a rotation.
+	// permittedUsages are the only extended key usages for which the CA may sign (RFC 5280
+	// §4.2.1.12); set it to `[server auth]` if no policy allows client auth. If empty, any usage is
+	// permitted. A change starts a rotation.
 	PermittedUsages []apiv1alpha1.CertificateUsage `json:"permittedUsages,omitempty"`
 }
 

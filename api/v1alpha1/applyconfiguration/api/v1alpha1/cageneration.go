@@ -9,26 +9,30 @@ import (
 // CAGenerationApplyConfiguration represents a declarative configuration of the CAGeneration type for use
 // with apply.
 //
-// CAGeneration is one certificate of a CA.
+// CAGeneration is one generation of a CA, with its certificate.
 type CAGenerationApplyConfiguration struct {
-	// subject common name, e.g. `service-serving-signer@1795482000`.
+	// subject is the common name of the certificate's subject, such as
+	// `service-serving-signer@1795482000`.
 	Subject *string `json:"subject,omitempty"`
-	// serialNumber in hexadecimal.
+	// serialNumber is the serial number of the certificate in hexadecimal.
 	SerialNumber *string `json:"serialNumber,omitempty"`
-	// subjectKeyID in hexadecimal (RFC 5280 §4.2.1.2); of one that is longer than 64 bytes, its hash.
+	// subjectKeyID is the subject key identifier in hexadecimal (RFC 5280 §4.2.1.2), or its hash if
+	// it is longer than 64 bytes.
 	SubjectKeyID *string `json:"subjectKeyID,omitempty"`
-	// fingerprint is the SHA-256, in hexadecimal, of the certificate in DER and, for an intermediate CA, of the chain after it.
+	// fingerprint is the SHA-256, in hexadecimal, of the certificate in DER and, for an
+	// intermediate CA, of the chain after it.
 	Fingerprint *string `json:"fingerprint,omitempty"`
-	// notBefore is the begin of the validity.
+	// notBefore is the start of the certificate's validity.
 	NotBefore *v1.Time `json:"notBefore,omitempty"`
-	// notAfter is the end of the validity.
+	// notAfter is the end of the certificate's validity.
 	NotAfter *v1.Time `json:"notAfter,omitempty"`
-	// certificates is the number of live serving certificates that chain to this generation.
+	// certificates is the number of valid serving certificates that chain to this generation.
 	Certificates *int32 `json:"certificates,omitempty"`
-	// longestDurationSeconds is the longest lifetime of a certificate that the active generation may sign, as the policies ask for it.
+	// longestDurationSeconds is the longest lifetime of a certificate that the active generation
+	// may sign, as the policies request it, in seconds.
 	LongestDurationSeconds *int64 `json:"longestDurationSeconds,omitempty"`
-	// signedUntil is when the last certificate has expired that a previous generation may have signed, or that was sent with more than one
-	// certificate that leads to its root.
+	// signedUntil is the latest notAfter of the certificates that a previous generation may have
+	// signed, or that were sent with more than one certificate that chains to its root.
 	SignedUntil *v1.Time `json:"signedUntil,omitempty"`
 }
 

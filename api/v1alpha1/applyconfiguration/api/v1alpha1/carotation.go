@@ -9,21 +9,23 @@ import (
 // CARotationApplyConfiguration represents a declarative configuration of the CARotation type for use
 // with apply.
 //
-// CARotation says when and how a new generation takes over.
+// CARotation defines when and how a new generation replaces the current one.
 type CARotationApplyConfiguration struct {
-	// rotateBefore begins a rotation when less than this is left of the CA's lifetime: 9480h (13 months) by default. A CA that was brought, or
-	// that an issuer signed, and lives for no longer than this is due when a third of its life is left.
+	// rotateBefore starts a rotation when less than this is left of the CA's lifetime: 9480h (13
+	// months) by default. A CA from source.secret or source.certManager whose lifetime is not
+	// longer than this is rotated when a third of its lifetime is left.
 	RotateBefore *apiv1alpha1.Duration `json:"rotateBefore,omitempty"`
-	// mode Paused holds any rotation where it stands, also the one at the end of the CA.
+	// mode is whether rotations take place. Paused stops any rotation at its current phase,
+	// including the one that is due because the CA expires.
 	Mode *apiv1alpha1.RotationMode `json:"mode,omitempty"`
-	// trigger starts one rotation with each new value: the `rotate now` that can be committed to Git. The first CA of a ServiceCA
-	// takes it as acted on.
+	// trigger starts one rotation with each new value: a `rotate now` that can be committed to Git.
+	// The first CA of a ServiceCA treats the value as already handled.
 	Trigger *string `json:"trigger,omitempty"`
-	// triggerReason says why trigger was changed; it counts when the rotation begins.
+	// triggerReason is why trigger was changed. It is read when the rotation starts.
 	TriggerReason *apiv1alpha1.TriggerReason `json:"triggerReason,omitempty"`
-	// propagation is how long clients may need to see a new bundle.
+	// propagation is how long clients may need to load a new bundle.
 	Propagation *PropagationApplyConfiguration `json:"propagation,omitempty"`
-	// previousTrust says how long a replaced CA stays trusted.
+	// previousTrust is how long a replaced CA stays trusted.
 	PreviousTrust *apiv1alpha1.PreviousTrust `json:"previousTrust,omitempty"`
 }
 

@@ -9,13 +9,14 @@ import (
 // CASourceApplyConfiguration represents a declarative configuration of the CASource type for use
 // with apply.
 //
-// CASource says where a CA comes from.
+// CASource is the source of a CA.
 type CASourceApplyConfiguration struct {
-	// selfSigned makes the operator generate a root of its own: the default.
+	// selfSigned makes the operator generate its own root CA: the default.
 	SelfSigned *apiv1alpha1.SelfSignedSource `json:"selfSigned,omitempty"`
-	// secret brings your own CA.
+	// secret uses a CA that you provide in a Secret.
 	Secret *SecretSourceApplyConfiguration `json:"secret,omitempty"`
-	// certManager obtains an intermediate CA from a cert-manager issuer, and its successors for each rotation.
+	// certManager obtains an intermediate CA from a cert-manager issuer, and a new one for each
+	// rotation.
 	CertManager *CertManagerSourceApplyConfiguration `json:"certManager,omitempty"`
 }
 

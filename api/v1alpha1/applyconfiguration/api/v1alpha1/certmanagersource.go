@@ -7,7 +7,7 @@ package v1alpha1
 //
 // CertManagerSource names a cert-manager issuer.
 type CertManagerSourceApplyConfiguration struct {
-	// issuerRef is the issuer that signs the intermediate.
+	// issuerRef refers to the issuer that signs the intermediate CA.
 	IssuerRef *IssuerReferenceApplyConfiguration `json:"issuerRef,omitempty"`
 }
 

@@ -7,11 +7,11 @@ package v1alpha1
 //
 // IssuerReference refers to an issuer as cert-manager does.
 type IssuerReferenceApplyConfiguration struct {
-	// name of the issuer.
+	// name is the name of the issuer.
 	Name *string `json:"name,omitempty"`
-	// kind of the issuer.
+	// kind is the kind of the issuer.
 	Kind *string `json:"kind,omitempty"`
-	// group of the issuer.
+	// group is the API group of the issuer.
 	Group *string `json:"group,omitempty"`
 }
 

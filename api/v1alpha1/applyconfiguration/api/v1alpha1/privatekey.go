@@ -9,14 +9,16 @@ import (
 // PrivateKeyApplyConfiguration represents a declarative configuration of the PrivateKey type for use
 // with apply.
 //
-// PrivateKey describes the private key of a CA or of a serving certificate.
+// PrivateKey defines the private key of a CA or of a serving certificate.
 type PrivateKeyApplyConfiguration struct {
-	// algorithm of the key.
+	// algorithm is the algorithm of the key.
 	Algorithm *apiv1alpha1.KeyAlgorithm `json:"algorithm,omitempty"`
-	// size of the key in bits: 2048 (the default), 3072 or 4096 for RSA; 256 (the default), 384 or 521 for ECDSA; none for Ed25519.
+	// size is the size of the key in bits: 2048 (the default), 3072 or 4096 for RSA; 256 (the
+	// default), 384 or 521 for ECDSA; none for Ed25519.
 	Size *int32 `json:"size,omitempty"`
-	// encoding of the key in tls.key: PKCS8 for every algorithm, or PKCS1, which stands for PKCS #1 of an RSA key and SEC 1 of an ECDSA
-	// key. A change rewrites the keys that are there; no certificate is made anew.
+	// encoding is the encoding of the key in tls.key: PKCS8 for every algorithm, or PKCS1, which
+	// stands for PKCS #1 for an RSA key and for SEC 1 for an ECDSA key. A change re-encodes the
+	// existing keys; no certificate is reissued.
 	Encoding *apiv1alpha1.KeyEncoding `json:"encoding,omitempty"`
 }
 

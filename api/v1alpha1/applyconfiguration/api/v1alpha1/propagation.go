@@ -9,9 +9,10 @@ import (
 // PropagationApplyConfiguration represents a declarative configuration of the Propagation type for use
 // with apply.
 //
-// Propagation is the time that a published bundle needs to reach its readers.
+// Propagation is the time that a published bundle needs to reach the clients that read it.
 type PropagationApplyConfiguration struct {
-	// minimum is the shortest time from when every target carries the next bundle to the switch of the signer: 10m by default.
+	// minimum is the shortest time between the moment when every target carries the next bundle and
+	// the moment when the next generation starts to sign: 10m by default.
 	Minimum *apiv1alpha1.Duration `json:"minimum,omitempty"`
 }
 

@@ -9,13 +9,14 @@ import (
 // PublishedBundleApplyConfiguration represents a declarative configuration of the PublishedBundle type for use
 // with apply.
 //
-// PublishedBundle describes a ConfigMap that is kept in each namespace that is selected.
+// PublishedBundle defines a ConfigMap that the operator maintains in each selected namespace.
 type PublishedBundleApplyConfiguration struct {
 	// configMapName is the name of the ConfigMap.
 	ConfigMapName *string `json:"configMapName,omitempty"`
-	// key of the bundle in the ConfigMap's data; the ConfigMap has no other key.
+	// key is the key of the bundle in the ConfigMap's data; the ConfigMap has no other key.
 	Key *string `json:"key,omitempty"`
-	// namespaceSelector selects namespaces by label; empty selects all. Where two ServiceCAs publish the same name, the older one does.
+	// namespaceSelector selects namespaces by label; empty selects all. If two ServiceCAs publish
+	// the same name in a namespace, the older one does.
 	NamespaceSelector *v1.LabelSelectorApplyConfiguration `json:"namespaceSelector,omitempty"`
 }
 

@@ -9,23 +9,30 @@ import (
 // RestartApplyConfiguration represents a declarative configuration of the Restart type for use
 // with apply.
 //
-// Restart is the restart strategy of a policy.
+// Restart defines which workloads of a policy are restarted, and when.
 type RestartApplyConfiguration struct {
-	// strategy None reports what would need a restart; RollingRestart does it.
+	// strategy is whether workloads are restarted. None only reports which workloads need a
+	// restart; RollingRestart restarts them.
 	Strategy *apiv1alpha1.RestartStrategy `json:"strategy,omitempty"`
 	// triggers are the changes that restart a workload.
 	Triggers []apiv1alpha1.RestartReason `json:"triggers,omitempty"`
-	// consumers All restarts every consumer, Frozen only those that the kubelet cannot refresh.
+	// consumers selects which consumers are restarted. All restarts every consumer; Frozen restarts
+	// only those for which the kubelet cannot refresh the content (environment variables and
+	// subPath mounts).
 	Consumers *apiv1alpha1.RestartConsumers `json:"consumers,omitempty"`
-	// maxConcurrent is how many workloads of this policy roll at once.
+	// maxConcurrent is the maximum number of workloads of this policy that roll at the same time.
 	MaxConcurrent *int32 `json:"maxConcurrent,omitempty"`
-	// windows are the times at which a restart begins; none: at any time. See outsideWindows for the exception.
+	// windows are the times at which a restart may start. If empty, a restart may start at any
+	// time. See outsideWindows for the exception.
 	Windows []RestartWindowApplyConfiguration `json:"windows,omitempty"`
-	// outsideWindows WhenExpiring restarts a workload while no window is open if the certificate or the bundle that its pods hold has
-	// expired, or expires before the next window opens; turns, maxConcurrent and PodDisruptionBudgets apply as usual. Never restarts
-	// nothing outside the windows, and the condition RestartTooLate says what expires. It matters only where there are windows.
+	// outsideWindows selects what is restarted while no window is open. WhenExpiring restarts a
+	// workload if the certificate or the bundle that its pods hold has expired, or expires before
+	// the next window opens; the order of restarts, maxConcurrent and PodDisruptionBudgets apply as
+	// usual. Never restarts nothing outside the windows, and the condition RestartTooLate reports
+	// what expires. It has no effect without windows.
 	OutsideWindows *apiv1alpha1.RestartOutsideWindows `json:"outsideWindows,omitempty"`
-	// onFailure says what follows a rollout that misses its progress deadline.
+	// onFailure is what happens after a rollout misses its progress deadline. Halt starts no
+	// further restart; Continue continues with the next workload.
 	OnFailure *apiv1alpha1.RestartFailurePolicy `json:"onFailure,omitempty"`
 }
 

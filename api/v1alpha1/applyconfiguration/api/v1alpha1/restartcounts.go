@@ -9,26 +9,30 @@ import (
 // RestartCountsApplyConfiguration represents a declarative configuration of the RestartCounts type for use
 // with apply.
 //
-// RestartCounts counts workloads.
+// RestartCounts counts the workloads that need a restart.
 type RestartCountsApplyConfiguration struct {
-	// pending workloads hold an older certificate or bundle, and wait for their turn or their window, or for a strategy that restarts them.
+	// pending is the number of workloads that hold an older certificate or bundle, and wait for
+	// their turn, for a window, or for a strategy that restarts them.
 	Pending *int32 `json:"pending,omitempty"`
-	// inProgress workloads are rolling.
+	// inProgress is the number of workloads that are rolling.
 	InProgress *int32 `json:"inProgress,omitempty"`
-	// failed workloads missed their progress deadline.
+	// failed is the number of workloads that missed their progress deadline.
 	Failed *int32 `json:"failed,omitempty"`
-	// optedOut workloads would need a restart, and their annotation servingcert.dev/restart forbids it.
+	// optedOut is the number of workloads that need a restart, but whose annotation
+	// servingcert.dev/restart forbids it.
 	OptedOut *int32 `json:"optedOut,omitempty"`
-	// rolling are the pending workloads that roll for another reason, and are waited for.
+	// rolling is the number of pending workloads that roll for another reason; the operator waits
+	// for them.
 	Rolling *int32 `json:"rolling,omitempty"`
-	// blocked are the pending workloads that cannot be restarted now.
+	// blocked is the number of pending workloads that cannot be restarted now.
 	Blocked *int32 `json:"blocked,omitempty"`
-	// overdue are the workloads in progress whose turn is over: they take no place any more.
+	// overdue is the number of workloads in progress that have exceeded their time; they no longer
+	// count towards maxConcurrent.
 	Overdue *int32 `json:"overdue,omitempty"`
-	// lastCompletedAt is when a restart was last completed.
+	// lastCompletedAt is when a restart last completed.
 	LastCompletedAt *v1.Time `json:"lastCompletedAt,omitempty"`
-	// workloads are at most 10 that are not done, those first that need somebody: failed, then blocked, overdue, in progress, rolling and
-	// pending ones.
+	// workloads lists at most 10 workloads whose restart is not complete, those that need attention
+	// first: failed, then blocked, overdue, in progress, rolling and pending ones.
 	Workloads []WorkloadRestartApplyConfiguration `json:"workloads,omitempty"`
 }
 

@@ -9,13 +9,13 @@ import (
 // RestartWindowApplyConfiguration represents a declarative configuration of the RestartWindow type for use
 // with apply.
 //
-// RestartWindow is a recurring span of time.
+// RestartWindow is a recurring period in which restarts may start.
 type RestartWindowApplyConfiguration struct {
-	// schedule is the begin of the window: a cron expression with five fields, such as "0 2 * * 6".
+	// schedule is when the window opens: a cron expression with five fields, such as "0 2 * * 6".
 	Schedule *string `json:"schedule,omitempty"`
-	// duration of the window.
+	// duration is how long the window is open.
 	Duration *apiv1alpha1.Duration `json:"duration,omitempty"`
-	// timeZone of the schedule, from the IANA database.
+	// timeZone is the time zone of the schedule, a name in the IANA database.
 	TimeZone *string `json:"timeZone,omitempty"`
 }
 

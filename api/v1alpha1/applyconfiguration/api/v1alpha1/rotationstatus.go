@@ -10,19 +10,19 @@ import (
 // RotationStatusApplyConfiguration represents a declarative configuration of the RotationStatus type for use
 // with apply.
 //
-// RotationStatus is where a rotation stands.
+// RotationStatus is the state of a rotation.
 type RotationStatusApplyConfiguration struct {
-	// phase of the rotation.
+	// phase is the phase of the rotation.
 	Phase *apiv1alpha1.CAPhase `json:"phase,omitempty"`
-	// lastTransitionTime is when the phase began.
+	// lastTransitionTime is when the phase started.
 	LastTransitionTime *v1.Time `json:"lastTransitionTime,omitempty"`
-	// startedAt is when the rotation began; absent in the phase Stable.
+	// startedAt is when the rotation started; absent in the phase Stable.
 	StartedAt *v1.Time `json:"startedAt,omitempty"`
-	// reason why the rotation began; absent in the phase Stable.
+	// reason is why the rotation started; absent in the phase Stable.
 	Reason *apiv1alpha1.RotationReason `json:"reason,omitempty"`
-	// trigger is the last value of spec.rotation.trigger that was acted on.
+	// trigger is the last value of spec.rotation.trigger that was handled.
 	Trigger *string `json:"trigger,omitempty"`
-	// blockedBy says what the phase waits for, a sentence each.
+	// blockedBy lists what the phase waits for, one sentence each.
 	BlockedBy []string `json:"blockedBy,omitempty"`
 }
 

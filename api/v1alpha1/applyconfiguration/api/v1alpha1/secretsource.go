@@ -5,10 +5,11 @@ package v1alpha1
 // SecretSourceApplyConfiguration represents a declarative configuration of the SecretSource type for use
 // with apply.
 //
-// SecretSource names a Secret of type kubernetes.io/tls in the operator's namespace: `tls.crt` holds the CA's certificate, with
-// its intermediates after it, `tls.key` its private key, and `ca.crt` the root, where that is not the CA itself.
+// SecretSource names a Secret of type kubernetes.io/tls in the operator's namespace. `tls.crt`
+// holds the CA's certificate, followed by its intermediates; `tls.key` holds its private key; and
+// `ca.crt` holds the root, unless the CA itself is the root.
 type SecretSourceApplyConfiguration struct {
-	// name of the Secret.
+	// name is the name of the Secret.
 	Name *string `json:"name,omitempty"`
 }
 

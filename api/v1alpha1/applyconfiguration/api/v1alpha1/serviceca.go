@@ -14,15 +14,16 @@ import (
 // ServiceCAApplyConfiguration represents a declarative configuration of the ServiceCA type for use
 // with apply.
 //
-// ServiceCA is a certificate authority for the Services of a cluster: a signing key, kept in one Secret of the operator's
-// namespace, and the trust bundle that its clients verify with.
+// ServiceCA is a certificate authority for the Services of a cluster. It consists of a signing key,
+// kept in one Secret in the operator's namespace, and a trust bundle with which clients verify
+// certificates.
 type ServiceCAApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// metadata is the standard object metadata.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what is wanted.
+	// spec defines the desired state of the ServiceCA.
 	Spec *ServiceCASpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what is there.
+	// status reports the observed state of the ServiceCA.
 	Status *ServiceCAStatusApplyConfiguration `json:"status,omitempty"`
 }
 

@@ -5,21 +5,25 @@ package v1alpha1
 // ServiceCASpecApplyConfiguration represents a declarative configuration of the ServiceCASpec type for use
 // with apply.
 //
-// The rules of ServiceCASpec ask whether rotation and certificate are there, although both have defaults: the API server also tries the rules on
-// the bare default of spec.
-// ServiceCASpec is the wanted CA.
+// The rules of ServiceCASpec check whether rotation and certificate are set, although both have
+// defaults: the API server also evaluates the rules on the bare default of spec.
+// ServiceCASpec defines the desired state of a ServiceCA.
 type ServiceCASpecApplyConfiguration struct {
-	// source says where the CA's certificate and key come from: at most one of its fields, selfSigned when none is set. A change starts
-	// a rotation to the CA of the new source, and so does another CA in the Secret of source.secret.
+	// source is where the CA's certificate and key come from: at most one of its fields can be set,
+	// and selfSigned applies if none is. A change of the source starts a rotation to the CA of the
+	// new source, and so does another CA in the Secret of source.secret.
 	Source *CASourceApplyConfiguration `json:"source,omitempty"`
-	// certificate describes the next CA that is made: a change of privateKey, permittedDNSDomains or permittedUsages starts a rotation to
-	// it, one of commonName or duration waits for the next rotation. With source.secret only what the Secret holds counts.
+	// certificate defines the next CA that is generated. A change of privateKey,
+	// permittedDNSDomains or permittedUsages starts a rotation; a change of commonName or duration
+	// takes effect at the next rotation. With source.secret this field has no effect: only the
+	// content of the Secret counts.
 	Certificate *CACertificateApplyConfiguration `json:"certificate,omitempty"`
-	// rotation says when and how a new generation of the CA takes over.
+	// rotation defines when and how a new generation of the CA replaces the current one.
 	Rotation *CARotationApplyConfiguration `json:"rotation,omitempty"`
 	// signingKey names the Secret that holds the CA.
 	SigningKey *SigningKeyReferenceApplyConfiguration `json:"signingKey,omitempty"`
-	// trustBundle names the ConfigMap that publishes the trust bundle.
+	// trustBundle names the ConfigMap that publishes the trust bundle, and further ConfigMaps with
+	// a copy of it.
 	TrustBundle *TrustBundleReferenceApplyConfiguration `json:"trustBundle,omitempty"`
 }
 

@@ -10,23 +10,24 @@ import (
 // ServiceCAStatusApplyConfiguration represents a declarative configuration of the ServiceCAStatus type for use
 // with apply.
 //
-// ServiceCAStatus is the state of a CA.
+// ServiceCAStatus defines the observed state of a ServiceCA.
 type ServiceCAStatusApplyConfiguration struct {
-	// observedGeneration is the generation of the spec that this status answers; -1 before the first.
+	// observedGeneration is the generation of the spec that this status reports on; -1 before the
+	// first report.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// conditions are Ready, Reconciling, Stalled, TrustEstablished, Rotating, ExpiringSoon.
+	// conditions are Ready, Reconciling, Stalled, TrustEstablished, Rotating and ExpiringSoon.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
 	// active is the generation that signs.
 	Active *CAGenerationApplyConfiguration `json:"active,omitempty"`
 	// next is the generation that will sign, while a rotation prepares it.
 	Next *CAGenerationApplyConfiguration `json:"next,omitempty"`
-	// previous are the generations that no longer sign and are still trusted, the newest first.
+	// previous are the generations that no longer sign but are still trusted, the newest first.
 	Previous []CAGenerationApplyConfiguration `json:"previous,omitempty"`
-	// rotation is where the rotation stands.
+	// rotation is the state of the rotation.
 	Rotation *RotationStatusApplyConfiguration `json:"rotation,omitempty"`
-	// trustBundle is what clients verify with.
+	// trustBundle is the state of the trust bundle, with which clients verify certificates.
 	TrustBundle *TrustBundleStatusApplyConfiguration `json:"trustBundle,omitempty"`
-	// nextRotationTime is when the threshold starts the next rotation.
+	// nextRotationTime is when spec.rotation.rotateBefore starts the next rotation.
 	NextRotationTime *metav1.Time `json:"nextRotationTime,omitempty"`
 }
 

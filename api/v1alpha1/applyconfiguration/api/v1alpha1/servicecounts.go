@@ -5,17 +5,18 @@ package v1alpha1
 // ServiceCountsApplyConfiguration represents a declarative configuration of the ServiceCounts type for use
 // with apply.
 //
-// ServiceCounts counts Services.
+// ServiceCounts counts the Services of a policy.
 type ServiceCountsApplyConfiguration struct {
-	// matched Services want a certificate by this policy.
+	// matched is the number of Services that should have a certificate by this policy.
 	Matched *int32 `json:"matched,omitempty"`
-	// issued Services have one.
+	// issued is the number of Services that have a certificate.
 	Issued *int32 `json:"issued,omitempty"`
-	// pending Services will have one without anybody's doing.
+	// pending is the number of Services that will get a certificate without any action.
 	Pending *int32 `json:"pending,omitempty"`
-	// failed Services need somebody's doing: see failures.
+	// failed is the number of Services that need action: see failures.
 	Failed *int32 `json:"failed,omitempty"`
-	// held Services have one that is not renewed before somebody acts, and count as issued: see failures.
+	// held is the number of Services whose certificate is not renewed without action; they also
+	// count as issued: see failures.
 	Held *int32 `json:"held,omitempty"`
 }
 

@@ -5,15 +5,15 @@ package v1alpha1
 // ServiceFailureApplyConfiguration represents a declarative configuration of the ServiceFailure type for use
 // with apply.
 //
-// ServiceFailure says what stands in the way of a Service's certificate.
+// ServiceFailure is the problem of a Service with its certificate.
 type ServiceFailureApplyConfiguration struct {
-	// namespace of the Service.
+	// namespace is the namespace of the Service.
 	Namespace *string `json:"namespace,omitempty"`
-	// service is its name.
+	// service is the name of the Service.
 	Service *string `json:"service,omitempty"`
-	// reason in one word.
+	// reason is the reason in one CamelCase word.
 	Reason *string `json:"reason,omitempty"`
-	// message for a person.
+	// message is a human-readable explanation.
 	Message *string `json:"message,omitempty"`
 }
 

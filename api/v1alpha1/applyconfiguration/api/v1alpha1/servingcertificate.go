@@ -9,24 +9,30 @@ import (
 // ServingCertificateApplyConfiguration represents a declarative configuration of the ServingCertificate type for use
 // with apply.
 //
-// ServingCertificate describes the certificates of a policy.
+// ServingCertificate defines the properties of a policy's certificates.
 type ServingCertificateApplyConfiguration struct {
-	// duration is the lifetime of a certificate: 2160h (90 days) by default, at least 1m. A certificate never outlives its CA.
+	// duration is the lifetime of a certificate: 2160h (90 days) by default, at least 1m. A
+	// certificate never outlives its CA.
 	Duration *apiv1alpha1.Duration `json:"duration,omitempty"`
-	// renewBefore is how long before its end a certificate is renewed: a third of its lifetime by default. Each certificate is
-	// renewed a little earlier, by a share of its own, so that renewals never come as a wave.
+	// renewBefore is how long before its notAfter a certificate is renewed: a third of its lifetime
+	// by default. Each certificate is renewed a little earlier, by a fraction of its own, so that
+	// renewals are spread over time.
 	RenewBefore *apiv1alpha1.Duration `json:"renewBefore,omitempty"`
-	// privateKey of the certificates.
+	// privateKey defines the private keys of the certificates.
 	PrivateKey *ServingPrivateKeyApplyConfiguration `json:"privateKey,omitempty"`
-	// usages are the extended key usages.
+	// usages are the extended key usages of the certificates.
 	Usages []apiv1alpha1.CertificateUsage `json:"usages,omitempty"`
-	// clusterDomains are the cluster's DNS domains: the manager's --cluster-domain by default.
+	// clusterDomains are the DNS domains of the cluster: the value of the manager's flag
+	// --cluster-domain by default.
 	ClusterDomains []string `json:"clusterDomains,omitempty"`
-	// extraDNSNames are further names in every certificate; $(service) and $(namespace) stand for the Service's, each alone
-	// between dots. Keep both in a name, or Services of different namespaces come to the same one. A leading "*." is a wildcard.
+	// extraDNSNames are additional DNS names in every certificate. $(service) and $(namespace)
+	// stand for the name and the namespace of the Service; each must be a whole label, that is,
+	// alone between dots. Use both in a name, or Services of different namespaces get the same
+	// name. A leading "*." is a wildcard.
 	ExtraDNSNames []string `json:"extraDNSNames,omitempty"`
-	// caBundle Include adds the trust bundle to the Secret as `ca.crt`, as many charts expect; never for a Service that asks by
-	// an OpenShift annotation.
+	// caBundle is whether the Secret also contains the trust bundle. Include adds it as `ca.crt`,
+	// as many Helm charts expect, but never for a Service that requests its certificate by an
+	// OpenShift annotation.
 	CABundle *apiv1alpha1.CABundleMode `json:"caBundle,omitempty"`
 }
 

@@ -14,14 +14,15 @@ import (
 // ServingCertPolicyApplyConfiguration represents a declarative configuration of the ServingCertPolicy type for use
 // with apply.
 //
-// ServingCertPolicy says which Services get a serving certificate, from which ServiceCA, and what it looks like.
+// ServingCertPolicy defines which Services get a serving certificate, which ServiceCA issues it,
+// and its properties.
 type ServingCertPolicyApplyConfiguration struct {
 	v1.TypeMetaApplyConfiguration `json:""`
 	// metadata is the standard object metadata.
 	*v1.ObjectMetaApplyConfiguration `json:"metadata,omitempty"`
-	// spec is what is wanted.
+	// spec defines the desired state of the ServingCertPolicy.
 	Spec *ServingCertPolicySpecApplyConfiguration `json:"spec,omitempty"`
-	// status is what is there.
+	// status reports the observed state of the ServingCertPolicy.
 	Status *ServingCertPolicyStatusApplyConfiguration `json:"status,omitempty"`
 }
 

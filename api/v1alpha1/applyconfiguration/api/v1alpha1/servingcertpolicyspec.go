@@ -10,25 +10,28 @@ import (
 // ServingCertPolicySpecApplyConfiguration represents a declarative configuration of the ServingCertPolicySpec type for use
 // with apply.
 //
-// ServingCertPolicySpec is the wanted policy.
+// ServingCertPolicySpec defines the desired state of a ServingCertPolicy.
 type ServingCertPolicySpecApplyConfiguration struct {
-	// serviceCAName is the ServiceCA that signs.
+	// serviceCAName is the name of the ServiceCA that issues the certificates.
 	ServiceCAName *string `json:"serviceCAName,omitempty"`
-	// priority decides between policies that select the same Service: the highest rules it. A tie goes to the older policy,
-	// then to the name, and is reported.
+	// priority decides between policies that select the same Service: the policy with the highest
+	// priority applies. If priorities are equal, the older policy applies, then the one whose name
+	// sorts first, and the tie is reported.
 	Priority *int32 `json:"priority,omitempty"`
 	// namespaceSelector selects namespaces by label; empty selects all.
 	NamespaceSelector *v1.LabelSelectorApplyConfiguration `json:"namespaceSelector,omitempty"`
 	// serviceSelector selects Services by label; empty selects all.
 	ServiceSelector *v1.LabelSelectorApplyConfiguration `json:"serviceSelector,omitempty"`
-	// issuance Annotated serves the selected Services that ask by an annotation; All serves each of them, in a Secret called
-	// `<service><secretNameSuffix>` where the Service names none.
+	// issuance selects which of the selected Services get a certificate. Annotated issues to those
+	// that request one by an annotation. All issues to every Service, into a Secret named
+	// `<service><secretNameSuffix>` unless the Service names another one.
 	Issuance *apiv1alpha1.Issuance `json:"issuance,omitempty"`
-	// secretNameSuffix names the Secrets of issuance All.
+	// secretNameSuffix is the suffix of the Secret names for issuance All.
 	SecretNameSuffix *string `json:"secretNameSuffix,omitempty"`
-	// certificate describes the certificates.
+	// certificate defines the properties of the certificates.
 	Certificate *ServingCertificateApplyConfiguration `json:"certificate,omitempty"`
-	// restart says which workloads are restarted for a new certificate or bundle, and when.
+	// restart defines which workloads are restarted after a certificate or bundle changes, and
+	// when.
 	Restart *RestartApplyConfiguration `json:"restart,omitempty"`
 }
 

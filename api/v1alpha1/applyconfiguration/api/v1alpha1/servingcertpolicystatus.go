@@ -10,21 +10,25 @@ import (
 // ServingCertPolicyStatusApplyConfiguration represents a declarative configuration of the ServingCertPolicyStatus type for use
 // with apply.
 //
-// ServingCertPolicyStatus is the state of a policy.
+// ServingCertPolicyStatus defines the observed state of a ServingCertPolicy.
 type ServingCertPolicyStatusApplyConfiguration struct {
-	// observedGeneration is the generation of the spec that this status answers; -1 before the first.
+	// observedGeneration is the generation of the spec that this status reports on; -1 before the
+	// first report.
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
-	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted, RestartTooLate.
+	// conditions are Ready, Reconciling, Stalled, AllServed, Conflicted, RestartHalted and
+	// RestartTooLate.
 	Conditions []v1.ConditionApplyConfiguration `json:"conditions,omitempty"`
-	// services counts the Services that the policy rules.
+	// services counts the Services to which the policy applies.
 	Services *ServiceCountsApplyConfiguration `json:"services,omitempty"`
-	// failures say what stands in the way of a certificate: at most 10, by namespace and name.
+	// failures lists at most 10 Services that have a problem with their certificate, by namespace
+	// and name.
 	Failures []ServiceFailureApplyConfiguration `json:"failures,omitempty"`
-	// nextRenewalTime is when the next certificate is renewed, those of held Services aside.
+	// nextRenewalTime is when the next certificate is renewed; certificates of held Services are
+	// not included.
 	NextRenewalTime *metav1.Time `json:"nextRenewalTime,omitempty"`
 	// earliestExpiry is the earliest notAfter of the policy's certificates.
 	EarliestExpiry *metav1.Time `json:"earliestExpiry,omitempty"`
-	// restarts counts the workloads that a new certificate or bundle concerns.
+	// restarts counts the workloads that a new certificate or bundle affects.
 	Restarts *RestartCountsApplyConfiguration `json:"restarts,omitempty"`
 }
 

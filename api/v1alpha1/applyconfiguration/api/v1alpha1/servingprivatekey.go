@@ -9,11 +9,13 @@ import (
 // ServingPrivateKeyApplyConfiguration represents a declarative configuration of the ServingPrivateKey type for use
 // with apply.
 //
-// ServingPrivateKey describes the private key of a serving certificate.
+// ServingPrivateKey defines the private key of a serving certificate.
 type ServingPrivateKeyApplyConfiguration struct {
 	PrivateKeyApplyConfiguration `json:""`
-	// rotationPolicy Always makes a new key for every certificate. Never keeps it while it satisfies the policy and lies beside a
-	// certificate of this ServiceCA, and replaces all keys after a rotation with triggerReason Compromise.
+	// rotationPolicy is whether a renewal generates a new private key. Always generates one for
+	// every certificate. Never keeps the key while it matches the policy and its Secret has a
+	// certificate of this ServiceCA; all keys are replaced after a rotation with triggerReason
+	// Compromise.
 	RotationPolicy *apiv1alpha1.RotationPolicy `json:"rotationPolicy,omitempty"`
 }
 

@@ -7,7 +7,7 @@ package v1alpha1
 //
 // SigningKeyReference names the Secret of a CA, in the operator's namespace.
 type SigningKeyReferenceApplyConfiguration struct {
-	// secretName is `<name of the ServiceCA>-signing-key` by default.
+	// secretName is the name of the Secret: `<name of the ServiceCA>-signing-key` by default.
 	SecretName *string `json:"secretName,omitempty"`
 }
 

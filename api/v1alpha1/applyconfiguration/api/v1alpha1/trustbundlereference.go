@@ -7,13 +7,15 @@ package v1alpha1
 //
 // TrustBundleReference names the ConfigMap that publishes a bundle, in the operator's namespace.
 type TrustBundleReferenceApplyConfiguration struct {
-	// configMapName is `<name of the ServiceCA>-trust-bundle` by default.
+	// configMapName is the name of the ConfigMap: `<name of the ServiceCA>-trust-bundle` by
+	// default.
 	ConfigMapName *string `json:"configMapName,omitempty"`
-	// key of the bundle in the ConfigMap's data.
+	// key is the key of the bundle in the ConfigMap's data.
 	Key *string `json:"key,omitempty"`
-	// publish makes and keeps a ConfigMap with the bundle in each namespace that is selected, as OpenShift does with
-	// openshift-service-ca.crt: none by default, at most 3 names. A ConfigMap of that name that somebody else made is left alone. The operator needs
-	// the rights of config/components/publish.
+	// publish creates and maintains a ConfigMap with the bundle in each selected namespace, as
+	// OpenShift does with openshift-service-ca.crt: none by default, at most 3 names. The operator
+	// does not change a ConfigMap of that name that it did not create. It needs the permissions of
+	// config/components/publish.
 	Publish []PublishedBundleApplyConfiguration `json:"publish,omitempty"`
 }
 

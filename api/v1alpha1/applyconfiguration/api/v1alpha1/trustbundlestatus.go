@@ -11,22 +11,26 @@ import (
 //
 // TrustBundleStatus is the state of the published bundle.
 type TrustBundleStatusApplyConfiguration struct {
-	// hash of the bundle: SHA-256 in hexadecimal.
+	// hash is the SHA-256 of the bundle in hexadecimal.
 	Hash *string `json:"hash,omitempty"`
-	// fingerprints of the certificates in the bundle: SHA-256 in hexadecimal.
+	// fingerprints are the SHA-256 of each certificate in the bundle, in hexadecimal.
 	Fingerprints []string `json:"fingerprints,omitempty"`
-	// changedAt is when every target carried the last change that running processes must read: a root that was added, or a compromised
-	// one that was dropped. Containers that started earlier trust what was before; absent until the first such change.
+	// changedAt is when every target carried the last change that running processes must load: a
+	// root that was added, or a compromised root that was removed. Containers that started earlier
+	// still trust the previous bundle. It is absent until the first such change.
 	ChangedAt *v1.Time `json:"changedAt,omitempty"`
-	// certificates in the bundle.
+	// certificates is the number of certificates in the bundle.
 	Certificates *int32 `json:"certificates,omitempty"`
-	// clusterTrustBundleName is the ClusterTrustBundle that publishes the bundle, for any pod to mount; absent where the cluster serves none.
+	// clusterTrustBundleName is the name of the ClusterTrustBundle that publishes the bundle, which
+	// any pod can mount; absent if the cluster does not serve ClusterTrustBundles.
 	ClusterTrustBundleName *string `json:"clusterTrustBundleName,omitempty"`
-	// targets is the number of objects that ask for the bundle, the trust-bundle ConfigMap and the ClusterTrustBundle among them.
+	// targets is the number of objects that request the bundle, including the trust-bundle
+	// ConfigMap and the ClusterTrustBundle.
 	Targets *int32 `json:"targets,omitempty"`
 	// currentTargets is the number of targets that carry the current bundle.
 	CurrentTargets *int32 `json:"currentTargets,omitempty"`
-	// blockedTargets is the number of targets that cannot be given the bundle before their owners have put something right.
+	// blockedTargets is the number of targets that cannot get the bundle until their owners fix a
+	// problem.
 	BlockedTargets *int32 `json:"blockedTargets,omitempty"`
 }
 

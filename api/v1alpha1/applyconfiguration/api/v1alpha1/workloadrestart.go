@@ -10,21 +10,22 @@ import (
 // WorkloadRestartApplyConfiguration represents a declarative configuration of the WorkloadRestart type for use
 // with apply.
 //
-// WorkloadRestart is one workload that is not done.
+// WorkloadRestart is a workload whose restart is not complete.
 type WorkloadRestartApplyConfiguration struct {
-	// kind of the workload, such as Deployment.
+	// kind is the kind of the workload, such as Deployment.
 	Kind *string `json:"kind,omitempty"`
-	// namespace of the workload.
+	// namespace is the namespace of the workload.
 	Namespace *string `json:"namespace,omitempty"`
-	// name of the workload.
+	// name is the name of the workload.
 	Name *string `json:"name,omitempty"`
-	// state of its restart.
+	// state is the state of its restart.
 	State *apiv1alpha1.WorkloadRestartState `json:"state,omitempty"`
-	// since is when its restart began; before that, when what it holds was replaced, or when it was first seen to roll for another reason.
+	// since is when its restart started. Before that, it is when the certificate or bundle that it
+	// holds was replaced, or when the operator first observed that it rolls for another reason.
 	Since *v1.Time `json:"since,omitempty"`
-	// until is when it is not waited for any longer, whatever progress it makes.
+	// until is when the operator stops waiting for the workload, even if it makes progress.
 	Until *v1.Time `json:"until,omitempty"`
-	// message says why it is in this state, and what to do.
+	// message explains the state, and what to do.
 	Message *string `json:"message,omitempty"`
 }
 
