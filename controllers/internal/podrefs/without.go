@@ -3,6 +3,7 @@ package podrefs
 import (
 	"path"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
@@ -34,7 +35,8 @@ func StartWithout(pod *corev1.PodSpec, source Source) []string {
 			files := paths[mount.Name]
 			switch {
 			case mount.SubPath != "":
-				return slices.Contains(files, path.Clean(mount.SubPath)) || (len(files) > 0 && len(source.Keys) == 0)
+				return slices.ContainsFunc(files, func(file string) bool { return isBelow(file, path.Clean(mount.SubPath)) }) ||
+					(len(files) > 0 && len(source.Keys) == 0)
 			case mount.SubPathExpr != "" || !refreshed[mount.Name]:
 				return len(files) > 0
 			}
@@ -45,6 +47,12 @@ func StartWithout(pod *corev1.PodSpec, source Source) []string {
 		}
 	}
 	return names
+}
+
+// isBelow reports whether a path in a volume is that of a mount, or of a file in the directory that
+// is mounted.
+func isBelow(file, mounted string) bool {
+	return file == mounted || strings.HasPrefix(file, mounted+"/")
 }
 
 // refreshedVolumes returns the volumes that are mounted by a container that runs as long as the

@@ -51,6 +51,8 @@ func TestStartWithout(t *testing.T) {
 		"a file elsewhere":             {mount("ca.pem", true, corev1.KeyToPath{Key: key, Path: "ca.pem"}), true, true},
 		"a file that is waited for":    {mount("ca.pem", false, corev1.KeyToPath{Key: key, Path: "ca.pem"}), false, false},
 		"a file that is not there":     {mount(key, true, corev1.KeyToPath{Key: "app.conf", Path: "app.conf"}), false, false},
+		"a directory with the file":    {mount("certs", true, corev1.KeyToPath{Key: key, Path: "certs/ca.pem"}), true, true},
+		"another directory":            {mount("cert", true, corev1.KeyToPath{Key: key, Path: "certs/ca.pem"}), false, false},
 		"a volume":                     {mount("", true), false, false},
 		"an init container's volume":   {initial, true, false},
 		"a variable":                   {variable(key, new(true)), true, true},
