@@ -22,7 +22,7 @@ import (
 )
 
 // testCluster is a separate cluster, for tests that would disturb others or be disturbed by them.
-// It runs neither an operator nor the controllers of Kubernetes until a test starts them.
+// No operator runs in it until the test starts one, and no controllers of Kubernetes do.
 type testCluster struct {
 	*testing.T
 	cluster *cluster.Cluster

@@ -13,8 +13,8 @@ import (
 // hostileText clears a terminal, adds a line and reverses the direction of the text that follows.
 const hostileText = "x\x1b[2J\nReason: fine\u202e\u009b31m"
 
-// The operator copies a tenant's text into annotations, Events and statuses only with its control
-// characters escaped.
+// No annotation, Event or status contains a tenant's text in a form that a terminal would
+// interpret.
 func TestTenantTextIsEscaped(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

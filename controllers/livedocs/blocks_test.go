@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// unchecked marks a block that needs what the embedded cluster has not.
+	// unchecked marks a block that needs what the embedded cluster does not have.
 	unchecked = "real-cluster"
 	// applied marks a manifest that is applied, for the commands after it.
 	applied = "applied"
@@ -35,7 +35,7 @@ func (b block) String() string { return fmt.Sprintf("%s:%d", b.page, b.line) }
 
 func (b block) marked(mark string) bool { return slices.Contains(b.marks, mark) }
 
-// commands are what a reader of the block types.
+// commands returns what a reader of the block types.
 func (b block) commands() string {
 	switch b.language {
 	case "sh":
@@ -58,7 +58,8 @@ func (b block) commands() string {
 
 var fence = regexp.MustCompile("^( *)```(.*)$")
 
-// blocksOf reads the fenced blocks of a page; what is indented with its fence, in a list, is read as if it were not.
+// blocksOf returns the fenced blocks of a page. The indentation of a fence in a list is removed
+// from its block.
 func blocksOf(page, content string) []block {
 	var blocks []block
 	var open *block
@@ -80,7 +81,7 @@ func blocksOf(page, content string) []block {
 	return blocks
 }
 
-// readPages reads the blocks of all pages that are written by hand, in the order of the names of the pages.
+// readPages returns the blocks of all handwritten pages, in the order of the pages' names.
 func readPages(t *testing.T) []block {
 	t.Helper()
 	var blocks []block

@@ -10,7 +10,8 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// prepare is what a reader of any page has: the operator, a CA, and the demo. Clients read a new bundle at once, so that a rotation takes seconds.
+// prepare sets up what a reader of any page has: the operator, a CA, and the demo. Propagation is
+// set short, so that a rotation takes seconds.
 const prepare = `
 kubectl apply --server-side --force-conflicts -k config/default
 kubectl apply --server-side --force-conflicts -k config/samples/basic
@@ -26,7 +27,7 @@ type shell struct {
 	env    []string
 }
 
-// newShell is one in a folder of its own, with those parts of the repository that commands name.
+// newShell returns a shell in its own folder, with the parts of the repository that commands name.
 func newShell(t *testing.T, running *cluster.Cluster) shell {
 	t.Helper()
 	s := shell{folder: t.TempDir()}
@@ -43,7 +44,7 @@ func newShell(t *testing.T, running *cluster.Cluster) shell {
 	return s
 }
 
-// standIn is a folder with a stand-in for make, which looks whether there is such a target.
+// standIn returns a folder with a replacement for make that only checks that a target exists.
 func standIn(t *testing.T) string {
 	t.Helper()
 	command, err := exec.LookPath("make")
@@ -73,7 +74,8 @@ func (s shell) run(t *testing.T, commands string) {
 	}
 }
 
-// runPages runs the commands of the pages, each page in a folder of its own; after one that fails, the rest of its page is left out.
+// runPages runs the commands of the pages, each page in its own folder; after a command that fails,
+// it skips the rest of that page.
 func runPages(t *testing.T, running *cluster.Cluster, blocks []block, wanted func(page string) bool) {
 	t.Helper()
 	byPage := map[string][]block{}

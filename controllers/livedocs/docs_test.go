@@ -1,5 +1,6 @@
-// Package livedocs_test holds the documentation to what it says: its commands run, its manifests are accepted, its programs compile. How a block is
-// marked that cannot be checked is in CONTRIBUTING.md.
+// Package livedocs_test checks the documentation: its commands run, the API server accepts its
+// manifests, and its programs compile. CONTRIBUTING.md describes how a block is marked that cannot
+// be checked.
 package livedocs_test
 
 import (
@@ -20,11 +21,11 @@ import (
 
 const (
 	root = "../.."
-	// openShiftPage is for an operator that is installed under OpenShift's names.
+	// openShiftPage needs an operator that is installed under OpenShift's names.
 	openShiftPage      = "docs/openshift.md"
 	openShiftNamespace = "openshift-service-ca"
 	usualNamespace     = "servingcert-system"
-	// timeout is how long a block may take; nothing is measured by it.
+	// timeout is how long a block may take; it measures nothing.
 	timeout = 4 * time.Minute
 )
 
@@ -33,7 +34,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestPages checks every manifest, and then runs every command, in a cluster that all pages share, as those of a reader do.
+// TestPages checks every manifest, and then runs every command in a cluster that all pages share,
+// as they share a reader's cluster.
 func TestPages(t *testing.T) {
 	running := start(t)
 	blocks := readPages(t)
@@ -105,7 +107,7 @@ func operate(t *testing.T, running *cluster.Cluster, namespace string) {
 	})
 }
 
-// moduleOf is the folder of a module that this one requires.
+// moduleOf returns the folder of a module that this one requires.
 func moduleOf(t *testing.T, path string) string {
 	t.Helper()
 	folder, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", path).Output()

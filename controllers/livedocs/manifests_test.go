@@ -23,10 +23,12 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// foreign are groups of APIs that people have beside the operator; of these only the YAML is read.
+// foreign are the API groups of other projects that users run beside the operator; of their
+// manifests only the YAML syntax is checked.
 var foreign = []string{"argoproj.io", "fluxcd.io", "monitoring.coreos.com", "operators.coreos.com", "kustomize.config.k8s.io"}
 
-// part is a piece of an object, as a page shows it: known by its keys, and checked in the midst of the least that makes the object whole.
+// part is a fragment of an object, as a page shows it: it is recognized by its keys, and checked
+// inside the smallest object that makes it complete.
 type part struct {
 	keys []string
 	in   []string
@@ -40,7 +42,7 @@ var parts = []part{
 	{keys: []string{"rotation", "source"}, in: []string{"spec"}, of: `{apiVersion: servingcert.dev/v1alpha1, kind: ServiceCA, metadata: {name: part}, spec: {}}`},
 }
 
-// checkManifests has the API server look at every manifest, without keeping it.
+// checkManifests checks every manifest by a dry run against the API server.
 func checkManifests(t *testing.T, running *cluster.Cluster, blocks []block) {
 	t.Helper()
 	kube, err := client.New(running.Config, client.Options{})
@@ -65,7 +67,7 @@ func checkManifests(t *testing.T, running *cluster.Cluster, blocks []block) {
 	}
 }
 
-// objectsOf are the objects of a block that the API server can be asked about.
+// objectsOf returns the objects of a block that the API server can check.
 func objectsOf(b block) ([]*unstructured.Unstructured, error) {
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(b.text), len(b.text))
 	var objects []*unstructured.Unstructured
@@ -90,7 +92,7 @@ func objectsOf(b block) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// whole is the object itself, or the one that it is a part of.
+// whole returns the object itself, or for a fragment the complete object around it.
 func whole(content map[string]any) (*unstructured.Unstructured, error) {
 	if content["apiVersion"] != nil {
 		return &unstructured.Unstructured{Object: content}, nil
@@ -125,7 +127,8 @@ func (p part) knows(content map[string]any) bool {
 	return true
 }
 
-// dryRun applies an object for nothing, and refuses fields that the API server does not know.
+// dryRun applies an object without persisting it, and rejects fields that the API server does not
+// know.
 func dryRun(ctx context.Context, kube client.Client, object *unstructured.Unstructured) error {
 	namespaced, err := kube.IsObjectNamespaced(object)
 	if err != nil {
@@ -143,7 +146,7 @@ func dryRun(ctx context.Context, kube client.Client, object *unstructured.Unstru
 		client.ForceOwnership)
 }
 
-// makeNamespace makes one, and waits until pods may be in it.
+// makeNamespace creates a namespace, and waits until it accepts pods.
 func makeNamespace(ctx context.Context, kube client.Client, name string) error {
 	err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	if err != nil && !apierrors.IsAlreadyExists(err) {

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestReasons looks up what an object that asks for a bundle may be told: each reason has a row that says what to do.
+// TestReasons checks that the documentation has a row with a remedy for each reason that the
+// operator can report on an object that asks for a bundle.
 func TestReasons(t *testing.T) {
 	read := func(path ...string) string {
 		content, err := os.ReadFile(filepath.Join(append([]string{root}, path...)...))

@@ -13,10 +13,10 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// patchArgoCD is the command of docs/gitops.md.
+// patchArgoCD is the command in docs/gitops.md.
 const patchArgoCD = "kubectl kustomize config/argocd | kubectl patch configmap argocd-cm -n argocd --type=merge --patch-file=/dev/stdin"
 
-// The patch of Argo CD's ConfigMap brings the health scripts as they are, and leaves the rest alone.
+// The patch of Argo CD's ConfigMap adds the health scripts unchanged, and leaves the rest alone.
 func TestArgoCDPatch(t *testing.T) {
 	t.Parallel()
 	kubectl(t, "create", "namespace", "argocd")
@@ -47,7 +47,7 @@ data: {url: https://argocd.example.org}
 	}
 }
 
-// shell runs a command as a person would, in the folder of the repository.
+// shell runs a command as an administrator would, in the folder of the repository.
 func shell(t *testing.T, line string) {
 	t.Helper()
 	root, err := testoperator.Path()

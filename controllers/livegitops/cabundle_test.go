@@ -18,7 +18,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// committed is a webhook configuration whose manifest has a caBundle, and a ServiceCA that it asks.
+// committed is a webhook configuration whose manifest has a caBundle, and the ServiceCA whose
+// bundle it asks for.
 type committed struct {
 	*testing.T
 	name     string
@@ -52,7 +53,8 @@ func (c *committed) live() *admissionregistrationv1.ValidatingWebhookConfigurati
 	return get(c.T, "", c.name, &admissionregistrationv1.ValidatingWebhookConfiguration{})
 }
 
-// filled waits until the webhook has the bundle that its ServiceCA publishes, and that nobody owns.
+// filled waits until the webhook has the bundle that its ServiceCA publishes, owned by no field
+// manager.
 func (c *committed) filled() {
 	c.Helper()
 	eventually(c.T, func(context.Context) string {
@@ -68,7 +70,7 @@ func (c *committed) filled() {
 	})
 }
 
-// owners are the managers that own a caBundle.
+// owners returns the field managers that own a caBundle.
 func owners(live *admissionregistrationv1.ValidatingWebhookConfiguration) (managers []string) {
 	for _, entry := range live.ManagedFields {
 		if strings.Contains(string(entry.FieldsV1.GetRawBytes()), "f:caBundle") {
@@ -78,7 +80,7 @@ func owners(live *admissionregistrationv1.ValidatingWebhookConfiguration) (manag
 	return managers
 }
 
-// A caBundle that is committed comes back with each sync, and we put ours back.
+// A committed caBundle comes back with each sync, and the operator restores its own.
 func TestCommittedCABundleConflicts(t *testing.T) {
 	t.Parallel()
 	c := newCommitted(t)
@@ -88,7 +90,7 @@ func TestCommittedCABundleConflicts(t *testing.T) {
 	c.filled()
 }
 
-// An empty caBundle that is committed comes back with each sync, too, whichever way it is applied.
+// A committed empty caBundle comes back with each sync too, however it is applied.
 func TestCommittedEmptyCABundle(t *testing.T) {
 	t.Parallel()
 	for _, by := range []applier{flux, argoCD, argoServerSide} {
@@ -107,7 +109,7 @@ func TestCommittedEmptyCABundle(t *testing.T) {
 	}
 }
 
-// setCABundle changes what is committed.
+// setCABundle changes the committed caBundle.
 func (c *committed) setCABundle(value string) {
 	c.Helper()
 	webhooks, _, _ := unstructured.NestedSlice(c.manifest.Object, "webhooks")
@@ -115,9 +117,10 @@ func (c *committed) setCABundle(value string) {
 	c.manifest.Object["webhooks"] = webhooks
 }
 
-// Argo CD with `ignoreDifferences` and `RespectIgnoreDifferences=true` applies for each ignored field what is there. It then owns the
-// caBundle; the operator brings the next bundle all the same, and the generation changes for nothing else. An exception for fields of our
-// manager would find none: nobody owns a caBundle that we wrote.
+// Argo CD with `ignoreDifferences` and `RespectIgnoreDifferences=true` applies for each ignored
+// field its live value. It then owns the caBundle; the operator still writes the next bundle, and
+// nothing else changes the generation. An exception for the fields of the operator's manager would
+// match nothing: no field manager owns a caBundle that the operator wrote.
 func TestIgnoredCABundle(t *testing.T) {
 	t.Parallel()
 	c := newCommitted(t)
@@ -160,7 +163,8 @@ func TestIgnoredCABundle(t *testing.T) {
 	}
 }
 
-// A patch takes the field out before anything is applied, for each tool that runs kustomize. It is that of docs/gitops.md.
+// A patch removes the field before anything is applied, for every tool that runs kustomize. It is
+// the patch in docs/gitops.md.
 func TestPatchedOutCABundle(t *testing.T) {
 	t.Parallel()
 	c := newCommitted(t)

@@ -17,11 +17,13 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// targets are the trust-bundle ConfigMap, the ClusterTrustBundle, and what asks in a repository: a ConfigMap, a Secret, a webhook configuration.
+// targets counts the trust-bundle ConfigMap, the ClusterTrustBundle, and the objects of a
+// repository that ask for the bundle: a ConfigMap, a Secret and a webhook configuration.
 const targets = 5
 
-// What is committed is applied over and over, by each tool in its way, while the CA rotates through all phases, twice, and certificates are
-// reissued and workloads restarted. To apply changes nothing, at any moment, but what a commit changes; and nothing of ours is lost.
+// What is committed is applied over and over, by each tool in its way, while the CA rotates twice
+// through all phases, certificates are reissued and workloads are restarted. An apply changes only
+// what a commit changes, at any moment, and nothing that the operator wrote is lost.
 func TestRepeatedApply(t *testing.T) {
 	t.Parallel()
 	for _, by := range []applier{flux, argoCD, argoServerSide} {
@@ -52,7 +54,8 @@ func TestRepeatedApply(t *testing.T) {
 	}
 }
 
-// OpenShift's manifests are applied over and over by the default of Argo CD: a ConfigMap without data is one whose data is the bundle.
+// OpenShift's manifests are applied over and over in Argo CD's default way: the data of a ConfigMap
+// that is committed without data become the bundle.
 func TestOpenShift(t *testing.T) {
 	t.Parallel()
 	r := newRepository(t, argoCD, "default", []string{"controllers", "livegitops", "testdata", "openshift"}, []string{"config", "samples", "openshift"})
@@ -82,8 +85,9 @@ func TestOpenShift(t *testing.T) {
 	}
 }
 
-// otherDataDrifts checks that data beside the bundle, committed in a ConfigMap that asks by OpenShift's annotation, drifts: the operator
-// replaces all of its data by the bundle, as OpenShift's does, and each sync brings it back.
+// otherDataDrifts checks that data committed beside the bundle, in a ConfigMap that asks by
+// OpenShift's annotation, drift: the operator replaces all data by the bundle, as OpenShift does,
+// and each sync restores them.
 func (r *repository) otherDataDrifts(by applier) {
 	r.Helper()
 	manifest := decode(r.T, fmt.Sprintf(`
@@ -107,8 +111,8 @@ data: {mode: fast}
 	}
 }
 
-// reported waits for the first status. Before, the API server has the status that the CRD defaults to in no store yet, and the next write of
-// anybody brings it there.
+// reported waits for the first status. Before that, the default status of the CRD is not yet
+// persisted, and the next write of any client persists it.
 func (r *repository) reported() {
 	r.Helper()
 	eventually(r.T, func(context.Context) string {
@@ -122,7 +126,8 @@ func (r *repository) reported() {
 	})
 }
 
-// served is where everything has come to: the phase, so many roots, everybody with a certificate of the CA that signs, and rolled out so often.
+// served checks for the final state: the phase, that many roots, every Service with a certificate
+// of the current CA, and that many rollouts.
 func (r *repository) served(phase v1alpha1.CAPhase, roots int32, rollouts int) func(context.Context) string {
 	return func(context.Context) string {
 		r.Helper()
@@ -149,7 +154,8 @@ func (r *repository) served(phase v1alpha1.CAPhase, roots int32, rollouts int) f
 	}
 }
 
-// atRest waits until nobody writes any more, neither the tool nor we, while it is applied five times.
+// atRest waits until neither the tool nor the operator writes anything, while what is committed is
+// applied five times.
 func (r *repository) atRest() {
 	r.Helper()
 	eventually(r.T, func(context.Context) string {
@@ -164,7 +170,7 @@ func (r *repository) atRest() {
 	})
 }
 
-// versions are those of all that is committed.
+// versions returns the versions of all committed objects.
 func (r *repository) versions() (versions []string) {
 	r.Helper()
 	for _, object := range r.objects {
@@ -174,7 +180,8 @@ func (r *repository) versions() (versions []string) {
 	return versions
 }
 
-// policies are the one that rules nobody, since the other has a higher priority, and that.
+// policies returns the policy that selects no Service, because the other one has a higher priority,
+// and that other one.
 func (r *repository) policies() (policies []*v1alpha1.ServingCertPolicy) {
 	r.Helper()
 	for _, name := range []string{"-default", "-restarts-frozen"} {
@@ -183,7 +190,8 @@ func (r *repository) policies() (policies []*v1alpha1.ServingCertPolicy) {
 	return policies
 }
 
-// nothingIsLost: each object still has what the operator put into it, and what is committed.
+// nothingIsLost checks that each object still has what the operator wrote to it, and what is
+// committed.
 func (r *repository) nothingIsLost() {
 	r.Helper()
 	bundle := get(r.T, operatorNamespace, r.realm+"-trust-bundle", &corev1.ConfigMap{}).Data["ca-bundle.crt"]
@@ -205,7 +213,8 @@ func (r *repository) nothingIsLost() {
 	}
 }
 
-// restartedOnly: each change of the template is a restart of ours, and none came back to what was before.
+// restartedOnly checks that each change of the template is a restart by the operator, and that none
+// was reverted.
 func (r *repository) restartedOnly() {
 	r.Helper()
 	var sets appsv1.ReplicaSetList
@@ -221,7 +230,8 @@ func (r *repository) restartedOnly() {
 	}
 }
 
-// nothingIsClaimed: what we make bears nothing by which the tool would take it for its own, and prune it.
+// nothingIsClaimed checks that no object that the operator created has a mark by which the tool
+// would take it for its own, and prune it.
 func (r *repository) nothingIsClaimed() {
 	r.Helper()
 	for _, name := range []string{"web-tls", "openshift-tls"} {

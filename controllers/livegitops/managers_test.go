@@ -13,10 +13,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// row is a row of the table in docs/gitops.md: the field manager, absent where it is that of the row above, and the objects.
+// row matches a row of the table in docs/gitops.md: the field manager, absent if it is that of the
+// row above, and the objects.
 var row = regexp.MustCompile("(?m)^\\| (?:`(servingcert-[a-z]+)`)? *\\| ([^|]+) \\|")
 
-// managersAreDocumented: of every object that we write, docs/gitops.md says by which manager; and no write of ours is without one.
+// managersAreDocumented checks that docs/gitops.md names the field manager of every object that the
+// operator writes, and that no write of the operator's lacks one.
 func (r *repository) managersAreDocumented() {
 	r.Helper()
 	documented, manager := map[string]string{}, ""

@@ -25,13 +25,14 @@ import (
 // applier is a tool that applies what is committed.
 type applier struct {
 	name string
-	// mark is what it puts on each object, to know its own again.
+	// mark adds to an object what the tool adds to recognize the objects that it manages.
 	mark func(*unstructured.Unstructured)
-	// apply applies objects, and tells which of them it changed.
+	// apply applies objects, and returns those that it changed.
 	apply func(*testing.T, []*unstructured.Unstructured) (changed []string)
 }
 
-// The appliers. Flux has one way, and Argo CD has two: `ServerSideApply=true`, and kubectl's own by default.
+// The appliers. Flux applies in one way, and Argo CD in two: with `ServerSideApply=true`, and by
+// default like kubectl.
 var (
 	flux = applier{"flux", func(object *unstructured.Unstructured) {
 		object.SetLabels(with(object.GetLabels(), "kustomize.toolkit.fluxcd.io/name", "shop"))
@@ -54,8 +55,9 @@ func with(before map[string]string, key, value string) map[string]string {
 	return before
 }
 
-// serverSide applies by force, and tells for each object whether the API server wrote anything: it is applied to the version that was read,
-// so that nobody else's write is taken for ours.
+// serverSide returns a function that applies with force, and returns the objects for which the API
+// server wrote anything. Each object is applied to the version that was read, so that a write of
+// another client is not taken for a change by the apply.
 func serverSide(manager client.FieldOwner) func(*testing.T, []*unstructured.Unstructured) []string {
 	return func(t *testing.T, objects []*unstructured.Unstructured) (changed []string) {
 		t.Helper()
@@ -86,7 +88,8 @@ func serverSide(manager client.FieldOwner) func(*testing.T, []*unstructured.Unst
 	}
 }
 
-// clientSide is `kubectl apply`, which says what its patch would have changed.
+// clientSide returns a function that runs `kubectl apply`, which reports what its patch would have
+// changed.
 func clientSide(manager string) func(*testing.T, []*unstructured.Unstructured) []string {
 	return func(t *testing.T, objects []*unstructured.Unstructured) (changed []string) {
 		t.Helper()
@@ -125,11 +128,11 @@ type repository struct {
 
 	realm   string
 	objects []*unstructured.Unstructured
-	// wasHealthy is set once all that is committed is healthy: it must stay so.
+	// wasHealthy is set once all committed objects are healthy: they must stay so.
 	wasHealthy bool
 }
 
-// newRepository holds manifests of this repository, under the names of a realm.
+// newRepository returns a repository with manifests of this project, under the names of a realm.
 func newRepository(t *testing.T, by applier, realm string, manifests ...[]string) *repository {
 	t.Helper()
 	r := &repository{T: t, applier: by, realm: realm}
@@ -161,7 +164,8 @@ func (r *repository) add(elements ...string) {
 	r.objects = append(r.objects, objects...)
 }
 
-// adopt is what an overlay of a realm's does: names of its own, and a rotation that a test can wait for.
+// adopt changes an object as the realm's overlay would: it sets the realm's names, and a rotation
+// short enough for a test.
 func (r *repository) adopt(object *unstructured.Unstructured) {
 	r.Helper()
 	encoded, err := object.MarshalJSON()
@@ -189,7 +193,7 @@ func (r *repository) set(object *unstructured.Unstructured, value string, path .
 	}
 }
 
-// commit changes the ServiceCA's rotation in Git, and applies it: that is all that changes.
+// commit changes the ServiceCA's rotation in Git, and applies it: nothing else may change.
 func (r *repository) commit(rotation map[string]string) {
 	r.Helper()
 	i := slices.IndexFunc(r.objects, func(object *unstructured.Unstructured) bool { return object.GetKind() == "ServiceCA" })
@@ -201,8 +205,8 @@ func (r *repository) commit(rotation map[string]string) {
 	}
 }
 
-// until applies what is committed again and again, until check returns an empty string: it must never change anything, and a sync that waits
-// for health must not be held up.
+// until applies what is committed repeatedly, until check returns an empty string. Applying must
+// never change anything, and must not block a sync that waits for health.
 func (r *repository) until(check func(context.Context) string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
@@ -215,7 +219,8 @@ func (r *repository) until(check func(context.Context) string) {
 	r.wasHealthy = true
 }
 
-// unhealthy tells of what is not healthy, once the operator has seen it.
+// unhealthy returns which object is not healthy after the operator has observed it, and an empty
+// string if all are.
 func (r *repository) unhealthy() string {
 	r.Helper()
 	for _, object := range r.objects {
@@ -247,7 +252,7 @@ func (r *repository) changesNothing() {
 	}
 }
 
-// decode reads manifests out of what kustomize prints.
+// decode parses a manifest from the output of kustomize.
 func decode(t *testing.T, printed string) *unstructured.Unstructured {
 	t.Helper()
 	object := &unstructured.Unstructured{}

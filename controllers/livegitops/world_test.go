@@ -1,5 +1,5 @@
-// Package livegitops_test plays Argo CD and Flux: what is committed is applied over and over, while CAs rotate, certificates are reissued
-// and workloads are restarted.
+// Package livegitops_test acts as Argo CD and Flux: it applies what is committed over and over,
+// while CAs rotate, certificates are reissued and workloads are restarted.
 package livegitops_test
 
 import (
@@ -26,13 +26,13 @@ import (
 
 const (
 	operatorNamespace = "servingcert"
-	// nameless is the field manager of a write of the operator's that names none.
+	// nameless is the field manager that a write of the operator's gets if it names none.
 	nameless = "nameless"
-	// timeout is how long a test waits for what should come; nothing is measured by it.
+	// timeout is how long a test waits for an expected state; it measures nothing.
 	timeout = 5 * time.Minute
 )
 
-// env is the cluster of all tests, and the operator in it.
+// env is the cluster that all tests share, and the operator in it.
 var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
@@ -66,7 +66,7 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	stop, err := testoperator.Start(ctx, env.cluster, operatorNamespace, func(config *rest.Config, _ *ctrl.Options) {
-		// By this the API server names whoever gives no name.
+		// The API server derives the field manager of a write that names none from the user agent.
 		config.UserAgent = nameless + "/v0"
 	})
 	if err != nil {
@@ -76,13 +76,14 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// eventually waits until check returns an empty string; what it returns last is why the test fails.
+// eventually waits until check returns an empty string; what check returned last is the failure
+// message.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
-// get reads an object.
+// get returns an object as the API server has it.
 func get[T client.Object](t *testing.T, namespace, name string, object T) T {
 	t.Helper()
 	if err := env.kube.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, object); err != nil {
@@ -91,7 +92,7 @@ func get[T client.Object](t *testing.T, namespace, name string, object T) T {
 	return object
 }
 
-// remove removes an object when the test ends.
+// remove deletes an object when the test ends.
 func remove(t *testing.T, object client.Object) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -119,7 +120,7 @@ func kubectl(t *testing.T, arguments ...string) string {
 	return string(printed)
 }
 
-// file is a file of the test with this content.
+// file returns the path of a temporary file with this content.
 func file(t *testing.T, content []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "manifests.yaml")

@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// authority is a CA of a company's.
+// authority is the CA of a company.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -58,7 +58,7 @@ func encode(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-// bringCA is `kubectl create secret tls corp-ca`, and expects that this CA signs.
+// bringCA runs `kubectl create secret tls corp-ca`, and expects that this CA signs.
 func bringCA(t *testing.T) {
 	t.Helper()
 	corp := newAuthority(t)
@@ -88,7 +88,7 @@ func bringCA(t *testing.T) {
 	})
 }
 
-// signIntermediate is cert-manager, and the issuer that the sample names.
+// signIntermediate acts as cert-manager, and as the issuer that the sample names.
 func signIntermediate(t *testing.T) {
 	t.Helper()
 	var requests cmapi.CertificateRequestList
@@ -120,7 +120,8 @@ func signIntermediate(t *testing.T) {
 	}
 }
 
-// requestCertificate is cert-manager, which makes a request of the Certificate and approves it. It expects that it is signed.
+// requestCertificate acts as cert-manager, which creates a request for the Certificate and approves
+// it. It expects that the request is signed.
 func requestCertificate(t *testing.T) {
 	t.Helper()
 	var certificate cmapi.Certificate

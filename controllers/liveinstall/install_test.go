@@ -18,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Applied once more, as a GitOps tool does every few minutes, an installation changes nothing. What its controllers still write into the status of
-// fresh objects comes to an end.
+// Applying an installation again, as a GitOps tool does every few minutes, changes nothing. The
+// test first waits until the controllers have written the status of the new objects.
 func TestApplyAgain(t *testing.T) {
 	for _, overlay := range overlays {
 		t.Run(overlay, func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestApplyAgain(t *testing.T) {
 	}
 }
 
-// versions are the resourceVersions of objects by their kinds and names.
+// versions returns the resourceVersions of objects by their kinds and names.
 func versions(ctx context.Context, objects []*unstructured.Unstructured) (map[string]string, error) {
 	values := map[string]string{}
 	for _, object := range objects {
@@ -63,7 +63,8 @@ func versions(ctx context.Context, objects []*unstructured.Unstructured) (map[st
 	return values, nil
 }
 
-// Nobody may call a pod of the operator's namespace, and the pods may call the API server and DNS.
+// No client may connect to a pod of the operator's namespace, and the pods may connect to the API
+// server and DNS.
 func TestNetworkPolicy(t *testing.T) {
 	objects, err := build(t.Context(), "config/default")
 	if err != nil {
@@ -98,7 +99,8 @@ func TestNetworkPolicy(t *testing.T) {
 	}
 }
 
-// The pods of the Deployment may run under the pod security standard of their namespace, and one that runs as root may not.
+// The pods of the Deployment meet the Pod Security Standard of their namespace, and a pod that runs
+// as root does not.
 func TestPodSecurity(t *testing.T) {
 	var deployment appsv1.Deployment
 	if err := env.kube.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: "servingcert-manager"}, &deployment); err != nil {
@@ -119,7 +121,7 @@ func TestPodSecurity(t *testing.T) {
 	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "restricted") {
 		t.Errorf("a pod that may run as root is not refused: %v", err)
 	}
-	// Both replicas are there, so the ServiceAccount and all else that the pods name is, too.
+	// Both replicas exist, so the ServiceAccount and everything else that the pods name exists too.
 	eventually(t, func(ctx context.Context) error {
 		var pods corev1.PodList
 		err := env.kube.List(ctx, &pods, client.InNamespace(operatorNamespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels))

@@ -12,7 +12,8 @@ import (
 	"github.com/servingcert/operator/controllers/restart"
 )
 
-// The component for another kind of workload names it to the manager and lets it read it, as docs/restarts.md says.
+// The component for another kind of workload names the kind to the manager and lets the manager
+// read it, as docs/restarts.md describes.
 func TestRestartKinds(t *testing.T) {
 	config, err := testoperator.Path("config")
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// An operator that comes before its CRDs and its rights says what it lacks, and is ready once both are there; when the CRDs go, it is no longer. It is
-// alive all the while.
+// An operator that starts before its CRDs and its RBAC objects reports what is missing, and becomes
+// ready once both exist; it becomes unready when the CRDs are deleted. It is alive all the time.
 func TestProbes(t *testing.T) {
 	bare, err := cluster.Start(t.Context(), cluster.Options{})
 	if err != nil {
@@ -84,7 +84,7 @@ func TestProbes(t *testing.T) {
 	says("[-]crds failed")
 }
 
-// freeAddress is one of this machine where nobody listens.
+// freeAddress returns an address of this machine on which no process listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -95,7 +95,8 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// probe asks as the kubelet does: whether the operator lives, and what is ready of it.
+// probe sends the kubelet's probes: it checks that the operator is alive, and what its readiness
+// reports.
 func probe(ctx context.Context, address string, want ...string) error {
 	status, message, err := get(ctx, "http://"+address+"/healthz")
 	if err != nil {

@@ -19,7 +19,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// helpers do what a sample needs of others: whoever brings a CA, the issuer, the approver.
+// helpers do what a sample needs from others: an administrator who brings a CA, the issuer, or the
+// approver.
 var helpers = map[string]func(*testing.T){
 	"byo":                       bringCA,
 	"intermediate":              signIntermediate,
@@ -27,8 +28,9 @@ var helpers = map[string]func(*testing.T){
 	"cert-manager":              requestCertificate,
 }
 
-// Every sample is applied, and comes to be what it says. Those with a ServiceCA of their own do so in turn; the others all together, with the basic
-// one, as in any cluster, and after the Service that they build on.
+// Every sample is applied, and reaches the state that it describes. Samples with their own
+// ServiceCA are applied one at a time; the others all together with the basic one, as in any
+// cluster, and after the Service that they build on.
 func TestSamples(t *testing.T) {
 	platform, applications := samples(t)
 	for _, sample := range platform {
@@ -49,7 +51,7 @@ func TestSamples(t *testing.T) {
 	})
 }
 
-// samples are the folders with a ServiceCA, and those without.
+// samples returns the folders of the samples with a ServiceCA, and of those without.
 func samples(t *testing.T) (platform, applications []string) {
 	t.Helper()
 	folder, err := testoperator.Path("config", "samples")
@@ -104,7 +106,7 @@ func try(t *testing.T, sample string) {
 	}
 }
 
-// current tells what an object still lacks.
+// current returns an error that says what an object still lacks, and nil if it lacks nothing.
 func current(ctx context.Context, object *unstructured.Unstructured) error {
 	annotations := object.GetAnnotations()
 	if message := annotations[v1alpha1.AnnotationError]; message != "" {
@@ -157,7 +159,8 @@ func ready(object *unstructured.Unstructured) error {
 	return nil
 }
 
-// served reports whether the Secret that a Service asks for is there, with all that it asks for.
+// served returns an error unless the Secret that a Service asks for exists, with everything that
+// the Service asks for.
 func served(ctx context.Context, service *unstructured.Unstructured) error {
 	annotations := service.GetAnnotations()
 	name := annotations[v1alpha1.AnnotationSecretName] + annotations["service.beta.openshift.io/serving-cert-secret-name"]
@@ -174,7 +177,8 @@ func served(ctx context.Context, service *unstructured.Unstructured) error {
 	return nil
 }
 
-// forget removes a sample, and the CA that its ServiceCA leaves behind, as a person would who wants to begin anew.
+// forget deletes a sample, and the CA that its ServiceCA leaves behind, as an administrator would
+// to start over.
 func forget(t *testing.T, sample string) {
 	t.Helper()
 	if _, err := kubectl(t.Context(), "delete", "-k", "config/samples/"+sample); err != nil {

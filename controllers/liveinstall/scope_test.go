@@ -12,8 +12,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// No cluster-scoped object that any kustomization builds has a namespace: strict tools refuse that, and kustomize writes its `namespace:` into kinds
-// that it does not know to be cluster-scoped.
+// No cluster-scoped object that a kustomization builds has a namespace. Strict tools reject that,
+// and kustomize writes its `namespace:` into kinds that it does not know to be cluster-scoped.
 func TestClusterScopedObjectsHaveNoNamespace(t *testing.T) {
 	names := map[string]bool{}
 	for _, folder := range kustomizations(t) {
@@ -46,7 +46,8 @@ func TestClusterScopedObjectsHaveNoNamespace(t *testing.T) {
 	}
 }
 
-// kustomizations returns the folders under config that can be built by themselves, which components cannot.
+// kustomizations returns the folders under config that can be built by themselves, which components
+// cannot.
 func kustomizations(t *testing.T) []string {
 	t.Helper()
 	root, err := testoperator.Path()

@@ -13,8 +13,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// Users who may view, edit or administrate the whole cluster may do the same with ServiceCAs and policies. A role in one namespace gives
-// no right on either: both are cluster-scoped.
+// Users who may view, edit or administer the whole cluster may do the same with ServiceCAs and
+// policies. A role in one namespace gives no permission on either: both are cluster-scoped.
 func TestUserRoles(t *testing.T) {
 	t.Parallel()
 	const namespaced = "view-in-one-namespace"
@@ -36,7 +36,8 @@ func TestUserRoles(t *testing.T) {
 	}
 }
 
-// bindClusterRole gives a user, named after one of Kubernetes' own roles, that role in the whole cluster.
+// bindClusterRole gives a user, who is named after one of Kubernetes' own roles, that role in the
+// whole cluster.
 func bindClusterRole(t *testing.T, role string) {
 	t.Helper()
 	create(t, &rbacv1.ClusterRoleBinding{
@@ -63,7 +64,8 @@ func create(t *testing.T, object client.Object) {
 	}
 }
 
-// expectAccess returns an error when the API server does not answer as wanted whether a user may do something with one of our kinds.
+// expectAccess returns an error if the API server does not answer as expected whether a user may do
+// something with one of the operator's kinds.
 func expectAccess(ctx context.Context, user, verb, resource, subresource string, want bool) error {
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user, ResourceAttributes: &authorizationv1.ResourceAttributes{

@@ -1,4 +1,5 @@
-// Package liveinstall_test installs the operator as people do, by kubectl from config/, and applies every sample.
+// Package liveinstall_test installs the operator as users do, with kubectl from config/, and
+// applies every sample.
 package liveinstall_test
 
 import (
@@ -28,15 +29,16 @@ import (
 
 const (
 	operatorNamespace = "servingcert-system"
-	// timeout is how long a test waits for what should come; nothing is measured by it.
+	// timeout is how long a test waits for an expected state; it measures nothing.
 	timeout = 4 * time.Minute
 )
 
 // overlays are the installations, each of which adds to the first.
 var overlays = []string{"default", "restarts", "cert-manager"}
 
-// env is a cluster with cert-manager's CRDs, in which every overlay is installed. The operator runs in this process, as the ServiceAccount and
-// with the rights of the installation; in the pods of its Deployment runs nothing.
+// env is a cluster with cert-manager's CRDs, in which every overlay is installed. The operator runs
+// in this process, with the ServiceAccount and the permissions of the installation; the pods of its
+// Deployment run no program.
 var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
@@ -79,18 +81,18 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// moduleOf is the folder of a module that this one requires.
+// moduleOf returns the folder of a module that this one requires.
 func moduleOf(ctx context.Context, path string) (string, error) {
 	folder, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", path).Output()
 	return strings.TrimSpace(string(folder)), err
 }
 
-// apply applies a kustomization as the guides say, and tells what is said.
+// apply applies a kustomization as the guides describe, and returns what kubectl prints.
 func apply(ctx context.Context, folder string) (message string, err error) {
 	return kubectl(ctx, "apply", "--server-side", "-k", folder)
 }
 
-// build is what a kustomization is made of.
+// build returns the objects that a kustomization builds.
 func build(ctx context.Context, folder string) ([]*unstructured.Unstructured, error) {
 	built, err := kubectl(ctx, "kustomize", folder)
 	if err != nil {
@@ -110,7 +112,8 @@ func build(ctx context.Context, folder string) ([]*unstructured.Unstructured, er
 	}
 }
 
-// kubectl runs in the root of the repository. A warning, such as one of pod security, is an error here.
+// kubectl runs kubectl in the root of the repository. A warning, for example of Pod Security, is an
+// error here.
 func kubectl(ctx context.Context, args ...string) (string, error) {
 	root, err := testoperator.Path()
 	if err != nil {
@@ -131,7 +134,7 @@ func kubectl(ctx context.Context, args ...string) (string, error) {
 	return said.String(), nil
 }
 
-// eventually waits until check returns nil; what it returns last is why the test fails.
+// eventually waits until check returns nil; the last error is the failure message.
 func eventually(t *testing.T, check func(context.Context) error) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, check)

@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// early is a namespace with a Service, for which a ServiceCA and a policy are still to come.
+// early returns a namespace with a Service, for which a ServiceCA and a policy are created later.
 func early(t *testing.T, name string) realm {
 	t.Helper()
 	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
@@ -43,7 +43,7 @@ func (r realm) addPolicy() {
 	create(r.T, policy)
 }
 
-// eventSays waits for an Event about an object of that name.
+// eventSays waits for an Event on an object of that name with that text.
 func (r realm) eventSays(kind, name, says string) {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
@@ -60,8 +60,8 @@ func (r realm) eventSays(kind, name, says string) {
 	})
 }
 
-// A pod and a CertificateSigningRequest that come before their ServiceCA and its policy are told what
-// is missing, and are answered once both are there.
+// On a pod and a CertificateSigningRequest that are created before their ServiceCA and its policy,
+// the operator reports what is missing, and it answers them once both exist.
 func TestRequestsBeforeTheirCA(t *testing.T) {
 	t.Parallel()
 	r := early(t, "bootstrap")
@@ -93,7 +93,7 @@ func TestRequestsBeforeTheirCA(t *testing.T) {
 	})
 }
 
-// bootstrap is the same for a CertificateRequest; it runs while cert-manager's CRDs are there.
+// bootstrap is the same for a CertificateRequest; it runs while cert-manager's CRDs exist.
 func bootstrap(t *testing.T) {
 	t.Helper()
 	r := early(t, "bootstrap-cert-manager")

@@ -17,7 +17,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// asks is the annotation of whatever asks for the realm's bundle.
+// asks returns the annotation of an object that asks for the realm's bundle.
 func (r realm) asks() map[string]string {
 	return map[string]string{v1alpha1.AnnotationInjectCABundle: r.name}
 }
@@ -44,7 +44,7 @@ func mutating(webhook admissionregistrationv1.ValidatingWebhook) admissionregist
 	}
 }
 
-// crd is a kind whose versions a webhook converts.
+// crd returns a CustomResourceDefinition whose versions a webhook converts.
 func (r realm) crd(group string, s *server) *apiextensionsv1.CustomResourceDefinition {
 	path := "/convert"
 	schema := &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: new(true)}}
@@ -64,7 +64,7 @@ func (r realm) crd(group string, s *server) *apiextensionsv1.CustomResourceDefin
 	}
 }
 
-// apiService is an aggregated API.
+// apiService returns an aggregated API.
 func (r realm) apiService(group string, s *server) *unstructured.Unstructured {
 	object := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{
 		"group": group, "version": "v1", "groupPriorityMinimum": int64(1000), "versionPriority": int64(10),
@@ -77,7 +77,8 @@ func (r realm) apiService(group string, s *server) *unstructured.Unstructured {
 	return object
 }
 
-// The API server calls a webhook, an aggregated API and a conversion before, during and after a rotation, and none of these calls fails.
+// The API server calls a webhook, an aggregated API and a conversion webhook before, during and
+// after a rotation, and none of these calls fails.
 func TestCallsThroughARotation(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -115,7 +116,7 @@ func TestCallsThroughARotation(t *testing.T) {
 		},
 	}
 	for what, call := range calls {
-		// The API server takes a moment to learn of an object.
+		// The API server picks up a new object after a moment.
 		eventually(t, func(context.Context) string { return errorText(call()) })
 		_ = what
 	}
@@ -176,7 +177,8 @@ func same(what, got, want string) string {
 	return ""
 }
 
-// disowned reports whether more of an object is still ours than the mark.
+// disowned returns which fields of an object the operator still owns besides its marker, and an
+// empty string if none.
 func disowned(object client.Object) string {
 	for _, entry := range object.GetManagedFields() {
 		if entry.Manager == "servingcert-trust" && !strings.HasPrefix(entry.FieldsV1.GetRawString(), `{"f:metadata":{"f:annotations"`) {
@@ -186,7 +188,7 @@ func disowned(object client.Object) string {
 	return ""
 }
 
-// current waits until so many targets, and no others, carry the bundle.
+// current waits until exactly that many targets carry the bundle.
 func (r realm) current(targets int32) {
 	r.Helper()
 	r.serviceCA(func(ca *v1alpha1.ServiceCA) string {

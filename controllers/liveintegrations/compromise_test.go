@@ -17,7 +17,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// certificate is a Certificate that cert-manager has found to be served, and an owner of its requests.
+// certificate creates a Certificate that cert-manager considers issued, and returns a function that
+// makes it the owner of a request.
 func (r realm) certificate(name string) func(*cmapi.CertificateRequest) {
 	r.Helper()
 	made := create(r.T, &cmapi.Certificate{
@@ -52,8 +53,9 @@ func (r realm) issuerOf(request *cmapi.CertificateRequest) string {
 	return leaf.Issuer.CommonName
 }
 
-// compromised takes a CA through a compromise: a renewal waits for the next CA, a first certificate does
-// not, and has to be renewed before the old root leaves. It runs while cert-manager's CRDs are there.
+// compromised takes a CA through a compromise: a renewal waits for the next CA, a first certificate
+// does not, and has to be renewed before the old root is removed. It runs while cert-manager's CRDs
+// exist.
 func compromised(t *testing.T) {
 	t.Helper()
 	r := early(t, "stolen")

@@ -14,7 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// A request whose answer cannot be written, because a webhook cannot be called, has an Event that says so, and is answered when it can be.
+// A request whose answer cannot be written, because a webhook cannot be called, has an Event that
+// says so, and is answered once it can be.
 func TestWebhookForRequestsUnavailable(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

@@ -19,7 +19,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// applied is a webhook configuration as Git has it, without any caBundle.
+// applied returns a webhook configuration as it is in Git, without any caBundle.
 func (r realm) applied(name string, annotations map[string]string, webhooks ...string) *admissionac.ValidatingWebhookConfigurationApplyConfiguration {
 	configuration := admissionac.ValidatingWebhookConfiguration(name).WithAnnotations(annotations)
 	for _, webhook := range webhooks {
@@ -38,7 +38,7 @@ func (r realm) applied(name string, annotations map[string]string, webhooks ...s
 	return configuration
 }
 
-// git is the field manager of whoever applies what is in Git.
+// git is the field manager of a tool that applies what is in Git.
 const git = client.FieldOwner("git")
 
 func (r realm) apply(configuration *admissionac.ValidatingWebhookConfigurationApplyConfiguration) *admissionregistrationv1.ValidatingWebhookConfiguration {
@@ -51,7 +51,7 @@ func (r realm) apply(configuration *admissionac.ValidatingWebhookConfigurationAp
 	return object
 }
 
-// bundles are what the webhooks of a configuration have, by their names.
+// bundles returns the caBundles of a configuration's webhooks, by the webhooks' names.
 func bundles(configuration *admissionregistrationv1.ValidatingWebhookConfiguration) map[string]string {
 	values := map[string]string{}
 	for _, webhook := range configuration.Webhooks {
@@ -61,7 +61,8 @@ func bundles(configuration *admissionregistrationv1.ValidatingWebhookConfigurati
 	return values
 }
 
-// Whoever applies a webhook configuration from Git adds webhooks, takes them out, and gives the annotation up, as if we were not there.
+// A client that applies a webhook configuration from Git can add webhooks, remove them, and remove
+// the annotation, as if the operator were not there.
 func TestWebhookRemovedByItsOwner(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -108,7 +109,8 @@ func TestWebhookRemovedByItsOwner(t *testing.T) {
 	})
 }
 
-// What others put in the place of ours stays when the annotation goes.
+// A caBundle that another client put in place of the operator's stays when the annotation is
+// removed.
 func TestWebhookKeepsWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -129,7 +131,7 @@ func TestWebhookKeepsWhatIsNotOurs(t *testing.T) {
 	})
 }
 
-// newRealmBundle is a bundle of somebody else.
+// newRealmBundle returns a bundle of another CA.
 func newRealmBundle(t *testing.T) []byte {
 	t.Helper()
 	var root corev1.ConfigMap
@@ -139,8 +141,8 @@ func newRealmBundle(t *testing.T) []byte {
 	return []byte(root.Data["ca.crt"])
 }
 
-// OpenShift's annotation means the ServiceCA called default, on webhook configurations and CRDs by its beta form only; a webhook at a URL is
-// filled, too, as there.
+// OpenShift's annotation stands for the ServiceCA default; on webhook configurations and CRDs only
+// its beta form counts. A webhook with a URL gets the bundle too, as on OpenShift.
 func TestOpenShiftAnnotations(t *testing.T) {
 	t.Parallel()
 	create(t, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
@@ -168,7 +170,8 @@ func TestOpenShiftAnnotations(t *testing.T) {
 	})
 }
 
-// A Secret is given one key, as a ConfigMap is, and nothing else in it is touched; Java gets a truststore of the same bundle beside it.
+// The operator adds one key to a Secret, as to a ConfigMap, and touches nothing else in it; for
+// Java it adds a truststore with the same bundle.
 func TestSecretsAndTruststores(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -189,7 +192,7 @@ func TestSecretsAndTruststores(t *testing.T) {
 	})
 	r.current(4)
 
-	// With a password, which the Secret must be meant for.
+	// With a password, whose Secret must name this use.
 	create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "secret"}, StringData: map[string]string{"password": "other"}})
 	create(t, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "emoji", Labels: map[string]string{v1alpha1.LabelKeystorePassword: ""}},
@@ -206,7 +209,7 @@ func TestSecretsAndTruststores(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: "password", Labels: map[string]string{v1alpha1.LabelKeystorePassword: ""}},
 		StringData: map[string]string{"password": "changeit", "other": "changed"},
 	})
-	// Neither holds up a rotation by an error that nobody is told of.
+	// Neither error delays a rotation; each is reported on the Secret.
 	for wrong, says := range map[string]string{"..": "names no Secret and key", "emoji": "takes no such characters"} {
 		update(t, secret, func(s *corev1.Secret) { s.Annotations[v1alpha1.AnnotationTruststorePassword] = wrong })
 		get(t, secret, func(s *corev1.Secret) string { return contains(s.Annotations[v1alpha1.AnnotationError], says) })
@@ -223,7 +226,7 @@ func TestSecretsAndTruststores(t *testing.T) {
 		return truststore(s.Data[v1alpha1.TruststoreKey], "another", r.bundle())
 	})
 
-	// Drift is put back, and what was ours goes with the annotations.
+	// The operator reverts drift, and removes what it wrote with the annotations.
 	update(t, secret, func(s *corev1.Secret) { delete(s.Data, v1alpha1.TruststoreKey) })
 	get(t, secret, func(s *corev1.Secret) string {
 		return truststore(s.Data[v1alpha1.TruststoreKey], "another", r.bundle())
@@ -244,7 +247,7 @@ func TestSecretsAndTruststores(t *testing.T) {
 	})
 }
 
-// truststore says what is wrong with a truststore; empty when it holds the bundle.
+// truststore returns what is wrong with a truststore, and an empty string if it holds the bundle.
 func truststore(encoded []byte, password, bundle string) string {
 	roots, err := pkcs12.DecodeTrustStore(encoded, password)
 	if err != nil {
@@ -256,7 +259,8 @@ func truststore(encoded []byte, password, bundle string) string {
 	return ""
 }
 
-// The ClusterTrustBundle is put back when somebody changes it, and one that somebody else made under its name is left alone.
+// The operator reverts changes of the ClusterTrustBundle, and leaves alone one that another client
+// created under its name.
 func TestClusterTrustBundle(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

@@ -29,7 +29,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// issuer is a corporate root, and cert-manager's part for it.
+// issuer is a corporate root CA, and acts as cert-manager's issuer for it.
 type issuer struct {
 	root *x509.Certificate
 	key  crypto.Signer
@@ -102,7 +102,7 @@ func (r realm) request() *cmapi.CertificateRequest {
 	return &found
 }
 
-// collected waits until nothing is left of what was asked for.
+// collected waits until the request, and everything that belongs to it, has been deleted.
 func (r realm) collected() {
 	r.Helper()
 	eventually(r.T, func(ctx context.Context) string {
@@ -119,7 +119,8 @@ func (r realm) collected() {
 	})
 }
 
-// intermediate lets an issuer of cert-manager sign the CA, and its successor after a rotation; it runs while cert-manager's CRDs are there.
+// intermediate lets an issuer of cert-manager sign the CA, and its successor after a rotation; it
+// runs while cert-manager's CRDs exist.
 func intermediate(t *testing.T) {
 	t.Helper()
 	corp := newIssuer(t)
@@ -173,7 +174,7 @@ func intermediate(t *testing.T) {
 	signed = r.want("signed-after", asking)
 	r.decide(signed, cmapi.CertificateRequestConditionApproved)
 	response = r.reads(signed, cmapi.CertificateRequestReasonIssued, "signed by")
-	// The root of the issuer is another one now: whichever a client has, it verifies.
+	// The issuer now has another root: the chain verifies by either, whichever a client has.
 	for _, roots := range []string{old, r.bundle(), strings.Replace(r.bundle(), old, "", 1)} {
 		verify(t, response.Status.Certificate, roots, key, "web."+name+".svc")
 		opensslVerifies(t, response.Status.Certificate, roots)
@@ -181,7 +182,7 @@ func intermediate(t *testing.T) {
 	leftBehind(t)
 }
 
-// leftBehind deletes a ServiceCA whose request nobody has answered.
+// leftBehind deletes a ServiceCA whose request has not been answered.
 func leftBehind(t *testing.T) {
 	t.Helper()
 	ca := &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "left-behind"}}
@@ -198,7 +199,7 @@ func leftBehind(t *testing.T) {
 	r.collected()
 }
 
-// opensslVerifies checks that OpenSSL verifies a chain by some roots, both in PEM.
+// opensslVerifies checks that OpenSSL verifies a chain by roots, both in PEM.
 func opensslVerifies(t *testing.T, chain []byte, roots string) {
 	t.Helper()
 	openssl, err := exec.LookPath("openssl")

@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// A Service's certificate comes as a keystore, too, of the same bytes until certificate or password change.
+// A Service's certificate is also available as a keystore, whose bytes stay the same until the
+// certificate or the password changes.
 func TestKeystore(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -70,7 +71,8 @@ func contains(text, part string) string {
 	return ""
 }
 
-// keystore says what is wrong with the keystore of a Secret; empty when it holds the Secret's certificate.
+// keystore returns what is wrong with the keystore of a Secret, and an empty string if it holds the
+// Secret's certificate.
 func keystore(secret *corev1.Secret, password string) string {
 	_, leaf, _, err := pkcs12.DecodeChain(secret.Data[v1alpha1.KeystoreKey], password)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// moduleOf is the folder of a module that this one requires.
+// moduleOf returns the folder of a module that this one requires.
 func moduleOf(t *testing.T, path string) string {
 	t.Helper()
 	folder, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", path).Output()

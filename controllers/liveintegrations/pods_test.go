@@ -22,7 +22,8 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// pod runs a pod of the app that mounts a pod certificate, and the bundle by its ClusterTrustBundle.
+// pod runs a pod of the app that mounts a pod certificate, and the bundle by its
+// ClusterTrustBundle.
 func (r realm) pod(app string, adjust ...func(*corev1.PodCertificateProjection)) *corev1.Pod {
 	r.Helper()
 	signer := "servingcert.dev/" + r.name
@@ -47,7 +48,7 @@ func (r realm) pod(app string, adjust ...func(*corev1.PodCertificateProjection))
 	})
 }
 
-// file is one that the kubelet wrote into a pod's volume; empty while there is none.
+// file returns a file that the kubelet wrote into a pod's volume, and nothing while there is none.
 func file(pod *corev1.Pod, name string) []byte {
 	on := pod.DeepCopy()
 	on.Spec.NodeName = "node-0"
@@ -55,7 +56,7 @@ func file(pod *corev1.Pod, name string) []byte {
 	return content
 }
 
-// credentials are what the kubelet wrote last.
+// credentials returns the certificate that the kubelet wrote last.
 func credentials(pod *corev1.Pod) (*tls.Certificate, error) {
 	bundle := file(pod, "tls.pem")
 	pair, err := tls.X509KeyPair(bundle, bundle)
@@ -66,8 +67,8 @@ func credentials(pod *corev1.Pod) (*tls.Certificate, error) {
 	return &pair, err
 }
 
-// A pod gets a certificate for the Services that select it, keeps it fresh, and outlives a rotation, with the files that its kubelet writes and
-// nothing else.
+// A pod gets a certificate for the Services that select it, renews it in time, and keeps working
+// through a rotation, with nothing but the files that its kubelet writes.
 func TestPodCertificate(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -128,8 +129,8 @@ func sorted(names []string) []string {
 	return names
 }
 
-// handshakes serves and calls, each time with what stands in the files by then, until it is stopped; failures tells how many succeeded, and the
-// first that did not.
+// handshakes runs a server and a client, each of which reads its files at every handshake, until
+// stop is called. failures returns how many handshakes succeeded, and the first error.
 func handshakes(t *testing.T, pod *corev1.Pod, name string) (stop func(), failures func() (int64, error)) {
 	t.Helper()
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
@@ -179,7 +180,8 @@ func handshakes(t *testing.T, pod *corev1.Pod, name string) (stop func(), failur
 	}
 }
 
-// A pod that no Service selects waits, is told so, and gets its certificate when one does. One that asks for what there is not is denied.
+// A pod that no Service selects waits, has an Event that says so, and gets its certificate once a
+// Service selects it. A pod that asks for a ServiceCA that does not exist is denied.
 func TestPodCertificateWaits(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

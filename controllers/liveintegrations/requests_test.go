@@ -30,7 +30,7 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// requestFor is a certificate signing request in PEM, and its key.
+// requestFor returns a certificate signing request in PEM, and its key.
 func requestFor(t *testing.T, template x509.CertificateRequest) ([]byte, crypto.Signer) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -44,7 +44,7 @@ func requestFor(t *testing.T, template x509.CertificateRequest) ([]byte, crypto.
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), key
 }
 
-// verify checks that a chain in PEM is for that key and name, by the bundle.
+// verify checks that a chain in PEM is for that key and name, and verifies by the bundle.
 func verify(t *testing.T, chain []byte, bundle string, key crypto.Signer, name string) *x509.Certificate {
 	t.Helper()
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
@@ -67,7 +67,7 @@ func verify(t *testing.T, chain []byte, bundle string, key crypto.Signer, name s
 	return leaf
 }
 
-// smuggled are requests of which nothing is signed, by what the refusal says.
+// smuggled returns requests that the operator must refuse, by the text of the refusal.
 func smuggled(namespace string) map[string]x509.CertificateRequest {
 	own := "web." + namespace + ".svc"
 	many := make([]string, 10000)
@@ -139,7 +139,8 @@ func TestCertificateSigningRequest(t *testing.T) {
 	}
 }
 
-// eventuallyNot shows that a request that nobody approved is not answered: one that came later, and is, tells that it was passed over.
+// eventuallyNot checks that the operator does not answer a request that was not approved: a later
+// request that it does answer shows that it passed this one over.
 func (r realm) eventuallyNot(current *certificatesv1.CertificateSigningRequest, problem string) {
 	r.Helper()
 	request, _ := requestFor(r.T, x509.CertificateRequest{DNSNames: []string{"web." + r.name + ".svc"}})
@@ -180,7 +181,8 @@ func (r realm) approve(current *certificatesv1.CertificateSigningRequest) {
 	}
 }
 
-// A cluster that gets cert-manager later, loses it and gets it again: its requests are answered whenever they are there.
+// In a cluster where cert-manager is installed later, removed and installed again, requests are
+// answered whenever their kind exists.
 func TestCertManagerIssuer(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)
@@ -249,7 +251,7 @@ func (r realm) certificateRequests(round string) {
 	r.reads(clientAuth, cmapi.CertificateRequestReasonFailed, "does not allow the usage \"client auth\"")
 	r.reads(brief, cmapi.CertificateRequestReasonFailed, "over before it begins")
 	r.reads(nobody, cmapi.CertificateRequestReasonPending, "there is no ServiceCA nobody: create it")
-	// A Service that is applied a moment after the Certificate.
+	// The Service is applied a moment after the Certificate.
 	host := round + "." + r.name + ".svc"
 	early, earlyKey := requestFor(r.T, x509.CertificateRequest{DNSNames: []string{host}})
 	waiting := r.want(round+"-early", early)
@@ -277,7 +279,7 @@ func (r realm) certificateRequests(round string) {
 	}
 }
 
-// want is a request as cert-manager makes it for a Certificate.
+// want creates a request as cert-manager does for a Certificate.
 func (r realm) want(name string, request []byte, adjust ...func(*cmapi.CertificateRequest)) *cmapi.CertificateRequest {
 	r.Helper()
 	wanted := &cmapi.CertificateRequest{
@@ -291,7 +293,7 @@ func (r realm) want(name string, request []byte, adjust ...func(*cmapi.Certifica
 		a(wanted)
 	}
 	eventually(r.T, func(ctx context.Context) string {
-		// The client finds out late that the kind has come back.
+		// The client detects late that the kind exists again.
 		wanted.ResourceVersion = ""
 		if err := env.kube.Create(ctx, wanted); err != nil {
 			return err.Error()
@@ -312,7 +314,7 @@ func (r realm) decide(request *cmapi.CertificateRequest, decision cmapi.Certific
 	}
 }
 
-// reads waits until a request is answered by this reason, with a message that says that.
+// reads waits until a request is answered with this reason, and a message with this text.
 func (r realm) reads(request *cmapi.CertificateRequest, reason, says string) *cmapi.CertificateRequest {
 	r.Helper()
 	return get(r.T, request, func(request *cmapi.CertificateRequest) string {

@@ -11,8 +11,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// An APIService goes back to insecureSkipTLSVerify in two steps, as docs/integrations/webhooks.md says: the API server refuses the field beside a
-// caBundle, which goes when the annotation does.
+// An APIService returns to insecureSkipTLSVerify in two steps, as docs/integrations/webhooks.md
+// describes: the API server rejects that field beside a caBundle, which is removed with the
+// annotation.
 func TestAPIServiceRollback(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

@@ -20,16 +20,17 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// server is a webhook, an aggregated API and a conversion in one, behind a Service of the realm, with the certificate that stands in the Service's
-// Secret at each handshake. The API server calls it.
+// server is a webhook, an aggregated API and a conversion webhook in one, behind a Service of the
+// realm. At each handshake it presents the certificate that is then in the Service's Secret. The
+// API server calls it.
 type server struct {
 	service *corev1.Service
 	port    int32
-	// calls counts what was answered, by what was called.
+	// The numbers of answered calls, by kind.
 	admissions, conversions, aggregated atomic.Int64
 }
 
-// serve begins to serve; the Service asks for its certificate.
+// serve starts a server; its Service asks for the certificate.
 func (r realm) serve(name string) *server {
 	r.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(r.Context(), "tcp", "127.0.0.1:0")
@@ -41,7 +42,8 @@ func (r realm) serve(name string) *server {
 	s.service = create(r.T, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name, Annotations: map[string]string{"servingcert.dev/secret-name": name + "-tls"}},
 		Spec: corev1.ServiceSpec{
-			// Without a proxy on this machine, the API server finds its way to an ExternalName only: it still verifies the Service's own name.
+			// Without kube-proxy on this machine, the API server reaches only an ExternalName: it
+			// still verifies the Service's own name.
 			Type: corev1.ServiceTypeExternalName, ExternalName: "localhost",
 			Ports: []corev1.ServicePort{{Port: s.port}},
 		},
@@ -60,7 +62,7 @@ func (r realm) serve(name string) *server {
 	mux.HandleFunc("/admit", s.admit)
 	mux.HandleFunc("/convert", s.convert)
 	mux.HandleFunc("/apis/", s.aggregate)
-	// Every call is a handshake of its own.
+	// Every call has its own handshake.
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute, ErrorLog: nil}
 	web.SetKeepAlivesEnabled(false)
 	go func() { _ = web.Serve(tlsListener) }()
@@ -104,7 +106,7 @@ func (s *server) convert(w http.ResponseWriter, request *http.Request) {
 	answer(w, review)
 }
 
-// aggregate answers an aggregated API without resources.
+// aggregate answers as an aggregated API without resources.
 func (s *server) aggregate(w http.ResponseWriter, request *http.Request) {
 	s.aggregated.Add(1)
 	parts := strings.Split(strings.Trim(request.URL.Path, "/"), "/")
@@ -114,7 +116,8 @@ func (s *server) aggregate(w http.ResponseWriter, request *http.Request) {
 	})
 }
 
-// callers call the API server so that it calls a server, again and again, until they are stopped; the first failure counts.
+// callers make requests to the API server for which it calls a server, repeatedly until they are
+// stopped; the first failure is kept.
 type callers struct {
 	calls  atomic.Int64
 	failed atomic.Pointer[error]

@@ -14,7 +14,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// tokenVolume returns the name of the volume with a pod's token, empty where it has no service-ca.crt.
+// tokenVolume returns the name of the volume with a pod's token, and an empty string if that has no
+// service-ca.crt.
 func tokenVolume(pod *corev1.Pod) string {
 	for _, volume := range pod.Spec.Volumes {
 		if !strings.HasPrefix(volume.Name, "kube-api-access-") || volume.Projected == nil {
@@ -29,8 +30,8 @@ func tokenVolume(pod *corev1.Pod) string {
 	return ""
 }
 
-// A pod made for OpenShift mounts openshift-service-ca.crt, and finds service-ca.crt beside its token; one that was there before the ConfigMap starts
-// without the file, and is given it later.
+// A pod made for OpenShift mounts openshift-service-ca.crt, and has service-ca.crt beside its
+// token. A pod that was created before the ConfigMap starts without the file, and gets it later.
 func TestServiceCAFile(t *testing.T) {
 	t.Parallel()
 	folder, err := testoperator.Path("config", "components", "service-ca-file")
@@ -57,7 +58,7 @@ func TestServiceCAFile(t *testing.T) {
 			}}},
 		})
 	}
-	// A new policy takes the API server a moment.
+	// The API server applies a new admission policy after a moment.
 	attempt := 0
 	var early *corev1.Pod
 	eventually(t, func(context.Context) string {

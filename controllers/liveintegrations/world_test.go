@@ -1,5 +1,5 @@
-// Package liveintegrations_test brings trust out, and certificates, through every door of a real Kubernetes: its API server calls webhooks, its
-// kubelets mount pod certificates.
+// Package liveintegrations_test distributes trust bundles and certificates by every integration of
+// a real Kubernetes: its API server calls webhooks, its kubelets mount pod certificates.
 package liveintegrations_test
 
 import (
@@ -26,11 +26,11 @@ import (
 
 const (
 	operatorNamespace = "servingcert"
-	// timeout is how long a test waits for what should come; nothing is measured by it.
+	// timeout is how long a test waits for an expected state; it measures nothing.
 	timeout = 4 * time.Minute
 )
 
-// env is the cluster of all tests, and the operator in it. cert-manager comes later.
+// env is the cluster that all tests share, and the operator in it. cert-manager is installed later.
 var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
@@ -71,13 +71,15 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// eventually waits until check returns an empty string; what it returns last is why the test fails.
+// eventually waits until check returns an empty string; what check returned last is the failure
+// message.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
-// create creates an object, again where its namespace has no ServiceAccount yet; it goes when the test ends.
+// create creates an object, and retries while its namespace has no ServiceAccount yet; the object
+// is deleted when the test ends.
 func create[T client.Object](t *testing.T, object T) T {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -98,7 +100,7 @@ func create[T client.Object](t *testing.T, object T) T {
 	return object
 }
 
-// get reads an object again and again until check accepts it by returning an empty string.
+// get reads an object until check accepts it by returning an empty string.
 func get[T client.Object](t *testing.T, object T, check func(T) string) T {
 	t.Helper()
 	eventually(t, func(ctx context.Context) string {
@@ -110,7 +112,7 @@ func get[T client.Object](t *testing.T, object T, check func(T) string) T {
 	return object
 }
 
-// update changes an object, again where somebody else was faster.
+// update changes an object, and retries after a conflict.
 func update[T client.Object](t *testing.T, object T, change func(T)) T {
 	t.Helper()
 	return get(t, object, func(object T) string {
@@ -126,7 +128,8 @@ func update[T client.Object](t *testing.T, object T, change func(T)) T {
 	})
 }
 
-// realm is a namespace of its own, with a ServiceCA and a policy of the same name for nobody else.
+// realm is a namespace for one test, with a ServiceCA and a policy of the same name that select
+// only this namespace.
 type realm struct {
 	*testing.T
 	name string
@@ -167,7 +170,7 @@ func (r realm) serviceCA(check func(*v1alpha1.ServiceCA) string) *v1alpha1.Servi
 	return get(r.T, &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: r.name}}, check)
 }
 
-// bundle is what the ServiceCA publishes.
+// bundle returns what the ServiceCA publishes.
 func (r realm) bundle() string {
 	r.Helper()
 	published := get(r.T, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: r.name + "-trust-bundle"}},
@@ -183,7 +186,7 @@ func (r realm) rotate(trigger string) {
 	})
 }
 
-// service is a Service of the realm that selects pods by its name.
+// service creates a Service of the realm that selects pods by its name.
 func (r realm) service(name string) *corev1.Service {
 	r.Helper()
 	return create(r.T, &corev1.Service{

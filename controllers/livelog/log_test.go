@@ -1,4 +1,4 @@
-// Package livelog_test reads all that the manager prints.
+// Package livelog_test checks everything that the manager prints.
 package livelog_test
 
 import (
@@ -25,19 +25,19 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// timeout is how long the test waits for something to happen; nothing is measured by it.
+// timeout is how long the test waits for an expected state; it measures nothing.
 const timeout = 4 * time.Minute
 
-// password stands for what people keep in Secrets besides keys.
+// password stands for what users keep in Secrets besides keys.
 const password = "correct-horse-battery-staple"
 
 func TestMain(m *testing.M) {
 	testoperator.Main(m, 0, func(m *testing.M) (int, error) { return m.Run(), nil })
 }
 
-// The manager logs no part of a private key and nothing else that lies in a Secret, at any level, though client-go logs the bodies of
-// all requests and answers: while it issues a certificate, keeps its key, writes a keystore, injects a bundle into a Secret and
-// rotates the CA.
+// The manager logs no part of a private key and no other content of a Secret, at any level,
+// although client-go logs the bodies of all requests and responses: while it issues a certificate,
+// keeps its key, writes a keystore, injects a bundle into a Secret and rotates the CA.
 func TestNoLevelLogsSecrets(t *testing.T) {
 	crds, err := testoperator.Path("config", "crd", "bases")
 	if err != nil {
@@ -82,7 +82,8 @@ func TestNoLevelLogsSecrets(t *testing.T) {
 	}
 }
 
-// objects are a ServiceCA that rotates quickly, a Service with a keystore, and a Secret that asks for the bundle.
+// objects returns a ServiceCA that rotates quickly, a Service with a keystore, and a Secret that
+// asks for the bundle.
 func objects() []client.Object {
 	in := func(namespace, name string, annotations ...string) metav1.ObjectMeta {
 		meta := metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{}}
@@ -112,7 +113,7 @@ func objects() []client.Object {
 	}
 }
 
-// startManager runs the manager, and returns the file with all that it prints.
+// startManager runs the manager, and returns the path of the file with everything that it prints.
 func startManager(t *testing.T, kubeconfig string) string {
 	t.Helper()
 	folder := t.TempDir()
@@ -125,7 +126,7 @@ func startManager(t *testing.T, kubeconfig string) string {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	// In development mode, whole objects are logged where otherwise their names are.
+	// In development mode, whole objects are logged where otherwise only their names are.
 	manager := exec.CommandContext(ctx, binary, "--kubeconfig="+kubeconfig, "--zap-log-level=127", "--zap-devel", "--zap-encoder=json",
 		"--health-probe-bind-address=0")
 	manager.Stdout, manager.Stderr = file, file
@@ -140,8 +141,8 @@ func startManager(t *testing.T, kubeconfig string) string {
 	return printed
 }
 
-// certificate waits until the Service has another certificate than before, with its keystore, and the Secret has the bundle. It
-// collects all private keys that it sees meanwhile.
+// certificate waits until the Service has another certificate than before, with its keystore, and
+// the Secret has the bundle. It collects all private keys that it reads meanwhile.
 func certificate(t *testing.T, kube client.Client, private map[string]string, before []byte) (found []byte) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, testoperator.AsError(func(ctx context.Context) string {
@@ -165,7 +166,7 @@ func certificate(t *testing.T, kube client.Client, private map[string]string, be
 	return found
 }
 
-// keys are the private keys among some data, by where they lie and their hash.
+// keys returns the private keys in data, by their key in data and their hash.
 func keys(data map[string][]byte) map[string]string {
 	values := map[string]string{}
 	for name, value := range data {
@@ -176,8 +177,8 @@ func keys(data map[string][]byte) map[string]string {
 	return values
 }
 
-// anyPart returns the line of a log that has 16 characters in a row of a line of these texts, as a hexadecimal dump would; empty if
-// none has.
+// anyPart returns the line of a log that contains 16 consecutive characters of a line of these
+// texts, as a hexadecimal dump would, and an empty string if none does.
 func anyPart(log string, texts ...string) string {
 	const window = 16
 	for line := range strings.SplitSeq(strings.Join(texts, "\n"), "\n") {

@@ -23,7 +23,8 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// The operator serves its metrics with a certificate of its own, to who may read them and nobody else, and keeps what is secret to itself.
+// The operator serves its metrics with its own certificate, only to clients that may read them, and
+// they contain nothing secret.
 func TestMetrics(t *testing.T) {
 	mounted := pods(t)
 	first := start(t, &mounted[0])
@@ -59,7 +60,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// bind lets a ServiceAccount read the metrics, as docs/metrics.md says.
+// bind lets a ServiceAccount read the metrics, as docs/metrics.md describes.
 func bind(t *testing.T, name string) {
 	t.Helper()
 	binding := &unstructured.Unstructured{Object: map[string]any{
@@ -72,14 +73,14 @@ func bind(t *testing.T, name string) {
 	}
 }
 
-// answer is what came of a scrape.
+// answer is the result of a scrape.
 type answer struct {
 	code         int
 	text, serial string
 	err          error
 }
 
-// lacks says what of these lines a scrape does not hold.
+// lacks returns which of these lines a scrape does not have, and an empty string if it has all.
 func (a answer) lacks(lines ...string) string {
 	if a.err != nil {
 		return a.err.Error()
@@ -92,7 +93,8 @@ func (a answer) lacks(lines ...string) string {
 	return ""
 }
 
-// get scrapes a replica by a connection of its own, as the ServiceMonitor says: by that name, trusting what is in that ConfigMap.
+// get scrapes a replica over a new connection, as the ServiceMonitor specifies: with that server
+// name, and trusting the bundle in that ConfigMap.
 func (r replica) get(t *testing.T, token string) answer {
 	t.Helper()
 	config, err := trusting(t.Context())
@@ -115,7 +117,7 @@ func (r replica) get(t *testing.T, token string) answer {
 	return answer{response.StatusCode, string(text), response.TLS.PeerCertificates[0].SerialNumber.String(), err}
 }
 
-// trusting is how the ServiceMonitor tells Prometheus to verify.
+// trusting returns the TLS configuration by which the ServiceMonitor makes Prometheus verify.
 func trusting(ctx context.Context) (*tls.Config, error) {
 	endpoints, _, err := unstructured.NestedSlice(env.monitor.Object, "spec", "endpoints")
 	if err != nil {
@@ -134,7 +136,7 @@ func trusting(ctx context.Context) (*tls.Config, error) {
 	return &tls.Config{ServerName: config["serverName"].(string), RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }
 
-// check compares what is shown with the statuses.
+// check compares the metrics with the statuses.
 func check(t *testing.T, shown answer) {
 	t.Helper()
 	var ca v1alpha1.ServiceCA
@@ -157,7 +159,8 @@ func check(t *testing.T, shown answer) {
 	if problem != "" {
 		t.Error(problem)
 	}
-	// Those of controller-runtime that docs/metrics.md names, and with it the dashboard and the alerts.
+	// The metrics of controller-runtime that docs/metrics.md names, and with it the dashboard and
+	// the alerts.
 	path, err := testoperator.Path("docs", "metrics.md")
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +172,7 @@ func check(t *testing.T, shown answer) {
 	}
 }
 
-// renewed takes the certificate away, and expects another.
+// renewed deletes the certificate, and expects another one.
 func renewed(t *testing.T, first replica, token, before string) {
 	t.Helper()
 	if err := env.kube.Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: "servingcert-metrics-tls"}}); err != nil {
@@ -184,7 +187,7 @@ func renewed(t *testing.T, first replica, token, before string) {
 	})
 }
 
-// waits expects a replica that does not work to say so, and nothing of the statuses.
+// waits expects that a replica that is not the leader says so, and exposes nothing of the statuses.
 func waits(t *testing.T, second replica, token string) {
 	t.Helper()
 	eventually(t, func(context.Context) string {
@@ -196,7 +199,8 @@ func waits(t *testing.T, second replica, token string) {
 	})
 }
 
-// probed asks a replica as the kubelet does by the probes of the Deployment, which name the port that the manager is told.
+// probed probes a replica as the kubelet does by the probes of the Deployment, which name the port
+// in the manager's arguments.
 func probed(t *testing.T, r replica) {
 	t.Helper()
 	for name, probe := range map[string]*corev1.Probe{"liveness": env.container.LivenessProbe, "readiness": env.container.ReadinessProbe} {
@@ -226,7 +230,7 @@ func probed(t *testing.T, r replica) {
 	}
 }
 
-// privateKeys are those of all Secrets.
+// privateKeys returns the private keys in all Secrets.
 func privateKeys(t *testing.T) []string {
 	t.Helper()
 	var secrets corev1.SecretList
@@ -244,7 +248,7 @@ func privateKeys(t *testing.T) []string {
 	return keys
 }
 
-// reported expects no line of a key in what was told, nor its beginning.
+// reported expects that no text contains a line of a private key, or the beginning of one.
 func reported(t *testing.T, keys []string, where map[string]string) {
 	t.Helper()
 	if len(keys) < 4 {
@@ -273,7 +277,7 @@ func read(t *testing.T, path string) string {
 	return string(content)
 }
 
-// events are all that were told.
+// events returns the text of all Events.
 func events(t *testing.T) string {
 	t.Helper()
 	var list eventsv1.EventList

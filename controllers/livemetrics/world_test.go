@@ -1,5 +1,6 @@
-// Package livemetrics_test scrapes the operator as Prometheus does that config/metrics sets up: a kubelet mounts the certificate that the
-// operator made for itself, and the API server says who may read.
+// Package livemetrics_test scrapes the operator like a Prometheus that config/metrics configures: a
+// kubelet mounts the certificate that the operator issued for itself, and the API server authorizes
+// each scrape.
 package livemetrics_test
 
 import (
@@ -31,19 +32,19 @@ import (
 
 const (
 	operatorNamespace = "servingcert-system"
-	// timeout is how long a test waits for what should come; nothing is measured by it.
+	// timeout is how long a test waits for an expected state; it measures nothing.
 	timeout = 4 * time.Minute
 )
 
-// env is the cluster, and what config/metrics has put into it.
+// env is the cluster, and what config/metrics has created in it.
 var env struct {
 	cluster *cluster.Cluster
 	kube    client.Client
-	// folder is for files, and manager the built program.
+	// folder is for files, and manager is the compiled program.
 	folder, manager string
-	// monitor is the ServiceMonitor: the cluster has no prometheus-operator.
+	// monitor is the ServiceMonitor, which is not applied: the cluster has no prometheus-operator.
 	monitor *unstructured.Unstructured
-	// container is the manager's, in the Deployment.
+	// container is the manager's container in the Deployment.
 	container corev1.Container
 }
 
@@ -77,7 +78,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// command runs one at the root of the repository.
+// command runs a command in the root of the repository.
 func command(ctx context.Context, name string, args ...string) error {
 	run := exec.CommandContext(ctx, name, args...)
 	var err error
@@ -90,7 +91,7 @@ func command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// install creates what a kustomization holds, as far as the cluster knows it.
+// install creates the objects of a kustomization whose kinds the cluster knows.
 func install(ctx context.Context, kustomization string) error {
 	kubectl, err := testoperator.Path("bin", "k8s", "kubectl")
 	if err != nil {
@@ -133,13 +134,14 @@ func install(ctx context.Context, kustomization string) error {
 	return nil
 }
 
-// eventually waits until check returns an empty string; what it returns last is why the test fails.
+// eventually waits until check returns an empty string; what check returned last is the failure
+// message.
 func eventually(t *testing.T, check func(context.Context) string) {
 	t.Helper()
 	testoperator.Eventually(t, timeout, testoperator.AsError(check))
 }
 
-// pods are those of the Deployment, whose volumes the kubelet has mounted.
+// pods returns the pods of the Deployment, once the kubelet has mounted their volumes.
 func pods(t *testing.T) []corev1.Pod {
 	t.Helper()
 	var list corev1.PodList
@@ -160,15 +162,15 @@ func pods(t *testing.T) []corev1.Pod {
 	return list.Items
 }
 
-// replica is a manager.
+// replica is a running manager.
 type replica struct {
 	address, log string
-	// probes is where the kubelet asks how it is.
+	// probes is the address of the kubelet's probes.
 	probes string
 }
 
-// start runs the manager as it would run in a pod: with the arguments of the Deployment, the rights of its ServiceAccount and the files that the
-// kubelet mounts there.
+// start runs the manager as it would run in a pod: with the arguments of the Deployment, the
+// permissions of its ServiceAccount and the files that the kubelet mounts there.
 func start(t *testing.T, pod *corev1.Pod) replica {
 	t.Helper()
 	certificate, err := env.cluster.VolumePath(pod, "metrics-certificate")
@@ -206,7 +208,7 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// account is a client that is a ServiceAccount.
+// account returns the configuration of a client that is a ServiceAccount.
 func account(t *testing.T, namespace, name string) *rest.Config {
 	t.Helper()
 	config, err := env.cluster.ServiceAccount(t.Context(), namespace, name)
@@ -216,7 +218,7 @@ func account(t *testing.T, namespace, name string) *rest.Config {
 	return config
 }
 
-// kubeconfig is a file that says the same.
+// kubeconfig returns the path of a kubeconfig with the same content.
 func kubeconfig(t *testing.T, config *rest.Config) string {
 	t.Helper()
 	access := clientcmdapi.NewConfig()
@@ -231,7 +233,7 @@ func kubeconfig(t *testing.T, config *rest.Config) string {
 	return path
 }
 
-// serviceAccount creates one in a namespace of its own, and returns its token.
+// serviceAccount creates a ServiceAccount in its own namespace, and returns its token.
 func serviceAccount(t *testing.T, name string) string {
 	t.Helper()
 	for _, object := range []client.Object{

@@ -21,24 +21,27 @@ import (
 // volume is the name of the one volume of each pod.
 const volume = "trust"
 
-// peerLabel is borne by the pods of a Deployment.
+// peerLabel is a label on the pods of a Deployment.
 const peerLabel = "peer"
 
-// bundleInSecret is where a Secret carries the bundle, if its policy wants that.
+// bundleInSecret is the key of the bundle in a Secret, if its policy includes it.
 const bundleInSecret = "ca.crt"
 
-// peer is a server or a client. Its process is part of the test, and reads what the kubelet mounts into its pod.
+// peer is a server or a client. Its process is part of the test, and reads what the kubelet mounts
+// into its pod.
 type peer struct {
 	name, namespace string
 	mounts          corev1.VolumeSource
-	// file is where a client finds the bundle.
+	// file is the name of the file with a client's bundle.
 	file string
-	// frozen peers read once, when they start, and again when their pod is replaced: by the operator, for they are Deployments.
+	// frozen peers read their files once, when they start, and again when their pod is replaced.
+	// The operator replaces it, since they are Deployments.
 	frozen bool
-	// kept peers are frozen, and of no workload: the test replaces them where docs/rotation.md says that they have to be.
+	// kept peers are frozen, and belong to no workload: the test replaces them where
+	// docs/rotation.md requires it.
 	kept bool
 
-	// pods counts those that the test has made.
+	// pods counts the pods that the test has created.
 	pods int
 	// home is the present pod.
 	home atomic.Pointer[home]
@@ -48,7 +51,7 @@ type peer struct {
 	address string
 }
 
-// home is a pod, and where its volume lies.
+// home is a pod, and the folder of its volume.
 type home struct {
 	pod    *corev1.Pod
 	folder string
@@ -57,7 +60,7 @@ type home struct {
 // files are the contents of one version of a volume, by name.
 type files map[string][]byte
 
-// host is the name that clients verify.
+// host returns the name that clients verify.
 func (p *peer) host() string { return p.name + "." + p.namespace + ".svc" }
 
 func (p *peer) String() string {
@@ -73,11 +76,11 @@ func (p *peer) String() string {
 // deployed reports whether the peer is a Deployment.
 func (p *peer) deployed() bool { return p.frozen && !p.kept }
 
-// spec is that of its pods.
+// spec returns the spec of its pods.
 func (p *peer) spec() corev1.PodSpec {
 	mount := corev1.VolumeMount{Name: volume, MountPath: "/trust"}
 	if p.frozen {
-		// So the kubelet never changes the file in the container.
+		// With subPath the kubelet never updates the file in the container.
 		mount.SubPath = p.file
 	}
 	return corev1.PodSpec{
@@ -91,13 +94,14 @@ func (p *peer) spec() corev1.PodSpec {
 	}
 }
 
-// nextPod is the pod that the peer is going to have, where it is no Deployment.
+// nextPod returns the next pod of a peer that is not a Deployment.
 func (p *peer) nextPod() *corev1.Pod {
 	p.pods++
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: fmt.Sprintf("%s-%d", p.name, p.pods)}, Spec: p.spec()}
 }
 
-// deployment is the peer where it is one. A new pod takes over before the old one goes.
+// deployment returns the Deployment of a peer that is one. A new pod is ready before the old one is
+// deleted.
 func (p *peer) deployment() *appsv1.Deployment {
 	bears := map[string]string{peerLabel: p.name}
 	return &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: p.name}, Spec: appsv1.DeploymentSpec{
@@ -109,7 +113,7 @@ func (p *peer) deployment() *appsv1.Deployment {
 	}}
 }
 
-// start begins the life of a process in a pod.
+// start starts the process in a pod.
 func (p *peer) start(pod *corev1.Pod, folder string) error {
 	p.home.Store(&home{pod, folder})
 	if !p.frozen {
@@ -120,7 +124,8 @@ func (p *peer) start(pod *corev1.Pod, folder string) error {
 	return err
 }
 
-// files are what the process knows: what it remembers, or what is mounted now.
+// files returns what the process has read: what a frozen peer read at its start, or what is mounted
+// now.
 func (p *peer) files() (files, error) {
 	if p.frozen {
 		return *p.memory.Load(), nil
@@ -128,7 +133,7 @@ func (p *peer) files() (files, error) {
 	return mounted(p.home.Load().folder)
 }
 
-// certificate is what a server shows.
+// certificate returns the certificate that a server presents.
 func (p *peer) certificate() (*tls.Certificate, error) {
 	read, err := p.files()
 	if err != nil {
@@ -138,7 +143,7 @@ func (p *peer) certificate() (*tls.Certificate, error) {
 	return &pair, err
 }
 
-// roots are what a client trusts.
+// roots returns the roots that a client trusts.
 func (p *peer) roots() (*x509.CertPool, error) {
 	read, err := p.files()
 	if err != nil {
@@ -151,8 +156,9 @@ func (p *peer) roots() (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// mounted reads a volume. The kubelet writes a new folder, moves the link ..data to it and removes the folder before: whoever follows the
-// link once has files that belong together, and looks again where they have just gone.
+// mounted reads a volume. The kubelet writes a new folder, points the link ..data to it and removes
+// the previous folder. A reader that resolves the link once gets files that belong together, and
+// has to retry if they were removed meanwhile.
 func mounted(folder string) (files, error) {
 	const attempts = 10
 	var err error
@@ -188,7 +194,7 @@ func readAll(folder string) (files, error) {
 
 const serverCount = 20
 
-// newServers are servers of which half reload and a quarter is kept.
+// newServers returns servers, half of which reload and a quarter of which are kept.
 func newServers() []*peer {
 	var servers []*peer
 	for i := range serverCount {
@@ -201,7 +207,7 @@ func newServers() []*peer {
 
 func (p *peer) secretName() string { return p.name + "-tls" }
 
-// newClients are clients by each way in which a bundle comes to a pod.
+// newClients returns clients for each way in which a bundle reaches a pod.
 func newClients(servers []*peer) []*peer {
 	configMap := corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: trustConfigMap}}}
 	return []*peer{

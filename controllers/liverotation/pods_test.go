@@ -16,7 +16,7 @@ import (
 	"github.com/servingcert/operator/controllers/internal/pki"
 )
 
-// start makes pods and, when all run, begins the processes in them.
+// start creates pods and, when all of them run, starts the processes in them.
 func (e *testEnv) start(peers []*peer) {
 	e.Helper()
 	pods := map[*peer]*corev1.Pod{}
@@ -47,7 +47,7 @@ func (e *testEnv) start(peers []*peer) {
 	})
 }
 
-// follow begins the process of a Deployment anew in each new pod that is ready.
+// follow starts the process of a Deployment again in each new pod that is ready.
 func (e *testEnv) follow(ctx context.Context) error {
 	var pods corev1.PodList
 	if err := e.kube.List(ctx, &pods, client.HasLabels{peerLabel}); err != nil {
@@ -113,7 +113,8 @@ func (e *testEnv) runs(pod *corev1.Pod) (folder string) {
 	return folder
 }
 
-// replace is a rolling update of peers that are no Deployments: a new process in a new pod takes over, and then the old pod goes.
+// replace performs a rolling update of peers that are not Deployments: a new process in a new pod
+// takes over, and then the old pod is deleted.
 func (e *testEnv) replace(peers ...*peer) {
 	e.Helper()
 	var old []*corev1.Pod
@@ -129,7 +130,7 @@ func (e *testEnv) replace(peers ...*peer) {
 	e.meet()
 }
 
-// kept are the peers that nobody replaces but the test.
+// kept returns the peers that only the test replaces.
 func (e *testEnv) kept() []*peer {
 	return slices.DeleteFunc(slices.Concat(e.clients, e.servers), func(p *peer) bool { return !p.kept })
 }
@@ -138,8 +139,8 @@ func (e *testEnv) keptClients() []*peer {
 	return slices.DeleteFunc(e.kept(), func(p *peer) bool { return !slices.Contains(e.clients, p) })
 }
 
-// broughtOver waits until the operator has restarted every Deployment that holds something old: its servers show what the CA that signs has
-// signed.
+// broughtOver waits until the operator has restarted every Deployment with an old certificate or
+// bundle: its servers present certificates of the current CA.
 func (e *testEnv) broughtOver() {
 	e.Helper()
 	var policy v1alpha1.ServingCertPolicy
@@ -158,7 +159,8 @@ func (e *testEnv) broughtOver() {
 	e.meet()
 }
 
-// reissued waits until every Secret holds a certificate of the CA that signs, and the kubelet has brought it to every server.
+// reissued waits until every Secret holds a certificate of the current CA, and the kubelet has
+// brought it to every server.
 func (e *testEnv) reissued() {
 	e.Helper()
 	e.eventually(func(ctx context.Context) error {
@@ -193,7 +195,8 @@ func signedBy(data files, ca *v1alpha1.CAGeneration) error {
 	return nil
 }
 
-// bundleIsMounted waits until the kubelet has brought the published bundle to every client's pod, whether its process looks or not.
+// bundleIsMounted waits until the kubelet has brought the published bundle to every client's pod,
+// whether or not its process reloads it.
 func (e *testEnv) bundleIsMounted() {
 	e.Helper()
 	e.eventually(func(ctx context.Context) error {

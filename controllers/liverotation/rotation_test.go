@@ -1,5 +1,5 @@
-// Package liverotation_test shows that no handshake fails while a CA rotates: servers and clients read the files that a kubelet mounts,
-// and verify each other all the time.
+// Package liverotation_test shows that no handshake fails while a CA rotates: servers and clients
+// read the files that a kubelet mounts, and verify each other all the time.
 package liverotation_test
 
 import (
@@ -17,11 +17,12 @@ import (
 	"github.com/servingcert/operator/api/v1alpha1"
 )
 
-// leastHandshakes is how many the test must have seen to prove anything.
+// leastHandshakes is how many handshakes the test needs to prove anything.
 const leastHandshakes = 5000
 
-// TestLiveRotation: the CA is replaced five times in a row, for another reason each time, one of them while another is under way. Not
-// one handshake fails, between readers that reload and readers that never do.
+// TestLiveRotation replaces the CA five times in a row, each time for another reason, and once
+// while another rotation is in progress. Not one handshake fails between peers that reload their
+// files and peers that never do.
 func TestLiveRotation(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	w := newTestEnv(t)
@@ -54,8 +55,8 @@ func minimum(value v1alpha1.Duration) func(*v1alpha1.ServiceCASpec) {
 	return func(spec *v1alpha1.ServiceCASpec) { spec.Rotation.Propagation.Minimum = value }
 }
 
-// specChangesAndTriggerComes is two rotations: the trigger of the second comes while the first is propagating. It waits and says so,
-// and begins as soon as the signer is switched.
+// specChangesAndTriggerComes runs two rotations: the second is triggered while the first is
+// propagating. It waits and reports that, and begins as soon as the first has switched the signer.
 func (e *testEnv) specChangesAndTriggerComes() {
 	e.Helper()
 	e.begin(v1alpha1.RotationSpecChanged, func() {
@@ -75,8 +76,9 @@ func (e *testEnv) specChangesAndTriggerComes() {
 	e.finish()
 }
 
-// keyIsLost: nobody can cross-sign with a key that is gone, so clients that never reload are replaced once the new root is published. The
-// switch waits for those that the operator restarts.
+// keyIsLost rotates after the loss of the key: a lost key cannot cross-sign, so clients that never
+// reload are replaced once the new root is published. The switch of the signer waits for the
+// clients that the operator restarts.
 func (e *testEnv) keyIsLost() {
 	e.Helper()
 	e.begin(v1alpha1.RotationSigningKeyLost, func() {
@@ -94,11 +96,13 @@ func (e *testEnv) keyIsLost() {
 	e.finish()
 }
 
-// compromised: the old roots leave the bundle, so whoever never reloads is replaced as soon as its certificate is reissued.
+// compromised rotates after a compromise: the old roots leave the bundle, so a peer that never
+// reloads is replaced as soon as its certificate is reissued.
 func (e *testEnv) compromised() {
 	e.Helper()
 	e.begin(v1alpha1.RotationCompromise, func() {
-		// Twice as long as otherwise: it is also what is left to lengthen the next phase.
+		// Twice the usual minimum: it is also the time in which the test has to lengthen the next
+		// phase.
 		e.change(trigger("stolen"), minimum("20s"), func(spec *v1alpha1.ServiceCASpec) {
 			spec.Rotation.TriggerReason = v1alpha1.TriggerCompromise
 		})
@@ -115,7 +119,8 @@ func (e *testEnv) compromised() {
 	e.meet()
 }
 
-// begin does what a rotation begins with, and waits until every target carries the next CA, and the kubelet has brought it to the pods.
+// begin runs what starts a rotation, and waits until every target carries the next CA, and the
+// kubelet has brought it to the pods.
 func (e *testEnv) begin(reason v1alpha1.RotationReason, start func()) {
 	e.Helper()
 	before := e.status().Rotation.StartedAt
@@ -133,7 +138,8 @@ func (e *testEnv) begin(reason v1alpha1.RotationReason, start func()) {
 	e.meet()
 }
 
-// finish waits until a rotation has replaced every certificate, and everybody has met everybody since.
+// finish waits until a rotation has replaced every certificate, and every client has met every
+// server since.
 func (e *testEnv) finish() {
 	e.Helper()
 	e.await("retires", func(ca *v1alpha1.ServiceCA) bool { return ca.Status.Rotation.Phase == v1alpha1.PhaseRetiring })
@@ -147,7 +153,8 @@ func (e *testEnv) finish() {
 	e.Logf("%s signs; %s", e.ca.Status.Active.Subject, e.traffic)
 }
 
-// meet waits until every client has met every server from now on, and returns the CA that signs; empty while none may.
+// meet waits until every client has met every server from now on, and returns the CA that signs; an
+// empty string if none may sign.
 func (e *testEnv) meet() (signer string) {
 	e.Helper()
 	before := e.traffic.counts()
@@ -158,7 +165,8 @@ func (e *testEnv) meet() (signer string) {
 	return ""
 }
 
-// clientsAreBehind fails unless clients that were never replaced needed a bridge of that many certificates.
+// clientsAreBehind fails unless clients that were never replaced needed a cross-signed chain of
+// that many certificates.
 func (e *testEnv) clientsAreBehind(generations int64) {
 	e.Helper()
 	for _, client := range e.clients {
@@ -168,7 +176,8 @@ func (e *testEnv) clientsAreBehind(generations int64) {
 	}
 }
 
-// serversShow fails unless servers that were never replaced show the certificate that they had at the start.
+// serversShow fails unless servers that were never replaced present a certificate of that signer,
+// as they did at the start.
 func (e *testEnv) serversShow(signer string) {
 	e.Helper()
 	for _, server := range e.servers {
@@ -178,7 +187,7 @@ func (e *testEnv) serversShow(signer string) {
 	}
 }
 
-// conclude counts.
+// conclude counts the handshakes and the failures.
 func (e *testEnv) conclude() {
 	e.Helper()
 	e.eventually(func(context.Context) error {

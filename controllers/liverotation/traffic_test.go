@@ -19,20 +19,21 @@ import (
 )
 
 const (
-	// requestInterval is how often each client calls: often enough to meet every server within each phase, and seldom enough for two busy cores.
+	// requestInterval is how often each client connects: often enough to meet every server within
+	// each phase, and seldom enough for two busy cores.
 	requestInterval = 30 * time.Millisecond
-	// slowest is how long a handshake may take, on a machine with much else to do.
+	// slowest is how long a handshake may take, on a busy machine.
 	slowest = time.Minute
-	// maxReported is how many failures are told.
+	// maxReported is how many failures are printed.
 	maxReported = 20
 )
 
-// traffic is every client calling every server, again and again.
+// traffic is every client connecting to every server, over and over.
 type traffic struct {
 	clients, servers []*peer
-	// pairs are by client and server.
+	// pairs are indexed by client and server.
 	pairs [][]pair
-	// phase asks for that of the CA.
+	// phase returns the phase of the CA.
 	phase func() string
 
 	mu       sync.Mutex
@@ -45,9 +46,9 @@ type traffic struct {
 // pair is a client and a server.
 type pair struct {
 	hands, bridged atomic.Int64
-	// crossed is how long a bridge the last handshake needed.
+	// crossed is how many cross-signed certificates the last handshake needed.
 	crossed atomic.Int64
-	// signer is who signed what the server showed last.
+	// signer is the CA that signed the certificate that the server presented last.
 	signer atomic.Pointer[string]
 }
 
@@ -59,7 +60,8 @@ func newTraffic(clients, servers []*peer, phase func() string) *traffic {
 	return traffic
 }
 
-// start opens the servers and sends the clients to them; what has begun is brought to its end by stop.
+// start starts the servers and the clients; the test's cleanup stops them, and completes handshakes
+// in progress.
 func (r *traffic) start(t *testing.T) {
 	t.Helper()
 	var serving, calling sync.WaitGroup
@@ -87,11 +89,11 @@ func (r *traffic) start(t *testing.T) {
 	}
 }
 
-// serve shows the server's certificate to everybody, until nobody can come any more.
+// serve presents the server's certificate to every client, until the listener is closed.
 func (r *traffic) serve(server *peer, listener net.Listener) {
 	config := &tls.Config{
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return server.certificate() },
-		// Each handshake is a whole one.
+		// Each handshake is a full one.
 		SessionTicketsDisabled: true,
 	}
 	var visitors sync.WaitGroup
@@ -112,7 +114,8 @@ func (r *traffic) serve(server *peer, listener net.Listener) {
 	}
 }
 
-// greet is the server's part: a handshake, and one byte that tells the client that it is over for both.
+// greet is the server's part: a handshake, and one byte that confirms to the client that both have
+// completed it.
 func greet(connection *tls.Conn) error {
 	defer connection.Close()
 	if err := connection.SetDeadline(time.Now().Add(slowest)); err != nil {
@@ -122,11 +125,11 @@ func greet(connection *tls.Conn) error {
 	return err
 }
 
-// call is the life of a client: it goes from server to server.
+// call runs a client, which connects to one server after another.
 func (r *traffic) call(client int, ended <-chan struct{}) {
 	ticker := time.NewTicker(requestInterval)
 	defer ticker.Stop()
-	// They do not all begin at the same server.
+	// The clients begin at different servers.
 	for server := client * len(r.servers) / len(r.clients); ; server = (server + 1) % len(r.servers) {
 		select {
 		case <-ended:
@@ -139,7 +142,8 @@ func (r *traffic) call(client int, ended <-chan struct{}) {
 	}
 }
 
-// shakeHands is one handshake, in which the client verifies the server by what it knows.
+// shakeHands performs one handshake, in which the client verifies the server by the roots that it
+// has.
 func (r *traffic) shakeHands(client, server int) error {
 	roots, err := r.clients[client].roots()
 	if err != nil {
@@ -165,7 +169,7 @@ func (r *traffic) shakeHands(client, server int) error {
 
 func (p *pair) count(state tls.ConnectionState) {
 	shortest := slices.MinFunc(state.VerifiedChains, func(a, b []*x509.Certificate) int { return cmp.Compare(len(a), len(b)) })
-	// Besides the certificate itself and the root.
+	// The leaf and the root do not count.
 	crossed := int64(len(shortest) - 2)
 	if crossed > 0 {
 		p.bridged.Add(1)
@@ -175,7 +179,7 @@ func (p *pair) count(state tls.ConnectionState) {
 	p.hands.Add(1)
 }
 
-// fail notes what happened, when, and in which phase.
+// fail records what failed, when, and in which phase.
 func (r *traffic) fail(format string, arguments ...any) {
 	what, when := fmt.Sprintf(format, arguments...), time.Now().UTC().Format("15:04:05.000")
 	r.mu.Lock()
@@ -186,14 +190,14 @@ func (r *traffic) fail(format string, arguments ...any) {
 	}
 }
 
-// reported is how many failures there were, and some of them.
+// reported returns how many failures there were, and some of them.
 func (r *traffic) reported() (int, []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.failed, slices.Clone(r.failures)
 }
 
-// counts are the handshakes of each pair.
+// counts returns the number of handshakes of each pair.
 func (r *traffic) counts() [][]int64 {
 	counts := make([][]int64, len(r.pairs))
 	for client := range r.pairs {
@@ -204,7 +208,8 @@ func (r *traffic) counts() [][]int64 {
 	return counts
 }
 
-// metSince tells who has not met since: the handshake that was under way then does not count.
+// metSince returns an error that names a pair without a handshake since before; the one that was in
+// progress then does not count.
 func (r *traffic) metSince(before [][]int64) error {
 	for client, counts := range r.counts() {
 		for server, count := range counts {
@@ -216,13 +221,14 @@ func (r *traffic) metSince(before [][]int64) error {
 	return nil
 }
 
-// shownBy is who signed the certificate that a server showed last.
+// shownBy returns the CA that signed the certificate that a server presented last.
 func (r *traffic) shownBy(server *peer) string {
 	i := slices.Index(r.servers, server)
 	return *r.pairs[0][i].signer.Load()
 }
 
-// crossedBy is the longest bridge that a client needed when it last met each server.
+// crossedBy returns the largest number of cross-signed certificates that a client needed when it
+// last met each server.
 func (r *traffic) crossedBy(client *peer) int64 {
 	longest := int64(0)
 	pairs := r.pairs[slices.Index(r.clients, client)]
@@ -232,7 +238,7 @@ func (r *traffic) crossedBy(client *peer) int64 {
 	return longest
 }
 
-// hands is the number of all handshakes.
+// hands returns the number of all handshakes.
 func (r *traffic) hands() (sum int64) {
 	for _, counts := range r.counts() {
 		for _, count := range counts {

@@ -21,21 +21,24 @@ import (
 
 const (
 	operatorNamespace = "servingcert"
-	// shop is where the servers are, and half of the clients.
+	// shop is the namespace of the servers, and of half of the clients.
 	shop = "shop"
 	// elsewhere is the namespace of the other clients.
 	elsewhere = "elsewhere"
 	// trustConfigMap is the name of the ConfigMaps that ask for the bundle.
 	trustConfigMap = "trust"
-	// propagation is many times what the kubelet of a hollow node needs to bring a change to its pods, which is about a second.
+	// propagation is many times what the kubelet of a hollow node needs to bring a change to its
+	// pods, which is about a second.
 	propagation v1alpha1.Duration = "10s"
-	// lingering keeps a phase from ending before the test has done in it what people would.
+	// lingering keeps a phase from ending before the test has done in it what an administrator
+	// would do.
 	lingering v1alpha1.Duration = "15m"
-	// timeout is how long the test waits for what should come, on a machine with much else to do; nothing is measured by it.
+	// timeout is how long the test waits for an expected state, on a busy machine; it measures
+	// nothing.
 	timeout = 3 * time.Minute
 )
 
-// testEnv is a cluster with the operator, and those who trust each other in it.
+// testEnv is a cluster with the operator, and the servers and clients that trust each other in it.
 type testEnv struct {
 	*testing.T
 	cluster          *cluster.Cluster
@@ -54,7 +57,8 @@ func newTestEnv(t *testing.T) *testEnv {
 	servers := newServers()
 	w := &testEnv{T: t, clients: newClients(servers), servers: servers}
 	w.traffic = newTraffic(w.clients, w.servers, w.phase)
-	// All on one node: what its kubelet has brought to one pod, it brings to a new one from the beginning.
+	// All pods are on one node: what its kubelet has brought to one pod, a new pod has from the
+	// start.
 	if w.cluster, err = cluster.Start(t.Context(), cluster.Options{Controllers: true, Nodes: 1, CRDs: []string{crds}}); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +73,7 @@ func newTestEnv(t *testing.T) *testEnv {
 	return w
 }
 
-// deploy brings up the operator, and then everybody.
+// deploy starts the operator, and then all peers.
 func (e *testEnv) deploy() {
 	e.Helper()
 	err := errors.Join(
@@ -92,13 +96,13 @@ func (e *testEnv) deploy() {
 		bundle, want := ca.Status.TrustBundle, int32(4+len(e.servers))
 		return bundle != nil && bundle.Targets == want && bundle.CurrentTargets == want
 	})
-	// The kubelet pulls no more than ten images at once, and each only once.
+	// The kubelet pulls at most ten images at once, and each only once.
 	e.start(e.clients)
 	e.start(e.servers)
 	e.followAlways()
 }
 
-// objects are what people apply.
+// objects returns what users apply.
 func (e *testEnv) objects() []client.Object {
 	e.ca = &v1alpha1.ServiceCA{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	e.ca.Spec.Certificate.Duration = "60m"
@@ -126,7 +130,7 @@ func (e *testEnv) objects() []client.Object {
 	return objects
 }
 
-// create creates objects. A namespace has no ServiceAccount in its first moments, and then takes no pod.
+// create creates objects. A new namespace has no ServiceAccount at first, and then rejects pods.
 func (e *testEnv) create(objects ...client.Object) {
 	e.Helper()
 	for _, object := range objects {
@@ -152,7 +156,7 @@ func (e *testEnv) observe(ctx context.Context) error {
 	return e.kube.Get(ctx, client.ObjectKeyFromObject(e.ca), e.ca)
 }
 
-// phase is that of the CA at this moment, for whoever tells of a failure.
+// phase returns the present phase of the CA, for failure messages.
 func (e *testEnv) phase() string {
 	ctx, cancel := context.WithTimeout(context.Background(), slowest)
 	defer cancel()
@@ -171,7 +175,7 @@ func (e *testEnv) status() v1alpha1.ServiceCAStatus {
 	return e.ca.Status
 }
 
-// await waits until the ServiceCA does something.
+// await waits until the ServiceCA meets check; does describes that state.
 func (e *testEnv) await(does string, check func(*v1alpha1.ServiceCA) bool) {
 	e.Helper()
 	e.eventually(func(ctx context.Context) error {
@@ -182,7 +186,7 @@ func (e *testEnv) await(does string, check func(*v1alpha1.ServiceCA) bool) {
 	})
 }
 
-// eventually waits until check finds nothing wrong, but not beyond the first failed handshake.
+// eventually waits until check returns nil, but not beyond the first failed handshake.
 func (e *testEnv) eventually(check func(context.Context) error) {
 	e.Helper()
 	var last error

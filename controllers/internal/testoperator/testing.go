@@ -15,8 +15,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// Main runs the tests of a package: as many at once as is said, where they mostly wait, and zero for as many as there are cores. run starts what
-// they share, and stops it.
+// Main runs the tests of a package: parallel of them at once, for packages whose tests mostly wait,
+// or as many as there are cores if parallel is zero. run starts what the tests share, runs them,
+// and stops it.
 func Main(m *testing.M, parallel int, run func(*testing.M) (int, error)) {
 	ctrl.SetLogger(logr.Discard())
 	flag.Parse()
@@ -33,10 +34,11 @@ func Main(m *testing.M, parallel int, run func(*testing.M) (int, error)) {
 	os.Exit(code)
 }
 
-// pollInterval is how often is looked whether something has come.
+// pollInterval is how often Eventually calls its check.
 const pollInterval = 100 * time.Millisecond
 
-// Eventually waits until check finds nothing wrong; what it found last is why the test fails. Nothing is measured by patience.
+// Eventually waits until check returns nil; the last error is the failure message. timeout measures
+// nothing.
 func Eventually(t *testing.T, timeout time.Duration, check func(context.Context) error) {
 	t.Helper()
 	var last error
@@ -52,7 +54,8 @@ func Eventually(t *testing.T, timeout time.Duration, check func(context.Context)
 	}
 }
 
-// AsError makes an error of what a check says; none of nothing.
+// AsError turns a check that returns a text into one that returns an error, and nil for an empty
+// text.
 func AsError(check func(context.Context) string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if problem := check(ctx); problem != "" {

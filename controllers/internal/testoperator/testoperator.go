@@ -1,5 +1,5 @@
-// Package testoperator runs the operator in the process of a test, where the race detector sees it, with the rights that
-// config/rbac gives it, so that every test shows that they suffice.
+// Package testoperator runs the operator in the process of a test, where the race detector covers
+// it, with the permissions of config/rbac, so that every test shows that they suffice.
 package testoperator
 
 import (
@@ -31,10 +31,10 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// CloneSets are what config/components/restart-clonesets lets the operator restart.
+// CloneSets is the resource that config/components/restart-clonesets lets the operator restart.
 var CloneSets = schema.GroupVersionResource{Group: "apps.kruise.io", Version: "v1alpha1", Resource: "clonesets"}
 
-// Client is one of a cluster administrator, without a cache.
+// Client returns the client of a cluster administrator, without a cache.
 func Client(running *cluster.Cluster) (client.Client, error) {
 	options, err := controllers.ManagerOptions()
 	if err != nil {
@@ -43,7 +43,7 @@ func Client(running *cluster.Cluster) (client.Client, error) {
 	return client.New(running.Config, client.Options{Scheme: options.Scheme})
 }
 
-// Path is that of a file of this repository.
+// Path returns the path of a file of this repository.
 func Path(elements ...string) (string, error) {
 	folder, err := os.Getwd()
 	if err != nil {
@@ -60,8 +60,8 @@ func Path(elements ...string) (string, error) {
 	}
 }
 
-// Manifests are the objects in the YAML files of a folder and of those below it, as they stand there; what is for kustomize alone
-// is left out.
+// Manifests returns the objects in the YAML files of a folder and of the folders below it,
+// unchanged and without those that only kustomize reads.
 func Manifests(folder string) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	err := filepath.WalkDir(folder, func(path string, entry os.DirEntry, err error) error {
@@ -100,7 +100,7 @@ func readManifest(path string) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// Install creates the operator's namespace and its rights, as kustomize would.
+// Install creates the operator's namespace and its RBAC objects, as kustomize would.
 func Install(ctx context.Context, kube client.Client, namespace string) error {
 	if err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		return err
@@ -108,7 +108,7 @@ func Install(ctx context.Context, kube client.Client, namespace string) error {
 	return grant(ctx, kube, namespace, "config", "rbac")
 }
 
-// Allow gives the operator the rights of a kustomize component, such as restarts.
+// Allow gives the operator the permissions of a kustomize component, such as restarts.
 func Allow(ctx context.Context, kube client.Client, namespace, component string) error {
 	return grant(ctx, kube, namespace, "config", "components", component)
 }
@@ -149,8 +149,8 @@ func install(ctx context.Context, kube client.Client, object *unstructured.Unstr
 	return kube.Create(ctx, object)
 }
 
-// Start runs the operator under the ServiceAccount of Install; stop returns when it has ended, and tells how. adjust may change how it
-// talks to the API server, and the manager.
+// Start runs the operator as the ServiceAccount of Install; stop stops it, and returns the error
+// with which it ended. adjust may change the client configuration and the manager's options.
 func Start(
 	ctx context.Context, running *cluster.Cluster, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
 ) (stop func() error, err error) {
@@ -161,14 +161,14 @@ func Start(
 	return StartAs(ctx, config, namespace, adjust...)
 }
 
-// StartAs runs the operator as whoever config says.
+// StartAs runs the operator with the identity in config.
 func StartAs(
 	ctx context.Context, config *rest.Config, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
 ) (stop func() error, err error) {
 	return StartBy(ctx, clock.RealClock{}, config, namespace, adjust...)
 }
 
-// StartBy runs the operator by another clock.
+// StartBy runs the operator with another clock.
 func StartBy(
 	ctx context.Context, wall clock.PassiveClock, config *rest.Config, namespace string, adjust ...func(*rest.Config, *ctrl.Options),
 ) (stop func() error, err error) {
