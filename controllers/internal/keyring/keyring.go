@@ -65,8 +65,29 @@ type Keyring struct {
 	clock      clock.PassiveClock
 	signatures *pki.Signatures
 
-	mu      sync.Mutex
-	entries map[string]cacheEntry
+	mu sync.Mutex
+	// entries has the entry of each ServiceCA by its name.
+	entries map[string]*lockedEntry
+}
+
+// lockedEntry is the entry of one ServiceCA. Its lock is held while the key is read, so that a slow
+// read delays only those that need the same ServiceCA.
+type lockedEntry struct {
+	mu sync.Mutex
+	cacheEntry
+}
+
+// lock returns the entry of a ServiceCA, locked.
+func (k *Keyring) lock(name string) *lockedEntry {
+	k.mu.Lock()
+	entry := k.entries[name]
+	if entry == nil {
+		entry = &lockedEntry{}
+		k.entries[name] = entry
+	}
+	k.mu.Unlock()
+	entry.mu.Lock()
+	return entry
 }
 
 // identity is what a ServiceCA says about the key that may sign, and about the bundle to verify
@@ -97,7 +118,7 @@ type cacheEntry struct {
 
 // New returns a Keyring of the signing-key Secrets in the operator's namespace.
 func New(reader client.Reader, namespace string, passiveClock clock.PassiveClock) *Keyring {
-	return &Keyring{reader: reader, namespace: namespace, clock: passiveClock, signatures: pki.NewSignatures(), entries: map[string]cacheEntry{}}
+	return &Keyring{reader: reader, namespace: namespace, clock: passiveClock, signatures: pki.NewSignatures(), entries: map[string]*lockedEntry{}}
 }
 
 // Get returns the CA that the status of a ServiceCA names. It returns an error that wraps
@@ -107,11 +128,11 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 	if identity.bundle == "" {
 		return nil, fmt.Errorf("ServiceCA %s %w: it has no bundle yet", serviceCA.Name, ErrNotReady)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	locked := k.lock(serviceCA.Name)
+	defer locked.mu.Unlock()
 	// Round(0) drops the monotonic clock reading, which stands still while the machine is
 	// suspended.
-	now, entry := k.clock.Now().Round(0), k.entries[serviceCA.Name]
+	now, entry := k.clock.Now().Round(0), locked.cacheEntry
 	ttl := keyTTL
 	if entry.err != nil {
 		ttl = failureTTL
@@ -131,7 +152,7 @@ func (k *Keyring) Get(ctx context.Context, serviceCA *v1alpha1.ServiceCA) (*CA, 
 		ca = entry.ca
 	}
 	if err == nil || isKeyError(err) {
-		k.entries[serviceCA.Name] = cacheEntry{identity: identity, ca: ca, err: err, readAt: now, reissueStart: reissueStart}
+		locked.cacheEntry = cacheEntry{identity: identity, ca: ca, err: err, readAt: now, reissueStart: reissueStart}
 	}
 	return ca, err
 }
@@ -264,9 +285,7 @@ func findInputs(object client.Object) (inputs struct {
 // Forget drops the key of a ServiceCA, because the ServiceCA is gone or has another key. It keeps
 // the start of the reissue, which does not depend on the key.
 func (k *Keyring) Forget(name string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if entry, ok := k.entries[name]; ok {
-		k.entries[name] = cacheEntry{identity: entry.identity, reissueStart: entry.reissueStart}
-	}
+	entry := k.lock(name)
+	defer entry.mu.Unlock()
+	entry.cacheEntry = cacheEntry{identity: entry.identity, reissueStart: entry.reissueStart}
 }

@@ -149,6 +149,45 @@ func TestKeyIsCached(t *testing.T) {
 	s.expectReads(4)
 }
 
+// hangingReader is the API server while it does not answer reads of one Secret.
+type hangingReader struct {
+	client.Reader
+	hangs string
+	began chan struct{}
+}
+
+func (h hangingReader) Get(ctx context.Context, key client.ObjectKey, into client.Object, options ...client.GetOption) error {
+	if key.Name == h.hangs {
+		close(h.began)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return h.Reader.Get(ctx, key, into, options...)
+}
+
+// TestSlowReadDelaysNoOtherServiceCA checks that Get returns the CA of one ServiceCA while the
+// signing key of another is being read.
+func TestSlowReadDelaysNoOtherServiceCA(t *testing.T) {
+	t.Parallel()
+	s := newFixture(t)
+	other := s.serviceCA.DeepCopy()
+	other.Name = "other"
+	began := make(chan struct{})
+	s.keys = keyring.New(hangingReader{Reader: s.fakeReader, hangs: "other-signing-key", began: began}, "system", s.clock)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := s.keys.Get(ctx, other)
+		ended <- err
+	}()
+	<-began
+	s.expectKey()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the read that hangs returns %v", err)
+	}
+}
+
 // TestKeyIsReadAgainAfterPause checks that an operator process that was suspended, and whose caches
 // are out of date, does not sign with a key that was replaced in the meantime.
 func TestKeyIsReadAgainAfterPause(t *testing.T) {
