@@ -181,7 +181,7 @@ func handshakes(t *testing.T, pod *corev1.Pod, name string) (stop func(), failur
 }
 
 // A pod that no Service selects waits, has an Event that says so, and gets its certificate once a
-// Service selects it. A pod that asks for a ServiceCA that does not exist is denied.
+// Service selects it. A pod with an unknown option is denied.
 func TestPodCertificateWaits(t *testing.T) {
 	t.Parallel()
 	r := newRealm(t)

@@ -121,7 +121,8 @@ func install(ctx context.Context, kustomization string) error {
 				return err
 			}
 			env.container = deployment.Spec.Template.Spec.Containers[0]
-			// The node of the embedded cluster has no images, and takes root for the user of each.
+			// The node of the embedded cluster has no images, and assumes that each of them runs as
+			// root.
 			user := int64(65532)
 			if err := unstructured.SetNestedField(object.Object, user, "spec", "template", "spec", "securityContext", "runAsUser"); err != nil {
 				return err

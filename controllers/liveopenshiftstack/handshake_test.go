@@ -14,7 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// shakeHands is TLS between what the kubelet has written: a client with a mounted bundle, and every pod with its mounted Secret.
+// shakeHands performs TLS handshakes with the files that the kubelet wrote: between a client with a
+// mounted bundle, and every pod with its mounted Secret.
 func (s *stack) shakeHands(pods []corev1.Pod) {
 	s.Helper()
 	roots, hands := s.mountedRoots(pods), 0
@@ -33,7 +34,8 @@ func (s *stack) shakeHands(pods []corev1.Pod) {
 	s.Logf("%d handshakes", hands)
 }
 
-// mountedRoots are the roots that the first pod with a bundle finds in its folder: once the kubelet looks again, if that came before the bundle.
+// mountedRoots returns the roots in the volume of the first pod with a bundle. If the pod started
+// before the bundle existed, it waits until the kubelet refreshes the volume.
 func (s *stack) mountedRoots(pods []corev1.Pod) *x509.CertPool {
 	s.Helper()
 	for i := range pods {

@@ -26,11 +26,12 @@ import (
 	"github.com/servingcert/operator/controllers/internal/testoperator"
 )
 
-// operatorNamespace is that of config/openshift, where scripts written for OpenShift look.
+// operatorNamespace is the namespace of config/openshift, which scripts written for OpenShift
+// expect.
 const operatorNamespace = "openshift-service-ca"
 
-// TestOpenShiftMonitoringStack: OpenShift's monitoring stack comes up, where before the operator came each of its pods was waiting
-// for a Secret.
+// TestOpenShiftMonitoringStack checks that OpenShift's monitoring stack starts with the operator,
+// and that without it every pod of the stack waits for a Secret.
 func TestOpenShiftMonitoringStack(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	s := newStack(t)
@@ -53,7 +54,8 @@ func TestOpenShiftMonitoringStack(t *testing.T) {
 	s.deployingAgainChangesNothing()
 }
 
-// waitsForSecret waits until a pod is in ContainerCreating. Of all that it mounts, only what Services ask for is not there.
+// waitsForSecret waits until a pod is in ContainerCreating. Of everything that it mounts, only what
+// Services ask for is missing.
 func (s *stack) waitsForSecret(pod *corev1.Pod) {
 	s.Helper()
 	eventually(s.T, func(ctx context.Context) error {
@@ -88,7 +90,7 @@ func (s *stack) waitsForSecret(pod *corev1.Pod) {
 	s.Logf("pod %s: %s, for there is no %s", pod.Name, column(pod), strings.Join(missing, ", "))
 }
 
-// column is what kubectl shows of a pod as STATUS while it starts.
+// column returns the STATUS that kubectl shows of a pod while it starts.
 func column(pod *corev1.Pod) string {
 	for i, status := range pod.Status.InitContainerStatuses {
 		if status.State.Waiting != nil {
@@ -137,7 +139,8 @@ func (s *stack) runOperator() {
 	}
 }
 
-// bundle waits until every ConfigMap that asks holds the published bundle and nothing else, and returns its roots.
+// bundle waits until every ConfigMap that asks for the bundle holds the published one and nothing
+// else, and returns its roots.
 func (s *stack) bundle() *x509.CertPool {
 	s.Helper()
 	var published corev1.ConfigMap
@@ -177,7 +180,8 @@ func (s *stack) bundle() *x509.CertPool {
 	return roots
 }
 
-// servicesAreServed waits until every Service that asks has a Secret, whose certificate the injected bundle verifies for all names.
+// servicesAreServed waits until every Service that asks for a Secret has one, and its certificate
+// verifies by the injected bundle for all of its names.
 func (s *stack) servicesAreServed(roots *x509.CertPool) {
 	s.Helper()
 	for _, object := range s.objects {
@@ -213,7 +217,7 @@ func verify(certificate, key []byte, roots *x509.CertPool, names []string) error
 	return nil
 }
 
-// runs waits until a pod is Running and Ready, and its containers find in the folder what the Secret holds.
+// runs waits until a pod is Running and Ready, and its volume has the content of the Secret.
 func (s *stack) runs(pod *corev1.Pod) {
 	s.Helper()
 	eventually(s.T, func(ctx context.Context) error {
@@ -256,10 +260,12 @@ func (s *stack) file(pod *corev1.Pod, volume, name string) []byte {
 	return content
 }
 
-// published are the targets of every ServiceCA. That of OpenShift's sample publishes in each namespace, too.
+// published are the targets that every ServiceCA has. The ServiceCA of OpenShift's sample also
+// publishes in each namespace.
 var published = []string{"its trust-bundle ConfigMap", "its ClusterTrustBundle"}
 
-// statusIsGreen waits until CA and policy say that everything is served.
+// statusIsGreen waits until the CA and the policy report that every target and every Service is
+// served.
 func (s *stack) statusIsGreen() {
 	s.Helper()
 	eventually(s.T, func(ctx context.Context) error {
@@ -282,8 +288,9 @@ func (s *stack) statusIsGreen() {
 	})
 }
 
-// deployingAgainChangesNothing: whoever applies the manifests meets no conflict, and neither undoes nor writes anything. Only the
-// first time the API server notes that an empty `data` in a manifest is now the deployer's too.
+// deployingAgainChangesNothing checks that a deployer who applies the manifests again meets no
+// conflict, reverts nothing and writes nothing. Only the first time does the API server record that
+// an empty `data` in a manifest now has the deployer as an owner too.
 func (s *stack) deployingAgainChangesNothing() {
 	s.Helper()
 	s.apply()
@@ -297,7 +304,8 @@ func (s *stack) deployingAgainChangesNothing() {
 	}
 }
 
-// versions are the resourceVersions of the Services and ConfigMaps of the manifests, and of the Secrets that these ask for.
+// versions returns the resourceVersions of the manifests' Services and ConfigMaps, and of the
+// Secrets that these ask for.
 func (s *stack) versions() map[string]string {
 	s.Helper()
 	versions := map[string]string{}

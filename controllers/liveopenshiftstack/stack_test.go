@@ -1,4 +1,4 @@
-// Package liveopenshiftstack_test runs what others ship, unchanged, against the operator.
+// Package liveopenshiftstack_test runs other projects' manifests, unchanged, with the operator.
 package liveopenshiftstack_test
 
 import (
@@ -23,10 +23,11 @@ import (
 	"github.com/servingcert/operator/hack/cluster"
 )
 
-// timeout is for the kubelet, which waits up to two minutes before it looks again for a Secret that was missing.
+// timeout allows for the kubelet, which retries a mount with a missing Secret after up to two
+// minutes.
 const timeout = 4 * time.Minute
 
-// manifests is where the manifests of the environment variable REAL_MANIFESTS are.
+// manifests returns the folder in the environment variable REAL_MANIFESTS.
 func manifests(t *testing.T) string {
 	t.Helper()
 	folder := os.Getenv("REAL_MANIFESTS")
@@ -37,13 +38,14 @@ func manifests(t *testing.T) string {
 	return folder
 }
 
-// stack is what the manifests hold, and the cluster that it runs in.
+// stack is the content of the manifests, and the cluster in which it runs.
 type stack struct {
 	*testing.T
 	cluster *cluster.Cluster
 	kube    client.Client
 	objects []*unstructured.Unstructured
-	// secrets are the names of Secrets that Services ask for, and configMaps of those that ask for the bundle, by "<namespace>/<name>".
+	// secrets are the names of the Secrets that Services ask for, and configMaps those of the
+	// ConfigMaps that ask for the bundle, as "<namespace>/<name>".
 	secrets, configMaps map[string]bool
 	// callees are the webhook configurations and APIServices that ask for the bundle.
 	callees []*unstructured.Unstructured
@@ -54,7 +56,7 @@ func eventually(t *testing.T, check func(context.Context) error) {
 	testoperator.Eventually(t, timeout, check)
 }
 
-// newStack starts a cluster of two nodes, for replicas that refuse to share one, and reads the manifests.
+// newStack starts a cluster of two nodes, for replicas with anti-affinity, and reads the manifests.
 func newStack(t *testing.T) *stack {
 	t.Helper()
 	folder := manifests(t)
@@ -83,7 +85,7 @@ func newStack(t *testing.T) *stack {
 	return s
 }
 
-// read notes what an object asks for by OpenShift's annotations.
+// read records what an object asks for by OpenShift's annotations.
 func (s *stack) read(object *unstructured.Unstructured) {
 	annotations := object.GetAnnotations()
 	name := annotations["service.beta.openshift.io/serving-cert-secret-name"]
@@ -97,8 +99,8 @@ func (s *stack) read(object *unstructured.Unstructured) {
 	}
 }
 
-// deploy does what a deployer does: it makes the namespaces, gives a node the role that is asked for, fills in what the manifests leave out,
-// and applies everything else as it stands.
+// deploy does what a deployer does: it creates the namespaces, gives a node the role that pods
+// select, fills in what the manifests leave out, and applies everything else unchanged.
 func (s *stack) deploy() {
 	s.Helper()
 	for _, namespace := range s.namespaces() {
@@ -127,7 +129,7 @@ func (s *stack) namespaces() []string {
 	return namespaces
 }
 
-// apply applies the manifests as a deployer does, who forces nothing.
+// apply applies the manifests as a deployer does, without force.
 func (s *stack) apply() {
 	s.Helper()
 	for _, object := range s.objects {
@@ -138,7 +140,7 @@ func (s *stack) apply() {
 	}
 }
 
-// template is the pod template of a workload, nil of anything else.
+// template returns the pod template of a workload, and nil for any other object.
 func (s *stack) template(object *unstructured.Unstructured) *corev1.PodTemplateSpec {
 	s.Helper()
 	fields, ok, err := unstructured.NestedMap(object.Object, "spec", "template")
@@ -152,8 +154,8 @@ func (s *stack) template(object *unstructured.Unstructured) *corev1.PodTemplateS
 	return &template
 }
 
-// fillIn is what the manifests leave to others: images and volumes that are mounted without being there to whoever deploys them, a
-// user that is not root to OpenShift's admission.
+// fillIn sets what the manifests leave to others: to the deployer the images, and the volumes that
+// are mounted but not defined; to OpenShift's admission a user other than root.
 func (s *stack) fillIn(object *unstructured.Unstructured) {
 	s.Helper()
 	template := s.template(object)
@@ -192,7 +194,8 @@ func addVolume(pod *corev1.PodSpec, name string) {
 	})
 }
 
-// standIn creates what the pods mount and what neither the manifests hold nor the operator makes: in OpenShift other operators do.
+// standIn creates what the pods mount and neither the manifests contain nor the operator creates;
+// on OpenShift other operators do.
 func (s *stack) standIn() {
 	s.Helper()
 	there := map[string]bool{}
@@ -221,7 +224,8 @@ func (s *stack) standIn() {
 	}
 }
 
-// foreignObject is the Secret or ConfigMap of a volume, with the keys that the volume names, and its kind.
+// foreignObject returns the Secret or ConfigMap of a volume, with the keys that the volume names,
+// and its kind; it returns nil for any other volume.
 func foreignObject(volume *corev1.Volume, namespace string) (object client.Object, kind string) {
 	switch {
 	case volume.Secret != nil:
@@ -240,7 +244,8 @@ func foreignObject(volume *corev1.Volume, namespace string) (object client.Objec
 	return nil, ""
 }
 
-// pods are all pods that the manifests' workloads have, once there are as many as these ask for.
+// pods returns all pods of the manifests' workloads, once there are as many as the workloads ask
+// for.
 func (s *stack) pods() []corev1.Pod {
 	s.Helper()
 	var found []corev1.Pod
@@ -263,7 +268,7 @@ func (s *stack) pods() []corev1.Pod {
 	return found
 }
 
-// replicas is how many pods a workload has: a DaemonSet one on each of the two nodes.
+// replicas returns how many pods a workload has; a DaemonSet has one on each of the two nodes.
 func (s *stack) replicas(object *unstructured.Unstructured) int {
 	s.Helper()
 	if object.GetKind() == "DaemonSet" {
@@ -276,14 +281,14 @@ func (s *stack) replicas(object *unstructured.Unstructured) int {
 	return int(replicas)
 }
 
-// ourSecrets are the volumes of a pod from Secrets that Services ask for.
+// ourSecrets returns the volumes of a pod from Secrets that Services ask for.
 func (s *stack) ourSecrets(pod *corev1.Pod) []corev1.Volume {
 	return slices.DeleteFunc(slices.Clone(pod.Spec.Volumes), func(volume corev1.Volume) bool {
 		return volume.Secret == nil || !s.secrets[pod.Namespace+"/"+volume.Secret.SecretName]
 	})
 }
 
-// split is a "<namespace>/<name>" as a key.
+// split returns the key of an object named "<namespace>/<name>".
 func split(name string) client.ObjectKey {
 	namespace, name, _ := strings.Cut(name, "/")
 	return client.ObjectKey{Namespace: namespace, Name: name}

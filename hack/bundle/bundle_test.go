@@ -19,7 +19,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// validators are all of operator-framework's for bundles, but two: one is deprecated, and one pulls images.
+// validators are all of operator-framework's validators for bundles except two: one is deprecated,
+// and one pulls images.
 var validators = append(validation.DefaultBundleValidators,
 	validation.ObjectValidator,
 	validation.OperatorHubV2Validator,
@@ -29,10 +30,10 @@ var validators = append(validation.DefaultBundleValidators,
 	validation.GoodPracticesValidator,
 )
 
-// accepted are warnings that find no mistake here.
+// accepted are warnings that do not apply here.
 var accepted = []string{
-	"CSV contains permissions to create CRD.", // the manager patches those that ask for a caBundle, and creates none
-	"removed in v1.25. More info: https://kubernetes.io/docs/reference/using-api/deprecation-guide/#v1-25. Migrate the API(s) for events: ", // it writes v1
+	"CSV contains permissions to create CRD.", // the manager patches the CRDs that ask for a caBundle, and creates none
+	"removed in v1.25. More info: https://kubernetes.io/docs/reference/using-api/deprecation-guide/#v1-25. Migrate the API(s) for events: ", // the manager writes v1
 }
 
 func load(t *testing.T) *manifests.Bundle {
@@ -44,7 +45,7 @@ func load(t *testing.T) *manifests.Bundle {
 	return bundle
 }
 
-// problems are what the validators say.
+// problems returns the errors and the warnings of the validators, except the accepted ones.
 func problems(bundle *manifests.Bundle) []string {
 	var found []string
 	for _, result := range validators.Validate(bundle.ObjectsToValidate()...) {
@@ -64,7 +65,7 @@ func TestValid(t *testing.T) {
 	}
 }
 
-// The validators find what is spoilt, so that their silence means something.
+// The validators detect a corrupted bundle, so passing them means something.
 func TestSpoilt(t *testing.T) {
 	for name, spoil := range map[string]func(*manifests.Bundle){
 		"a CRD is missing":              func(b *manifests.Bundle) { b.V1CRDs = b.V1CRDs[1:] },
@@ -93,7 +94,7 @@ func owned(csv *v1alpha1.ClusterServiceVersion) []v1alpha1.CRDDescription {
 	return csv.Spec.CustomResourceDefinitions.Owned
 }
 
-// The rights are those of config/rbac, rule for rule, and no others.
+// The permissions are those of config/rbac, rule for rule, and no others.
 func TestRights(t *testing.T) {
 	strategy := load(t).CSV.Spec.InstallStrategy.StrategySpec
 	for name, check := range map[string]struct {
@@ -113,7 +114,7 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// The Deployment is that of config/manager, under the names that kustomize gives.
+// The Deployment is that of config/manager, under the names that kustomize sets.
 func TestDeployment(t *testing.T) {
 	csv := load(t).CSV
 	deployment := csv.Spec.InstallStrategy.StrategySpec.DeploymentSpecs[0]
@@ -149,7 +150,7 @@ func TestCRDs(t *testing.T) {
 	}
 }
 
-// Only one install mode makes sense: a ServiceCA is for a cluster.
+// Only one install mode makes sense, because a ServiceCA is cluster-scoped.
 func TestInstallModes(t *testing.T) {
 	for _, mode := range load(t).CSV.Spec.InstallModes {
 		if mode.Supported != (mode.Type == v1alpha1.InstallModeTypeAllNamespaces) {
@@ -165,7 +166,8 @@ func TestScorecard(t *testing.T) {
 	}
 }
 
-// A field that got lost in this module's older Kubernetes types would be lost in the bundle.
+// A field that this module's older Kubernetes types do not have is an error, because it would be
+// missing from the bundle.
 func TestUnknownField(t *testing.T) {
 	installed := &installation{}
 	if err := installed.add([]byte("apiVersion: apps/v1\nkind: Deployment\nspec: {brandNew: true}\n")); err == nil {

@@ -15,11 +15,12 @@ import (
 
 const (
 	packageName = "servingcert"
-	// channel is that of an early version.
+	// channel is the channel of an early version.
 	channel    = "candidate"
 	repository = "https://github.com/servingcert/operator"
 	issues     = repository + "/issues"
-	// minKubeVersion is the first whose API servers know the functions that the rules of the CRDs call (format.dns1123Subdomain).
+	// minKubeVersion is the first version whose API server knows the functions that the validation
+	// rules of the CRDs call (format.dns1123Subdomain).
 	minKubeVersion = "1.32.0"
 )
 
@@ -30,7 +31,7 @@ var (
 	icon []byte
 )
 
-// clusterServiceVersion is how OLM installs the operator, and shows it to people.
+// clusterServiceVersion returns how OLM installs the operator, and how consoles show it.
 func clusterServiceVersion(installed *installation, examples []map[string]any, version string) (*v1alpha1.ClusterServiceVersion, error) {
 	parsed, err := semver.Parse(version)
 	if err != nil {
@@ -57,7 +58,8 @@ func clusterServiceVersion(installed *installation, examples []map[string]any, v
 			Maturity:       "alpha",
 			Keywords:       []string{"certificates", "TLS", "service CA", "PKI", "trust bundle"},
 			Provider:       v1alpha1.AppLink{Name: packageName, URL: repository},
-			// No maintainers: each would need a mailbox, and the project is reached by its issues.
+			// No maintainers: each entry would need an email address, and the project is contacted
+			// by its issues.
 			Links: []v1alpha1.AppLink{
 				{Name: "Documentation", URL: repository + "#documentation"}, {Name: "Source", URL: repository}, {Name: "Issues", URL: issues},
 			},
@@ -70,7 +72,7 @@ func clusterServiceVersion(installed *installation, examples []map[string]any, v
 	}, nil
 }
 
-// installModes has one: a ServiceCA is for a cluster.
+// installModes supports only all namespaces, because a ServiceCA is cluster-scoped.
 func installModes() []v1alpha1.InstallMode {
 	return []v1alpha1.InstallMode{
 		{Type: v1alpha1.InstallModeTypeOwnNamespace},
@@ -80,7 +82,7 @@ func installModes() []v1alpha1.InstallMode {
 	}
 }
 
-// strategy is the Deployment as it is, and the rights that it is bound to.
+// strategy returns the unchanged Deployment, and the permissions that are bound to it.
 func strategy(installed *installation) v1alpha1.NamedInstallStrategy {
 	deployment := installed.deployment
 	own, cluster := installed.rules()

@@ -8,10 +8,11 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 )
 
-// field is one that consoles show, and how they call it. Its description and its input follow from the CRD.
+// field is a field that consoles show, and its display name. Its description and its input follow
+// from the CRD.
 type field struct{ path, name string }
 
-// shown is how a kind is shown.
+// shown is how consoles show a kind.
 type shown struct {
 	name, description string
 	resources         []v1alpha1.APIResourceReference
@@ -133,7 +134,7 @@ func describe(crd *apiextensionsv1.CustomResourceDefinition) (v1alpha1.CRDDescri
 	return described, nil
 }
 
-// find is the schema of a field.
+// find returns the schema of a field.
 func find(schema *apiextensionsv1.JSONSchemaProps, path string) (*apiextensionsv1.JSONSchemaProps, error) {
 	for step := range strings.SplitSeq(path, ".") {
 		next, ok := schema.Properties[step]
@@ -147,7 +148,7 @@ func find(schema *apiextensionsv1.JSONSchemaProps, path string) (*apiextensionsv
 
 const urn = "urn:alm:descriptor:"
 
-// input is how a console asks for a field.
+// input returns how a console lets a user enter a field.
 func input(path string, schema *apiextensionsv1.JSONSchemaProps) []string {
 	switch {
 	case path == "namespaceSelector":
@@ -170,7 +171,7 @@ func input(path string, schema *apiextensionsv1.JSONSchemaProps) []string {
 	return nil
 }
 
-// output is how a console shows a field.
+// output returns how a console shows a field.
 func output(path string) []string {
 	switch path {
 	case "conditions":

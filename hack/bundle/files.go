@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// labels say to OLM what the bundle is, in its metadata and on its image.
+// labels describe the bundle to OLM, in its metadata and on its image.
 var labels = [][2]string{
 	{"operators.operatorframework.io.bundle.mediatype.v1", "registry+v1"},
 	{"operators.operatorframework.io.bundle.manifests.v1", "manifests/"},
@@ -43,7 +43,8 @@ func dockerfile() []byte {
 	return []byte(b.String())
 }
 
-// disruptionBudget is that of the installation, in whichever namespace OLM puts the operator.
+// disruptionBudget returns the PodDisruptionBudget of the installation, without a namespace: OLM
+// chooses that of the operator.
 func disruptionBudget(installed *installation) *policyv1.PodDisruptionBudget {
 	budget := installed.disruptionBudget.DeepCopy()
 	budget.Namespace = ""
@@ -65,7 +66,7 @@ func render(object any) ([]byte, error) {
 	return yaml.Marshal(content)
 }
 
-// copies are the files of a folder, as manifests of the bundle.
+// copies returns the files of a folder, as manifests of the bundle.
 func copies(folder string) (map[string][]byte, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -80,7 +81,8 @@ func copies(folder string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// write replaces the manifests and the metadata of the bundle: what is no longer written is gone.
+// write replaces the manifests and the metadata of the bundle, and removes files that are no longer
+// written.
 func write(folder string, files map[string][]byte) error {
 	for _, generated := range []string{"manifests", "metadata"} {
 		if err := os.RemoveAll(filepath.Join(folder, generated)); err != nil {

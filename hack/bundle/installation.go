@@ -18,8 +18,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// installation is what config/default installs, as far as a bundle says it too. The NetworkPolicy stays away: it is for a namespace of the
-// operator's own, and OLM puts the operators of all namespaces into a common one.
+// installation is what config/default installs, as far as a bundle can contain it. The
+// NetworkPolicy is left out: it is meant for the operator's own namespace, and OLM puts the
+// operators of all namespaces into a shared one.
 type installation struct {
 	namespace        corev1.Namespace
 	deployment       appsv1.Deployment
@@ -52,7 +53,8 @@ func read(manifests io.Reader) (*installation, error) {
 	return found, nil
 }
 
-// add reads strictly: a field that this module does not know yet must not get lost on the way into the bundle.
+// add parses strictly: a field that this module does not know yet must not be dropped from the
+// bundle.
 func (i *installation) add(document []byte) error {
 	var header metav1.TypeMeta
 	if err := yaml.Unmarshal(document, &header); err != nil {
@@ -93,7 +95,8 @@ func (i *installation) check() error {
 	return nil
 }
 
-// rules are what the Deployment's ServiceAccount may do, in its own namespace and in the whole cluster.
+// rules returns what the Deployment's ServiceAccount may do, in its own namespace and in the whole
+// cluster.
 func (i *installation) rules() (own, cluster []rbacv1.PolicyRule) {
 	isOurs := func(subject rbacv1.Subject) bool {
 		return subject.Kind == rbacv1.ServiceAccountKind && subject.Name == i.deployment.Spec.Template.Spec.ServiceAccountName
@@ -115,7 +118,7 @@ func (i *installation) rules() (own, cluster []rbacv1.PolicyRule) {
 	return own, cluster
 }
 
-// readExamples are the objects in the files of a sample.
+// readExamples returns the objects in the files of a sample.
 func readExamples(folder string) ([]map[string]any, error) {
 	files, err := filepath.Glob(filepath.Join(folder, "s*.yaml"))
 	if err != nil {

@@ -1,5 +1,6 @@
-// Command bundle writes bundle/, by which the Operator Lifecycle Manager installs the operator, from what config/ says. `make bundle` runs it, and
-// gives it what kustomize makes of config/default.
+// Command bundle writes bundle/, by which the Operator Lifecycle Manager installs the operator,
+// from config/. `make bundle` runs it, with the output of kustomize for config/default as its
+// input.
 package main
 
 import (

@@ -12,7 +12,8 @@ import (
 
 var example = regexp.MustCompile("(?s)```yaml\n(.*?)```")
 
-// The examples of docs/gitops.md can be read, and the folders of this repository in them are there.
+// The examples of docs/gitops.md are valid YAML, and the folders of this repository that they name
+// exist.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	waits := 0

@@ -1,4 +1,4 @@
-// Package gitops helps tests to judge our objects as Argo CD does.
+// Package gitops lets tests assess the health of the operator's objects as Argo CD does.
 package gitops
 
 import (
@@ -7,13 +7,14 @@ import (
 	lua "github.com/yuin/gopher-lua"
 )
 
-// Health is what a health script of Argo CD's returns.
+// Health is the result of one of Argo CD's health scripts.
 type Health struct {
 	Status  string `json:"status"`
 	Message string `json:"message,omitempty"`
 }
 
-// ArgoCD runs a health script with no libraries but those that Argo CD opens for one in its ConfigMap, and not even its os.
+// ArgoCD runs a health script with only the libraries that Argo CD opens for scripts in its
+// ConfigMap, without os.
 func ArgoCD(script string, object map[string]any) (Health, error) {
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
 	defer state.Close()
@@ -33,7 +34,7 @@ func ArgoCD(script string, object map[string]any) (Health, error) {
 	return Health{Status: returned.RawGetString("status").String(), Message: returned.RawGetString("message").String()}, nil
 }
 
-// value is a value of JSON in Lua.
+// value converts a JSON value to Lua.
 func value(state *lua.LState, of any) lua.LValue {
 	switch of := of.(type) {
 	case bool:

@@ -16,7 +16,8 @@ import (
 
 const customizations = "../../config/argocd/resource_customizations"
 
-// healthTests are the cases of a health script, as Argo CD has them beside each.
+// healthTests are the cases of a health script, in the format that Argo CD keeps beside each
+// script.
 type healthTests struct {
 	Tests []struct {
 		HealthStatus gitops.Health `json:"healthStatus"`
@@ -24,11 +25,13 @@ type healthTests struct {
 	} `json:"tests"`
 }
 
-// agrees is what Flux calls what Argo CD says of a state; both then wait for the same, and fail for the same.
+// agrees maps Argo CD's health to the status that Flux computes for the same state; both then wait,
+// or fail, for the same reasons.
 var agrees = map[string]status.Status{"Healthy": status.CurrentStatus, "Progressing": status.InProgressStatus, "Degraded": status.FailedStatus}
 
-// Argo CD's health scripts and kstatus, which Flux waits by, see the same in each state that the controllers produce. That the files are
-// these states, and all of them, is for TestHealth of each controller to show.
+// Argo CD's health scripts and kstatus, by which Flux waits, agree in each state that the
+// controllers produce. TestHealth of each controller checks that the files are exactly these
+// states.
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	scripts, err := filepath.Glob(filepath.Join(customizations, "*", "*", "health.lua"))
@@ -79,7 +82,8 @@ func evaluate(t *testing.T, script string, object *unstructured.Unstructured, wa
 	followsKstatus(t, object)
 }
 
-// followsKstatus: Reconciling and Stalled are True or absent, and one of them says what becomes of whatever is not Ready.
+// followsKstatus checks that Reconciling and Stalled are True or absent, and that one of them is
+// True if the object is not Ready.
 func followsKstatus(t *testing.T, object *unstructured.Unstructured) {
 	t.Helper()
 	with, err := status.GetObjectWithConditions(object.Object)
@@ -110,7 +114,7 @@ func TestLibraries(t *testing.T) {
 	}
 }
 
-// Each script stands in the patch of Argo CD's ConfigMap, under the key that Argo CD looks for.
+// Each script is in the patch of Argo CD's ConfigMap, under the key that Argo CD reads.
 func TestPatch(t *testing.T) {
 	t.Parallel()
 	var patch struct {

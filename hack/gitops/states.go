@@ -16,8 +16,9 @@ import (
 
 var update = flag.Bool("update", false, "write the states anew for which Argo CD's health scripts are tried")
 
-// CheckStates keeps the states that a controller produces in a folder, a file each, with as much of them as decides about health. It fails where the
-// folder holds others: `go test -run=TestHealth -update` writes it anew.
+// CheckStates compares the states that a controller produces with those in a folder, one file each,
+// with only the fields that decide about health. The test fails if the folder differs; `go test
+// -run=TestHealth -update` rewrites it.
 func CheckStates[T any](tb testing.TB, folder, kind string, states map[string]*T) {
 	tb.Helper()
 	existing, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
@@ -61,7 +62,7 @@ func checkState(tb testing.TB, file string, state []byte) {
 	}
 }
 
-// healthFields is what decides about health.
+// healthFields returns the fields that decide about health.
 func healthFields(tb testing.TB, kind string, state any) []byte {
 	tb.Helper()
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(state)

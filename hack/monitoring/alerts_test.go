@@ -23,7 +23,8 @@ func read(t *testing.T, path ...string) []byte {
 	return content
 }
 
-// manifest reads one of the component into the type that prometheus-operator has for it: a field that it does not know fails.
+// manifest parses a manifest of the component into the type of prometheus-operator; a field that
+// the type does not have is an error.
 func manifest[T any](t *testing.T, name string) T {
 	t.Helper()
 	var object T
@@ -42,7 +43,7 @@ func alerts(t *testing.T) []monitoringv1.Rule {
 	return rules
 }
 
-// The alerts fire when they should and not otherwise, says promtool.
+// promtool confirms that the alerts fire when they should, and only then.
 func TestAlerts(t *testing.T) {
 	folder := t.TempDir()
 	rules, err := yaml.Marshal(manifest[monitoringv1.PrometheusRule](t, "prometheusrule.yaml").Spec)
@@ -56,7 +57,7 @@ func TestAlerts(t *testing.T) {
 	}
 	promtool := filepath.Join(folder, "promtool")
 	for _, command := range [][]string{
-		// Without the ways to discover targets, which are most of it.
+		// Without service discovery, which is most of promtool.
 		{"go", "build", "-tags=remove_all_sd", "-o", promtool, "github.com/prometheus/prometheus/cmd/promtool"},
 		{promtool, "check", "rules", "--lint=all", "--lint-fatal", filepath.Join(folder, "rules.yaml")},
 		{promtool, "test", "rules", filepath.Join(folder, "alerts_test.yaml")},
@@ -94,7 +95,7 @@ func TestEveryAlertIsTestedBothWays(t *testing.T) {
 	}
 }
 
-// Whoever is woken by an alert reads what it is, and where it is written what to do.
+// Each alert says what is wrong, and links to the runbook that says what to do.
 func TestEveryAlertTellsWhatToDo(t *testing.T) {
 	page := string(read(t, "..", "..", "docs", "metrics.md"))
 	for _, alert := range alerts(t) {
@@ -112,7 +113,8 @@ func TestEveryAlertTellsWhatToDo(t *testing.T) {
 	}
 }
 
-// The ServiceMonitor scrapes the Service, by the name in its certificate, and trusts what is injected into the ConfigMap.
+// The ServiceMonitor scrapes the Service under the name in its certificate, and trusts the bundle
+// that is injected into the ConfigMap.
 func TestServiceMonitor(t *testing.T) {
 	monitor := manifest[monitoringv1.ServiceMonitor](t, "servicemonitor.yaml")
 	var service, trust struct {
@@ -137,7 +139,8 @@ func TestServiceMonitor(t *testing.T) {
 	if endpoint.Port != service.Spec.Ports[0].Name {
 		t.Errorf("it scrapes port %s of %v", endpoint.Port, service.Spec.Ports)
 	}
-	// Prometheus takes the name of the Service for the job, unless the ServiceMonitor names a label for it. The dashboard asks for that job.
+	// Prometheus uses the name of the Service as the job, unless the ServiceMonitor names a label
+	// for it. The dashboard selects that job.
 	if want := `job="` + service.Metadata.Name + `"`; monitor.Spec.JobLabel != "" || !strings.Contains(string(read(t, "panels.go")), want) {
 		t.Errorf("the dashboard does not ask for %s; jobLabel: %q", want, monitor.Spec.JobLabel)
 	}

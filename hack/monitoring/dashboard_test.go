@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// Every query of the dashboard and of the alerts is PromQL, and asks for nothing but what docs/metrics.md tells of. Other tests show that this is
-// what the operator exports.
+// Every query of the dashboard and of the alerts is valid PromQL, and uses only metrics that
+// docs/metrics.md describes. Other tests check that the operator exports exactly those.
 func TestQueriesAskForWhatThereIs(t *testing.T) {
 	queries := map[string]string{}
 	for _, r := range rows {
@@ -48,7 +48,8 @@ func TestQueriesAskForWhatThereIs(t *testing.T) {
 	}
 }
 
-// Over the sample every panel shows something, under names that are whole, and nothing of other operators.
+// With the sample every panel shows at least one series, with complete names, and no series of
+// other operators.
 func TestEveryPanelShowsSomething(t *testing.T) {
 	shown, err := evaluate(t.Context(), rows)
 	if err != nil {

@@ -10,16 +10,16 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
 )
 
-// source is the Prometheus that whoever looks at the dashboard chooses.
+// source is the Prometheus that the dashboard's user selects.
 var source = common.DataSourceRef{Type: new("prometheus"), Uid: new("${datasource}")}
 
-// Where the names of series stand: below, or at the side anyway.
+// The legend is below the graph, or hidden where the names are beside the graph anyway.
 var (
 	below  = common.NewVizLegendOptionsBuilder().ShowLegend(true).DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom)
 	hidden = common.NewVizLegendOptionsBuilder().ShowLegend(false).DisplayMode(common.LegendDisplayModeHidden).Placement(common.LegendPlacementBottom)
 )
 
-// grafana is the dashboard, as Grafana reads it.
+// grafana returns the dashboard in Grafana's format.
 //
 //nolint:staticcheck // every Grafana loads this schema from a ConfigMap, and only new ones its successor
 func grafana(rows []row) (dashboard.Dashboard, error) {

@@ -1,4 +1,5 @@
-// Command monitoring writes the Grafana dashboard and a picture of it, both from one source: panels.go. `make dashboard` runs it.
+// Command monitoring writes the Grafana dashboard and a picture of it, both from one source:
+// panels.go. `make dashboard` runs it.
 package main
 
 import (

@@ -1,6 +1,6 @@
 package main
 
-// row is a part of the dashboard.
+// row is a row of the dashboard.
 type row struct {
 	title  string
 	height int
@@ -15,26 +15,26 @@ type panel struct {
 	// width is in columns, of which there are 24.
 	width int
 	query string
-	// legend names a series by its labels, as Grafana reads it.
+	// legend names a series by its labels, in Grafana's notation.
 	legend string
-	// alarming values are from this one on; 0 for none.
+	// alarming is the value from which on values are alarming; 0 means none are.
 	alarming float64
 }
 
-// kind is how values are shown.
+// kind is how values are displayed.
 type kind int
 
 const (
 	// number is the last value.
 	number kind = iota
-	// lines are values over time, and stacked ones add up.
+	// lines are values over time; stacked are lines that add up.
 	lines
 	stacked
 	// spans are the times at which there is a value.
 	spans
 )
 
-// unit is what values are, in Grafana's words.
+// unit is the unit of the values, in Grafana's terms.
 type unit string
 
 const (
@@ -43,7 +43,8 @@ const (
 	duration unit = "dtdurations"
 )
 
-// rows are the dashboard. Each query adds up or takes the greatest over replicas: which of them works changes.
+// rows are the rows of the dashboard. Each query takes the sum or the maximum over the replicas,
+// because the leader changes.
 var rows = []row{
 	{title: "At a glance", height: 4, panels: []panel{
 		{

@@ -20,7 +20,8 @@ const (
 	gap         = 8
 )
 
-// palette are the colours of the first series and those after it; they can be told apart on light and on dark.
+// palette are the colors of the series, in order; they are distinguishable on a light and on a dark
+// background.
 var palette = []string{"#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#d62728", "#8c564b"}
 
 const style = `
@@ -41,10 +42,10 @@ const style = `
     }
 `
 
-// box is where something is drawn.
+// box is the area in which something is drawn.
 type box struct{ x, y, width, height float64 }
 
-// picture is the dashboard as an SVG.
+// picture returns the dashboard as an SVG.
 func picture(rows []row, shown map[string]promql.Matrix) []byte {
 	var body bytes.Buffer
 	y := 0.0
@@ -92,7 +93,7 @@ func drawNumber(out *bytes.Buffer, p panel, values promql.Matrix, at box) {
 	fmt.Fprintf(out, "  <text class=\"%s\" x=\"%g\" y=\"%g\">%s</text>\n", class, at.x+at.width/2, at.y+at.height/2+20, p.unit.format(last))
 }
 
-// drawSpans draws a bar for each time at which a series has values.
+// drawSpans draws a bar for each time in which a series has values.
 func drawSpans(out *bytes.Buffer, p panel, values promql.Matrix, at box) {
 	slices.SortFunc(values, func(a, b promql.Series) int { return int(a.Floats[0].T - b.Floats[0].T) })
 	height := at.height / float64(max(len(values), 1))
@@ -103,7 +104,7 @@ func drawSpans(out *bytes.Buffer, p panel, values promql.Matrix, at box) {
 	}
 }
 
-// drawLines draws the series, each upon those before it where they are stacked.
+// drawLines draws the series; stacked ones each on top of the previous ones.
 func drawLines(out *bytes.Buffer, p panel, values promql.Matrix, at box) {
 	below := map[int64]float64{}
 	tops := make([][]promql.FPoint, len(values))
@@ -153,21 +154,21 @@ func drawLegend(out *bytes.Buffer, p panel, values promql.Matrix, at box) {
 	}
 }
 
-// across is where a time is.
+// across returns the x coordinate of a time.
 func across(milliseconds int64, at box) float64 {
 	return at.x + at.width*float64(milliseconds-begin.UnixMilli())/float64((steps*step).Milliseconds())
 }
 
 func colour(i int) string { return palette[i%len(palette)] }
 
-// name is what the legend calls a series.
+// name returns the name of a series in the legend.
 func name(p panel, metric labels.Labels) string {
 	label := p.legend
 	metric.Range(func(l labels.Label) { label = strings.ReplaceAll(label, "{{"+l.Name+"}}", l.Value) })
 	return label
 }
 
-// format writes a value as Grafana would.
+// format formats a value as Grafana does.
 func (u unit) format(value float64) string {
 	switch u {
 	case duration:

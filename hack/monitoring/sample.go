@@ -15,7 +15,8 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 )
 
-// sample is half a made-up week with a rotation, one series a line, in promtool's notation, with a value for each half hour.
+// sample is an invented half week with a rotation, one series per line, in promtool's notation,
+// with a value for each half hour.
 //
 //go:embed sample.txt
 var sample string
@@ -27,7 +28,7 @@ const (
 
 var begin = time.Date(2030, 3, 1, 0, 0, 0, 0, time.UTC)
 
-// evaluate is what each query comes to in that time.
+// evaluate returns the result of each panel's query over that time, by the panel's title.
 func evaluate(ctx context.Context, rows []row) (shown map[string]promql.Matrix, err error) {
 	database, err := load()
 	if err != nil {
@@ -44,7 +45,7 @@ func evaluate(ctx context.Context, rows []row) (shown map[string]promql.Matrix, 
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", p.title, err)
 			}
-			// It is not closed: that would reuse what it has found.
+			// The query is not closed: that would reuse the memory of its result.
 			if shown[p.title], err = query.Exec(ctx).Matrix(); err != nil {
 				return nil, fmt.Errorf("%s: %w", p.title, err)
 			}
@@ -53,14 +54,14 @@ func evaluate(ctx context.Context, rows []row) (shown map[string]promql.Matrix, 
 	return shown, nil
 }
 
-// load is a database of the sample.
+// load returns a database with the sample.
 func load() (*tsdb.DB, error) {
 	folder, err := os.MkdirTemp("", "sample-")
 	if err != nil {
 		return nil, err
 	}
 	options := tsdb.DefaultOptions()
-	// Series come one after the other.
+	// One block holds all of the time, because the series are appended one after the other.
 	options.MinBlockDuration = (2 * steps * step).Milliseconds()
 	options.MaxBlockDuration = options.MinBlockDuration
 	database, err := tsdb.Open(folder, nil, nil, options, nil)
@@ -79,7 +80,7 @@ func load() (*tsdb.DB, error) {
 	return database, appender.Commit()
 }
 
-// appendSeries adds the values of a series, step by step.
+// appendSeries appends the values of a series, step by step.
 func appendSeries(to storage.Appender, line string) error {
 	name, values, err := parser.NewParser(parser.Options{}).ParseSeriesDesc(line)
 	if err != nil {

@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-// imported is a line of `go build -v`: the path of a package that is being compiled. Others are downloads and errors.
+// imported matches a line of `go build -v` with the path of a package that is being compiled. Other
+// lines are downloads and errors.
 var imported = regexp.MustCompile(`^[\w./~-]+$`)
 
-// compile counts what is to be compiled, which also downloads what is missing, and compiles it.
+// compile counts the packages to compile, which also downloads what is missing, and compiles them.
 func compile(ctx context.Context, r recipe, output string) error {
 	title := "building Kubernetes " + r.version + " (once)"
 	show := newProgress(os.Stderr, title)
@@ -44,8 +45,8 @@ func compile(ctx context.Context, r recipe, output string) error {
 	})
 }
 
-// run runs the go command and tells step of each module that it downloads and each package that it compiles. What else
-// it says is of use only if it fails.
+// run runs the go command, and calls step for each module that it downloads and each package that
+// it compiles. The rest of its output is used only if it fails.
 func run(ctx context.Context, args []string, out io.Writer, step func(string)) error {
 	command := exec.CommandContext(ctx, "go", args...)
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")

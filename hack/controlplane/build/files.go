@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// lock waits until nobody else holds the file. The system drops it with the process, however that ends.
+// lock waits until no other process holds the file. The operating system releases the lock when the
+// process exits, for whatever reason.
 func lock(path string) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -22,7 +23,7 @@ func lock(path string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, held
 }
 
-// link makes every component's name in folder a link to the binary.
+// link creates in folder a link to the binary for every component's name.
 func link(folder, binary string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
@@ -35,7 +36,8 @@ func link(folder, binary string) error {
 	return nil
 }
 
-// point replaces a link in one step, so that whoever starts the component meanwhile finds either the old or the new one.
+// point replaces a link atomically, so that a process that starts the component meanwhile gets
+// either the old or the new binary.
 func point(path, target string) error {
 	if current, err := os.Readlink(path); err == nil && current == target {
 		return nil

@@ -1,5 +1,6 @@
-// Command build compiles the control plane, once for all checkouts of the same content, and lays a link to it for each
-// component. Run it in the module's folder: go run ./build --out ../../bin/k8s
+// Command build compiles the control plane, once for all checkouts of the same content, and creates
+// a link to it for each component. Run it in the module's folder: go run ./build --out
+// ../../bin/k8s
 package main
 
 import (
@@ -12,7 +13,7 @@ import (
 	"syscall"
 )
 
-// components are the names that ../main.go answers to.
+// components are the names that ../main.go handles.
 var components = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "hollow-node"}
 
 func main() {
@@ -43,7 +44,8 @@ func build(ctx context.Context, out string) error {
 	return link(out, binary)
 }
 
-// ensure compiles the binary unless it is there. Of two builders at once, one compiles and the other waits for it.
+// ensure compiles the binary unless it exists. If two builders run at the same time, one compiles
+// and the other waits for it.
 func ensure(ctx context.Context, r recipe, binary string) error {
 	if exists(binary) {
 		return nil
@@ -59,7 +61,7 @@ func ensure(ctx context.Context, r recipe, binary string) error {
 	if exists(binary) {
 		return nil
 	}
-	// A build that is interrupted leaves no binary that is half written.
+	// An interrupted build must not leave a partly written binary.
 	unfinished := binary + ".unfinished"
 	defer os.Remove(unfinished)
 	if err := compile(ctx, r, unfinished); err != nil {

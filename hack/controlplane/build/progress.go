@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// progress shows how far a long piece of work has come and that it is still alive: in place on a terminal, now and then
-// anywhere else.
+// progress shows how far a long operation has come, and that it is still running: in place on a
+// terminal, at intervals otherwise.
 type progress struct {
 	to      *os.File
 	inPlace bool

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// recipe is all that decides what the binary will be.
+// recipe is everything that determines the content of the binary.
 type recipe struct {
 	version     string // of Kubernetes
 	flags       []string
@@ -35,14 +35,16 @@ func readRecipe(module string) (recipe, error) {
 	return r, err
 }
 
-// flags stamp the version, without which kube-apiserver refuses to start, and leave out what a test never reads.
+// flags returns the build flags. They stamp the version, without which kube-apiserver refuses to
+// start, and omit the symbol table and the debug information, which no test reads.
 func flags(version, major, minor string) []string {
 	const stamp = " -X k8s.io/component-base/version."
 	ldflags := "-s -w" + stamp + "gitVersion=" + version + stamp + "gitMajor=" + major + stamp + "gitMinor=" + minor
 	return []string{"-trimpath", "-buildvcs=false", "-ldflags=" + ldflags}
 }
 
-// fingerprint names the content of the binary: the same in every checkout and on every branch that would build the same.
+// fingerprint returns a name for the content of the binary: the same in every checkout and on every
+// branch that would build the same binary.
 func fingerprint(module string, flags []string) (string, error) {
 	files, err := sources(module)
 	if err != nil {
@@ -60,7 +62,8 @@ func fingerprint(module string, flags []string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil))[:20], nil
 }
 
-// sources are the files of the module that get into the binary, which the builder itself does not, sorted.
+// sources returns, sorted, the files of the module that determine the binary; those of the builder
+// itself do not.
 func sources(module string) ([]string, error) {
 	files := []string{}
 	err := fs.WalkDir(os.DirFS(module), ".", func(path string, _ fs.DirEntry, err error) error {

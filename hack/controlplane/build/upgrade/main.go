@@ -1,6 +1,6 @@
-// Command upgrade moves the control plane to another release of Kubernetes. Kubernetes requires its own libraries at no
-// version and replaces them by folders of its repository, which go.mod here has to replace by their releases.
-// Run it in the module's folder: go run ./build/upgrade v1.37.2
+// Command upgrade moves the control plane to another release of Kubernetes. Kubernetes requires its
+// own libraries without a version and replaces them by folders of its repository; go.mod here has
+// to replace them by their releases. Run it in the module's folder: go run ./build/upgrade v1.37.2
 package main
 
 import (
@@ -39,7 +39,7 @@ func upgrade(ctx context.Context, version string) error {
 	return err
 }
 
-// libraries are the modules that are released together with Kubernetes.
+// libraries returns the modules that are released together with Kubernetes.
 func libraries(ctx context.Context, version string) ([]string, error) {
 	var module struct{ GoMod string }
 	if err := goJSON(ctx, &module, "mod", "download", "-json", "k8s.io/kubernetes@"+version); err != nil {
