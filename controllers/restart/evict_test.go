@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,47 @@ func TestPodToEvict(t *testing.T) {
 				t.Errorf("%q is evicted next, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// Of a workload that was not available before, one ready pod is evicted at a time: neither while the
+// one before terminates, nor before its replacement had its time, whatever the status says by then.
+func TestReadyPodsOfAnUnavailableWorkload(t *testing.T) {
+	t.Parallel()
+	pod := func(ordinal int, edit func(*corev1.Pod)) *corev1.Pod {
+		made := podOf("set", ordinal, 2*time.Hour)
+		made.Name, made.CreationTimestamp = fmt.Sprintf("set-%d", ordinal), metav1.NewTime(now.Add(-2*time.Hour))
+		made.OwnerReferences = []metav1.OwnerReference{{Kind: kindStatefulSet, Name: "set", UID: "u", Controller: new(true)}}
+		made.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		edit(made)
+		return made
+	}
+	for want, third := range map[string]func(*corev1.Pod){
+		"set-2": func(*corev1.Pod) {},
+		"set-1": func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(now.Add(-time.Minute)) // an hour after its pod
+		},
+		"": func(p *corev1.Pod) {
+			p.DeletionTimestamp, p.Finalizers = new(metav1.NewTime(now.Add(time.Second))), []string{"example.org/keep"}
+		},
+		" ": func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(now.Add(-time.Minute)) },
+	} {
+		evicted := ""
+		kube := fake.NewClientBuilder().WithObjects(pod(0, func(*corev1.Pod) {}), pod(1, func(*corev1.Pod) {}), pod(2, third)).WithInterceptorFuncs(interceptor.Funcs{
+			SubResourceCreate: func(_ context.Context, _ client.Client, _ string, pod, _ client.Object, _ ...client.SubResourceCreateOption) error {
+				evicted = pod.GetName()
+				return nil
+			},
+		}).Build()
+		item := stale(statefulSet(func(s *appsv1.StatefulSet) {
+			s.UID, s.Spec.Selector = "u", &metav1.LabelSelector{}
+			s.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+			s.Spec.Replicas = new(int32(4))
+		}), renewed(time.Hour))
+		item.ongoing = &ongoingRestart{since: now.Add(-progressTimeout - time.Minute), unavailable: true}
+		if _, err := New(Reconciler{Live: kube}).evictNext(t.Context(), now, item); err != nil || evicted != strings.TrimSpace(want) {
+			t.Errorf("%q is evicted next, want %q (%v)", evicted, want, err)
+		}
 	}
 }
 

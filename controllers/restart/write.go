@@ -81,8 +81,13 @@ func (r *Reconciler) evict(now time.Time, p *plan, item *workloadState) apiCall 
 // evictNext evicts a pod if one is due; what begins the message on an error.
 func (r *Reconciler) evictNext(ctx context.Context, now time.Time, item *workloadState) (what string, err error) {
 	var pods []*corev1.Pod
+	terminating := false
 	err = r.eachPodOf(ctx, item.workload, func(pod *corev1.Pod) {
-		if pod.DeletionTimestamp == nil && !isUnreachable(pod, now) {
+		switch {
+		case isUnreachable(pod, now):
+		case pod.DeletionTimestamp != nil:
+			terminating = true
+		default:
 			pods = append(pods, pod.DeepCopy())
 		}
 	})
@@ -90,7 +95,9 @@ func (r *Reconciler) evictNext(ctx context.Context, now time.Time, item *workloa
 		return "its pods cannot be listed", err
 	}
 	next := podToEvict(now, item, pods)
-	if next == nil {
+	// Pods that are missing are no reason to wait where the workload was not available before: only
+	// this keeps all ready pods of it from being evicted while the first one terminates.
+	if next == nil || (terminating && item.wasUnavailable() && isReady(next)) {
 		return "", nil
 	}
 	err = r.Live.SubResource("eviction").Create(ctx, next, &policyv1.Eviction{
@@ -115,7 +122,7 @@ func podToEvict(now time.Time, item *workloadState, pods []*corev1.Pod) *corev1.
 	switch {
 	case len(unready) > 0 && (!missing || item.kind == kindStatefulSet):
 		return slices.MinFunc(unready, byOrdinal)
-	case len(ready) > 0 && !missing && item.evictsReady(now):
+	case len(ready) > 0 && !missing && item.evictsReady(now, pods):
 		return slices.MaxFunc(ready, byOrdinal)
 	}
 	return nil
@@ -139,9 +146,11 @@ func (i *workloadState) sortPods(pods []*corev1.Pod) (unready, ready []*corev1.P
 	return unready, ready, comes
 }
 
-// evictsReady reports whether ready pods may be evicted.
-func (i *workloadState) evictsReady(now time.Time) bool {
-	return i.updatesManually() && (i.rollout.available || (i.wasUnavailable() && i.isStalled(now)))
+// evictsReady reports whether ready pods may be evicted. The progress of the pods counts as they are
+// now: the workload's status, and what is cached of its pods, may not show the last eviction yet.
+func (i *workloadState) evictsReady(now time.Time, pods []*corev1.Pod) bool {
+	stalled := i.isStalled(now) && now.Sub(newPodStarts(pods...).lastProgress) > i.progressTimeout
+	return i.updatesManually() && (i.rollout.available || (i.wasUnavailable() && stalled))
 }
 
 func isReady(pod *corev1.Pod) bool {
