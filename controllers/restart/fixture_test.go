@@ -53,7 +53,7 @@ func daemonSet(edits ...func(*appsv1.DaemonSet)) *workload {
 	d := &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "daemons", Generation: 3},
 		Spec:       appsv1.DaemonSetSpec{Template: template(time.Time{})},
-		Status:     appsv1.DaemonSetStatus{ObservedGeneration: 3, DesiredNumberScheduled: 2, UpdatedNumberScheduled: 2, NumberAvailable: 2},
+		Status:     appsv1.DaemonSetStatus{ObservedGeneration: 3, DesiredNumberScheduled: 2, CurrentNumberScheduled: 2, UpdatedNumberScheduled: 2, NumberAvailable: 2},
 	}
 	for _, edit := range edits {
 		edit(d)

@@ -107,7 +107,8 @@ func (w *workload) orderedRevision() string {
 // because they do not tolerate the taints of such a node.
 func ofDaemonSet(d *appsv1.DaemonSet, unreachable int32) *workload {
 	status := d.Status
-	wanted := max(status.DesiredNumberScheduled-max(unreachable-status.NumberMisscheduled, 0), 0)
+	left := max(unreachable-status.NumberMisscheduled, 0)
+	wanted := max(status.DesiredNumberScheduled-left, 0)
 	onDelete := d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType
 	observed, updated := status.ObservedGeneration >= d.Generation, status.UpdatedNumberScheduled >= wanted
 	rolling := !observed || (!onDelete && !updated)
@@ -116,7 +117,9 @@ func ofDaemonSet(d *appsv1.DaemonSet, unreachable int32) *workload {
 		progressTimeout: progressTimeoutFor(d.Spec.MinReadySeconds),
 		rollout: rollout{
 			rolling: rolling, available: !rolling && status.NumberAvailable >= wanted, wanted: wanted,
-			manualUpdate: onDelete, updating: onDelete && !updated,
+			manualUpdate: onDelete,
+			// As above: a pod that a node lacks will have the new template.
+			updating: onDelete && status.UpdatedNumberScheduled < status.CurrentNumberScheduled-left,
 		},
 	}
 }
