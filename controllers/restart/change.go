@@ -31,6 +31,8 @@ type change struct {
 	// change.
 	startedBefore time.Time
 	container     string
+	// filled: an object got its bundle for the first time, or anew.
+	filled bool
 	// serviceCA is the ServiceCA whose bundle or certificate changed.
 	serviceCA string
 	message   string
@@ -100,7 +102,7 @@ func (c changeReader) ofInjectedBundle(ctx context.Context, w *workload, ref pod
 		return changes, err
 	}
 	return append(changes, change{
-		reason: v1alpha1.RestartOnTrustChanged, at: filled.At, startedBefore: filled.At.Add(clockSlack), serviceCA: ca, heldObjects: []heldObject{{expires: filled.At}},
+		reason: v1alpha1.RestartOnTrustChanged, at: filled.At, startedBefore: filled.At.Add(clockSlack), serviceCA: ca, filled: true, heldObjects: []heldObject{{expires: filled.At}},
 		message: fmt.Sprintf("%s %s got the trust bundle of ServiceCA %s only %s", ref.Kind, ref.Name, ca, filled.At.UTC().Format(time.RFC3339)),
 	}), nil
 }

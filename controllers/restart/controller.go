@@ -8,6 +8,7 @@ package restart
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -147,6 +148,7 @@ func (r *Reconciler) begin(ctx context.Context, now time.Time, p *plan, item *wo
 			return
 		}
 		item.restartedFor, item.restartedAt = latestChange(item.pendingChanges), now
+		item.restartedFilled = slices.ContainsFunc(item.pendingChanges, func(c change) bool { return c.filled })
 		p.move(item, before, restarting)
 		r.Recorder.Eventf(item.Object, nil, corev1.EventTypeNormal, "Restarted", "Restart", "policy %s restarts it: %s", p.policy.Name, joinMessages(item.pendingChanges))
 	})

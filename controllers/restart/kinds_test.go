@@ -245,6 +245,7 @@ func TestOwnerOf(t *testing.T) {
 		"a Deployment":                      {metav1.OwnerReference{Kind: "ReplicaSet", Name: "web-abc"}, map[string]string{"pod-template-hash": "abc"}, deployment("web").owner()},
 		"a Rollout":                         {metav1.OwnerReference{Kind: "ReplicaSet", Name: "web-abc"}, map[string]string{"rollouts-pod-template-hash": "abc"}, named(rollouts, "Rollout")},
 		"a DeploymentConfig":                {metav1.OwnerReference{Kind: "ReplicationController", Name: "web-3"}, map[string]string{"deploymentconfig": "web"}, named(deploymentConfigs, "DeploymentConfig")},
+		"a ReplicaSet by itself":            {metav1.OwnerReference{Kind: "ReplicaSet", Name: "web", UID: "u"}, nil, uid.owner()},
 		"a ReplicationController by itself": {metav1.OwnerReference{Kind: "ReplicationController", Name: "web", UID: "u"}, nil, uid.owner()},
 		"any other":                         {metav1.OwnerReference{Kind: "CloneSet", Name: "web", UID: "u"}, map[string]string{"deploymentconfig": "other"}, uid.owner()},
 	} {

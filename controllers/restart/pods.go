@@ -75,11 +75,23 @@ func (r *Reconciler) applyCached(now time.Time, item *workloadState) {
 	case item.rollout.rolling && item.rollingSince.IsZero():
 		item.rollingSince = now
 	}
-	if item.recheckAt = latest(item.recheckAt, cached.kubeletDeadline); item.ongoing == nil && len(item.pendingChanges) > 0 && now.Sub(item.restartedAt) < retryInterval && !latestChange(item.pendingChanges).After(item.restartedFor) {
+	if item.recheckAt = latest(item.recheckAt, cached.kubeletDeadline); item.ongoing == nil && len(item.pendingChanges) > 0 && now.Sub(item.restartedAt) < retryInterval && !item.hasNewChange() {
 		item.recheckAt = item.restartedAt.Add(retryInterval)
 		item.refusal = "it was restarted for this already, and its pods hold what they held before: its owner undid the restart; it is tried again at " +
 			item.restartedAt.Add(retryInterval).UTC().Format(time.RFC3339)
+		if latestChange(item.pendingChanges).After(item.restartedFor) {
+			item.refusal = "it was restarted for a new bundle lately, and the object is filled anew: find out what replaces the object as a whole; it is tried again at " +
+				item.recheckAt.UTC().Format(time.RFC3339)
+		}
 	}
+}
+
+// hasNewChange reports whether something changed that the workload was not restarted for. An object
+// that is filled again and again, because something replaces it as a whole, does not count.
+func (i *workloadState) hasNewChange() bool {
+	return slices.ContainsFunc(i.pendingChanges, func(c change) bool {
+		return c.at.After(i.restartedFor) && !(c.filled && i.restartedFilled)
+	})
 }
 
 // listPods lists the pods of some workloads of a namespace and caches their starts.
@@ -164,7 +176,7 @@ func ownerOf(pod *corev1.Pod) string {
 		return kindRollout + "/" + strings.TrimSuffix(controller.Name, "-"+pod.Labels[labelRolloutHash])
 	case controller.Kind == "ReplicationController" && pod.Labels[labelDeploymentConfig] != "":
 		return kindDeploymentConfig + "/" + pod.Labels[labelDeploymentConfig]
-	case controller.Kind == "ReplicaSet":
+	case controller.Kind == "ReplicaSet" && pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey] != "":
 		return kindDeployment + "/" + strings.TrimSuffix(controller.Name, "-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey])
 	}
 	return string(controller.UID)

@@ -103,6 +103,8 @@ func TestRestartThatDoesNotHelp(t *testing.T) {
 		t.Fatalf("it is %s before it is restarted", got)
 	}
 	record.restartedFor, record.restartedAt = now.Add(-time.Hour), now
+	filled := trusts(time.Minute)
+	filled.filled = true
 	for name, tc := range map[string]struct {
 		after   time.Duration
 		changes []change
@@ -110,11 +112,22 @@ func TestRestartThatDoesNotHelp(t *testing.T) {
 	}{
 		"for the same":     {time.Minute, []change{renewed(time.Hour)}, blocked},
 		"for another":      {time.Minute, []change{renewed(time.Hour), trusts(time.Minute)}, pending},
+		"for a bundle":     {time.Minute, []change{filled}, pending},
 		"an hour later":    {retryInterval, []change{renewed(time.Hour)}, pending},
 		"for nothing more": {time.Minute, nil, current},
 	} {
 		if got := look(now.Add(tc.after), tc.changes...); got != tc.want {
 			t.Errorf("restarted once more %s it is %s, want %s", name, got, tc.want)
 		}
+	}
+	// Something replaces an object as a whole again and again, and it is filled anew each time.
+	record.restartedFilled = true
+	for after, want := range map[time.Duration]state{time.Minute: blocked, retryInterval: pending} {
+		if got := look(now.Add(after), renewed(time.Hour), filled); got != want {
+			t.Errorf("filled anew %s after a restart for that, it is %s, want %s", after, got, want)
+		}
+	}
+	if got := look(now.Add(time.Minute), filled, renewed(0)); got != pending {
+		t.Errorf("filled anew, and renewed, it is %s", got)
 	}
 }

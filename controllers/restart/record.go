@@ -96,7 +96,9 @@ type restartRecord struct {
 	// restartedFor is the time of the latest change for which the workload was restarted, and
 	// restartedAt is when it was.
 	restartedFor, restartedAt time.Time
-	refusal                   refusal
+	// restartedFilled: it was restarted for an object that got its bundle for the first time, or anew.
+	restartedFilled bool
+	refusal         refusal
 	// lastFailedWrite is when its last write failed; zero if the last write succeeded.
 	lastFailedWrite time.Time
 }
