@@ -1,5 +1,6 @@
-// Command controlplane is etcd and Kubernetes in one binary, so that a cluster for tests and trials needs Go and
-// nothing else. It becomes the component that it is called by the name of: ./build compiles it and lays the links.
+// Command controlplane is etcd and Kubernetes in one binary, so that a cluster for tests and trials
+// needs Go and nothing else. It runs the component whose name it is called by; ./build compiles it
+// and creates the links with these names.
 package main
 
 import (
@@ -25,7 +26,8 @@ import (
 	"github.com/servingcert/operator/hack/controlplane/hollownode"
 )
 
-// components maps the name of each link to what the binary is under that name. ./build lays the same names.
+// components maps the name of each link to what the binary runs under that name. ./build creates
+// links with the same names.
 var components = map[string]func(){
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"kube-apiserver":          func() { run(apiserver.NewAPIServerCommand()) },

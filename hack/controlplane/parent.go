@@ -5,8 +5,9 @@ import (
 	"os"
 )
 
-// lifeline is set by whoever starts a component that must not outlive it: standard input is then a pipe that
-// nobody writes to, and that the kernel closes when its other end dies, however that happens.
+// lifeline is an environment variable that a parent process sets for a component that must not
+// outlive it. Standard input is then a pipe that is never written to, and that the kernel closes
+// when the parent exits, for any reason.
 const lifeline = "CONTROLPLANE_LIFELINE"
 
 func dieWithParent() {

@@ -1,7 +1,8 @@
-// Package hollownode is a node without containers: the real kubelet over a fake container runtime. It runs pods to
-// Ready, writes their Secret, ConfigMap and projected volumes to disk and refreshes them, and asks for their tokens
-// and pod certificates. It is what kubemark runs, except that kubemark's own command keeps its volumes and its
-// socket in /tmp whatever one says, listens on every interface, and refreshes volumes at a leisurely pace.
+// Package hollownode is a node without containers: the real kubelet over a fake container runtime.
+// It runs pods to Ready, writes their Secret, ConfigMap and projected volumes to disk and refreshes
+// them, and requests their tokens and pod certificates. It is what kubemark runs, except that
+// kubemark's own command always keeps its volumes and its socket in /tmp, listens on every
+// interface, and refreshes volumes slowly.
 package hollownode
 
 import (
@@ -66,7 +67,8 @@ func (n *node) run(ctx context.Context) error {
 	return nil
 }
 
-// clients are two, as the real kubelet has them, so that a busy node never misses its heartbeat.
+// clients returns two clients, as the real kubelet has, so that a busy node never misses its
+// heartbeat.
 func (n *node) clients(heartbeatTimeout time.Duration) (client, heartbeat *clientset.Clientset, err error) {
 	config, err := clientcmd.BuildConfigFromFlags("", n.kubeconfig)
 	if err != nil {

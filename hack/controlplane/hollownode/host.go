@@ -13,7 +13,7 @@ import (
 	"k8s.io/kubernetes/pkg/volume/util/hostutil"
 )
 
-// roomyMachine has room for pods that ask for what they need in production.
+// roomyMachine reports enough CPU and memory for pods with production requests.
 type roomyMachine struct{ *cadvisortest.Fake }
 
 func machine(name string) roomyMachine {
@@ -29,13 +29,13 @@ func (m roomyMachine) MachineInfo(logger klog.Logger) (*cadvisorapi.MachineInfo,
 	return info, err
 }
 
-// hostUtil knows the mode of a volume, without which no container with a subPath would start.
+// hostUtil returns the mode of a volume, without which no container with a subPath would start.
 type hostUtil struct{ *hostutil.FakeHostUtil }
 
 // GetMode implements hostutil.HostUtils.
 func (hostUtil) GetMode(string) (os.FileMode, error) { return 0o755, nil }
 
-// prober finds all that runs healthy, sidecars too.
+// prober reports every running container as healthy, including sidecars.
 type prober struct{ probetest.FakeManager }
 
 // UpdatePodStatus implements prober.Manager.
@@ -48,7 +48,7 @@ func (prober) UpdatePodStatus(_ context.Context, _ *corev1.Pod, status *corev1.P
 	}
 }
 
-// containerManager has no cgroups. The stub says so with two errors in the log per pod and second.
+// containerManager has no cgroups. The stub would log two errors about that per pod and second.
 type containerManager struct{ cm.ContainerManager }
 
 func newContainerManager() containerManager {

@@ -11,11 +11,13 @@ import (
 	certificatesclient "k8s.io/client-go/kubernetes/typed/certificates/v1"
 )
 
-// ahead is more than the kubelet waits, by chance, after the time at which a pod certificate is to be refreshed.
+// ahead is more than the random delay that the kubelet adds to the time at which it refreshes a pod
+// certificate.
 const ahead = 10 * time.Minute
 
-// hurried shows the kubelet pod certificates whose time for a refresh has come, so that it refreshes them at its next look, within two
-// minutes. The API server accepts no such time before ten minutes.
+// hurried shows the kubelet pod certificates as if they were due for a refresh, so that it
+// refreshes them at its next check, within two minutes. The API server accepts no refresh time
+// earlier than ten minutes.
 type hurried struct{ clientset.Interface }
 
 // CertificatesV1 implements kubernetes.Interface.

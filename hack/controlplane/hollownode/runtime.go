@@ -16,14 +16,16 @@ import (
 	"k8s.io/kubelet/pkg/types"
 )
 
-// runtime is the fake container runtime, whose containers run until they are stopped. Those that are meant to end, end at
-// once and well: otherwise no pod with an init container would ever start, and no Job complete.
+// runtime is the fake container runtime, whose containers run until they are stopped. Containers
+// that are meant to complete succeed at once: otherwise no pod with an init container would ever
+// start, and no Job complete.
 type runtime struct {
 	cri.RuntimeService
 	pods kubernetes.Interface
 }
 
-// startRuntime starts the fake runtime and connects to it, since the kubelet wants answers of its own to keep.
+// startRuntime starts the fake runtime and connects to it over a socket, because the kubelet keeps
+// the responses, which therefore must be its own copies.
 func startRuntime(ctx context.Context, root string, pods kubernetes.Interface) (runtime, cri.ImageManagerService, error) {
 	fake := fakeremote.NewFakeRemoteRuntime()
 	endpoint := "unix://" + filepath.Join(root, "cri.sock")
@@ -54,7 +56,7 @@ func (r runtime) StartContainer(ctx context.Context, id string) error {
 	return r.StopContainer(ctx, id, 0)
 }
 
-// ends tells the containers whose end the pod waits for from those that it needs to keep running.
+// ends reports whether a container is meant to complete, rather than to keep running.
 func ends(pod *corev1.Pod, container string) bool {
 	for _, init := range pod.Spec.InitContainers {
 		if init.Name == container {
