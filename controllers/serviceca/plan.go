@@ -210,7 +210,11 @@ func (p *changePlan) buildSecret(in observed) error {
 	}
 	if in.secret == nil || !equality.Semantic.DeepEqual(in.secret.Data, secret.Data) || !maps.Equal(in.secret.Annotations, secret.Annotations) {
 		p.secret = secret
+		return nil
 	}
+	// A move that was written before the bundle could be published is decided about once more. Its
+	// Event has been recorded.
+	p.events = nil
 	return nil
 }
 

@@ -39,6 +39,30 @@ func TestRestoredBridgeToARetiredRoot(t *testing.T) {
 	}
 }
 
+// TestRetiredBeforeACrash checks that no Event is recorded again about a root that was retired
+// before the manager stopped, and that is decided about once more.
+func TestRetiredBeforeACrash(t *testing.T) {
+	t.Parallel()
+	s := newFixture(t, "")
+	s.longestDuration, s.serviceCA.Spec.Rotation.PreviousTrust = 30*time.Minute, v1alpha1.TrustUntilUnused
+	s.newSourceSecretFixture()
+	s.serviceCA.Spec.Rotation.Trigger = "now"
+	s.rotated()
+	s.later(40 * time.Minute)
+	for range 5 {
+		published, status := s.published, s.serviceCA.Status
+		if plan := s.takesPlace(); len(plan.events) == 0 || plan.events[0].reason != "RootRetired" {
+			continue
+		}
+		s.published, s.serviceCA.Status = published, status
+		if plan := s.plan(); plan.secret != nil || len(plan.events) > 0 {
+			t.Errorf("it writes %v, and records %v", plan.secret, plan.events)
+		}
+		return
+	}
+	t.Fatal("no root is retired")
+}
+
 // issues returns the certificate and chain of a server with a new certificate of the active CA.
 func (f *fixture) issues(state *rotation.State) pki.Bundle {
 	f.Helper()

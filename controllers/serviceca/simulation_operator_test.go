@@ -125,9 +125,16 @@ func (sim *simulation) outage(i intent) {
 	state := i.plan.state
 	before := stateOf(i.in.now, i.in.secret)
 	sim.restarter.excuse(sim.now, before, state, i.in.serviceCA.Spec.Rotation)
-	if state.Active == nil || (i.in.secret != nil && before.AnyLeafValid(i.in.now)) || slices.ContainsFunc(state.Previous, func(p rotation.Predecessor) bool {
+	leafValid := (i.in.secret != nil && before.AnyLeafValid(i.in.now)) || slices.ContainsFunc(state.Previous, func(p rotation.Predecessor) bool {
 		return i.in.now.Before(p.SignedUntil)
-	}) {
+	})
+	// With roots that have expired no client verifies anything, whichever certificate was put into
+	// tls.crt by hand in the meantime.
+	rootValid := false
+	for _, roots := range sim.clients() {
+		rootValid = rootValid || len(roots.Unexpired(sim.now)) > 0
+	}
+	if state.Active == nil || (leafValid && rootValid) {
 		return
 	}
 	for _, f := range append([]*file{sim.published}, sim.targets...) {
