@@ -28,6 +28,7 @@ func TestLongestGap(t *testing.T) {
 		"one within the other":        {append(one("0 2 * * *", "1h", "UTC"), one("0 1 * * *", "6h", "UTC")...), 18 * time.Hour},
 		"longer than its period":      {one("0 * * * *", "2h", "UTC"), 0},
 		"each minute, at night":       {one("* 2 * * *", "1m", "UTC"), 23 * time.Hour},
+		"each minute, once a month":   {one("* * 1 * *", "1m", "UTC"), 30 * day},
 		"leap years":                  {one("0 0 29 2 *", "24h", "UTC"), 1460 * day},
 		"never":                       {one("0 0 31 2 *", "1h", "UTC"), math.MaxInt64},
 		"never, and weekly":           {append(one("0 0 31 2 *", "1h", "UTC"), one("0 2 * * 6", "4h", "UTC")...), 7*day - 4*time.Hour},

@@ -63,9 +63,10 @@ func (w Windows) Next(now time.Time) time.Time {
 }
 
 // LongestGap considers at most maxStarts windows, and none that begins later than searchHorizon:
-// there may be a window each minute.
+// there may be a window each minute. More begin in a day than there are minutes in it: a schedule such
+// as "* * 1 * *" has its gap after 1440.
 const (
-	maxStarts     = 500
+	maxStarts     = 2000
 	searchHorizon = 5 * 366 * 24 * time.Hour
 )
 
