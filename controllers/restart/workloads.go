@@ -68,8 +68,10 @@ func (p *plan) message(item *workloadState, s state) string {
 	switch {
 	case s == failed && item.refusal != "":
 		return reason + ": it goes on when that is put right"
+	case s == failed && item.updatesManually():
+		return reason + ": repair it; its pods are evicted further when it is available"
 	case s == failed:
-		return reason + ": " + item.remedy() + "; a newer certificate or bundle gives it another turn"
+		return reason + ": repair it, or undo it with kubectl rollout undo; a newer certificate or bundle gives it another turn"
 	case s == blocked && item.rollout.paused:
 		return reason + ": resume it with kubectl rollout resume"
 	case s == rolling:
@@ -78,14 +80,6 @@ func (p *plan) message(item *workloadState, s state) string {
 		return reason
 	}
 	return p.waitMessage(item, reason)
-}
-
-// remedy returns the remedy for a failed restart.
-func (i *workloadState) remedy() string {
-	if i.readOnly {
-		return "repair it"
-	}
-	return "repair it, or undo it with kubectl rollout undo"
 }
 
 // waitMessage returns what a workload waits for, and what delays it further.

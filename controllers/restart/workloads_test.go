@@ -27,6 +27,9 @@ func TestWorkloads(t *testing.T) {
 		rolls, marked(stale(deployment("begun", replacing)), time.Minute, ""), long,
 		stale(deployment("paused", paused), renewed(time.Hour)), marked(stale(deployment("stuck", stuck)), time.Hour, ""),
 	}
+	items = append(items, marked(stale(statefulSet(func(s *appsv1.StatefulSet) {
+		s.Spec.UpdateStrategy.Type, s.Status.AvailableReplicas = appsv1.OnDeleteStatefulSetStrategyType, 1
+	}), renewed(2*time.Hour)), time.Hour, ""))
 	policy := rollingPolicy(func(r *v1alpha1.Restart) { r.OnFailure = v1alpha1.RestartContinue })
 	var got []string
 	for _, one := range planFor(now, policy, items).workloads() {
@@ -40,6 +43,7 @@ func TestWorkloads(t *testing.T) {
 	}
 	want := []string{
 		"Failed Deployment shop/stuck 14:09 - it missed its progress deadline: repair it, or undo it with kubectl rollout undo; a newer certificate or bundle gives it another turn",
+		"Failed StatefulSet shop/set 14:09 - no pod became ready for 10m0s: repair it; its pods are evicted further when it is available",
 		"Blocked Deployment shop/paused 14:09 - it is paused: resume it with kubectl rollout resume",
 		"Overdue Deployment shop/long 12:09 - it still rolls after 2h0m0s, and the others go on",
 		"InProgress Deployment shop/begun 15:08 17:08 ",
