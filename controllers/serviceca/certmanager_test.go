@@ -77,7 +77,7 @@ func (f *fixture) answer(root []byte, chain ...*testCA) {
 	f.serviceCA.Spec.Source = v1alpha1.CASource{
 		CertManager: &v1alpha1.CertManagerSource{IssuerRef: v1alpha1.IssuerReference{Name: "corp", Kind: "ClusterIssuer"}},
 	}
-	waiting := withSourceSecret(f.T, nil, chain...)
+	waiting := sourceSecret(f.T, nil, chain...)
 	waiting.Name, waiting.Labels = requestSecretName(f.serviceCA), map[string]string{labelRequester: string(f.serviceCA.UID)}
 	delete(waiting.Data, corev1.TLSCertKey)
 	f.pendingRequest = pendingRequest{secret: waiting, request: &cmapi.CertificateRequest{

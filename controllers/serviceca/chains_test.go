@@ -118,7 +118,7 @@ func selfSigned(s *fixture) { s.serviceCA.Spec.Source = v1alpha1.CASource{} }
 func withSourceSecrets(root *testCA, chain ...*testCA) func(*fixture) {
 	return func(s *fixture) {
 		s.serviceCA.Spec.Source = v1alpha1.CASource{Secret: &v1alpha1.SecretSource{Name: "corp"}}
-		s.sourceSecret = withSourceSecret(s.T, pemOf(root), chain...)
+		s.sourceSecret = sourceSecret(s.T, pemOf(root), chain...)
 	}
 }
 
@@ -165,7 +165,7 @@ func (c change) begin(t *testing.T) (*fixture, *rotation.State) {
 	s := newFixture(t, "")
 	s.now, s.longestDuration, s.serviceCA.Spec.Rotation.PreviousTrust = time.Now().Add(-4*time.Hour), 30*time.Minute, v1alpha1.TrustUntilUnused
 	c.from(s)
-	before := s.newSourceSecretFixture()
+	before := s.settle()
 	s.later(time.Hour)
 	return s, before
 }
@@ -178,11 +178,11 @@ func (c change) routine(t *testing.T) []pairing {
 	after := s.rotated()
 	latest := after
 	s.later(40 * time.Minute)
-	if middle := s.newSourceSecretFixture(); len(middle.Previous) > 0 {
+	if middle := s.settle(); len(middle.Previous) > 0 {
 		latest = middle
 	}
 	s.later(40 * time.Minute)
-	last := s.newSourceSecretFixture()
+	last := s.settle()
 	if (latest != after) != (c.crossSigned == long) {
 		t.Errorf("%s: the bridge is not %s", c.name, c.crossSigned)
 	}
@@ -205,7 +205,7 @@ func (c change) compromise(t *testing.T) []pairing {
 	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 	after := s.rotated()
 	s.later(timeout)
-	last := s.newSourceSecretFixture()
+	last := s.settle()
 	if c.crossSigned == long {
 		c.stale = noClient
 	}

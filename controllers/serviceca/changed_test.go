@@ -32,14 +32,14 @@ func TestProcessesHaveToRead(t *testing.T) {
 		"a lost bundle":                {"", func(s *fixture) { s.published = nil }, false},
 		"a status lost":                {"", func(s *fixture) { s.serviceCA.Status = v1alpha1.ServiceCAStatus{} }, false},
 		"the copy of a brought CA":     {"corp", func(s *fixture) { s.secret = nil }, false},
-		"another CA brought":           {"corp", func(s *fixture) { s.sourceSecret = withSourceSecret(s.T, nil, generateCA(s.T, "another", nil)) }, true},
+		"another CA brought":           {"corp", func(s *fixture) { s.sourceSecret = sourceSecret(s.T, nil, generateCA(s.T, "another", nil)) }, true},
 		"all lost, and nobody is told": {"", func(s *fixture) { s.secret, s.published, s.serviceCA.Status = nil, nil, v1alpha1.ServiceCAStatus{} }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, tc.source)
-			s.sourceSecret = withSourceSecret(t, nil, generateCA(t, "corp", nil))
-			s.newSourceSecretFixture()
+			s.sourceSecret = sourceSecret(t, nil, generateCA(t, "corp", nil))
+			s.settle()
 			s.later(time.Hour)
 			tc.given(s)
 			start := s.now.Truncate(time.Second)
@@ -56,7 +56,7 @@ func TestProcessesHaveToRead(t *testing.T) {
 func TestChangeIsRemembered(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	s.newSourceSecretFixture()
+	s.settle()
 	backup := s.secret
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.later(time.Hour)

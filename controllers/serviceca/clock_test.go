@@ -90,7 +90,7 @@ func TestExpiryByAClockThatIsAhead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "")
-			s.newSourceSecretFixture()
+			s.settle()
 			before, tries, at := s.secret.DeepCopy(), 0, now.Add(tc.after)
 			server := apiServer(t, at.Add(-tc.ahead), &tries, s.serviceCA, s.secret)
 			passive := clocktesting.NewFakePassiveClock(at)

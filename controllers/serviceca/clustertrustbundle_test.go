@@ -47,7 +47,7 @@ func bundlesIn(t *testing.T, forbidden bool, bundle *certificatesv1.ClusterTrust
 func TestClusterTrustBundleUnreadable(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	state := s.newSourceSecretFixture()
+	state := s.settle()
 	r := bundlesIn(t, true, &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: s.serviceCA.ClusterTrustBundleName()}})
 	var err error
 	if s.clusterTrustBundle, err = r.observeClusterTrustBundle(t.Context(), s.serviceCA); err != nil {
@@ -71,7 +71,7 @@ func TestClusterTrustBundleUnreadable(t *testing.T) {
 func TestClusterTrustBundleRepaired(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	state := s.newSourceSecretFixture()
+	state := s.settle()
 	r := bundlesIn(t, false, &certificatesv1.ClusterTrustBundle{
 		ObjectMeta: metav1.ObjectMeta{Name: s.serviceCA.ClusterTrustBundleName(), Labels: map[string]string{v1alpha1.LabelServiceCA: "default"}},
 		Spec:       certificatesv1.ClusterTrustBundleSpec{TrustBundle: string(state.Bundle().Encode())},
@@ -102,7 +102,7 @@ func TestClusterTrustBundleCannotBeWritten(t *testing.T) {
 		t.Run(verb, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "")
-			state := s.newSourceSecretFixture()
+			state := s.settle()
 			passive := clocktesting.NewFakePassiveClock(now)
 			var fault error
 			scheme := runtime.NewScheme()

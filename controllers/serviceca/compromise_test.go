@@ -13,8 +13,8 @@ import (
 // rotation for a compromise.
 func TestCompromisedKeyCopiedAgain(t *testing.T) {
 	s := newFixture(t, "corp")
-	s.sourceSecret = withSourceSecret(t, nil, generateCA(t, "corp", nil))
-	s.newSourceSecretFixture()
+	s.sourceSecret = sourceSecret(t, nil, generateCA(t, "corp", nil))
+	s.settle()
 	s.later(time.Hour)
 	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 	s.takesPlace()
@@ -25,7 +25,7 @@ func TestCompromisedKeyCopiedAgain(t *testing.T) {
 			t.Fatalf("in %s the compromise is taken for done", plan.state.Phase)
 		}
 	}
-	s.sourceSecret = withSourceSecret(t, nil, generateCA(t, "next corp", nil))
+	s.sourceSecret = sourceSecret(t, nil, generateCA(t, "next corp", nil))
 	plan := s.takesPlace()
 	if plan.state.Reason != v1alpha1.RotationCompromise || !plan.state.Compromise || plan.state.Trigger != "stolen" {
 		t.Errorf("the next CA takes over for the reason %s, compromise %t, trigger %q", plan.state.Reason, plan.state.Compromise, plan.state.Trigger)
@@ -37,7 +37,7 @@ func TestCompromisedKeyCopiedAgain(t *testing.T) {
 func TestCompromisedKeyRestored(t *testing.T) {
 	s := newFixture(t, "")
 	s.longestDuration = 10 * time.Hour
-	stolen := s.newSourceSecretFixture()
+	stolen := s.settle()
 	backup := s.secret.DeepCopy()
 	s.later(time.Hour)
 	s.serviceCA.Spec.Rotation.TriggerReason = v1alpha1.TriggerCompromise

@@ -59,7 +59,7 @@ func (in observed) restoredEvent(state *rotation.State) rotationEvent {
 	return rotationEvent{corev1.EventTypeWarning, eventKeyRestored, note}
 }
 
-func tellPutBack(ca *v1alpha1.ServiceCA, reason string) rotationEvent {
+func revertedEvent(ca *v1alpha1.ServiceCA, reason string) rotationEvent {
 	return rotationEvent{corev1.EventTypeWarning, eventCertificatePutBack, fmt.Sprintf(
 		"tls.crt in Secret %s was replaced by hand, and is put back: %s", ca.SigningKeySecretName(), reason)}
 }

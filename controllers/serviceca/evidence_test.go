@@ -29,7 +29,7 @@ import (
 func TestUntrusted(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	state := s.newSourceSecretFixture()
+	state := s.settle()
 	genuine, err := state.Active.Issue(now, pki.LeafSpec{
 		DNSNames: []string{"web.shop.svc"}, Usages: []v1alpha1.CertificateUsage{v1alpha1.UsageServerAuth}, Key: pki.KeySpec{Algorithm: v1alpha1.Ed25519},
 	}, time.Hour, nil)

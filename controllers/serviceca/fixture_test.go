@@ -67,12 +67,12 @@ func (f *fixture) takesPlace() changePlan {
 // plan returns the next step when every target carries the published bundle.
 func (f *fixture) plan() changePlan {
 	resolved := resolve(f.observed)
-	return makePlan(f.observed, resolved, outOfDate(f.observed, resolved))
+	return makePlan(f.observed, resolved, currentEvidence(f.observed, resolved))
 }
 
-// outOfDate returns the evidence when every target carries the published bundle and all
+// currentEvidence returns the evidence when every target carries the published bundle and all
 // certificates are reissued.
-func outOfDate(in observed, resolved resolution) clusterEvidence {
+func currentEvidence(in observed, resolved resolution) clusterEvidence {
 	var evidence clusterEvidence
 	if resolved.state != nil && !bytes.Equal(in.published, resolved.state.Bundle().Encode()) {
 		evidence.OutOfDate, evidence.OutOfDateNames = 1, []string{"ConfigMap system/default-trust-bundle"}
@@ -80,9 +80,9 @@ func outOfDate(in observed, resolved resolution) clusterEvidence {
 	return evidence
 }
 
-// newSourceSecretFixture performs steps until only time can cause another one, and returns the
+// settle performs steps until only time can cause another one, and returns the
 // state. A problem fails the test.
-func (f *fixture) newSourceSecretFixture() *rotation.State {
+func (f *fixture) settle() *rotation.State {
 	f.Helper()
 	for range 10 {
 		plan := f.takesPlace()
@@ -100,9 +100,9 @@ func (f *fixture) newSourceSecretFixture() *rotation.State {
 // rotated returns the state after the time that a rotation takes.
 func (f *fixture) rotated() *rotation.State {
 	f.Helper()
-	f.newSourceSecretFixture()
+	f.settle()
 	f.later(timeout)
-	return f.newSourceSecretFixture()
+	return f.settle()
 }
 
 const (
@@ -171,8 +171,8 @@ func pemOf(cas ...*testCA) []byte {
 	return certificates.Encode()
 }
 
-// withSourceSecret returns the Secret of a source: a CA with its chain, and its root in ca.crt.
-func withSourceSecret(t *testing.T, root []byte, chain ...*testCA) *corev1.Secret {
+// sourceSecret returns the Secret of a source: a CA with its chain, and its root in ca.crt.
+func sourceSecret(t *testing.T, root []byte, chain ...*testCA) *corev1.Secret {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(chain[0].key)
 	if err != nil {

@@ -30,10 +30,10 @@ func TestHandedOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "")
-			s.secret = withSourceSecret(t, nil, tc.chain...)
+			s.secret = sourceSecret(t, nil, tc.chain...)
 			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
 			tc.change(s)
-			state := s.newSourceSecretFixture()
+			state := s.settle()
 			if state.Reason != tc.want || !state.Active.Certificate().Equal(tc.chain[0].Certificate) || (state.Next != nil) != (tc.want != "") {
 				t.Errorf("reason %q, want %q; %s signs, next is %v", state.Reason, tc.want, state.Active.Name(), state.Next)
 			}
@@ -49,5 +49,5 @@ func TestHandedOver(t *testing.T) {
 
 // brings sets source.secret to a Secret with this CA.
 func (f *fixture) brings(ca *testCA) {
-	f.serviceCA.Spec.Source.Secret, f.sourceSecret = &v1alpha1.SecretSource{Name: "corp"}, withSourceSecret(f.T, nil, ca)
+	f.serviceCA.Spec.Source.Secret, f.sourceSecret = &v1alpha1.SecretSource{Name: "corp"}, sourceSecret(f.T, nil, ca)
 }

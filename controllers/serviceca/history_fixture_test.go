@@ -38,7 +38,7 @@ func newHistory(t *testing.T) *history {
 func (s *history) act(steps int) changePlan {
 	s.t.Helper()
 	resolved := resolve(s.observed)
-	plan := makePlan(s.observed, resolved, outOfDate(s.observed, resolved))
+	plan := makePlan(s.observed, resolved, currentEvidence(s.observed, resolved))
 	if plan.secret != nil && steps > 0 {
 		s.secret, s.formerSecret = plan.secret, nil
 	}

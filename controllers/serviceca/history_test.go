@@ -76,7 +76,7 @@ func TestPlan(t *testing.T) {
 			s := newHistory(t)
 			tc.given(s)
 			resolved := resolve(s.observed)
-			plan := makePlan(s.observed, resolved, outOfDate(s.observed, resolved))
+			plan := makePlan(s.observed, resolved, currentEvidence(s.observed, resolved))
 			reason, note := "", ""
 			for _, happened := range plan.events {
 				reason, note = happened.reason, happened.message

@@ -20,12 +20,12 @@ import (
 func TestCountIssued(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	before := s.newSourceSecretFixture()
+	before := s.settle()
 	old := issue(t, before.Active)
 	s.serviceCA.Spec.Rotation.Trigger = "now"
-	s.newSourceSecretFixture()
+	s.settle()
 	s.later(timeout)
-	state := s.newSourceSecretFixture()
+	state := s.settle()
 	if state.Active.Fingerprint() == before.Active.Fingerprint() {
 		t.Fatal("the CA has not rotated")
 	}

@@ -26,8 +26,8 @@ func TestBundleIsNeverEmpty(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "corp")
-			s.sourceSecret = withSourceSecret(t, pemOf(root), made)
-			s.newSourceSecretFixture()
+			s.sourceSecret = sourceSecret(t, pemOf(root), made)
+			s.settle()
 			for _, later := range []time.Duration{2 * time.Hour, time.Hour, 1000 * time.Hour} {
 				s.later(later)
 				plan := s.takesPlace()
@@ -50,9 +50,9 @@ func TestRootSignedAnew(t *testing.T) {
 	issuing := generateCA(t, "issuing", old, lives(-900*time.Hour, 500*time.Hour))
 	renewed := generateCAWith(t, "root", old.key, nil, lives(-time.Hour, 10_000*time.Hour))
 	s := newFixture(t, "corp")
-	s.sourceSecret = withSourceSecret(t, pemOf(old), issuing)
-	s.newSourceSecretFixture()
-	s.sourceSecret = withSourceSecret(t, pemOf(renewed), issuing)
+	s.sourceSecret = sourceSecret(t, pemOf(old), issuing)
+	s.settle()
+	s.sourceSecret = sourceSecret(t, pemOf(renewed), issuing)
 	for range 2 {
 		s.later(time.Hour)
 		if made := s.rotated(); !made.Bundle()[0].Equal(renewed.Certificate) || len(made.Bundle()) != 2 || !made.Active.Root.Equal(renewed.Certificate) {
@@ -76,7 +76,7 @@ func TestRenewedChainIsTaken(t *testing.T) {
 	s := newFixture(t, "corp")
 	fingerprints := map[string]bool{}
 	for i, chain := range [][]*testCA{{issuing, upper}, {issuing, newUpper}, {newIssuing, newUpper}} {
-		s.sourceSecret = withSourceSecret(t, pemOf(root), chain...)
+		s.sourceSecret = sourceSecret(t, pemOf(root), chain...)
 		made := s.rotated()
 		if got := made.Active.Chain(); len(got) != 2 || !got[0].Equal(chain[0].Certificate) || !got[1].Equal(chain[1].Certificate) {
 			t.Errorf("%d: the chain has %d certificates, and is not what was brought", i, len(got))
@@ -117,7 +117,7 @@ func TestSourceSecret(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "corp")
-			s.sourceSecret = withSourceSecret(t, tc.root, tc.chain...)
+			s.sourceSecret = sourceSecret(t, tc.root, tc.chain...)
 			plan := s.takesPlace()
 			if tc.refused != "" {
 				if plan.state != nil || plan.problem == nil || plan.problem.reason != reasonSourceInvalid || !strings.Contains(plan.problem.message, tc.refused) {
@@ -131,7 +131,7 @@ func TestSourceSecret(t *testing.T) {
 			if got := s.serviceCA.Status.Active.Subject; got != tc.subject {
 				t.Errorf("the status names %q, want %q", got, tc.subject)
 			}
-			s.newSourceSecretFixture()
+			s.settle()
 		})
 	}
 }
@@ -141,9 +141,9 @@ func TestSourceSecret(t *testing.T) {
 func TestClockJumpsBack(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
+	first := s.settle()
 	s.later(20 * 365 * 24 * time.Hour)
-	leapt := s.newSourceSecretFixture()
+	leapt := s.settle()
 	if leapt.Active.Fingerprint() == first.Active.Fingerprint() {
 		t.Fatal("an expired CA signs")
 	}
@@ -184,10 +184,10 @@ func TestBackToSelfSigned(t *testing.T) {
 	t.Parallel()
 	corp := generateCA(t, "corp", nil)
 	s := newFixture(t, "corp")
-	s.sourceSecret = withSourceSecret(t, nil, corp)
-	s.newSourceSecretFixture()
+	s.sourceSecret = sourceSecret(t, nil, corp)
+	s.settle()
 	s.serviceCA.Spec.Source, s.sourceSecret = v1alpha1.CASource{SelfSigned: &v1alpha1.SelfSignedSource{}}, nil
-	if made := s.newSourceSecretFixture(); made.Reason != v1alpha1.RotationSourceChanged || !made.Active.Certificate().Equal(corp.Certificate) {
+	if made := s.settle(); made.Reason != v1alpha1.RotationSourceChanged || !made.Active.Certificate().Equal(corp.Certificate) {
 		t.Errorf("%s signs, because of %q", made.Active.Name(), made.Reason)
 	}
 	if made := s.rotated(); made.Active.Source != rotation.SelfSigned || !made.Bundle().Contains(pki.KeyID(corp.SubjectKeyId)) {
@@ -211,7 +211,7 @@ func TestIntermediatesOfOneRoot(t *testing.T) {
 		if next[0] == third {
 			trusted = nil
 		}
-		s.sourceSecret = withSourceSecret(t, trusted, next...)
+		s.sourceSecret = sourceSecret(t, trusted, next...)
 		s.later(time.Hour)
 		s.rotated()
 	}

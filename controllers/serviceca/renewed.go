@@ -31,7 +31,7 @@ func (p *changePlan) revertRenewed(in observed, state *rotation.State) {
 		reason = err.Error()
 	}
 	state.Renewed = nil
-	p.events = append(p.events, tellPutBack(in.serviceCA, reason))
+	p.events = append(p.events, revertedEvent(in.serviceCA, reason))
 }
 
 // useless returns why a certificate has expired or is too weak; nil for one that is valid, or not

@@ -58,15 +58,15 @@ func TestRenewedWithTheSameKey(t *testing.T) {
 					s = newFixture(t, "corp")
 				}
 				s.longestDuration = 10 * time.Hour
-				s.sourceSecret = withSourceSecret(t, nil, old)
-				s.secret = withSourceSecret(t, nil, old)
+				s.sourceSecret = sourceSecret(t, nil, old)
+				s.secret = sourceSecret(t, nil, old)
 				s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
 				if tc.sourceSecret {
 					s.secret = nil
 				}
-				s.newSourceSecretFixture()
+				s.settle()
 				s.later(time.Hour)
-				tc.renew(s, withSourceSecret(t, nil, renewed))
+				tc.renew(s, sourceSecret(t, nil, renewed))
 				s.renewsTo(old, renewed)
 			})
 		}
@@ -136,13 +136,13 @@ func TestRenewedIntermediate(t *testing.T) {
 			t.Parallel()
 			renewed := generateCAWith(t, "issuing", old.key, tc.root, lives(-time.Hour, 900*time.Hour))
 			s := newFixture(t, "corp")
-			s.sourceSecret = withSourceSecret(t, pemOf(root), old)
-			s.newSourceSecretFixture()
-			if s.sourceSecret = withSourceSecret(t, pemOf(tc.root), renewed); tc.lost {
+			s.sourceSecret = sourceSecret(t, pemOf(root), old)
+			s.settle()
+			if s.sourceSecret = sourceSecret(t, pemOf(tc.root), renewed); tc.lost {
 				s.secret = nil
 			}
 			s.later(time.Hour)
-			state := s.newSourceSecretFixture()
+			state := s.settle()
 			if state.Active == nil || (state.Next != nil) != tc.next || state.Restored {
 				t.Fatalf("%v signs, next is %v", state.Active, state.Next)
 			}
@@ -161,12 +161,12 @@ func TestRenewedIntermediateByHand(t *testing.T) {
 	old := generateCA(t, "issuing", root)
 	s := newRequestFixture(t, pemOf(root), old)
 	s.serviceCA.Spec.Certificate.PrivateKey = v1alpha1.PrivateKey{Algorithm: v1alpha1.ECDSA, Size: 256}
-	s.newSourceSecretFixture()
+	s.settle()
 	s.pendingRequest = pendingRequest{}
 	s.later(time.Hour)
 	renewed := generateCAWith(t, "issuing", old.key, another)
 	s.putIn(pemOf(renewed, another))
-	if state := s.newSourceSecretFixture(); !state.Active.Certificate().Equal(old.Certificate) || state.Next == nil || len(state.Bundle()) != 2 {
+	if state := s.settle(); !state.Active.Certificate().Equal(old.Certificate) || state.Next == nil || len(state.Bundle()) != 2 {
 		t.Fatalf("%s signs, next is %v", state.Active.Name(), state.Next)
 	}
 	if made := s.rotated(); !made.Active.Certificate().Equal(renewed.Certificate) || len(made.Bundle()) != 2 || made.Phase == v1alpha1.PhasePublishing {
@@ -200,13 +200,13 @@ func TestRenewedAndNotTaken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, tc.source)
-			s.sourceSecret = withSourceSecret(t, nil, old)
-			s.secret = withSourceSecret(t, nil, old)
+			s.sourceSecret = sourceSecret(t, nil, old)
+			s.secret = sourceSecret(t, nil, old)
 			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
 			if tc.source != "" {
 				s.secret = nil
 			}
-			s.newSourceSecretFixture()
+			s.settle()
 			s.later(time.Hour)
 			tc.given(s)
 			s.putIn(pemOf(tc.put))
@@ -251,9 +251,9 @@ func TestUselessCertificatePutBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "")
-			s.secret = withSourceSecret(t, nil, old)
+			s.secret = sourceSecret(t, nil, old)
 			s.secret.Name, s.secret.Labels = s.serviceCA.SigningKeySecretName(), map[string]string{v1alpha1.LabelServiceCA: "default"}
-			s.newSourceSecretFixture()
+			s.settle()
 			s.later(time.Hour)
 			before := s.secret.Data
 			s.putIn(tc.put)
@@ -293,7 +293,7 @@ func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "")
-			first := s.newSourceSecretFixture()
+			first := s.settle()
 			s.later(time.Hour)
 			s.putIn(renewed(privateKey(t, s.secret)))
 			plan := s.takesPlace()
@@ -301,7 +301,7 @@ func TestUselessRenewalHoldsUpNothing(t *testing.T) {
 				t.Errorf("it tells %v, the problem is %+v", plan.events, plan.problem)
 			}
 			s.now = first.Active.NotAfter().Add(-time.Hour)
-			if state := s.newSourceSecretFixture(); state.Next == nil || state.Reason != v1alpha1.RotationThresholdPassed {
+			if state := s.settle(); state.Next == nil || state.Reason != v1alpha1.RotationThresholdPassed {
 				t.Errorf("next is %v, reason %q", state.Next, state.Reason)
 			}
 		})
@@ -321,8 +321,8 @@ func TestBroughtWithDuplicate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newFixture(t, "corp")
-			s.sourceSecret = withSourceSecret(t, pemOf(root), chain...)
-			s.newSourceSecretFixture()
+			s.sourceSecret = sourceSecret(t, pemOf(root), chain...)
+			s.settle()
 			s.later(timeout)
 			if plan := s.takesPlace(); plan.secret != nil || plan.state.Phase != v1alpha1.PhaseStable || len(plan.events) > 0 {
 				t.Errorf("in %s, it tells %v", plan.state.Phase, plan.events)
@@ -336,7 +336,7 @@ func TestBroughtWithDuplicate(t *testing.T) {
 func TestRestoredFromBeforeARenewal(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
+	first := s.settle()
 	backup := s.secret
 	s.later(time.Hour)
 	renewed := generateCAWith(t, first.Active.Name(), privateKey(t, s.secret), nil, lives(-time.Hour, 3000*time.Hour))
@@ -344,7 +344,7 @@ func TestRestoredFromBeforeARenewal(t *testing.T) {
 	s.rotated()
 	s.secret = backup
 	s.later(time.Hour)
-	restored := s.newSourceSecretFixture()
+	restored := s.settle()
 	if !restored.Active.Certificate().Equal(renewed.Certificate) || restored.Restored || restored.Next != nil || len(restored.Bundle()) != 2 {
 		t.Errorf("%s until %s signs, next is %v, %d roots are trusted", restored.Active.Name(), restored.Active.NotAfter(), restored.Next, len(restored.Bundle()))
 	}

@@ -57,7 +57,7 @@ func (in observed) findState() resolution {
 	case lost == nil:
 		return resolution{state: state}
 	case state.Active != nil:
-		return resolution{state: state, events: []rotationEvent{tellPutBack(in.serviceCA, lost.Error())}}
+		return resolution{state: state, events: []rotationEvent{revertedEvent(in.serviceCA, lost.Error())}}
 	}
 	for i, p := range state.Previous {
 		state.Previous[i] = in.predecessor(p.Root)
@@ -112,7 +112,7 @@ func (in observed) createState(reason v1alpha1.RotationReason, detail string) re
 		state.LongestDuration = max(state.LongestDuration, in.longestFromStatus(state.Active))
 		if in.secret != nil {
 			state.Active.Authority = state.Active.WithCrossSigned(pki.ParseCrossSigned(in.secret.Data[rotation.CrossSignedKey]))
-			in.shortenBridge(state)
+			in.trimCrossSigned(state)
 		}
 		return resolution{state: state, events: []rotationEvent{copiedEvent(state, detail)}}
 	case !state.AnyLeafValid(in.now):
@@ -207,7 +207,7 @@ func (in observed) resolveRestored(state *rotation.State) resolution {
 	if same && status.Rotation != nil && !in.reportedPreparing() {
 		state.Trigger = status.Rotation.Trigger
 	}
-	in.shortenBridge(state)
+	in.trimCrossSigned(state)
 	state.LongestDuration = max(state.LongestDuration, in.longestFromStatus(state.Active))
 	state.Phase, state.Since, state.Restored = v1alpha1.PhaseReissuing, in.nextTransitionTime(), !same
 	if state.Renewed != nil {
@@ -217,10 +217,10 @@ func (in observed) resolveRestored(state *rotation.State) resolution {
 	return resolution{state: state, events: []rotationEvent{in.restoredEvent(state)}}
 }
 
-// shortenBridge drops, from the cross-signed certificates of an active CA that comes from a backup,
+// trimCrossSigned drops, from the cross-signed certificates of an active CA that comes from a backup,
 // those that chain to roots that were retired since: GnuTLS rejects a server that sends more than
 // one certificate that chains to a root it does not trust.
-func (in observed) shortenBridge(state *rotation.State) {
+func (in observed) trimCrossSigned(state *rotation.State) {
 	var trusted pki.Bundle
 	for _, p := range state.Previous {
 		if in.isKnownRoot(p.Root) {

@@ -16,7 +16,7 @@ import (
 func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
+	first := s.settle()
 	backup := s.secret
 	s.secret = nil
 	s.later(24 * time.Hour)
@@ -44,13 +44,13 @@ func TestRestoredBackupKeepsEveryRoot(t *testing.T) {
 func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	s.newSourceSecretFixture()
+	s.settle()
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.later(time.Hour)
-	s.newSourceSecretFixture()
+	s.settle()
 	backup := s.secret
 	s.later(timeout)
-	second := s.newSourceSecretFixture()
+	second := s.settle()
 	s.later(24 * time.Hour)
 	s.secret = backup
 	if restored := s.takesPlace().state; !restored.Bundle().Contains(pki.KeyID(second.Active.Certificate().SubjectKeyId)) {
@@ -63,11 +63,11 @@ func TestRestoredFromTheMiddleOfARotation(t *testing.T) {
 func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
+	first := s.settle()
 	backup := s.secret
 	s.secret = nil
 	s.later(24 * time.Hour)
-	if waiting := s.newSourceSecretFixture(); waiting.Active != nil || s.serviceCA.Status.Active != nil {
+	if waiting := s.settle(); waiting.Active != nil || s.serviceCA.Status.Active != nil {
 		t.Error("somebody signs whose root is not known yet")
 	}
 	s.secret = backup
@@ -82,7 +82,7 @@ func TestRestoredBeforeItsSuccessorSigns(t *testing.T) {
 func TestRestoredAfterACompromise(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
+	first := s.settle()
 	backup := s.secret
 	s.serviceCA.Spec.Rotation.Trigger, s.serviceCA.Spec.Rotation.TriggerReason = "stolen", v1alpha1.TriggerCompromise
 	s.later(time.Hour)
@@ -101,8 +101,8 @@ func TestRestoredAfterACompromise(t *testing.T) {
 func TestPutInByHand(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
-	other := withSourceSecret(t, nil, generateCA(t, "by hand", nil))
+	first := s.settle()
+	other := sourceSecret(t, nil, generateCA(t, "by hand", nil))
 	s.secret = s.secret.DeepCopy()
 	for _, key := range []string{"tls.crt", "tls.key"} {
 		s.secret.Data[key] = other.Data[key]
@@ -119,11 +119,11 @@ func TestPutInByHand(t *testing.T) {
 func TestForgedRootIsNotRecovered(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	ours := s.newSourceSecretFixture().Active.Certificate()
+	ours := s.settle().Active.Certificate()
 	forged := generateCA(t, ours.Subject.CommonName, nil, func(c *x509.Certificate) { c.SubjectKeyId = ours.SubjectKeyId })
 	s.published = append(s.published, pemOf(forged)...)
 	s.secret = nil
-	made := s.newSourceSecretFixture()
+	made := s.settle()
 	for _, root := range made.Bundle() {
 		if root.Equal(forged.Certificate) {
 			t.Error("a forged root is trusted")
@@ -142,12 +142,12 @@ func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
 	const short, long = 90 * 24 * time.Hour, 365 * 24 * time.Hour
 	s := newFixture(t, "")
 	s.longestDuration = short
-	s.newSourceSecretFixture()
+	s.settle()
 	backup := s.secret
 	s.longestDuration = long
-	s.newSourceSecretFixture()
+	s.settle()
 	s.longestDuration, s.secret = short, backup
-	if restored := s.newSourceSecretFixture(); restored.LongestDuration != long {
+	if restored := s.settle(); restored.LongestDuration != long {
 		t.Errorf("certificates of %s are said to be the longest", restored.LongestDuration)
 	}
 }
@@ -157,7 +157,7 @@ func TestRestoredBackupForgetsNoLifetime(t *testing.T) {
 func TestOldBackupWithoutAStatus(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	s.newSourceSecretFixture()
+	s.settle()
 	backup := s.secret
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.later(time.Hour)
@@ -173,9 +173,9 @@ func TestOldBackupWithoutAStatus(t *testing.T) {
 func TestKeyIsInNoAnnotation(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	s.newSourceSecretFixture()
+	s.settle()
 	s.secret.Annotations["kubectl.kubernetes.io/last-applied-configuration"] = string(s.secret.Data["tls.key"])
-	s.newSourceSecretFixture()
+	s.settle()
 	for name, value := range s.secret.Annotations {
 		if strings.Contains(value, "PRIVATE KEY") {
 			t.Errorf("annotation %s holds the key", name)

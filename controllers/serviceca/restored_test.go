@@ -9,15 +9,15 @@ import (
 	"github.com/servingcert/operator/controllers/internal/rotation"
 )
 
-// TestRestoredBridgeToARetiredRoot checks that a backup that is restored after a root was retired
+// TestRestoredCrossSignedToARetiredRoot checks that a backup that is restored after a root was retired
 // sends no cross-signed certificates for that root: GnuTLS rejects more than one such certificate.
-func TestRestoredBridgeToARetiredRoot(t *testing.T) {
+func TestRestoredCrossSignedToARetiredRoot(t *testing.T) {
 	t.Parallel()
 	corp, other := generateCA(t, "corp root", nil), generateCA(t, "other root", nil)
 	s := newFixture(t, "")
 	s.longestDuration, s.serviceCA.Spec.Rotation.PreviousTrust = 30*time.Minute, v1alpha1.TrustUntilUnused
 	withSourceSecrets(corp, generateCA(t, "corp CA", corp))(s)
-	s.newSourceSecretFixture()
+	s.settle()
 	s.later(time.Hour)
 	withSourceSecrets(other, generateCA(t, "other CA", other))(s)
 	if crossSigned := s.rotated().Active.CrossSigned(); len(crossSigned) < 2 {
@@ -26,14 +26,14 @@ func TestRestoredBridgeToARetiredRoot(t *testing.T) {
 	backup := s.secret
 	for range 2 {
 		s.later(40 * time.Minute)
-		s.newSourceSecretFixture()
+		s.settle()
 	}
 	held, err := pki.ParseBundle(s.published)
 	if err != nil || len(held) != 1 {
 		t.Fatalf("clients have %d roots, want one: %v", len(held), err)
 	}
 	s.secret = backup
-	sent := s.issues(s.newSourceSecretFixture())
+	sent := s.issues(s.settle())
 	if err := likeGnuTLS(sent, held, s.now); err != nil {
 		t.Error(err)
 	}
@@ -45,7 +45,7 @@ func TestRetiredBeforeACrash(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
 	s.longestDuration, s.serviceCA.Spec.Rotation.PreviousTrust = 30*time.Minute, v1alpha1.TrustUntilUnused
-	s.newSourceSecretFixture()
+	s.settle()
 	s.serviceCA.Spec.Rotation.Trigger = "now"
 	s.rotated()
 	s.later(40 * time.Minute)

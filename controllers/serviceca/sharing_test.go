@@ -58,7 +58,7 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 			s := newFixture(t, tc.source)
 			s.serviceCA.Spec.SigningKey.SecretName = tc.signingKey
 			s.serviceCAs = slices.Concat(tc.others, []v1alpha1.ServiceCA{*s.serviceCA})
-			shared := withSourceSecret(t, nil, generateCA(t, "Shared", nil))
+			shared := sourceSecret(t, nil, generateCA(t, "Shared", nil))
 			shared.Labels = tc.labels
 			if tc.source != "" {
 				shared.Name, s.sourceSecret = tc.source, shared
@@ -85,9 +85,9 @@ func TestSecretIsSourceAndSigningKey(t *testing.T) {
 func TestSigningKeyBecomesASource(t *testing.T) {
 	t.Parallel()
 	s := newFixture(t, "")
-	first := s.newSourceSecretFixture()
+	first := s.settle()
 	s.serviceCAs = []v1alpha1.ServiceCA{other("two", s.secret.Name, "")}
-	if state := s.newSourceSecretFixture(); state.Active.Fingerprint() != first.Active.Fingerprint() {
+	if state := s.settle(); state.Active.Fingerprint() != first.Active.Fingerprint() {
 		t.Error("another CA signs, because another ServiceCA names its key as a source")
 	}
 	s.serviceCA.Spec.Source.Secret, s.sourceSecret = &v1alpha1.SecretSource{Name: s.secret.Name}, s.secret

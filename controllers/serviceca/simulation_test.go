@@ -240,7 +240,7 @@ func (sim *simulation) bring() {
 		ca = sim.generateCA("brought", root)
 	}
 	sim.ca.Spec.Source.Secret = &v1alpha1.SecretSource{Name: "corp"}
-	sim.sourceSecret = withSourceSecret(sim.t, pemOf(root), ca)
+	sim.sourceSecret = sourceSecret(sim.t, pemOf(root), ca)
 }
 
 // generateCA returns a CA that is valid from now on, signed by parent, or self-signed when parent

@@ -167,7 +167,7 @@ func TestUntilNext(t *testing.T) {
 			s.settle()
 			tc.given(s)
 			resolved := resolve(s.observed)
-			got := untilNext(s.observed, makePlan(s.observed, resolved, outOfDate(s.observed, resolved)))
+			got := untilNext(s.observed, makePlan(s.observed, resolved, currentEvidence(s.observed, resolved)))
 			if got > tc.want || got < tc.want-2*time.Second {
 				t.Errorf("it looks again after %s, want %s", got, tc.want)
 			}

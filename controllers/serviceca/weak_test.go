@@ -31,7 +31,7 @@ func weakRoot(t *testing.T) *testCA {
 // the strength of keys.
 func (f *fixture) inUse(root *testCA, below ...*testCA) {
 	f.Helper()
-	data := withSourceSecret(f.T, pemOf(root), append(below, root)...).Data
+	data := sourceSecret(f.T, pemOf(root), append(below, root)...).Data
 	authority, err := pki.LoadAuthority(pki.Pair{Certificate: data[corev1.TLSCertKey], PrivateKey: data[corev1.TLSPrivateKeyKey]})
 	if err != nil {
 		f.Fatal(err)
@@ -68,7 +68,7 @@ func TestWeakCAIsRefused(t *testing.T) {
 		"intermediate": {strong, []*testCA{generateCAWith(t, "issuing", p224, strong)}, `the key of CA "issuing" is too weak`},
 	} {
 		s := newFixture(t, "corp")
-		s.sourceSecret = withSourceSecret(t, pemOf(tc.root), tc.chain...)
+		s.sourceSecret = sourceSecret(t, pemOf(tc.root), tc.chain...)
 		for source, s := range map[string]*fixture{"brought": s, "cert-manager": newRequestFixture(t, pemOf(tc.root), tc.chain...)} {
 			plan := s.plan()
 			if plan.state != nil || plan.problem == nil || plan.problem.reason != reasonSourceInvalid ||
@@ -90,7 +90,7 @@ func TestWeakCAInUse(t *testing.T) {
 	gone.serviceCA.Spec.Rotation.Mode = v1alpha1.RotationPaused
 	same := newFixture(t, "corp")
 	same.inUse(weak)
-	same.sourceSecret = withSourceSecret(t, nil, weak)
+	same.sourceSecret = sourceSecret(t, nil, weak)
 	issued := newRequestFixture(t, pemOf(weak), issuing)
 	issued.pendingRequest = pendingRequest{}
 	issued.inUse(weak, issuing)
@@ -112,7 +112,7 @@ func TestWeakCAInUse(t *testing.T) {
 		}
 	}
 	strong := generateCA(t, "new corp", nil)
-	same.sourceSecret = withSourceSecret(t, nil, strong)
+	same.sourceSecret = sourceSecret(t, nil, strong)
 	same.later(time.Hour)
 	if made := same.rotatedFrom(reasonWeakCA); !made.Active.Certificate().Equal(strong.Certificate) {
 		t.Errorf("%s signs", made.Active.Name())
@@ -126,7 +126,7 @@ func (f *fixture) rotatedFrom(reason string) *rotation.State {
 	for {
 		plan := f.takesPlace()
 		if plan.problem == nil {
-			return f.newSourceSecretFixture()
+			return f.settle()
 		}
 		if plan.problem.reason != reason || !plan.problem.transient {
 			f.Fatalf("%+v", plan.problem)
