@@ -60,7 +60,7 @@ func (r policyResolver) policyFor(w *workload) *v1alpha1.ServingCertPolicy {
 	var selecting []labels.Set
 	for key, value := range w.template.Labels {
 		for _, service := range r.services[selectorLabel{w.GetNamespace(), key, value}] {
-			if labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Set(w.template.Labels)) {
+			if selects(service.Spec.Selector, w.template.Labels) {
 				selecting = append(selecting, service.Labels)
 			}
 		}
@@ -69,4 +69,15 @@ func (r policyResolver) policyFor(w *workload) *v1alpha1.ServingCertPolicy {
 		return ruling
 	}
 	return noPolicy
+}
+
+// selects reports whether the selector of a Service matches labels. It allocates nothing, as
+// labels.SelectorFromSet would: one tenant may have thousands of Services, and of Jobs.
+func selects(selector, labels map[string]string) bool {
+	for key, want := range selector {
+		if value, has := labels[key]; !has || value != want {
+			return false
+		}
+	}
+	return true
 }
