@@ -1,5 +1,5 @@
-# What a person types; `make` alone lists it. Everything needs Go and git, the tests openssl too, and GnuTLS and Java where they are, the image
-# docker, and nothing else: tools and the embedded Kubernetes are built from source by the versions in hack/*/go.mod, once.
+# The targets for developers; `make` alone lists them. All of them need Go and git; the tests also need openssl, and use GnuTLS and Java if installed; the
+# image needs docker. Tools and the embedded Kubernetes are built from source, once, at the versions in hack/*/go.mod.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,23 +7,23 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# A tool of hack/tools, at its pinned version.
+# Runs a tool of hack/tools at its pinned version.
 TOOL := go tool -modfile=hack/tools/go.mod
-# Packages that are tested at once: several of them start a Kubernetes of their own.
+# The number of packages that are tested in parallel: several of them start their own Kubernetes.
 TEST_JOBS ?= 2
-# Further flags for `go test`, such as -run=TestRotation or -v.
+# Additional flags for `go test`, such as -run=TestRotation or -v.
 TEST_FLAGS ?=
-# The race detector needs a C compiler; without one the tests run all the same.
+# The race detector needs a C compiler; without one the tests run without it.
 RACE := $(if $(shell command -v $$(go env CC)),-race)
-# The version of `make bundle`; OLM wants it without the v that a tag has, and both are taken.
+# The version for `make bundle`. OLM requires it without the v of a tag; both forms are accepted.
 BUNDLE_VERSION ?= 0.1.0
-# The image of `make image`.
+# The image that `make image` builds.
 IMAGE ?= ghcr.io/servingcert/operator:latest
-# What the manager says that it is.
+# The version that the manager reports.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-# The same source and version give the same bytes, wherever they lie.
+# The build is reproducible: the same source and version give the same bytes, in any folder.
 BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X main.version=$(VERSION)"
-# The Go that releases are built with, to the last digit.
+# The exact Go version for releases.
 RELEASE_GO := $(shell awk '$$1 == "toolchain" {print $$2}' go.mod)
 
 .PHONY: help
@@ -44,10 +44,10 @@ run: $(if $(filter current,$(CLUSTER)),,controlplane) ## Run the operator in an 
 build: ## Build bin/manager
 	@$(BUILD) -o bin/manager .
 
-# Clients that tests compare ours with.
+# Clients that tests compare with Go's.
 PEERS := openssl gnutls-cli javac
 
-# Packages without tests are no news.
+# Hides packages without tests.
 .PHONY: test
 test: controlplane ## Run every test, against an embedded cluster
 	@for peer in $(PEERS); do command -v $$peer >/dev/null || echo "there is no $$peer here: what takes it is skipped"; done
@@ -57,7 +57,7 @@ test: controlplane ## Run every test, against an embedded cluster
 	@go -C hack/monitoring test $(TEST_FLAGS) ./...
 
 SERVICES ?= 1000
-# A part of the bench: services or publish; both by default.
+# The part of the benchmark to run: services or publish; both by default.
 ONLY ?=
 
 .PHONY: bench
@@ -72,7 +72,7 @@ controlplane: ## Build the embedded cluster into bin/k8s: minutes the first time
 manifests: ## Generate the CRDs, deep copies, apply configurations and docs/api.md from the types
 	@begin=$$(mktemp); trap 'rm "$$begin"' EXIT; \
 		$(TOOL) controller-gen object crd applyconfiguration paths=./api/v1alpha1 output:crd:artifacts:config=config/crd/bases; \
-		find api/v1alpha1/applyconfiguration -name '*.go' ! -newer "$$begin" -delete # of types that are gone
+		find api/v1alpha1/applyconfiguration -name '*.go' ! -newer "$$begin" -delete # of deleted types
 	@$(TOOL) crd-ref-docs --config hack/crd-ref-docs.yaml --source-path api/v1alpha1 \
 		--renderer markdown --output-path docs/api.md --log-level ERROR
 
