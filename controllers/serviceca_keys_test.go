@@ -1,6 +1,7 @@
 package controllers_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/hex"
@@ -149,7 +150,6 @@ func TestSigningKeyCorrupted(t *testing.T) {
 	for name, corrupt := range map[string]func(map[string][]byte) map[string][]byte{
 		"key":            func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSPrivateKeyKey, []byte("what?")) },
 		"key-of-another": func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSPrivateKeyKey, other.keyPEM(t)) },
-		"certificate":    func(d map[string][]byte) map[string][]byte { return with(d, corev1.TLSCertKey, []byte("what?")) },
 		"empty": func(d map[string][]byte) map[string][]byte {
 			return with(with(with(d, corev1.TLSCertKey, []byte{}), corev1.TLSPrivateKeyKey, []byte{}), "ca-bundle.crt", nil)
 		},
@@ -173,6 +173,35 @@ func TestSigningKeyCorrupted(t *testing.T) {
 			r.trusts(r.signer(), root)
 		})
 	}
+}
+
+// A certificate that cannot be parsed is put back while its key is there: the same CA goes on
+// signing, and nothing is reissued.
+func TestSigningCertificateCorrupted(t *testing.T) {
+	t.Parallel()
+	r := newRealm(t)
+	r.service("web", withSecretName("web-tls"))
+	issued := r.secret("web-tls", r.issued("web."+r.name+".svc"))
+	r.serviceCA(isReady)
+	root := r.signer()
+	certificate := r.signingKey().Data[corev1.TLSCertKey]
+	update(t, r.signingKey(), func(s *corev1.Secret) { s.Data = with(s.Data, corev1.TLSCertKey, []byte("what?")) })
+	eventually(t, func(context.Context) string {
+		if got := r.signingKey().Data[corev1.TLSCertKey]; !bytes.Equal(got, certificate) {
+			return fmt.Sprintf("tls.crt is %q", got)
+		}
+		return ""
+	})
+	event(t, r.serviceCA(isReady), corev1.EventTypeWarning, "CertificatePutBack", "tls.crt")
+	if !r.signer().Equal(root) {
+		t.Error("another CA signs")
+	}
+	r.handshake(r.secret("web-tls", func(secret *corev1.Secret) string {
+		if secret.ResourceVersion != issued.ResourceVersion {
+			return "its certificate was issued again"
+		}
+		return ""
+	}), "web."+r.name+".svc")
 }
 
 // A CA that an administrator puts into the signing-key Secret does not sign, because no client

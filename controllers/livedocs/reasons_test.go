@@ -19,7 +19,7 @@ func TestReasons(t *testing.T) {
 		return string(content)
 	}
 	reasons := regexp.MustCompile(`(?m)^\t[rR]eason\w+ += "(\w+)"$`)
-	found := reasons.FindAllStringSubmatch(read("controllers", "trust", "controller.go")+read("controllers", "internal", "issuance", "bundle.go"), -1)
+	found := reasons.FindAllStringSubmatch(read("controllers", "injector", "controller.go")+read("controllers", "internal", "issuance", "bundle.go"), -1)
 	if len(found) == 0 {
 		t.Fatal("there are no reasons")
 	}

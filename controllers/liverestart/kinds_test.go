@@ -99,8 +99,8 @@ func TestOtherKinds(t *testing.T) {
 		return counts.Pending+counts.InProgress+counts.Failed == 0 && counts.OptedOut == 1 && counts.LastCompletedAt != nil
 	})
 	for _, o := range restarted {
-		if low := p.low(o.GetName()); low != 2 {
-			t.Errorf("at least %d pods of %s were available at any time, want 2 of 3", low, o.GetName())
+		if low := p.low(o.GetName()); low < 2 {
+			t.Errorf("at one time only %d pods of %s were available, want 2 of 3", low, o.GetName())
 		}
 		r.expectEvent(o.GetName(), "policy "+r.name+" restarts it: the certificate in Secret web-tls was renewed ")
 	}
