@@ -61,7 +61,7 @@ SERVICES ?= 1000
 ONLY ?=
 
 .PHONY: bench
-bench: controlplane build ## Measure the operator on the embedded cluster, beside a floor; SERVICES=10000 for many
+bench: controlplane build ## Measure the operator on the embedded cluster, compared with a floor; SERVICES=10000 for many
 	@go run ./hack/bench --services=$(SERVICES) --only=$(ONLY)
 
 .PHONY: controlplane
