@@ -1,13 +1,13 @@
 # The manager as one static binary in an otherwise empty image.
 FROM --platform=$BUILDPLATFORM golang:1.26.8 AS build
 WORKDIR /src
-# The dependencies first: they change seldom, and stay in the layer's cache.
+# The dependencies first: they rarely change, and stay in the layer cache.
 COPY go.mod go.sum ./
 RUN go mod download
 COPY main.go ./
 COPY api api
 COPY controllers controllers
-# As `make build` does it. The file bears the commit's time, so that the layer is the same whenever it is made.
+# Like `make build`. The file has the commit's time, so that the layer is reproducible.
 ARG TARGETOS TARGETARCH VERSION=devel SOURCE_DATE_EPOCH=0
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags="-s -w -X main.version=$VERSION" -o /manager . && \
@@ -21,8 +21,8 @@ LABEL org.opencontainers.image.title="servingcert operator" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
-# The certificates of public roots: none. The manager talks to nobody but the API server, whose CA the pod brings along.
+# No certificates of public roots: the manager connects only to the API server, whose CA is mounted into the pod.
 COPY --from=build /manager /manager
-# By number, or `runAsNonRoot` could not tell that it is not root.
+# A numeric user, because `runAsNonRoot` cannot verify a name.
 USER 65532:65532
 ENTRYPOINT ["/manager"]
