@@ -230,7 +230,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if err != nil {
 		return err
 	}
-	openShift, err := runsOpenShiftServiceCA(mgr.GetRESTMapper())
+	rules, err := resolver(mgr, options)
 	if err != nil {
 		return err
 	}
@@ -244,10 +244,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 	if mgr, err = guard(mgr, claim, secrets); err != nil {
 		return err
 	}
-	rules := issuance.Resolver{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}
 	view := servingcert.View{Reader: mgr.GetCache(), Resolver: rules, PolicySets: &policy.SetCache{}, Conflicts: &conflict.Tracker{}, Clock: options.Clock}
 	targets := injector.New(injector.Options{
-		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: !openShift,
+		Cache: mgr.GetCache(), Secrets: secrets, Live: live, Keyring: keys, Recorder: recorder, Clock: options.Clock, OpenShiftAnnotations: rules.OpenShiftAnnotations,
 	})
 	restarts := restart.New(restart.Reconciler{
 		Client: mgr.GetClient(), View: view, Live: live, Recorder: recorder, Clock: options.Clock,
@@ -283,6 +282,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, options Options) error {
 		mgr.Add(clockWatcher),
 		mgr.Add(&metrics.Collector{Cache: mgr.GetCache(), Registry: options.Metrics}),
 	)
+}
+
+// resolver returns the rules by which Services get certificates. OpenShift's annotations count
+// where OpenShift's own operator does not run.
+func resolver(mgr ctrl.Manager, options Options) (issuance.Resolver, error) {
+	openShift, err := runsOpenShiftServiceCA(mgr.GetRESTMapper())
+	return issuance.Resolver{ClusterDomain: options.ClusterDomain, OpenShiftAnnotations: !openShift}, err
 }
 
 // newClient returns a client without a cache.

@@ -66,13 +66,7 @@ func (p *plan) isLate(now time.Time) Late {
 	if !p.restarts() || p.windowError != nil || len(p.windows) == 0 {
 		return Late{Reason: "NoWindows", Message: "no restart waits for a window"}
 	}
-	var first *workloadState
-	for _, item := range p.byState[pending] {
-		if p.awaitsWindow(item) && p.tooLate(item) && (first == nil || item.expires.Before(first.expires) || (item.expires.Equal(first.expires) && item.String() < first.String())) {
-			first = item
-		}
-	}
-	if first != nil {
+	if first := p.firstTooLate(); first != nil {
 		opens := "no window ever opens"
 		if !p.windowOpensAt.IsZero() {
 			opens = "the next window opens " + p.windowOpensAt.UTC().Format(time.RFC3339)
@@ -81,6 +75,21 @@ func (p *plan) isLate(now time.Time) Late {
 			": restart it by hand, open a window before, or set spec.restart.outsideWindows to WhenExpiring"}
 	}
 	return p.windowsTooRare(now)
+}
+
+// firstTooLate returns the pending workload that holds what expires first of all that expire before
+// a window opens; nil if there is none.
+func (p *plan) firstTooLate() *workloadState {
+	var first *workloadState
+	for _, item := range p.byState[pending] {
+		if !p.awaitsWindow(item) || !p.tooLate(item) {
+			continue
+		}
+		if first == nil || item.expires.Before(first.expires) || (item.expires.Equal(first.expires) && item.String() < first.String()) {
+			first = item
+		}
+	}
+	return first
 }
 
 // windowsTooRare reports whether a certificate that is renewed just after a window has closed

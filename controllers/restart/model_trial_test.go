@@ -280,7 +280,7 @@ func (x *trial) spoil(items []*workloadState) {
 // begins returns when restarts may begin at the earliest, at from or later.
 func (of *policyModel) begins(from, expires time.Time) (time.Time, error) {
 	windows, err := window.Parse(of.policy.Spec.Restart.Windows)
-	if next := windows.Next(from); !windows.Open(from) && !(of.outsideWindows && expires.Before(next)) {
+	if next := windows.Next(from); !windows.Open(from) && (!of.outsideWindows || !expires.Before(next)) {
 		return next, err
 	}
 	return from, err

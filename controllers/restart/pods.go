@@ -90,7 +90,7 @@ func (r *Reconciler) applyCached(now time.Time, item *workloadState) {
 // that is filled again and again, because something replaces it as a whole, does not count.
 func (i *workloadState) hasNewChange() bool {
 	return slices.ContainsFunc(i.pendingChanges, func(c change) bool {
-		return c.at.After(i.restartedFor) && !(c.filled && i.restartedFilled)
+		return c.at.After(i.restartedFor) && (!c.filled || !i.restartedFilled)
 	})
 }
 

@@ -71,11 +71,11 @@ func (r policyResolver) policyFor(w *workload) *v1alpha1.ServingCertPolicy {
 	return noPolicy
 }
 
-// selects reports whether the selector of a Service matches labels. It allocates nothing, as
+// selects reports whether the selector of a Service matches the labels of pods. It allocates nothing, as
 // labels.SelectorFromSet would: one tenant may have thousands of Services, and of Jobs.
-func selects(selector, labels map[string]string) bool {
+func selects(selector, podLabels map[string]string) bool {
 	for key, want := range selector {
-		if value, has := labels[key]; !has || value != want {
+		if value, has := podLabels[key]; !has || value != want {
 			return false
 		}
 	}

@@ -33,7 +33,7 @@ func ReplacedIn(secret *corev1.Secret) []Replaced {
 		return nil
 	}
 	var found []Replaced
-	for _, entry := range strings.Fields(recorded) {
+	for entry := range strings.FieldsSeq(recorded) {
 		written, notAfter, _ := strings.Cut(entry, "/")
 		from, err := time.Parse(time.RFC3339, written)
 		until, unreadable := time.Parse(time.RFC3339, notAfter)

@@ -163,9 +163,9 @@ func isKeyError(err error) bool { return errors.Is(err, ErrNotReady) || apply.Is
 
 func identityOf(serviceCA *v1alpha1.ServiceCA) identity {
 	identity := identity{uid: serviceCA.UID, paused: serviceCA.Spec.Rotation.Mode == v1alpha1.RotationPaused}
-	rotation := serviceCA.Spec.Rotation
-	identity.compromise = rotation.TriggerReason == v1alpha1.TriggerCompromise && rotation.Trigger != "" &&
-		(serviceCA.Status.Rotation == nil || serviceCA.Status.Rotation.Trigger != rotation.Trigger)
+	spec := serviceCA.Spec.Rotation
+	identity.compromise = spec.TriggerReason == v1alpha1.TriggerCompromise && spec.Trigger != "" &&
+		(serviceCA.Status.Rotation == nil || serviceCA.Status.Rotation.Trigger != spec.Trigger)
 	if active := serviceCA.Status.Active; active != nil {
 		identity.fingerprint = active.Fingerprint
 		if active.LongestDurationSeconds != nil {

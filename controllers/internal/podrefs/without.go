@@ -97,18 +97,7 @@ func (s Source) paths(volume *corev1.Volume) []string {
 		if !s.matches(kind, name, optional) {
 			return
 		}
-		if len(items) == 0 {
-			names = append(names, s.Keys...)
-			if len(s.Keys) == 0 {
-				names = append(names, "")
-			}
-		}
-		for _, item := range items {
-			// If the volume is not optional, the pod waits for the keys that it names.
-			if s.has(item.Key) && ptr.Deref(optional, false) {
-				names = append(names, path.Clean(item.Path))
-			}
-		}
+		names = append(names, s.pathsOf(ptr.Deref(optional, false), items)...)
 	}
 	switch projected := volume.Projected; {
 	case volume.Secret != nil:
@@ -123,6 +112,25 @@ func (s Source) paths(volume *corev1.Volume) []string {
 			if from.ConfigMap != nil {
 				add(ConfigMap, from.ConfigMap.Name, from.ConfigMap.Optional, from.ConfigMap.Items)
 			}
+		}
+	}
+	return names
+}
+
+// pathsOf returns the paths of the keys among the items of a volume; of all keys where it has no
+// items, which the path "" stands for where the keys are not known.
+func (s Source) pathsOf(optional bool, items []corev1.KeyToPath) []string {
+	if len(items) == 0 && len(s.Keys) == 0 {
+		return []string{""}
+	}
+	if len(items) == 0 {
+		return s.Keys
+	}
+	var names []string
+	for _, item := range items {
+		// If the volume is not optional, the pod waits for the keys that it names.
+		if s.has(item.Key) && optional {
+			names = append(names, path.Clean(item.Path))
 		}
 	}
 	return names

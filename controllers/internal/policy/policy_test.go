@@ -290,8 +290,8 @@ func TestSetCache(t *testing.T) {
 			t.Errorf("%s: %v rules, want %s", step.name, ruling, step.ruling)
 		}
 	}
-	if policy, _ := sets.Get([]v1alpha1.ServingCertPolicy{a, b}).For(nil, nil); policy != nil {
-		if other, _ := sets.Get([]v1alpha1.ServingCertPolicy{b, a}).For(nil, nil); policy != other {
+	if ruling, _ := sets.Get([]v1alpha1.ServingCertPolicy{a, b}).For(nil, nil); ruling != nil {
+		if other, _ := sets.Get([]v1alpha1.ServingCertPolicy{b, a}).For(nil, nil); ruling != other {
 			t.Error("the same policies are compiled again")
 		}
 	}

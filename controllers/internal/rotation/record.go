@@ -74,14 +74,7 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 		first = lastWritten
 	}
 	next, nextErr := readSigner(now, secret, NextCertKey, NextPrivateKeyKey, NextCrossSignedKey)
-	switch {
-	case !state.IsPreparing():
-		state.Active = first
-	case rec.NoSigner:
-		state.Next = first
-	default:
-		state.Active, state.Next = first, next
-	}
+	state.setSigners(first, next, rec.NoSigner)
 	if state.Active == nil && state.Next == nil {
 		return nil, loadErr
 	}
@@ -95,6 +88,19 @@ func Read(now time.Time, secret *corev1.Secret) (*State, error) {
 	}
 	state.addTrusted(secret.Data[BundleKey], rec)
 	return state, loadErr
+}
+
+// setSigners sets the active and the next CA to those in the keys of the Secret. With noSigner, the
+// key was lost, and the first one is the next CA.
+func (s *State) setSigners(first, next *Signer, noSigner bool) {
+	switch {
+	case !s.IsPreparing():
+		s.Active = first
+	case noSigner:
+		s.Next = first
+	default:
+		s.Active, s.Next = first, next
+	}
 }
 
 // addSources adds what is known about the CAs besides their certificates.
