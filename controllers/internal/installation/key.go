@@ -105,8 +105,9 @@ func holdsKey(now time.Time, ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool
 }
 
 // mayHoldKey reports whether the first certificate of a pair in a Secret has the subject key ID of
-// a CA that the status names, and whether the key beside it fits. It is cheap, and false for every
-// Secret that a tenant can make: reading a whole Secret full of certificates takes seconds.
+// a CA that the status names, and whether the key beside it fits. It is cheap, while reading a whole
+// Secret full of certificates takes longer. A tenant can make a Secret for which it returns true, by
+// a certificate with that ID for a key of his own; only few Secrets of a namespace are read.
 func mayHoldKey(ca *v1alpha1.ServiceCA, secret *corev1.Secret) bool {
 	for certificate, key := range map[string]string{corev1.TLSCertKey: corev1.TLSPrivateKeyKey, rotation.NextCertKey: rotation.NextPrivateKeyKey} {
 		block, _ := pem.Decode(secret.Data[certificate])
